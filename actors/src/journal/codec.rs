@@ -164,7 +164,9 @@ impl Keyring {
         for subject in subjects {
             let held = self.hold(store, subject, false).await?;
             if held.is_none() {
-                return Err(Error::Damaged(format!("the key that {record} is sealed with is gone")));
+                return Err(Error::Damaged(format!(
+                    "the key that {record} is sealed with is gone"
+                )));
             }
             keys.push((subject, held));
         }

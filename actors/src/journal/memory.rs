@@ -21,6 +21,9 @@ pub struct MemoryStore {
     rows: Mutex<Rows>,
 }
 
+type ControlKey = (String, Vec<u8>);
+type ControlRow = (Vec<u8>, Option<Timestamp>);
+
 #[derive(Debug, Default)]
 struct Rows {
     epochs: HashMap<u16, u64>,
@@ -34,7 +37,7 @@ struct Rows {
     checkpoints: BTreeMap<(Arc<str>, u16, u16), Checkpoint>,
     letters: BTreeMap<(u16, Arc<str>, u64), Letter>,
     snapshots: HashMap<i64, Snapshot>,
-    control: HashMap<(String, Vec<u8>), (Vec<u8>, Option<Timestamp>)>,
+    control: HashMap<ControlKey, ControlRow>,
     quarantined: BTreeMap<(Arc<str>, Uuid), (u16, Quarantine)>,
 }
 
@@ -196,9 +199,10 @@ impl Store for MemoryStore {
 
     async fn stream_max(&self, partition: u16) -> Result<i64, Error> {
         let rows = self.rows();
-        let mine = rows.streams.iter().filter(|((_, id), _)| {
-            super::partition_of(*id, self.partitions) == partition
-        });
+        let mine = rows
+            .streams
+            .iter()
+            .filter(|((_, id), _)| super::partition_of(*id, self.partitions) == partition);
         Ok(mine.map(|(_, stream)| *stream).max().unwrap_or(0))
     }
 
@@ -256,7 +260,11 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
         let rows = self.rows();
         let all = rows.logs.values().flatten();
-        Ok(all.filter(|event| &*event.correlation_id == correlation_id).take(limit).cloned().collect())
+        Ok(all
+            .filter(|event| &*event.correlation_id == correlation_id)
+            .take(limit)
+            .cloned()
+            .collect())
     }
 
     async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error> {
@@ -297,9 +305,10 @@ impl Store for MemoryStore {
         partition: u16,
     ) -> Result<Vec<Checkpoint>, Error> {
         let rows = self.rows();
-        let mine = rows.checkpoints.iter().filter(|((name, part, _), _)| {
-            &**name == subscription && *part == partition
-        });
+        let mine = rows
+            .checkpoints
+            .iter()
+            .filter(|((name, part, _), _)| &**name == subscription && *part == partition);
         Ok(mine.map(|(_, checkpoint)| checkpoint.clone()).collect())
     }
 

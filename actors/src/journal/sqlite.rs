@@ -98,10 +98,14 @@ fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
 /// Checks that the connection is as durable as was asked for: a setting that the file system or
 /// an earlier program overrode must not pass unseen.
 async fn read_back(connection: &mut SqliteConnection, want: Durability) -> Result<(), Error> {
-    let mode: String =
-        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.map_err(Error::database)?;
-    let synchronous: i64 =
-        sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await.map_err(Error::database)?;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(Error::database)?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(Error::database)?;
     let wanted = if want == Durability::Full { 2 } else { 1 };
     if mode == "wal" && synchronous == wanted {
         return Ok(());
@@ -138,10 +142,8 @@ impl SqliteStore {
             .await
             .map_err(Error::database)?;
         let dirty = Arc::new(AtomicBool::new(false));
-        let checkpointer = tokio::spawn(checkpoint_in_background(
-            options(path, durability),
-            dirty.clone(),
-        ));
+        let checkpointer =
+            tokio::spawn(checkpoint_in_background(options(path, durability), dirty.clone()));
         Ok(Self {
             path: path.to_owned(),
             partitions,
@@ -265,13 +267,14 @@ impl Store for SqliteStore {
     }
 
     async fn stream_max(&self, partition: u16) -> Result<i64, Error> {
-        let max: Option<i64> =
-            sqlx::query_scalar("SELECT max(stream) FROM streams WHERE stream >= $1 AND stream <= $2")
-                .bind(seq(partition, 0))
-                .bind(seq(partition, POSITION_MASK))
-                .fetch_one(&self.readers)
-                .await
-                .map_err(Error::database)?;
+        let max: Option<i64> = sqlx::query_scalar(
+            "SELECT max(stream) FROM streams WHERE stream >= $1 AND stream <= $2",
+        )
+        .bind(seq(partition, 0))
+        .bind(seq(partition, POSITION_MASK))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(Error::database)?;
         Ok(max.unwrap_or(0))
     }
 
@@ -345,9 +348,8 @@ impl Store for SqliteStore {
     }
 
     async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error> {
-        let found = self
-            .events("WHERE event_id = $1", |query| query.bind(id.as_bytes().to_vec()))
-            .await?;
+        let found =
+            self.events("WHERE event_id = $1", |query| query.bind(id.as_bytes().to_vec())).await?;
         Ok(found.into_iter().next())
     }
 
@@ -361,10 +363,7 @@ impl Store for SqliteStore {
             "WHERE stream IN (SELECT stream FROM streams WHERE aggregate_id = $1)
              AND aggregate_version > $2 ORDER BY stream, aggregate_version LIMIT $3",
             |query| {
-                query
-                    .bind(id.as_bytes().to_vec())
-                    .bind(to_i64(after_version))
-                    .bind(limit_of(limit))
+                query.bind(id.as_bytes().to_vec()).bind(to_i64(after_version)).bind(limit_of(limit))
             },
         )
         .await

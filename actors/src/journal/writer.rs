@@ -25,7 +25,9 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use super::codec::Keyring;
-use super::{AppendError, Batch, Head, Lease, NewStream, Outcome, PersonKey, Store, TimerWrite, chain};
+use super::{
+    AppendError, Batch, Head, Lease, NewStream, Outcome, PersonKey, Store, TimerWrite, chain,
+};
 use crate::command::{ControlWrite, Unavailable};
 use crate::event::{Position, StoredEvent};
 use crate::retry::Backoff;
@@ -169,7 +171,6 @@ impl std::fmt::Debug for Entry {
 
 impl Entry {
     /// An entry of one life of an aggregate.
-    #[expect(clippy::field_reassign_with_default, reason = "it implements Drop")]
     pub fn of(incarnation: &Arc<Incarnation>) -> Self {
         let mut entry = Self::default();
         entry.incarnation = Some(Pending::new(incarnation.clone()));
@@ -177,7 +178,6 @@ impl Entry {
     }
 
     /// An entry of the runtime itself: control rows only.
-    #[expect(clippy::field_reassign_with_default, reason = "it implements Drop")]
     pub fn control(rows: Batch) -> Self {
         let mut entry = Self::default();
         entry.rows = rows;
@@ -672,8 +672,8 @@ fn prepare(partition: u16, mut head: Head, entries: &[Entry]) -> Prepared {
                 batch.events.push(Arc::new(stored));
             }
         }
-        let last = (!entry.events.is_empty())
-            .then_some(Position { partition, position: head.position });
+        let last =
+            (!entry.events.is_empty()).then_some(Position { partition, position: head.position });
         lasts.push(last);
         extend(&mut batch, &entry.rows);
     }

@@ -79,7 +79,11 @@ pub(super) async fn append(
         Err(Refused::Sql(error)) => {
             // A busy commit leaves the transaction open, and surely not committed once rolled back.
             let rolled_back = execute(connection, sqlx::query("ROLLBACK")).await.is_ok();
-            if rolled_back { Err(not_stored(&error)) } else { Err(AppendError::Unknown(error.to_string())) }
+            if rolled_back {
+                Err(not_stored(&error))
+            } else {
+                Err(AppendError::Unknown(error.to_string()))
+            }
         }
         Err(Refused::Other(error)) => Err(error),
     }
@@ -153,7 +157,11 @@ async fn check_lease(connection: &mut SqliteConnection, lease: Lease) -> Result<
         .fetch_optional(connection)
         .await
         .map_err(Refused::Sql)?;
-    if epoch == Some(to_i64(lease.epoch)) { Ok(()) } else { Err(Refused::Other(AppendError::Fenced)) }
+    if epoch == Some(to_i64(lease.epoch)) {
+        Ok(())
+    } else {
+        Err(Refused::Other(AppendError::Fenced))
+    }
 }
 
 async fn insert_events(
@@ -388,9 +396,8 @@ async fn store_rest(
         execute(connection, put).await?;
     }
     for (aggregate_type, id) in &batch.released {
-        let lift = sqlx::query(
-            "DELETE FROM quarantined WHERE aggregate_type = $1 AND aggregate_id = $2",
-        );
+        let lift =
+            sqlx::query("DELETE FROM quarantined WHERE aggregate_type = $1 AND aggregate_id = $2");
         execute(connection, lift.bind(aggregate_type.to_string()).bind(blob(*id))).await?;
     }
     Ok(())
