@@ -27,9 +27,7 @@ use uuid::Uuid;
 
 use super::caller::Caller;
 use super::escrow::{Escrow, EscrowCommand};
-use super::ids::{
-    EscrowId, ListingId, NotificationId, OrderId, PaymentId, ShipmentId, UserId,
-};
+use super::ids::{EscrowId, ListingId, NotificationId, OrderId, PaymentId, ShipmentId, UserId};
 use super::listing::{EXPIRED, HOLD_FOR, Listing, ListingCommand, ReservationFailure};
 use super::money::{Currency, Money};
 use super::notification::{
@@ -279,14 +277,8 @@ pub struct ConfirmationFlags {
 impl Saga for OrderSaga {
     const NAME: &'static str = "order";
 
-    const TOPICS: &'static [&'static str] = &[
-        "order.*",
-        "inventory.*",
-        "escrow.*",
-        "payment.*",
-        "shipment.*",
-        "notification.email.*",
-    ];
+    const TOPICS: &'static [&'static str] =
+        &["order.*", "inventory.*", "escrow.*", "payment.*", "shipment.*", "notification.email.*"];
 
     type Fact = Fact;
     type Command = MarketCommand;
@@ -558,9 +550,8 @@ const RESERVE: Step<OrderSaga> = Step {
         })
     },
     undone: |saga| {
-        let free = |listing: &ListingFlags| {
-            listing.released || listing.barred || listing.failed.is_some()
-        };
+        let free =
+            |listing: &ListingFlags| listing.released || listing.barred || listing.failed.is_some();
         saga.escrow.closed && saga.every_listing(free)
     },
     ..PLAIN
@@ -591,7 +582,8 @@ const CAPTURE: Step<OrderSaga> = Step {
         payment.refunded || (!payment.captured && (payment.voided || payment.failed.is_some()))
     },
     time_limit: |saga| {
-        let waits = saga.placed.as_ref().is_some_and(|placed| placed.payment_method.waits_for_buyer());
+        let waits =
+            saga.placed.as_ref().is_some_and(|placed| placed.payment_method.waits_for_buyer());
         if waits { BUYER_LIMIT } else { STEP_LIMIT }
     },
     ..PLAIN
@@ -646,9 +638,7 @@ const CONFIRMATION: Step<OrderSaga> = Step {
     done_as: "COMPLETED",
     act: |saga, now| saga.make(|placed| vec![confirmation(placed, now)]),
     progress: |saga| match &saga.confirmation {
-        ConfirmationFlags { sent: false, failed: Some(reason) } => {
-            Progress::Failed(reason.clone())
-        }
+        ConfirmationFlags { sent: false, failed: Some(reason) } => Progress::Failed(reason.clone()),
         confirmation => done_when(confirmation.sent),
     },
     optional: true,
@@ -765,10 +755,7 @@ fn confirmation(placed: &Placed, now: Timestamp) -> MarketCommand {
         ("order_id".to_owned(), placed.order_id.to_string()),
         ("order_number".to_owned(), placed.order_number.clone()),
         ("total".to_owned(), placed.total.to_string()),
-        (
-            "tracking_number".to_owned(),
-            ShipmentId::of(placed.order_id).tracking_number(),
-        ),
+        ("tracking_number".to_owned(), ShipmentId::of(placed.order_id).tracking_number()),
     ]);
     let new = NewNotification {
         notification_id,
@@ -784,3 +771,6 @@ fn confirmation(placed: &Placed, now: Timestamp) -> MarketCommand {
     };
     MarketCommand::Notification(notification_id, NotificationCommand::Request(Box::new(new)))
 }
+
+#[cfg(test)]
+mod tests;

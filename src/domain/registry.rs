@@ -83,9 +83,9 @@ mod tests {
     fn is_canonical(name: &str) -> bool {
         let word = |word: &str| {
             word.starts_with(|first: char| first.is_ascii_lowercase())
-                && word.bytes().all(|byte| {
-                    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
-                })
+                && word
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
         };
         (2..=3).contains(&name.split('.').count()) && name.split('.').all(word)
     }
