@@ -1,1 +1,3 @@
+//! Souk, an actor-model marketplace service.
 
+pub mod domain;
