@@ -13,7 +13,12 @@
 pub mod categories;
 pub mod db;
 pub mod events_index;
+pub mod listings;
+pub mod notifications;
+pub mod orders;
 mod positions;
+pub mod sagas;
+pub mod shipments;
 #[cfg(test)]
 mod testing;
 pub mod users;
@@ -29,6 +34,11 @@ use uuid::Uuid;
 pub use categories::CategoryRow;
 pub use db::ReadError;
 pub use events_index::EventFilter;
+pub use listings::{ListingFilter, ListingRow};
+pub use notifications::NotificationRow;
+pub use orders::{OrderFilter, OrderRow};
+pub use sagas::{SagaFilter, SagaRow};
+pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 
 use db::ReadDb;
@@ -113,9 +123,14 @@ impl ReadModels {
     /// The subscriptions that keep the read models up to date.
     pub fn subscriptions(&self) -> Vec<Subscription> {
         vec![
-            self.subscription("platform", events_index::EventsIndex::default()),
+            self.subscription("system", events_index::EventsIndex::default()),
             self.view::<categories::CategoriesView>("listings"),
+            self.view::<listings::ListingsView>("listings"),
+            self.view::<orders::OrdersView>("orders"),
+            self.view::<shipments::ShipmentsView>("shipments"),
+            self.view::<notifications::NotificationsView>("notifications"),
             self.view::<users::UsersView>("users"),
+            self.view::<sagas::SagasView>("sagas"),
         ]
     }
 
@@ -151,6 +166,68 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<UserRow>, ReadError> {
         users::find(&self.db, filter, before, limit).await
+    }
+
+    /// The listings that match, the newest first, before a time and id.
+    pub async fn listings(
+        &self,
+        filter: &ListingFilter,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<ListingRow>, ReadError> {
+        listings::find(&self.db, filter, before, limit).await
+    }
+
+    /// How many listings of a seller can be bought.
+    pub async fn active_listings(&self, seller_id: Uuid) -> Result<u64, ReadError> {
+        listings::count_active(&self.db, seller_id).await
+    }
+
+    /// The orders that match, the newest first, before a time and id.
+    pub async fn orders(
+        &self,
+        filter: &OrderFilter,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<OrderRow>, ReadError> {
+        orders::find(&self.db, filter, before, limit).await
+    }
+
+    /// The order of a number.
+    pub async fn order_by_number(&self, number: &str) -> Result<Option<Uuid>, ReadError> {
+        orders::by_number(&self.db, number).await
+    }
+
+    /// The shipments of an order, the oldest first.
+    pub async fn shipments(&self, order_id: Uuid) -> Result<Vec<Uuid>, ReadError> {
+        let rows = shipments::of_order(&self.db, order_id).await?;
+        Ok(rows.into_iter().map(|row| row.shipment_id).collect())
+    }
+
+    /// The messages to a user, or those for administrators, the newest first.
+    pub async fn notifications(
+        &self,
+        user_id: Option<Uuid>,
+        audience_admin: bool,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<NotificationRow>, ReadError> {
+        notifications::find(&self.db, user_id, audience_admin, before, limit).await
+    }
+
+    /// The messages that went by a channel, the newest first.
+    pub async fn sent_by(
+        &self,
+        channel: &str,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<NotificationRow>, ReadError> {
+        notifications::sent_by(&self.db, channel, before, limit).await
+    }
+
+    /// The sagas that match, the newest first.
+    pub async fn sagas(&self, filter: &SagaFilter, limit: u32) -> Result<Vec<SagaRow>, ReadError> {
+        sagas::find(&self.db, filter, limit).await
     }
 
     /// Everything of the partition up to here has had its effect on this projection. An unknown

@@ -1,9 +1,9 @@
 //! What a payment provider must be able to do.
 
 use async_trait::async_trait;
-use souk_actors::world::Timestamp;
 
 use crate::domain::money::Money;
+use crate::domain::payment::Instructions;
 
 /// A charge that a buyer agreed to. The same one, sent again, is the same charge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,17 +44,6 @@ pub enum ChargeOutcome {
     Unknown,
 }
 
-/// What a buyer has to do to pay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Instructions {
-    /// In words, or a USSD code.
-    pub text: String,
-    /// Where, if it is a page.
-    pub url: Option<String>,
-    /// Until when.
-    pub expires_at: Option<Timestamp>,
-}
-
 /// The provider's answer to a charge or to the question after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargeAnswer {
@@ -64,7 +53,7 @@ pub struct ChargeAnswer {
     pub provider_reference: Option<String>,
     /// How much was captured, as the provider says.
     pub amount: Money,
-    /// What the buyer has to do.
+    /// What the buyer has to do, if anything.
     pub instructions: Option<Instructions>,
 }
 
@@ -107,6 +96,10 @@ pub trait PaymentGateway: Send + Sync + 'static {
 
     /// What became of a charge that was sent before.
     async fn query(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
+
+    /// Gives a charge up that may still be under way. What comes back is final: captured when it
+    /// was too late, declined when no money will come; anything else means ask again.
+    async fn void(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
 
     /// Gives it back.
     async fn refund(&self, refund: &Refund) -> Result<RefundAnswer, GatewayError>;

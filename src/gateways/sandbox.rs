@@ -3,13 +3,13 @@
 //! It keeps no state that matters: every answer follows from the key and the method, so that it is
 //! idempotent across restarts too. Methods whose names begin with `test_` behave badly on purpose:
 //!
-//! | method | a charge | a later query |
-//! | --- | --- | --- |
-//! | `sandbox` (and any other) | captured | captured |
-//! | `test_decline` | declined: `insufficient_funds` | the same |
-//! | `test_timeout` | no answer within anybody's patience | captured |
-//! | `test_late` | captured, but only after [`LATE_BY`] | captured |
-//! | `test_pending` | waits for the buyer, and for ever | the same |
+//! | method | a charge | a later query | a void |
+//! | --- | --- | --- | --- |
+//! | `sandbox` (and any other) | captured | captured | too late |
+//! | `test_decline` | declined: `insufficient_funds` | the same | the same |
+//! | `test_timeout` | no answer within anybody's patience | captured | too late |
+//! | `test_late` | captured, but only after [`LATE_BY`] | captured | too late |
+//! | `test_pending` | waits for the buyer, and for ever | the same | voided |
 
 use std::time::Duration;
 
@@ -19,15 +19,17 @@ use souk_actors::id::derived;
 
 use super::Recent;
 use super::payment::{
-    Charge, ChargeAnswer, ChargeOutcome, GatewayError, Instructions, PaymentGateway, Refund,
-    RefundAnswer,
+    Charge, ChargeAnswer, ChargeOutcome, GatewayError, PaymentGateway, Refund, RefundAnswer,
 };
 use crate::domain::money::Money;
+use crate::domain::payment::Instructions;
 
 /// The name of the provider and of its plain method.
 pub const SANDBOX: &str = "sandbox";
 /// The reason of a `test_decline`.
 pub const INSUFFICIENT_FUNDS: &str = "insufficient_funds";
+/// The reason of a charge that was given up.
+pub const VOIDED: &str = "voided";
 /// How long `test_late` takes: longer than people like to wait, shorter than the caller's limit.
 pub const LATE_BY: Duration = Duration::from_secs(2);
 /// How long `test_timeout` takes: longer than any caller's limit.
@@ -94,6 +96,18 @@ impl PaymentGateway for Sandbox {
         Ok(answer(charge))
     }
 
+    async fn void(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
+        let answer = answer(charge);
+        Ok(match answer.outcome {
+            ChargeOutcome::Pending => ChargeAnswer {
+                outcome: ChargeOutcome::Declined(VOIDED.to_owned()),
+                instructions: None,
+                ..answer
+            },
+            _ => answer,
+        })
+    }
+
     async fn refund(&self, refund: &Refund) -> Result<RefundAnswer, GatewayError> {
         self.remember(SandboxCall {
             operation: "refund",
@@ -115,15 +129,15 @@ fn answer(charge: &Charge) -> ChargeAnswer {
         _ => ChargeOutcome::Captured,
     };
     let id = derived("sandbox charge", &[charge.idempotency_key.as_bytes()]);
-    let text = match outcome {
-        ChargeOutcome::Pending => "Confirm the payment in the sandbox.",
-        _ => "Nothing to do: the sandbox settles by itself.",
-    };
+    let instructions = (outcome == ChargeOutcome::Pending).then(|| Instructions {
+        url: None,
+        text: Some(format!("Confirm the payment {} in the sandbox.", charge.reference)),
+    });
     ChargeAnswer {
         outcome,
         provider_reference: Some(format!("SBX-{}", id.simple())),
         amount: charge.amount,
-        instructions: Some(Instructions { text: text.to_owned(), url: None, expires_at: None }),
+        instructions,
     }
 }
 

@@ -175,9 +175,9 @@ impl Param {
         value.map_or(Self::Text(None), Into::into)
     }
 
-    /// A number or null.
-    pub fn int(value: Option<i64>) -> Self {
-        Self::Int(value)
+    /// A point in time or null.
+    pub fn time(value: Option<Timestamp>) -> Self {
+        Self::Int(value.map(Timestamp::millis))
     }
 }
 
@@ -215,6 +215,11 @@ impl Row {
     /// A point in time, stored in milliseconds.
     pub fn time(&self, column: usize) -> Result<Timestamp, ReadError> {
         self.int(column).map(Timestamp::from_millis)
+    }
+
+    /// A point in time, or null.
+    pub fn time_or_null(&self, column: usize) -> Result<Option<Timestamp>, ReadError> {
+        Ok(self.int_or_null(column)?.map(Timestamp::from_millis))
     }
 
     /// A text.

@@ -105,10 +105,11 @@ CREATE TABLE notifications_v1 (
     channel TEXT NOT NULL,
     template TEXT NOT NULL,
     status TEXT NOT NULL,
-    cause_event_id TEXT,
+    cause_event_id TEXT NOT NULL,
     provider_message_id TEXT,
     created_ms INTEGER NOT NULL,
-    sent_ms INTEGER
+    sent_ms INTEGER,
+    read_ms INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX notifications_v1_newest ON notifications_v1 (created_ms, notification_id);
 CREATE INDEX notifications_v1_by_user ON notifications_v1 (user_id, created_ms, notification_id);
@@ -140,7 +141,7 @@ CREATE TABLE sagas_v1 (
     saga TEXT NOT NULL,
     saga_key TEXT NOT NULL,
     status TEXT NOT NULL,
-    step TEXT,
+    step TEXT NOT NULL,
     started_ms INTEGER NOT NULL,
     updated_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
