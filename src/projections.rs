@@ -26,6 +26,7 @@ pub mod view;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use souk_actors::event::Position;
 use souk_actors::runtime::Subscription;
@@ -134,13 +135,13 @@ impl ReadModels {
         ]
     }
 
-    fn view<V: View>(&self, context: &str) -> Subscription {
+    fn view<V: View>(&self, context: &'static str) -> Subscription {
         self.subscription(context, ViewTable::<V>::default())
     }
 
-    fn subscription<T: Table>(&self, context: &str, table: T) -> Subscription {
+    fn subscription<T: Table>(&self, context: &'static str, table: T) -> Subscription {
         let projected = Projected::new(table, self.db.clone(), self.positions.clone());
-        Subscription::projection(T::NAME, context, T::TOPICS, projected)
+        Subscription::projection(T::NAME, context, T::TOPICS, Arc::new(projected))
     }
 
     /// Where the events are that match, in order, behind a position per partition.

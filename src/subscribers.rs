@@ -14,7 +14,9 @@
 pub mod email_claims;
 pub mod mail_sender;
 pub mod notifications;
+pub mod order_progress;
 pub mod payment_gateway;
+pub mod saga_router;
 pub mod templates;
 
 use souk_actors::command::{CommandError, Unavailable};

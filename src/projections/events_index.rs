@@ -73,7 +73,7 @@ impl Default for EventsIndex {
                 THEN excluded.position_max ELSE event_minutes_v1.position_max END";
         let minutes = ["partition", "minute", "position_min", "position_max"];
         Self {
-            rows: Insert::new("events_v1", COLUMNS, ""),
+            rows: Insert::new("events_v1", COLUMNS, " ON CONFLICT (partition, position) DO NOTHING"),
             minutes: Insert::new("event_minutes_v1", &minutes, widen),
         }
     }

@@ -113,6 +113,10 @@ impl View for ListingsView {
     type Row = ListingRow;
 
     fn fold(row: Option<ListingRow>, event: &StoredEvent) -> Result<Option<ListingRow>, Failure> {
+        let version = i64::try_from(event.aggregate_version).unwrap_or(i64::MAX);
+        if row.as_ref().is_some_and(|row| version <= row.version) {
+            return Ok(row);
+        }
         if &*event.event_type == "listing.created" {
             return Ok(Some(ListingRow::new(event, data(event)?)));
         }
@@ -139,7 +143,7 @@ impl View for ListingsView {
             "inventory.released" => row.give_back(&data(event)?),
             _ => {}
         }
-        row.version = i64::try_from(event.aggregate_version).unwrap_or(i64::MAX);
+        row.version = version;
         row.updated_at = event.timestamp;
         Ok(Some(row))
     }
@@ -233,4 +237,129 @@ pub async fn count_active(db: &ReadDb, seller_id: Uuid) -> Result<u64, ReadError
         .then(" AND seller_id = ")
         .value(seller_id);
     Ok(db.fetch_as(query, |row| row.count(0)).await?.first().copied().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{CategoryId, ListingId, OrderId, ReservationId, UserId};
+    use crate::domain::listing::{
+        InventoryAllocated, InventoryReleased, InventoryReservationFailed, InventoryReserved,
+        ListingCreated, ListingSold, ReservationFailure, WAREHOUSE,
+    };
+    use crate::domain::money::Currency;
+    use crate::projections::testing::{row_of, stored};
+
+    const AT: Timestamp = Timestamp::from_millis(0);
+
+    fn listing() -> ListingId {
+        ListingId(Uuid::from_u128(1))
+    }
+
+    fn order(number: u128) -> OrderId {
+        OrderId(Uuid::from_u128(number))
+    }
+
+    fn history(events: Vec<ListingEvent>) -> Vec<StoredEvent> {
+        (1..)
+            .zip(events)
+            .map(|(aggregate_version, event)| StoredEvent {
+                aggregate_version,
+                ..stored(&event, "listing", listing().uuid())
+            })
+            .collect()
+    }
+
+    fn created() -> ListingEvent {
+        ListingEvent::Created(ListingCreated {
+            listing_id: listing(),
+            seller_id: UserId(Uuid::from_u128(2)),
+            title: "Loom".to_owned(),
+            description: String::new(),
+            category_id: CategoryId::of_slug("home"),
+            price: 150_000,
+            currency: Currency::Vnd,
+            sku: "SKU".to_owned(),
+            quantity: 3,
+            images: Vec::new(),
+            created_at: AT,
+        })
+    }
+
+    fn reserved(order_id: OrderId, quantity: u32) -> ListingEvent {
+        ListingEvent::InventoryReserved(InventoryReserved {
+            order_id,
+            transaction_id: order_id,
+            listing_id: listing(),
+            product_id: listing(),
+            sku: "SKU".to_owned(),
+            warehouse_id: WAREHOUSE.to_owned(),
+            quantity,
+            quantity_reserved: quantity,
+            reservation_id: ReservationId::of(listing(), order_id),
+            customer_id: UserId(Uuid::from_u128(3)),
+            reserved_at: AT,
+            expires_at: AT,
+            reservations: Vec::new(),
+        })
+    }
+
+    fn allocated(order_id: OrderId, quantity: u32) -> ListingEvent {
+        ListingEvent::Allocated(InventoryAllocated {
+            order_id,
+            listing_id: listing(),
+            sku: "SKU".to_owned(),
+            quantity,
+            reservation_id: ReservationId::of(listing(), order_id),
+            allocated_at: AT,
+        })
+    }
+
+    #[tokio::test]
+    async fn stock_moves_as_in_the_aggregate() {
+        let failed = ListingEvent::ReservationFailed(InventoryReservationFailed {
+            order_id: order(9),
+            listing_id: listing(),
+            quantity: 7,
+            available: 0,
+            reason: ReservationFailure::InsufficientStock,
+            failed_at: AT,
+        });
+        let released = ListingEvent::Released(InventoryReleased {
+            order_id: order(2),
+            listing_id: listing(),
+            sku: "SKU".to_owned(),
+            quantity: 1,
+            reservation_id: ReservationId::of(listing(), order(2)),
+            reason: "expired".to_owned(),
+            released_at: AT,
+        });
+        let sold = ListingEvent::Sold(ListingSold {
+            listing_id: listing(),
+            transaction_id: order(1),
+            sold_at: AT,
+        });
+        let events = vec![
+            created(),
+            reserved(order(1), 2),
+            reserved(order(2), 1),
+            failed,
+            allocated(order(1), 2),
+            released,
+            sold,
+        ];
+        let row = row_of::<ListingsView>(history(events)).await.unwrap();
+        assert_eq!((row.available, row.reserved, row.sold), (1, 0, 2));
+        assert_eq!((row.status.as_str(), row.version), ("SOLD", 7));
+        assert_eq!((row.title.as_str(), row.price_amount, row.currency.as_str()), ("Loom", 150_000, "VND"));
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_twice_moves_stock_once() {
+        let mut events = history(vec![created(), reserved(order(1), 2)]);
+        events.push(events[1].clone());
+        events.push(events[0].clone());
+        let row = row_of::<ListingsView>(events).await.unwrap();
+        assert_eq!((row.available, row.reserved), (1, 2));
+    }
 }

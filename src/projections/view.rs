@@ -36,7 +36,9 @@ pub trait Table: Send + Sync + 'static {
     /// The topics that concern it.
     const TOPICS: &'static [&'static str];
 
-    /// Writes what these events change. They are new, in order, and of one partition.
+    /// Writes what these events change. They are in order and of one partition. They are new, but
+    /// for a crash in the middle of a redelivery: then one may come twice in a row, and the rows
+    /// must not change the second time.
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure>;
 }
 
@@ -84,6 +86,14 @@ impl<T: Table> Projected<T> {
         self.positions.store(T::NAME, partition, to);
         Ok(())
     }
+
+    /// Takes one event that was set aside; the checkpoint is past it and stays. Events of the same
+    /// aggregate behind it were set aside too and come after it, and a table bears a repeat.
+    pub async fn take_late(&self, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        let mut tx = self.db.begin().await?;
+        self.table.write(&mut tx, std::slice::from_ref(event)).await?;
+        Ok(tx.commit().await?)
+    }
 }
 
 #[async_trait]
@@ -101,6 +111,10 @@ impl<T: Table> Projection for Projected<T> {
         to: u64,
     ) -> Result<(), Failure> {
         self.advance(partition, events, to).await
+    }
+
+    async fn redeliver(&self, _runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        self.take_late(event).await
     }
 }
 

@@ -156,6 +156,7 @@ impl MailSender {
         let to_hash = (self.address_hash)(&to);
         let Rendered { subject, text, html } = words;
         let mail = Mail { idempotency_key: id, to, subject, text, html };
+        runtime.faults().before("mailer", &[self.mailer.name()]).await?;
         let answer = self.hand_over(&mail).await;
         let (record, outcome) = verdict(answer, self.mailer.name(), to_hash, now());
         if let Some((purpose, command)) = record {
@@ -264,9 +265,9 @@ impl Outbox {
             let words = found
                 .and_then(|(details, user)| compose(&details, user.as_ref(), &self.token_of).ok());
             let (to, words) = words.unwrap_or_else(|| {
-                let erased = || "[erased]".to_owned();
-                let subject = row.template.clone();
-                (erased(), Rendered { subject, text: erased(), html: erased() })
+                let gone = if row.channel == "email" { "[erased]" } else { "" };
+                let (subject, gone) = (row.template.clone(), gone.to_owned());
+                (gone.clone(), Rendered { subject, text: gone.clone(), html: gone })
             });
             messages.push(OutboxMessage {
                 notification_id: row.notification_id,

@@ -27,7 +27,7 @@ use crate::domain::payment::{
     Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent, PaymentRefundRequested,
 };
 use crate::gateways::payment::{
-    Charge, ChargeAnswer, ChargeOutcome, PaymentGateway, Refund, RefundAnswer,
+    Charge, ChargeAnswer, ChargeOutcome, GatewayError, PaymentGateway, Refund, RefundAnswer,
 };
 
 /// The subscription's name. Stored; never rename.
@@ -129,30 +129,31 @@ impl PaymentGatewayHandler {
     /// Makes the call and gives what to report.
     async fn carry_out(
         &self,
+        runtime: &Runtime,
         call: Call,
-        now: impl Fn() -> Timestamp,
     ) -> Result<Vec<(&'static str, PaymentCommand)>, Failure> {
+        let now = || runtime.world().now();
         match call {
             Call::Charge(charge) => {
-                let limit = tokio::time::timeout(self.answer_within, self.gateway.charge(&charge));
+                let limit = tokio::time::timeout(self.answer_within, self.charge(runtime, &charge));
                 let unknown = |now| PaymentCommand::Settle { outcome: Outcome::Unknown, now };
                 match limit.await {
                     Err(_) => Ok(vec![("unknown", unknown(now()))]),
                     Ok(Ok(ChargeAnswer { outcome: ChargeOutcome::Unknown, .. })) => {
                         Ok(vec![("unknown", unknown(now()))])
                     }
-                    Ok(answer) => report(answer.map_err(gateway_failed)?, false, now()),
+                    Ok(answer) => report(answer?, false, now()),
                 }
             }
             Call::Query(charge) => {
-                let answer = self.within(self.gateway.query(&charge)).await?;
+                let answer = self.within(runtime, "query", self.gateway.query(&charge)).await?;
                 report(answer, false, now())
             }
             Call::Void(charge) => {
-                let answer = self.within(self.gateway.void(&charge)).await?;
+                let answer = self.within(runtime, "void", self.gateway.void(&charge)).await?;
                 report(answer, true, now())
             }
-            Call::Refund(refund) => match self.within(self.gateway.refund(&refund)).await? {
+            Call::Refund(refund) => match self.within(runtime, "refund", self.gateway.refund(&refund)).await? {
                 RefundAnswer::Refunded { provider_reference } => Ok(vec![(
                     "refunded",
                     PaymentCommand::RecordRefunded { provider_reference, now: now() },
@@ -164,12 +165,25 @@ impl PaymentGatewayHandler {
         }
     }
 
+    /// A charge whose answer nobody waits for may still happen: the caller decides what a time
+    /// limit means.
+    async fn charge(&self, runtime: &Runtime, charge: &Charge) -> Result<ChargeAnswer, Failure> {
+        runtime.faults().before(self.gateway.provider(), &["charge", &charge.method]).await?;
+        self.gateway.charge(charge).await.map_err(gateway_failed)
+    }
+
     async fn within<T>(
         &self,
-        call: impl Future<Output = Result<T, crate::gateways::payment::GatewayError>>,
+        runtime: &Runtime,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, GatewayError>>,
     ) -> Result<T, Failure> {
+        let call = async {
+            runtime.faults().before(self.gateway.provider(), &[operation]).await?;
+            call.await.map_err(gateway_failed)
+        };
         match tokio::time::timeout(self.answer_within, call).await {
-            Ok(answer) => answer.map_err(gateway_failed),
+            Ok(answer) => answer,
             Err(_) => Err(Failure::transient("the payment provider did not answer in time")),
         }
     }
@@ -186,12 +200,133 @@ impl Handler for PaymentGatewayHandler {
         let Some(call) = details.and_then(|details| call(&payment, &details)) else {
             return Ok(());
         };
-        let reports = self.carry_out(call, || runtime.world().now()).await?;
+        let reports = self.carry_out(runtime, call).await?;
         for (purpose, command) in reports {
             let context = CommandContext::because_of(event, purpose, id);
             let sent = payments.send(id, command, context, |_| ()).await;
             sent.map_err(|error| command_failed(&error))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::retry::FailureKind;
+
+    use super::*;
+    use crate::domain::ids::{OrderId, PaymentId, RefundId, UserId};
+    use crate::domain::money::Currency;
+    use crate::domain::order::PaymentMethod;
+    use crate::domain::payment::{
+        PaymentInitiated, PaymentStatus, PaymentTimedOut, PaymentVoidRequested,
+    };
+
+    const AT: Timestamp = Timestamp::from_millis(0);
+
+    fn order() -> OrderId {
+        OrderId(Uuid::from_u128(1))
+    }
+
+    fn details(status: PaymentStatus) -> PaymentDetails {
+        PaymentDetails {
+            payment_id: PaymentId::of(order()),
+            order_id: order(),
+            payer_id: UserId(Uuid::from_u128(2)),
+            status,
+            money: Money::new(1_500, Currency::Vnd),
+            method: PaymentMethod::new("sandbox"),
+            reference: "PAY-1".to_owned(),
+            instructions: None,
+            provider_reference: None,
+            failure: None,
+            cancelled: None,
+            refund_requested: false,
+            misfit_reference: None,
+        }
+    }
+
+    fn answer(outcome: ChargeOutcome) -> ChargeAnswer {
+        ChargeAnswer {
+            outcome,
+            provider_reference: Some("SBX-1".to_owned()),
+            amount: Money::new(1_500, Currency::Vnd),
+            instructions: None,
+        }
+    }
+
+    fn events() -> [PaymentEvent; 3] {
+        let (payment_id, order_id) = (PaymentId::of(order()), order());
+        [
+            PaymentEvent::Initiated(PaymentInitiated {
+                payment_id,
+                order_id,
+                payer_id: UserId(Uuid::from_u128(2)),
+                amount: 1_500,
+                currency: Currency::Vnd,
+                method: PaymentMethod::new("sandbox"),
+                reference: "PAY-1".to_owned(),
+                initiated_at: AT,
+            }),
+            PaymentEvent::TimedOut(PaymentTimedOut { payment_id, order_id, timed_out_at: AT }),
+            PaymentEvent::VoidRequested(PaymentVoidRequested {
+                payment_id,
+                order_id,
+                reason: "order_cancelled".to_owned(),
+                requested_at: AT,
+            }),
+        ]
+    }
+
+    #[test]
+    fn only_a_payment_in_flight_is_charged_asked_after_or_voided() {
+        let [initiated, timed_out, void] = events();
+        let open = details(PaymentStatus::Initiated);
+        let Some(Call::Charge(charge)) = call(&initiated, &open) else { panic!("a charge") };
+        assert_eq!(charge.idempotency_key, PaymentId::of(order()).to_string());
+        assert!(matches!(call(&timed_out, &open), Some(Call::Query(same)) if same == charge));
+        assert!(matches!(call(&void, &open), Some(Call::Void(same)) if same == charge));
+        for status in [PaymentStatus::Captured, PaymentStatus::Failed, PaymentStatus::Voided] {
+            for event in events() {
+                assert_eq!(call(&event, &details(status)), None, "{event:?} of {status:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refund_has_a_key_of_its_own() {
+        let event = PaymentEvent::RefundRequested(PaymentRefundRequested {
+            order_id: order(),
+            payment_id: PaymentId::of(order()),
+            refund_id: RefundId::of(PaymentId::of(order())),
+            amount: 1_500,
+            currency: Currency::Vnd,
+            provider_reference: "SBX-1".to_owned(),
+            reason: "order_cancelled".to_owned(),
+            requested_at: AT,
+        });
+        let asked = call(&event, &details(PaymentStatus::Captured));
+        let Some(Call::Refund(refund)) = asked else { panic!("a refund") };
+        assert_eq!(refund.idempotency_key, RefundId::of(PaymentId::of(order())).to_string());
+        assert_eq!(refund.provider_reference, "SBX-1");
+    }
+
+    #[test]
+    fn every_answer_is_reported_or_asked_for_again() {
+        let told = |outcome, voiding| {
+            report(answer(outcome), voiding, AT)
+                .map(|reports| reports.into_iter().map(|(purpose, _)| purpose).collect::<Vec<_>>())
+                .map_err(|failure| failure.kind)
+        };
+        let declined = || ChargeOutcome::Declined("insufficient_funds".to_owned());
+        assert_eq!(told(ChargeOutcome::Captured, false), Ok(vec!["captured"]));
+        assert_eq!(told(ChargeOutcome::Captured, true), Ok(vec!["captured"]));
+        assert_eq!(told(declined(), false), Ok(vec!["declined"]));
+        assert_eq!(told(declined(), true), Ok(vec!["voided"]));
+        assert_eq!(told(ChargeOutcome::Pending, false), Ok(vec![]));
+        assert_eq!(told(ChargeOutcome::Pending, true), Err(FailureKind::Transient));
+        assert_eq!(told(ChargeOutcome::Unknown, false), Err(FailureKind::Transient));
+        let nameless = ChargeAnswer { provider_reference: None, ..answer(ChargeOutcome::Captured) };
+        assert_eq!(report(nameless, false, AT).unwrap_err().kind, FailureKind::Permanent);
     }
 }
