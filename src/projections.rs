@@ -75,6 +75,23 @@ pub const PROJECTIONS: [&str; 8] = [
     SAGAS_VIEW,
 ];
 
+/// What each projection listens to: its context, its name, its topics.
+pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
+    fn of<T: Table>() -> (&'static str, &'static str, &'static [&'static str]) {
+        (T::CONTEXT, T::NAME, T::TOPICS)
+    }
+    vec![
+        of::<events_index::EventsIndex>(),
+        of::<ViewTable<listings::ListingsView>>(),
+        of::<ViewTable<orders::OrdersView>>(),
+        of::<ViewTable<shipments::ShipmentsView>>(),
+        of::<ViewTable<notifications::NotificationsView>>(),
+        of::<ViewTable<categories::CategoriesView>>(),
+        of::<ViewTable<users::UsersView>>(),
+        of::<ViewTable<sagas::SagasView>>(),
+    ]
+}
+
 /// The read models; cheap to clone.
 #[derive(Clone)]
 pub struct ReadModels {
@@ -124,24 +141,24 @@ impl ReadModels {
     /// The subscriptions that keep the read models up to date.
     pub fn subscriptions(&self) -> Vec<Subscription> {
         vec![
-            self.subscription("system", events_index::EventsIndex::default()),
-            self.view::<categories::CategoriesView>("listings"),
-            self.view::<listings::ListingsView>("listings"),
-            self.view::<orders::OrdersView>("orders"),
-            self.view::<shipments::ShipmentsView>("shipments"),
-            self.view::<notifications::NotificationsView>("notifications"),
-            self.view::<users::UsersView>("users"),
-            self.view::<sagas::SagasView>("sagas"),
+            self.subscription(events_index::EventsIndex::default()),
+            self.view::<listings::ListingsView>(),
+            self.view::<orders::OrdersView>(),
+            self.view::<shipments::ShipmentsView>(),
+            self.view::<notifications::NotificationsView>(),
+            self.view::<categories::CategoriesView>(),
+            self.view::<users::UsersView>(),
+            self.view::<sagas::SagasView>(),
         ]
     }
 
-    fn view<V: View>(&self, context: &'static str) -> Subscription {
-        self.subscription(context, ViewTable::<V>::default())
+    fn view<V: View>(&self) -> Subscription {
+        self.subscription(ViewTable::<V>::default())
     }
 
-    fn subscription<T: Table>(&self, context: &'static str, table: T) -> Subscription {
+    fn subscription<T: Table>(&self, table: T) -> Subscription {
         let projected = Projected::new(table, self.db.clone(), self.positions.clone());
-        Subscription::projection(T::NAME, context, T::TOPICS, Arc::new(projected))
+        Subscription::projection(T::NAME, T::CONTEXT, T::TOPICS, Arc::new(projected))
     }
 
     /// Where the events are that match, in order, behind a position per partition.
@@ -243,5 +260,57 @@ impl ReadModels {
     /// Closes the database; what is not projected by now is projected after the next start.
     pub async fn close(&self) {
         self.db.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{event, numbered};
+    use super::*;
+
+    fn head(position: u64) -> Vec<Position> {
+        vec![Position { partition: 0, position }]
+    }
+
+    async fn filled(dir: &Path) -> ReadModels {
+        let models = ReadModels::open(dir).await.unwrap();
+        let index = events_index::EventsIndex::default();
+        let projected = Projected::new(index, models.db.clone(), models.positions.clone());
+        let events = numbered([event("a.b", "a", 1), event("a.b", "a", 1)]);
+        projected.advance(0, &events, 2).await.unwrap();
+        models
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_ahead_of_the_journal_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path()).await.close().await;
+
+        let kept = ReadModels::open_for(dir.path(), &head(2)).await.unwrap();
+        assert_eq!(kept.position(EVENTS_INDEX, 0).await.unwrap(), 2);
+        kept.close().await;
+
+        let anew = ReadModels::open_for(dir.path(), &head(1)).await.unwrap();
+        assert_eq!(anew.position(EVENTS_INDEX, 0).await.unwrap(), 0);
+        let filter = EventFilter::default();
+        assert!(anew.events(&filter, &BTreeMap::new(), 9).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_projection_nobody_knows_stands_at_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let models = filled(dir.path()).await;
+        assert_eq!(models.position("no-such-view", 0).await.unwrap(), 0);
+        assert_eq!(models.position(EVENTS_INDEX, 0).await.unwrap(), 2);
+    }
+
+    #[test]
+    fn every_projection_is_declared_once() {
+        let names: Vec<_> = topics().into_iter().map(|(_, name, _)| name).collect();
+        let mut declared = PROJECTIONS.to_vec();
+        declared.sort_unstable();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, declared);
     }
 }

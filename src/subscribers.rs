@@ -21,7 +21,6 @@ pub mod templates;
 
 use souk_actors::command::{CommandError, Unavailable};
 use souk_actors::event::DecodeError;
-use souk_actors::journal;
 use souk_actors::retry::Failure;
 
 use crate::gateways::payment::GatewayError;
@@ -50,10 +49,6 @@ pub(crate) fn decode_failed(error: DecodeError) -> Failure {
     undecodable(&error)
 }
 
-pub(crate) fn journal_failed(error: journal::Error) -> Failure {
-    Failure::system(chain(&error))
-}
-
 pub(crate) fn gateway_failed(error: GatewayError) -> Failure {
     match error {
         GatewayError::Transient(_) => Failure::transient(error.to_string()),
@@ -62,7 +57,24 @@ pub(crate) fn gateway_failed(error: GatewayError) -> Failure {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+#[cfg(test)]
+mod tests {
+    use souk_actors::command::Refused;
+    use souk_actors::retry::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_while_the_journal_is_away_and_no_refusal_is_repeated() {
+        let kind = |error| command_failed::<Refused>(&error).kind;
+        let unavailable = |why| kind(CommandError::Unavailable(why));
+        assert_eq!(unavailable(Unavailable::Journal), FailureKind::System);
+        assert_eq!(unavailable(Unavailable::Draining), FailureKind::System);
+        assert_eq!(unavailable(Unavailable::Restarting), FailureKind::Transient);
+        assert_eq!(unavailable(Unavailable::Quarantined), FailureKind::Permanent);
+        assert_eq!(kind(CommandError::OutcomeUnknown), FailureKind::Transient);
+        let rejection = Refused { code: "not_found", message: String::new() };
+        let rejected = CommandError::Rejected { rejection, version: 0, replayed: false };
+        assert_eq!(kind(rejected), FailureKind::Permanent);
+    }
 }

@@ -29,6 +29,7 @@ pub struct CategoriesView;
 
 impl View for CategoriesView {
     const NAME: &'static str = super::CATEGORIES_VIEW;
+    const CONTEXT: &'static str = "listings";
     const TOPICS: &'static [&'static str] = &["category.*"];
     const TABLE: &'static str = "categories_v1";
     const COLUMNS: &'static [&'static str] = &["category_id", "name", "slug", "active"];

@@ -73,7 +73,11 @@ impl Default for EventsIndex {
                 THEN excluded.position_max ELSE event_minutes_v1.position_max END";
         let minutes = ["partition", "minute", "position_min", "position_max"];
         Self {
-            rows: Insert::new("events_v1", COLUMNS, " ON CONFLICT (partition, position) DO NOTHING"),
+            rows: Insert::new(
+                "events_v1",
+                COLUMNS,
+                " ON CONFLICT (partition, position) DO NOTHING",
+            ),
             minutes: Insert::new("event_minutes_v1", &minutes, widen),
         }
     }
@@ -82,6 +86,7 @@ impl Default for EventsIndex {
 #[async_trait]
 impl Table for EventsIndex {
     const NAME: &'static str = super::EVENTS_INDEX;
+    const CONTEXT: &'static str = "system";
     const TOPICS: &'static [&'static str] = &["#"];
 
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {

@@ -93,6 +93,7 @@ fn data<T: DeserializeOwned>(event: &StoredEvent) -> Result<T, Failure> {
 
 impl View for ListingsView {
     const NAME: &'static str = super::LISTINGS_VIEW;
+    const CONTEXT: &'static str = "listings";
     const TOPICS: &'static [&'static str] = &["listing.*", "catalog.price.changed", "inventory.*"];
     const TABLE: &'static str = "listings_v1";
     const COLUMNS: &'static [&'static str] = &[
@@ -351,7 +352,10 @@ mod tests {
         let row = row_of::<ListingsView>(history(events)).await.unwrap();
         assert_eq!((row.available, row.reserved, row.sold), (1, 0, 2));
         assert_eq!((row.status.as_str(), row.version), ("SOLD", 7));
-        assert_eq!((row.title.as_str(), row.price_amount, row.currency.as_str()), ("Loom", 150_000, "VND"));
+        assert_eq!(
+            (row.title.as_str(), row.price_amount, row.currency.as_str()),
+            ("Loom", 150_000, "VND")
+        );
     }
 
     #[tokio::test]

@@ -57,6 +57,7 @@ struct Sent {
 
 impl View for NotificationsView {
     const NAME: &'static str = super::NOTIFICATIONS_VIEW;
+    const CONTEXT: &'static str = "notifications";
     const TOPICS: &'static [&'static str] = &["notification.#"];
     const TABLE: &'static str = "notifications_v1";
     const COLUMNS: &'static [&'static str] = &[
@@ -192,4 +193,93 @@ async fn page(
         .then(" ORDER BY created_ms DESC, notification_id DESC LIMIT ")
         .value(limit);
     db.fetch_as(query, NotificationsView::read).await
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::personal::Personal;
+
+    use super::*;
+    use crate::domain::ids::{NotificationId, UserId};
+    use crate::domain::notification::{
+        Audience, Channel, EmailSent, NotificationDelivered, NotificationRequested, Params,
+    };
+    use crate::projections::testing::{self, event, numbered, row_of, stored};
+    use crate::projections::view::{Projected, ViewTable};
+
+    const AT: Timestamp = Timestamp::from_millis(5);
+
+    fn user() -> UserId {
+        UserId(Uuid::from_u128(7))
+    }
+
+    fn requested(id: u128, audience: Audience, channel: Channel) -> StoredEvent {
+        let notification_id = NotificationId(Uuid::from_u128(id));
+        let payload = NotificationEvent::Requested(NotificationRequested {
+            notification_id,
+            user_id: user(),
+            audience,
+            channel,
+            template: "welcome_verification".to_owned(),
+            to: Some(Personal::new(user().uuid(), "ada@example.com".to_owned())),
+            params: Personal::new(user().uuid(), Params::new()),
+            order_id: None,
+            cause_event_id: Uuid::from_u128(3),
+            requested_at: AT,
+        });
+        stored(&payload, "notification", notification_id.uuid())
+    }
+
+    #[tokio::test]
+    async fn a_mail_is_followed_to_its_end() {
+        let notification_id = NotificationId(Uuid::from_u128(1));
+        let sent = NotificationEvent::EmailSent(EmailSent {
+            notification_id,
+            user_id: user(),
+            to_hash: "hash".to_owned(),
+            template: "welcome_verification".to_owned(),
+            order_id: None,
+            provider_message_id: "log-1".to_owned(),
+            adapter: "log".to_owned(),
+            sent_at: AT,
+        });
+        let row = row_of::<NotificationsView>([
+            requested(1, Audience::User, Channel::Email),
+            event("notification.email.attempted", "notification", 1),
+            StoredEvent { timestamp: AT, ..stored(&sent, "notification", notification_id.uuid()) },
+        ])
+        .await
+        .unwrap();
+        assert_eq!((row.status.as_str(), row.channel.as_str()), ("sent", "email"));
+        assert_eq!(row.provider_message_id.as_deref(), Some("log-1"));
+        assert_eq!((row.sent_at, row.cause_event_id), (Some(AT), Uuid::from_u128(3)));
+    }
+
+    #[tokio::test]
+    async fn users_do_not_see_what_administrators_are_told_about_them() {
+        let test = testing::open().await;
+        let view = ViewTable::<NotificationsView>::default();
+        let projected = Projected::new(view, test.db.clone(), Default::default());
+        let told = NotificationEvent::AdminSent(NotificationDelivered {
+            notification_id: NotificationId(Uuid::from_u128(2)),
+            user_id: user(),
+            template: "seller_pending".to_owned(),
+            order_id: None,
+            sent_at: AT,
+        });
+        let events = numbered([
+            requested(1, Audience::User, Channel::Email),
+            requested(2, Audience::Admin, Channel::InApp),
+            stored(&told, "notification", Uuid::from_u128(2)),
+        ]);
+        projected.advance(0, &events, 3).await.unwrap();
+        let ids = async |user_id, admin| {
+            let rows = find(&test.db, user_id, admin, None, 9).await.unwrap();
+            rows.into_iter().map(|row| row.notification_id.as_u128()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(Some(user().uuid()), false).await, [1]);
+        assert_eq!(ids(None, true).await, [2]);
+        assert!(sent_by(&test.db, "email", None, 9).await.unwrap().is_empty());
+        assert_eq!(sent_by(&test.db, "in_app", None, 9).await.unwrap().len(), 1);
+    }
 }

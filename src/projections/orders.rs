@@ -80,6 +80,7 @@ fn status(event_type: &str) -> Option<&'static str> {
 
 impl View for OrdersView {
     const NAME: &'static str = super::ORDERS_VIEW;
+    const CONTEXT: &'static str = "orders";
     const TOPICS: &'static [&'static str] = &["order.*"];
     const TABLE: &'static str = "orders_v1";
     const COLUMNS: &'static [&'static str] = &[
@@ -99,6 +100,9 @@ impl View for OrdersView {
 
     fn fold(row: Option<OrderRow>, event: &StoredEvent) -> Result<Option<OrderRow>, Failure> {
         let version = i64::try_from(event.aggregate_version).unwrap_or(i64::MAX);
+        if row.as_ref().is_some_and(|row| version <= row.version) {
+            return Ok(row);
+        }
         if &*event.event_type == "order.placed" {
             let placed: Placed = read_data::<OrderEvent, _>(event)?;
             return Ok(Some(OrderRow {
@@ -181,4 +185,111 @@ pub async fn by_number(db: &ReadDb, number: &str) -> Result<Option<Uuid>, ReadEr
         .value(number)
         .then(" LIMIT 1");
     Ok(db.fetch_as(query, |row| row.id(0)).await?.pop())
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::event::EventPayload;
+    use souk_actors::personal::Personal;
+
+    use super::*;
+    use crate::domain::ids::{ListingId, OrderId, PaymentId, UserId};
+    use crate::domain::money::Currency;
+    use crate::domain::order::{Address, OrderItem, OrderPlaced, PaymentMethod, SagaDefinition};
+    use crate::projections::testing::{self, event, numbered, row_of, stored};
+    use crate::projections::view::{Projected, ViewTable};
+
+    const AT: Timestamp = Timestamp::from_millis(0);
+
+    fn placed(id: u128, buyer: u128) -> StoredEvent {
+        let (order_id, listing_id) = (OrderId(Uuid::from_u128(id)), ListingId(Uuid::from_u128(5)));
+        let buyer_id = UserId(Uuid::from_u128(buyer));
+        let address = Address {
+            recipient: None,
+            line1: "1 Secret Street".to_owned(),
+            line2: None,
+            ward: None,
+            district: "1".to_owned(),
+            city: "Hue".to_owned(),
+            postal_code: None,
+            country: "VN".to_owned(),
+            phone: None,
+        };
+        let item = OrderItem {
+            listing_id,
+            product_id: listing_id,
+            sku: "SKU".to_owned(),
+            quantity: 2,
+            unit_price: 50,
+        };
+        let payload = OrderEvent::Placed(OrderPlaced {
+            order_id,
+            order_number: format!("ORD-{id}"),
+            transaction_id: order_id,
+            listing_id,
+            customer_id: buyer_id,
+            buyer_id,
+            seller_id: UserId(Uuid::from_u128(9)),
+            items: vec![item],
+            amount: 100,
+            total_amount: 100,
+            currency: Currency::Vnd,
+            delivery_address: Personal::new(buyer_id.uuid(), address),
+            payment_method: PaymentMethod::new("sandbox"),
+            payment_id: PaymentId::of(order_id),
+            payment_reference: "PAY".to_owned(),
+            saga_definition: SagaDefinition::ReserveFirst,
+            placed_at: AT,
+        });
+        let millis = i64::try_from(id).unwrap();
+        StoredEvent {
+            timestamp: Timestamp::from_millis(millis),
+            ..stored(&payload, "order", order_id.uuid())
+        }
+    }
+
+    fn later(event_type: &str, id: u128, aggregate_version: u64) -> StoredEvent {
+        StoredEvent { aggregate_version, ..event(event_type, "order", id) }
+    }
+
+    #[tokio::test]
+    async fn an_order_is_where_its_last_event_put_it() {
+        let row = row_of::<OrdersView>([
+            placed(1, 2),
+            later("order.confirmed", 1, 2),
+            later("order.paid", 1, 3),
+        ])
+        .await
+        .unwrap();
+        assert_eq!((row.status.as_str(), row.version, row.item_count), ("PAID", 3, 1));
+        assert_eq!((row.amount, row.currency.as_str()), (100, "VND"));
+    }
+
+    #[test]
+    fn every_type_of_event_has_its_status() {
+        for descriptor in OrderEvent::descriptors() {
+            let known = descriptor.event_type == "order.placed";
+            assert!(known || status(descriptor.event_type).is_some(), "{}", descriptor.event_type);
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_are_paged_from_the_newest_and_numbers_found() {
+        let test = testing::open().await;
+        let view = ViewTable::<OrdersView>::default();
+        let projected = Projected::new(view, test.db.clone(), Default::default());
+        let events = numbered([placed(1, 7), placed(2, 8), placed(3, 7), placed(4, 7)]);
+        projected.advance(0, &events, 4).await.unwrap();
+
+        let filter = OrderFilter { buyer_id: Some(Uuid::from_u128(7)), ..Default::default() };
+        let page = async |before| {
+            let rows = find(&test.db, &filter, before, 2).await.unwrap();
+            rows.into_iter().map(|row| row.order_number).collect::<Vec<_>>()
+        };
+        assert_eq!(page(None).await, ["ORD-4", "ORD-3"]);
+        assert_eq!(page(Some((3, Uuid::from_u128(3)))).await, ["ORD-1"]);
+        let found = by_number(&test.db, "ORD-2").await.unwrap();
+        assert_eq!(found, Some(Uuid::from_u128(2)));
+        assert_eq!(by_number(&test.db, "ORD-9").await.unwrap(), None);
+    }
 }

@@ -64,6 +64,7 @@ fn status(event_type: &str) -> Option<&'static str> {
 
 impl View for SagasView {
     const NAME: &'static str = super::SAGAS_VIEW;
+    const CONTEXT: &'static str = "sagas";
     const TOPICS: &'static [&'static str] = &["saga.*"];
     const TABLE: &'static str = "sagas_v1";
     const COLUMNS: &'static [&'static str] =

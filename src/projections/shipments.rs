@@ -43,6 +43,7 @@ struct Created {
 
 impl View for ShipmentsView {
     const NAME: &'static str = super::SHIPMENTS_VIEW;
+    const CONTEXT: &'static str = "shipments";
     const TOPICS: &'static [&'static str] = &["shipment.*"];
     const TABLE: &'static str = "shipments_v1";
     const COLUMNS: &'static [&'static str] = &[
@@ -58,6 +59,9 @@ impl View for ShipmentsView {
 
     fn fold(row: Option<ShipmentRow>, event: &StoredEvent) -> Result<Option<ShipmentRow>, Failure> {
         let version = i64::try_from(event.aggregate_version).unwrap_or(i64::MAX);
+        if row.as_ref().is_some_and(|row| version <= row.version) {
+            return Ok(row);
+        }
         if &*event.event_type == "shipment.created" {
             let created: Created = read_data::<ShipmentEvent, _>(event)?;
             return Ok(Some(ShipmentRow {
@@ -116,4 +120,36 @@ pub async fn of_order(db: &ReadDb, order_id: Uuid) -> Result<Vec<ShipmentRow>, R
         .then(" ORDER BY created_ms, shipment_id LIMIT ")
         .value(SHIPMENTS_MAX);
     db.fetch_as(query, ShipmentsView::read).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{OrderId, ShipmentId, UserId};
+    use crate::domain::shipment::ShipmentCreated;
+    use crate::projections::testing::{event, row_of, stored};
+
+    #[tokio::test]
+    async fn a_shipment_is_found_by_its_order() {
+        let order_id = OrderId(Uuid::from_u128(1));
+        let shipment_id = ShipmentId::of(order_id);
+        let created = ShipmentEvent::Created(ShipmentCreated {
+            shipment_id,
+            fulfillment_id: shipment_id,
+            order_id,
+            seller_id: UserId(Uuid::from_u128(2)),
+            buyer_id: UserId(Uuid::from_u128(3)),
+            tracking_number: shipment_id.tracking_number(),
+            created_at: Timestamp::from_millis(0),
+        });
+        let dispatched = event("shipment.dispatched", "shipment", shipment_id.uuid().as_u128());
+        let row = row_of::<ShipmentsView>([
+            stored(&created, "shipment", shipment_id.uuid()),
+            StoredEvent { aggregate_version: 2, ..dispatched },
+        ])
+        .await
+        .unwrap();
+        assert_eq!((row.order_id, row.status.as_str()), (order_id.uuid(), "DISPATCHED"));
+        assert_eq!(row.tracking_number, shipment_id.tracking_number());
+    }
 }

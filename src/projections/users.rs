@@ -48,6 +48,7 @@ struct RoleGranted {
 
 impl View for UsersView {
     const NAME: &'static str = super::USERS_VIEW;
+    const CONTEXT: &'static str = "users";
     const TOPICS: &'static [&'static str] = &["user.*", "seller.*"];
     const TABLE: &'static str = "users_v1";
     const COLUMNS: &'static [&'static str] = &[

@@ -33,6 +33,8 @@ const KEYS_MAX: usize = 500;
 pub trait Table: Send + Sync + 'static {
     /// Names the projection and its checkpoints. Stored; never rename.
     const NAME: &'static str;
+    /// The bounded context that it belongs to.
+    const CONTEXT: &'static str;
     /// The topics that concern it.
     const TOPICS: &'static [&'static str];
 
@@ -141,6 +143,8 @@ async fn store_position(
 pub trait View: Send + Sync + 'static {
     /// Names the projection and its checkpoints. Stored; never rename.
     const NAME: &'static str;
+    /// The bounded context that it belongs to.
+    const CONTEXT: &'static str;
     /// The topics that concern it.
     const TOPICS: &'static [&'static str];
     /// The table; its version is in its name.
@@ -175,6 +179,7 @@ impl<V: View> Default for ViewTable<V> {
 #[async_trait]
 impl<V: View> Table for ViewTable<V> {
     const NAME: &'static str = V::NAME;
+    const CONTEXT: &'static str = V::CONTEXT;
     const TOPICS: &'static [&'static str] = V::TOPICS;
 
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {

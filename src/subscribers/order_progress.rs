@@ -34,7 +34,9 @@ pub struct OrderProgress;
 /// A step that the order does not allow (any more, or again) is none of our business.
 fn settled(error: &CommandError<OrderRejection>) -> Result<(), Failure> {
     match error {
-        CommandError::Rejected { rejection: OrderRejection::InvalidTransition { .. }, .. } => Ok(()),
+        CommandError::Rejected { rejection: OrderRejection::InvalidTransition { .. }, .. } => {
+            Ok(())
+        }
         other => Err(command_failed(other)),
     }
 }
@@ -114,7 +116,8 @@ mod tests {
     #[test]
     fn only_the_buyers_word_lets_the_money_go() {
         let (buyer, seller) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let mut event = stored_event("shipment.delivered", "shipment", buyer, &serde_json::json!({}));
+        let mut event =
+            stored_event("shipment.delivered", "shipment", buyer, &serde_json::json!({}));
         let metadata = Metadata {
             service: "shipment-service".to_owned(),
             version: "0.1.0".to_owned(),

@@ -153,15 +153,17 @@ impl PaymentGatewayHandler {
                 let answer = self.within(runtime, "void", self.gateway.void(&charge)).await?;
                 report(answer, true, now())
             }
-            Call::Refund(refund) => match self.within(runtime, "refund", self.gateway.refund(&refund)).await? {
-                RefundAnswer::Refunded { provider_reference } => Ok(vec![(
-                    "refunded",
-                    PaymentCommand::RecordRefunded { provider_reference, now: now() },
-                )]),
-                RefundAnswer::Refused(reason) => Err(Failure::permanent(format!(
-                    "the payment provider will not give the money back: {reason}"
-                ))),
-            },
+            Call::Refund(refund) => {
+                match self.within(runtime, "refund", self.gateway.refund(&refund)).await? {
+                    RefundAnswer::Refunded { provider_reference } => Ok(vec![(
+                        "refunded",
+                        PaymentCommand::RecordRefunded { provider_reference, now: now() },
+                    )]),
+                    RefundAnswer::Refused(reason) => Err(Failure::permanent(format!(
+                        "the payment provider will not give the money back: {reason}"
+                    ))),
+                }
+            }
         }
     }
 

@@ -172,7 +172,12 @@ mod tests {
     fn a_subject_is_one_line() {
         let rendered = render(
             "order_confirmation",
-            &values(&[("order_number", "1\r\nBcc: all"), ("first_name", "A"), ("total", "1 VND"), ("tracking_number", "1")]),
+            &values(&[
+                ("order_number", "1\r\nBcc: all"),
+                ("first_name", "A"),
+                ("total", "1 VND"),
+                ("tracking_number", "1"),
+            ]),
         )
         .unwrap();
         assert_eq!(rendered.subject, "Your order 1  Bcc: all");
