@@ -17,8 +17,10 @@ use anyhow::Context;
 use souk_actors::command::{CommandContext, CommandError, Origin};
 use souk_actors::event::Position;
 use souk_actors::journal::Store;
+use souk_actors::journal::codec::Keyring;
 use souk_actors::journal::sqlite::SqliteStore;
-use souk_actors::runtime::{Keyring, Options, Runtime, Subscription};
+use souk_actors::runtime::{Options, Runtime};
+use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
 use crate::domain::caller::Caller;

@@ -29,7 +29,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use souk_actors::event::Position;
-use souk_actors::runtime::Subscription;
+use souk_actors::subscriber::Subscription;
 use uuid::Uuid;
 
 pub use categories::CategoryRow;

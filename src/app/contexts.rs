@@ -2,8 +2,8 @@
 //! for the AsyncAPI document; delivery rests on the subscriptions.
 
 use serde::Serialize;
-use souk_actors::event::EventDescriptor;
-use souk_actors::saga::Saga;
+use souk_actors::event::{EventDescriptor, EventPayload};
+use souk_actors::saga::{Saga, SagaEvent};
 
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
@@ -56,6 +56,11 @@ const HANDLERS: [(&str, &str, &[&str]); 5] = [
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
 ];
 
+/// Every event type: the marketplace's, and those of the runtime's sagas.
+pub fn descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
+    registry::all_descriptors().chain(SagaEvent::descriptors())
+}
+
 /// The context that publishes a type. Stock and escrow are kept by the aggregates of listings and
 /// payments, and are contexts to whoever listens.
 pub fn context_of(descriptor: &EventDescriptor) -> &'static str {
@@ -71,7 +76,7 @@ pub fn contexts() -> Vec<ContextInfo> {
     CONTEXTS
         .into_iter()
         .map(|(name, description)| {
-            let publishes = registry::all_descriptors()
+            let publishes = descriptors()
                 .filter(|descriptor| context_of(descriptor) == name)
                 .map(|descriptor| descriptor.event_type)
                 .collect();
@@ -101,7 +106,7 @@ mod tests {
     fn every_event_type_has_exactly_one_context() {
         let all = contexts();
         let published: Vec<_> = all.iter().flat_map(|context| &context.publishes).collect();
-        assert_eq!(published.len(), registry::all_descriptors().count());
+        assert_eq!(published.len(), descriptors().count());
         assert_eq!(published.iter().collect::<BTreeSet<_>>().len(), published.len());
     }
 

@@ -3,11 +3,12 @@
 use serde::Deserialize;
 use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
+use souk_actors::saga::{SagaEvent, Transition};
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 use super::db::{Param, Query, ReadDb, ReadError, Row};
-use super::view::View;
+use super::view::{View, read_data};
 
 /// A saga.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +19,9 @@ pub struct SagaRow {
     pub saga: String,
     /// What it is about: an order's id.
     pub key: Uuid,
-    /// How it stands, as the saga's events name it.
+    /// How it stands: `COLLECTING`, `RUNNING`, `COMPENSATING`, `COMPLETED` or `COMPENSATED`.
     pub status: String,
-    /// The step it is at; empty before the first.
+    /// The step it is at, or is undoing; empty before the first.
     pub step: String,
     /// Since when.
     pub started_at: Timestamp,
@@ -42,24 +43,15 @@ pub struct SagaFilter {
 /// The sagas.
 pub struct SagasView;
 
-/// What the view reads of any event of a saga; each has some of it.
+/// What the view reads of any event of a saga: not what came to it, only what followed.
 #[derive(Deserialize)]
 struct Change {
-    saga: Option<String>,
-    key: Option<Uuid>,
-    status: Option<String>,
-    step: Option<String>,
-}
-
-/// The status after an event that does not name one.
-fn status(event_type: &str) -> Option<&'static str> {
-    Some(match event_type {
-        "saga.started" => "RUNNING",
-        "saga.compensating" | "saga.step_failed" => "COMPENSATING",
-        "saga.completed" => "COMPLETED",
-        "saga.failed" | "saga.compensated" => "COMPENSATED",
-        _ => return None,
-    })
+    saga: String,
+    key: Uuid,
+    #[serde(default)]
+    transitions: Vec<Transition>,
+    /// How it ended, if it did.
+    result: Option<String>,
 }
 
 impl View for SagasView {
@@ -72,35 +64,21 @@ impl View for SagasView {
     type Row = SagaRow;
 
     fn fold(row: Option<SagaRow>, event: &StoredEvent) -> Result<Option<SagaRow>, Failure> {
-        let change: Change = serde_json::from_str(&event.data).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            Failure::permanent(format!(
-                "the data of {} does not fit its schema at line {line}, column {column}",
-                event.event_type
-            ))
-        })?;
-        let mut row = match (row, change.key) {
-            (Some(row), _) => row,
-            // A fact may come before the start; the instance is listed once it is known what of.
-            (None, None) => return Ok(None),
-            (None, Some(key)) => SagaRow {
-                saga_id: event.aggregate_id,
-                saga: event.aggregate_type.to_string(),
-                key,
-                status: "RUNNING".to_owned(),
-                step: String::new(),
-                started_at: event.timestamp,
-                updated_at: event.timestamp,
-            },
-        };
-        if let Some(saga) = change.saga {
-            row.saga = saga;
+        let change: Change = read_data::<SagaEvent, _>(event)?;
+        let mut row = row.unwrap_or_else(|| SagaRow {
+            saga_id: event.aggregate_id,
+            saga: change.saga,
+            key: change.key,
+            status: "COLLECTING".to_owned(),
+            step: String::new(),
+            started_at: event.timestamp,
+            updated_at: event.timestamp,
+        });
+        for transition in change.transitions {
+            row.transit(transition);
         }
-        if let Some(step) = change.step {
-            row.step = step;
-        }
-        if let Some(status) = change.status.or_else(|| status(&event.event_type).map(Into::into)) {
-            row.status = status;
+        if let Some(result) = change.result {
+            row.status = result;
         }
         row.updated_at = event.timestamp;
         Ok(Some(row))
@@ -131,6 +109,28 @@ impl View for SagasView {
     }
 }
 
+impl SagaRow {
+    fn transit(&mut self, transition: Transition) {
+        let status = match &transition {
+            Transition::StepStarted { .. } => "RUNNING",
+            Transition::CompensationStarted { .. } | Transition::UndoStarted { .. } => {
+                "COMPENSATING"
+            }
+            Transition::Completed => "COMPLETED",
+            Transition::Compensated => "COMPENSATED",
+            Transition::StepCompleted { .. }
+            | Transition::StepFailed { .. }
+            | Transition::StepUndone { .. } => &self.status,
+        };
+        self.status = status.to_owned();
+        if let Transition::StepStarted { step, .. } | Transition::UndoStarted { step, .. } =
+            transition
+        {
+            self.step = step;
+        }
+    }
+}
+
 /// The sagas that match, the newest first.
 pub async fn find(db: &ReadDb, filter: &SagaFilter, limit: u32) -> Result<Vec<SagaRow>, ReadError> {
     let query = Query::select(SagasView::COLUMNS, SagasView::TABLE)
@@ -144,24 +144,50 @@ pub async fn find(db: &ReadDb, filter: &SagaFilter, limit: u32) -> Result<Vec<Sa
 
 #[cfg(test)]
 mod tests {
-    use souk_actors::testing::stored_event;
+    use souk_actors::saga::{Advance, Input, SagaEnd};
 
     use super::*;
-    use crate::projections::testing::row_of;
+    use crate::projections::testing::{row_of, stored};
+
+    const AT: Timestamp = Timestamp::from_millis(0);
+
+    fn advanced(transitions: Vec<Transition>) -> StoredEvent {
+        let (saga, key, input) = ("buying".to_owned(), Uuid::from_u128(2), Input::TimeLimit);
+        let event = SagaEvent::Advanced(Advance { saga, key, input, transitions, at: AT });
+        stored(&event, "buying", Uuid::from_u128(1))
+    }
+
+    fn step(name: &str) -> Transition {
+        Transition::StepStarted { step: name.to_owned(), attempt: 1 }
+    }
 
     #[tokio::test]
-    async fn a_saga_is_listed_from_its_start_to_its_end() {
-        let (id, key) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let event = |event_type, data| stored_event(event_type, "saga", id, &data);
-        let row = row_of::<SagasView>([
-            event("saga.fact_observed", serde_json::json!({})),
-            event("saga.started", serde_json::json!({ "saga": "order", "key": key })),
-            event("saga.step_completed", serde_json::json!({ "step": "reserve" })),
-            event("saga.completed", serde_json::json!({})),
-        ])
-        .await
-        .unwrap();
-        assert_eq!((row.saga.as_str(), row.key), ("order", key));
-        assert_eq!((row.status.as_str(), row.step.as_str()), ("COMPLETED", "reserve"));
+    async fn a_saga_is_listed_from_its_first_fact_to_its_end() {
+        let row = row_of::<SagasView>([advanced(vec![])]).await.unwrap();
+        assert_eq!((row.status.as_str(), row.step.as_str()), ("COLLECTING", ""));
+        assert_eq!((row.saga.as_str(), row.key), ("buying", Uuid::from_u128(2)));
+
+        let failed = || Transition::CompensationStarted {
+            step: "capture".to_owned(),
+            reason: "declined".to_owned(),
+        };
+        let undo = Transition::UndoStarted { step: "reserve".to_owned(), attempt: 1 };
+        let going = [advanced(vec![step("reserve")]), advanced(vec![step("capture")])];
+        let row = row_of::<SagasView>(going.clone()).await.unwrap();
+        assert_eq!((row.status.as_str(), row.step.as_str()), ("RUNNING", "capture"));
+
+        let end = SagaEvent::Failed(SagaEnd {
+            saga: "buying".to_owned(),
+            key: Uuid::from_u128(2),
+            result: "COMPENSATED".to_owned(),
+            step: Some("capture".to_owned()),
+            reason: Some("declined".to_owned()),
+            at: AT,
+        });
+        let back = going
+            .into_iter()
+            .chain([advanced(vec![failed(), undo]), stored(&end, "buying", Uuid::from_u128(1))]);
+        let row = row_of::<SagasView>(back).await.unwrap();
+        assert_eq!((row.status.as_str(), row.step.as_str()), ("COMPENSATED", "reserve"));
     }
 }

@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use souk_actors::event::{DecodeError, EventPayload, StoredEvent};
 use souk_actors::retry::Failure;
-use souk_actors::runtime::{Projection, Runtime};
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::Projection;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 

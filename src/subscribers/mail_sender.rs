@@ -16,7 +16,8 @@ use serde::Serialize;
 use souk_actors::command::CommandContext;
 use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
-use souk_actors::runtime::{Handler, Runtime};
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::Handler;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 

@@ -24,7 +24,8 @@ use souk_actors::command::CommandContext;
 use souk_actors::event::{Metadata, StoredEvent};
 use souk_actors::personal::Personal;
 use souk_actors::retry::Failure;
-use souk_actors::runtime::{Handler, Runtime};
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::Handler;
 use souk_actors::world::Timestamp;
 
 use super::{command_failed, decode_failed};

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use souk_actors::command::{CommandContext, CommandError};
 use souk_actors::event::{Metadata, StoredEvent};
 use souk_actors::retry::Failure;
-use souk_actors::runtime::{Handler, Runtime};
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::Handler;
 use uuid::Uuid;
 
 use super::{command_failed, decode_failed};

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use souk_actors::aggregate::Aggregate;
 use souk_actors::command::{CommandContext, CommandError, Refused};
-use souk_actors::runtime::{Routed, Runtime, SagaRouter};
+use souk_actors::runtime::Runtime;
+use souk_actors::saga::{Routed, SagaRouter};
 use uuid::Uuid;
 
 use crate::domain::escrow::Escrow;
