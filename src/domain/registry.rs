@@ -102,6 +102,85 @@ mod tests {
         }
     }
 
+    /// The journal holds these names for ever: one may be added here, none changed.
+    const STORED: &[&str] = &[
+        "user.registered",
+        "user.registration_abandoned",
+        "user.email_verified",
+        "user.role_granted",
+        "user.profile_updated",
+        "user.upgraded_to_seller",
+        "seller.verified",
+        "seller.rejected",
+        "user.suspended",
+        "user.reinstated",
+        "user.erased",
+        "email_claim.claimed",
+        "email_claim.confirmed",
+        "email_claim.lapsed",
+        "email_claim.released",
+        "session.started",
+        "session.refreshed",
+        "session.revoked",
+        "category.created",
+        "category.deactivated",
+        "category.activated",
+        "listing.created",
+        "listing.updated",
+        "catalog.price.changed",
+        "listing.archived",
+        "listing.reserved",
+        "listing.sold",
+        "listing.relisted",
+        "inventory.reserved",
+        "inventory.reservation_failed",
+        "inventory.reservation_barred",
+        "inventory.allocated",
+        "inventory.released",
+        "order.placed",
+        "order.confirmed",
+        "order.paid",
+        "order.payment_failed",
+        "order.shipped",
+        "order.rejected",
+        "order.cancelled",
+        "order.failed",
+        "order.delivered",
+        "order.completed",
+        "payment.initiated",
+        "payment.instructed",
+        "payment.timed_out",
+        "payment.captured",
+        "payment.failed",
+        "payment.rejected",
+        "payment.void_requested",
+        "payment.voided",
+        "payment.refund_requested",
+        "payment.refunded",
+        "escrow.created",
+        "escrow.funded",
+        "escrow.released",
+        "escrow.refunded",
+        "escrow.barred",
+        "shipment.created",
+        "shipment.dispatched",
+        "shipment.delivered",
+        "shipment.cancelled",
+        "notification.requested",
+        "notification.email.attempted",
+        "notification.email.sent",
+        "notification.email.failed",
+        "notification.user.sent",
+        "notification.admin.sent",
+        "notification.read",
+    ];
+
+    #[test]
+    fn stored_names_never_change() {
+        let found: Vec<_> = all_descriptors().map(|descriptor| descriptor.event_type).collect();
+        assert_eq!(found, STORED);
+    }
+
     #[test]
     fn no_name_stands_for_two_types() {
         let mut seen = HashSet::new();
