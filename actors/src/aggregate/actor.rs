@@ -242,13 +242,13 @@ impl<A: Aggregate> Live<A> {
                 Ok(None) => {}
             }
         }
-        if let Some(expected) = job.context.expected_version {
-            if expected != self.version {
-                let release =
-                    job.answer.reject(CommandError::VersionMismatch { current: self.version });
-                self.barrier(release);
-                return Ok(());
-            }
+        if let Some(expected) = job.context.expected_version
+            && expected != self.version
+        {
+            let release =
+                job.answer.reject(CommandError::VersionMismatch { current: self.version });
+            self.barrier(release);
+            return Ok(());
         }
         self.decide(job).await
     }
@@ -298,13 +298,13 @@ impl<A: Aggregate> Live<A> {
     }
 
     async fn decide(&mut self, mut job: Job<A>) -> Result<(), Ends> {
-        if let Work::Timer(timer) = &job.work {
-            if self.fired.contains(timer) {
-                let accepted = Accepted { version: self.version, events: 0, replayed: true };
-                let release = job.answer.accept(&self.state, accepted);
-                self.barrier(release);
-                return Ok(());
-            }
+        if let Work::Timer(timer) = &job.work
+            && self.fired.contains(timer)
+        {
+            let accepted = Accepted { version: self.version, events: 0, replayed: true };
+            let release = job.answer.accept(&self.state, accepted);
+            self.barrier(release);
+            return Ok(());
         }
         let now = self.shared().world.now();
         let (state, version) = (&mut self.state, self.version);

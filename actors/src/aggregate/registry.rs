@@ -346,10 +346,10 @@ impl<A: Aggregate> Slot<A> {
     /// Up to `max` jobs; when there are none the actor has to be woken for the next.
     pub(crate) fn take(&self, max: usize) -> VecDeque<Job<A>> {
         let mut inner = self.lock();
-        if inner.queue.is_empty() {
-            if let Phase::Live { woken, .. } = &mut inner.phase {
-                *woken = false;
-            }
+        if inner.queue.is_empty()
+            && let Phase::Live { woken, .. } = &mut inner.phase
+        {
+            *woken = false;
         }
         let count = max.min(inner.queue.len());
         inner.queue.drain(..count).collect()

@@ -95,10 +95,10 @@ impl Keyring {
         let mut keys = Vec::new();
         for subject in subjects {
             let held = self.hold(store, subject, true).await?;
-            if let Some(Held::Pending(_, row)) = &held {
-                if !new_keys.contains(row) {
-                    new_keys.push(row.clone());
-                }
+            if let Some(Held::Pending(_, row)) = &held
+                && !new_keys.contains(row)
+            {
+                new_keys.push(row.clone());
             }
             keys.push((subject, held));
         }
@@ -177,10 +177,10 @@ impl Keyring {
     /// These keys have been committed.
     pub fn stored(&self, keys: &[PersonKey]) {
         for row in keys {
-            if let Some(mut held) = self.held.get_mut(&row.subject) {
-                if let Held::Pending(key, _) = &*held {
-                    *held = Held::Stored(key.clone());
-                }
+            if let Some(mut held) = self.held.get_mut(&row.subject)
+                && let Held::Pending(key, _) = &*held
+            {
+                *held = Held::Stored(key.clone());
             }
         }
     }

@@ -213,11 +213,11 @@ async fn checkpoint_in_background(options: SqliteConnectOptions, dirty: Arc<Atom
         if connection.is_none() {
             connection = options.clone().connect().await.ok();
         }
-        if let Some(open) = &mut connection {
-            if let Err(error) = passive_checkpoint(open).await {
-                tracing::debug!(%error, "a background checkpoint failed; the next one tries again");
-                connection = None;
-            }
+        if let Some(open) = &mut connection
+            && let Err(error) = passive_checkpoint(open).await
+        {
+            tracing::debug!(%error, "a background checkpoint failed; the next one tries again");
+            connection = None;
         }
     }
 }
@@ -301,10 +301,10 @@ impl Store for SqliteStore {
             return;
         }
         let mut writer = self.writer.lock().await;
-        if let Some(connection) = &mut writer.connection {
-            if let Err(error) = passive_checkpoint(connection).await {
-                tracing::debug!(%error, "the writer's checkpoint failed; a later one tries again");
-            }
+        if let Some(connection) = &mut writer.connection
+            && let Err(error) = passive_checkpoint(connection).await
+        {
+            tracing::debug!(%error, "the writer's checkpoint failed; a later one tries again");
         }
     }
 

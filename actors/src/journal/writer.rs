@@ -225,10 +225,10 @@ impl Entry {
     }
 
     fn settle_in_place(&mut self, settled: Settled) {
-        if !matches!(settled, Settled::Committed(_)) {
-            if let Some(pending) = &self.incarnation {
-                pending.0.fail();
-            }
+        if !matches!(settled, Settled::Committed(_))
+            && let Some(pending) = &self.incarnation
+        {
+            pending.0.fail();
         }
         if let Some(release) = self.release.take() {
             release(settled);

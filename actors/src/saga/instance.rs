@@ -358,10 +358,11 @@ impl<S: Saga> SagaInstance<S> {
             transitions.push(transition);
         };
         let mut failed = self.forced_failure(input);
-        if matches!(input, Input::TimeLimit) && failed.is_none() {
-            if let Some(again) = self.another_try() {
-                go(self, again);
-            }
+        if matches!(input, Input::TimeLimit)
+            && failed.is_none()
+            && let Some(again) = self.another_try()
+        {
+            go(self, again);
         }
         loop {
             let next = match self.status {
