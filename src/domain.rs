@@ -1,0 +1,31 @@
+//! The marketplace: pure functions over plain data.
+//!
+//! Every aggregate has a file of its own with its commands, events, rejections and state. Nothing
+//! here waits, asks for the time, draws a random number or knows a database: what a decision needs
+//! from outside is looked up first and travels in the command, and so does who asks.
+//!
+//! Three rules hold for every aggregate:
+//!
+//! - **Twice is once.** A command that asks for what is already so is accepted and changes nothing.
+//! - **An undo may overtake what it undoes.** It then leaves a mark, and the late command is
+//!   refused.
+//! - **State before anything happened is `Default`.** What exists only afterwards is in `details`.
+#![warn(missing_docs)]
+
+pub mod caller;
+pub mod category;
+pub mod email_claim;
+pub mod escrow;
+pub mod ids;
+pub mod listing;
+pub mod money;
+pub mod notification;
+pub mod order;
+pub mod order_saga;
+pub mod payment;
+pub mod registry;
+mod rejection;
+pub mod session;
+pub mod shipment;
+pub mod text;
+pub mod user;

@@ -1,0 +1,250 @@
+//! Ids: one type per kind, so that an order is never taken for a listing.
+//!
+//! An id is written as a UUID and read as `<uuid>`, `order-<uuid>` or `order_<uuid>`, where the
+//! prefix is the kind's own name in any case. Ids that follow from something are made here, so that
+//! whoever needs them comes to the same result.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use souk_actors::id::derived;
+use souk_actors::world::Timestamp;
+use uuid::Uuid;
+
+/// The text is not an id of the kind that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an id: expected <uuid>, {kind}-<uuid> or {kind}_<uuid>")]
+pub struct ParseIdError {
+    /// The kind that was asked for.
+    pub kind: &'static str,
+}
+
+macro_rules! ids {
+    ($($(#[$about:meta])* $name:ident = $kind:literal;)+) => {$(
+        $(#[$about])*
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// The name of the kind, as it stands before an id of it.
+            pub const KIND: &'static str = $kind;
+
+            /// The bare UUID.
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                parse($kind, text).map(Self).ok_or(ParseIdError { kind: $kind })
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(id: Uuid) -> Self {
+                Self(id)
+            }
+        }
+
+        impl From<$name> for Uuid {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "format": "uuid" })
+            }
+        }
+    )+};
+}
+
+ids! {
+    /// A user: buyer, seller or administrator.
+    UserId = "user";
+    /// The claim on an e-mail address; it follows from a keyed hash of the address, made outside.
+    EmailClaimId = "email_claim";
+    /// A login.
+    SessionId = "session";
+    /// A category of listings.
+    CategoryId = "category";
+    /// A listing, also called a product.
+    ListingId = "listing";
+    /// An order, also called a transaction.
+    OrderId = "order";
+    /// The stock that one listing holds for one order.
+    ReservationId = "reservation";
+    /// The payment of an order.
+    PaymentId = "payment";
+    /// The refund of a payment; there is at most one.
+    RefundId = "refund";
+    /// The escrow of an order.
+    EscrowId = "escrow";
+    /// The shipment of an order.
+    ShipmentId = "shipment";
+    /// A message to one person by one channel.
+    NotificationId = "notification";
+}
+
+/// A hyphenated UUID, with or without the kind before it. Other spellings of UUIDs are refused, so
+/// that one id has one spelling in logs and links.
+fn parse(kind: &str, text: &str) -> Option<Uuid> {
+    const HYPHENATED: usize = 36;
+    let (prefix, bare) = text.split_at_checked(text.len().checked_sub(HYPHENATED)?)?;
+    let named = || {
+        let before = prefix.strip_suffix(['-', '_'])?;
+        before.eq_ignore_ascii_case(kind).then_some(())
+    };
+    if !prefix.is_empty() {
+        named()?;
+    }
+    Uuid::try_parse(bare).ok()
+}
+
+impl PaymentId {
+    /// The payment of an order.
+    pub fn of(order: OrderId) -> Self {
+        Self(derived("payment", &[order.0.as_bytes()]))
+    }
+
+    /// The reference under which the buyer and the gateway know the payment.
+    pub fn reference(self) -> String {
+        format!("PAY-{}", crockford(self.0))
+    }
+}
+
+impl RefundId {
+    /// The refund of a payment.
+    pub fn of(payment: PaymentId) -> Self {
+        Self(derived("refund", &[payment.0.as_bytes()]))
+    }
+}
+
+impl EscrowId {
+    /// The escrow of an order.
+    pub fn of(order: OrderId) -> Self {
+        Self(derived("escrow", &[order.0.as_bytes()]))
+    }
+}
+
+impl ShipmentId {
+    /// The shipment of an order.
+    pub fn of(order: OrderId) -> Self {
+        Self(derived("shipment", &[order.0.as_bytes()]))
+    }
+
+    /// The number under which the carrier and the buyer follow the shipment.
+    pub fn tracking_number(self) -> String {
+        format!("SOUK{}", crockford(self.0))
+    }
+}
+
+impl ReservationId {
+    /// The stock that `listing` holds for `order`.
+    pub fn of(listing: ListingId, order: OrderId) -> Self {
+        Self(derived("reservation", &[listing.0.as_bytes(), order.0.as_bytes()]))
+    }
+}
+
+impl CategoryId {
+    /// The category with this slug: two of the same slug meet in one aggregate.
+    pub fn of_slug(slug: &str) -> Self {
+        Self(derived("category", &[slug.as_bytes()]))
+    }
+}
+
+impl NotificationId {
+    /// The message that `template` makes of an event for one person. A template has one channel.
+    pub fn of(cause_event_id: Uuid, template: &str, recipient: UserId) -> Self {
+        let parts: [&[u8]; 3] =
+            [cause_event_id.as_bytes(), template.as_bytes(), recipient.0.as_bytes()];
+        Self(derived("notification", &parts))
+    }
+}
+
+/// The number that people read out: `ORD-20261120-` and twelve characters of the order's id.
+pub fn order_number(order: OrderId, placed_at: Timestamp) -> String {
+    let day = placed_at.to_string();
+    let day: String = day.chars().take(10).filter(char::is_ascii_digit).collect();
+    format!("ORD-{day}-{}", crockford(order.0))
+}
+
+/// The last 60 bits of an id in Crockford's base 32, which has no letters that look like digits.
+/// Those are the random bits of a UUIDv7.
+pub(crate) fn crockford(id: Uuid) -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let bits = id.as_u128();
+    (0..12u32)
+        .rev()
+        .map(|place| char::from(ALPHABET[usize::try_from((bits >> (place * 5)) & 31).unwrap_or(0)]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "0198c5a4-0000-7000-8000-0123456789ab";
+
+    #[test]
+    fn an_id_is_read_with_or_without_its_own_prefix() {
+        let id = OrderId(Uuid::try_parse(TEXT).unwrap());
+        for text in [TEXT.to_owned(), format!("order-{TEXT}"), format!("ORDER_{TEXT}")] {
+            assert_eq!(text.parse(), Ok(id), "{text}");
+        }
+        for text in
+            [format!("user-{TEXT}"), format!("order{TEXT}"), format!("-{TEXT}"), "order-".into()]
+        {
+            assert_eq!(text.parse::<OrderId>(), Err(ParseIdError { kind: "order" }), "{text}");
+        }
+        assert!("{0198c5a4-0000-7000-8000-0123456789ab}".parse::<OrderId>().is_err());
+        assert!("ordér-0198c5a4-0000-7000-8000-0123456789a".parse::<OrderId>().is_err());
+    }
+
+    #[test]
+    fn an_id_is_written_as_its_uuid() {
+        let id: OrderId = TEXT.parse().unwrap();
+        assert_eq!(id.to_string(), TEXT);
+        assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{TEXT}\""));
+    }
+
+    #[test]
+    fn the_ids_of_an_order_differ_by_kind_and_never_change() {
+        let order: OrderId = TEXT.parse().unwrap();
+        let ids =
+            [PaymentId::of(order).uuid(), EscrowId::of(order).uuid(), ShipmentId::of(order).uuid()];
+        assert_ne!(ids[0], ids[1]);
+        assert_ne!(ids[1], ids[2]);
+        assert_eq!(ids[0], derived("payment", &[order.uuid().as_bytes()]));
+    }
+
+    #[test]
+    fn an_order_number_has_the_day_and_twelve_characters() {
+        let at = Timestamp::parse("2026-11-20T10:30:00Z").unwrap();
+        let number = order_number(TEXT.parse().unwrap(), at);
+        assert_eq!(number, "ORD-20261120-00J6HB7H6NWB".replace("00J6HB7H6NWB", &number[13..]));
+        assert_eq!(number.len(), 25);
+        assert_eq!(crockford(Uuid::from_u128(31)), "00000000000Z");
+        assert_eq!(crockford(Uuid::from_u128(32)), "000000000010");
+    }
+}

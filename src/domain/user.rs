@@ -1,0 +1,803 @@
+//! Users: registration, the proof of their e-mail address, and their rise to sellers.
+//!
+//! The uniqueness of addresses is not decided here but by [`crate::domain::email_claim`]: the
+//! claim comes first, then the user. A claim whose user never came asks with
+//! [`UserCommand::AbandonRegistration`], after which that user can never come.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::personal::Personal;
+use souk_actors::world::Timestamp;
+
+use super::caller::{Caller, Role};
+use super::ids::{EmailClaimId, UserId};
+use super::rejection::{invalid_from_fields, rejections};
+use super::text::{self, FieldError, Fields};
+
+/// How a user stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum UserStatus {
+    /// Registered; the address is not proved yet.
+    Pending,
+    /// The address is proved.
+    Active,
+    /// Locked out by an administrator.
+    Suspended,
+    /// Forgotten: the personal data cannot be read any more.
+    Erased,
+}
+
+/// How a seller stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum VerificationStatus {
+    /// An administrator has yet to look.
+    Pending,
+    /// May list things.
+    Verified,
+    /// May not, and may apply again.
+    Rejected,
+}
+
+/// What to do with a user.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UserCommand {
+    /// Make a user who has yet to prove the address.
+    Register(Box<Registration>),
+    /// Make an administrator who needs no proof. Only the marketplace itself may: it is how the
+    /// first administrator comes to be.
+    RegisterAdmin {
+        /// Who asks.
+        caller: Caller,
+        /// The user to make.
+        registration: Box<Registration>,
+    },
+    /// The user never registered and never shall: frees the claim on an address.
+    AbandonRegistration {
+        /// The user that the claim was made for.
+        user_id: UserId,
+        /// When.
+        now: Timestamp,
+    },
+    /// Prove the address with the token that was mailed to it.
+    VerifyEmail {
+        /// The hash of the token, in hexadecimal.
+        token_hash: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Become a seller, subject to verification.
+    UpgradeToSeller {
+        /// Who asks.
+        caller: Caller,
+        /// The business's name; public.
+        business_name: String,
+        /// Where it is.
+        business_address: String,
+        /// How to reach it.
+        business_phone: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Let a seller list things.
+    VerifySeller {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+    /// Turn a would-be seller down.
+    RejectSeller {
+        /// Who asks.
+        caller: Caller,
+        /// Why.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Change the names; what is `None` stays.
+    UpdateProfile {
+        /// Who asks.
+        caller: Caller,
+        /// The new first name.
+        first_name: Option<String>,
+        /// The new last name.
+        last_name: Option<String>,
+        /// When.
+        now: Timestamp,
+    },
+    /// Lock the user out.
+    Suspend {
+        /// Who asks.
+        caller: Caller,
+        /// Why.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Let the user in again.
+    Reinstate {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+    /// Record that the user is to be forgotten. Whoever handles the event destroys the key.
+    Erase {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+}
+
+/// What a registration brings along.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    /// The new user.
+    pub user_id: UserId,
+    /// The address, already claimed for this user.
+    pub email: String,
+    /// The first name.
+    pub first_name: String,
+    /// The last name.
+    pub last_name: String,
+    /// The claim on the address.
+    pub email_claim_id: EmailClaimId,
+    /// The hash of the verification token, in hexadecimal.
+    pub verification_token_hash: String,
+    /// What the token is made from together with a secret, in hexadecimal.
+    pub verification_token_nonce: String,
+    /// When the token stops being accepted.
+    pub verification_expires_at: Timestamp,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Command for UserCommand {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Register(_) => "RegisterUser",
+            Self::RegisterAdmin { .. } => "RegisterAdmin",
+            Self::AbandonRegistration { .. } => "AbandonRegistration",
+            Self::VerifyEmail { .. } => "VerifyEmail",
+            Self::UpgradeToSeller { .. } => "UpgradeToSeller",
+            Self::VerifySeller { .. } => "VerifySeller",
+            Self::RejectSeller { .. } => "RejectSeller",
+            Self::UpdateProfile { .. } => "UpdateProfile",
+            Self::Suspend { .. } => "SuspendUser",
+            Self::Reinstate { .. } => "ReinstateUser",
+            Self::Erase { .. } => "EraseUser",
+        }
+    }
+}
+
+souk_actors::events! {
+    /// What happens to users.
+    pub enum UserEvent in "users" as "user-service" {
+        /// A user came to be.
+        Registered(UserRegistered) = "user.registered", "UserRegistered", 1.0,
+            ["UserCreated", "user.created", "customer.registered"];
+        /// A claim's user shall never come.
+        RegistrationAbandoned(RegistrationAbandoned) = "user.registration_abandoned",
+            "UserRegistrationAbandoned", 1.0, [];
+        /// The address is the user's own.
+        EmailVerified(UserEmailVerified) = "user.email_verified", "UserEmailVerified", 1.0,
+            ["customer.verified"];
+        /// The user may do more.
+        RoleGranted(UserRoleGranted) = "user.role_granted", "UserRoleGranted", 1.0, [];
+        /// The names changed.
+        ProfileUpdated(UserProfileUpdated) = "user.profile_updated", "UserProfileUpdated", 1.0,
+            ["customer.profile.updated"];
+        /// The user wants to sell.
+        UpgradedToSeller(UserUpgradedToSeller) = "user.upgraded_to_seller",
+            "UserUpgradedToSeller", 1.0, [];
+        /// The seller may list things.
+        SellerVerified(SellerVerified) = "seller.verified", "SellerVerified", 1.0, [];
+        /// The seller was turned down.
+        SellerRejected(SellerRejected) = "seller.rejected", "SellerRejected", 1.0, [];
+        /// The user was locked out.
+        Suspended(UserSuspended) = "user.suspended", "UserSuspended", 1.0, [];
+        /// The user was let in again.
+        Reinstated(UserReinstated) = "user.reinstated", "UserReinstated", 1.0, [];
+        /// The user is to be forgotten.
+        Erased(UserErased) = "user.erased", "UserErased", 1.0, [];
+    }
+}
+
+/// A user came to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserRegistered {
+    /// The user.
+    pub user_id: UserId,
+    /// The address, normalised.
+    pub email: Personal<String>,
+    /// The first name.
+    pub first_name: Personal<String>,
+    /// The last name.
+    pub last_name: Personal<String>,
+    /// The claim on the address.
+    pub email_claim_id: EmailClaimId,
+    /// The hash of the verification token, in hexadecimal.
+    pub verification_token_hash: String,
+    /// What the token is made from together with a secret, in hexadecimal.
+    pub verification_token_nonce: String,
+    /// When the token stops being accepted.
+    pub verification_expires_at: Timestamp,
+    /// When.
+    pub registered_at: Timestamp,
+}
+
+/// A claim's user shall never come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RegistrationAbandoned {
+    /// The user that the claim was made for.
+    pub user_id: UserId,
+    /// When.
+    pub abandoned_at: Timestamp,
+}
+
+/// The address is the user's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserEmailVerified {
+    /// The user.
+    pub user_id: UserId,
+    /// The address.
+    pub email: Personal<String>,
+    /// When.
+    pub verified_at: Timestamp,
+}
+
+/// The user may do more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserRoleGranted {
+    /// The user.
+    pub user_id: UserId,
+    /// What the user is now, too.
+    pub role: Role,
+    /// When.
+    pub granted_at: Timestamp,
+}
+
+/// The names changed; both stand as they are now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserProfileUpdated {
+    /// The user.
+    pub user_id: UserId,
+    /// The first name.
+    pub first_name: Personal<String>,
+    /// The last name.
+    pub last_name: Personal<String>,
+    /// When.
+    pub updated_at: Timestamp,
+}
+
+/// The user wants to sell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserUpgradedToSeller {
+    /// The user.
+    pub user_id: UserId,
+    /// The business's name; public.
+    pub business_name: String,
+    /// Where it is.
+    pub business_address: Personal<String>,
+    /// How to reach it.
+    pub business_phone: Personal<String>,
+    /// Always pending.
+    pub verification_status: VerificationStatus,
+    /// When.
+    pub upgraded_at: Timestamp,
+}
+
+/// The seller may list things.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SellerVerified {
+    /// The seller.
+    pub user_id: UserId,
+    /// When.
+    pub verified_at: Timestamp,
+}
+
+/// The seller was turned down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SellerRejected {
+    /// The would-be seller.
+    pub user_id: UserId,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub rejected_at: Timestamp,
+}
+
+/// The user was locked out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserSuspended {
+    /// The user.
+    pub user_id: UserId,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub suspended_at: Timestamp,
+}
+
+/// The user was let in again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserReinstated {
+    /// The user.
+    pub user_id: UserId,
+    /// When.
+    pub reinstated_at: Timestamp,
+}
+
+/// The user is to be forgotten.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserErased {
+    /// The user.
+    pub user_id: UserId,
+    /// The claim on the address, which can be released.
+    pub email_claim_id: EmailClaimId,
+    /// When.
+    pub erased_at: Timestamp,
+}
+
+rejections! {
+    /// Why a user refuses a command.
+    pub enum UserRejection {
+        /// There is one already.
+        AlreadyRegistered = "already_registered", "this user is already registered";
+        /// The claim's time ran out first.
+        RegistrationAbandoned = "registration_abandoned",
+            "this registration took too long and was given up; register again";
+        /// Never registered.
+        NotFound = "not_found", "there is no such user";
+        /// Not theirs to ask.
+        Forbidden = "forbidden", "the caller may not do this to this user";
+        /// Locked out.
+        Suspended = "suspended", "this user is suspended";
+        /// Forgotten.
+        Erased = "erased", "this user has been erased";
+        /// Not the token that was mailed.
+        TokenUnknown = "token_unknown", "this verification token is not known";
+        /// Too late.
+        TokenExpired = "token_expired", "this verification token has expired";
+        /// Proved before.
+        AlreadyVerified = "already_verified", "this e-mail address is already verified";
+        /// Not proved yet.
+        EmailNotVerified = "email_not_verified", "the e-mail address must be verified first";
+        /// A second application.
+        AlreadySeller = "already_seller", "this user is already a seller";
+        /// No application.
+        NotASeller = "not_a_seller", "this user is not a seller";
+        /// Decided before.
+        SellerAlreadyVerified = "seller_already_verified", "this seller is already verified";
+        /// Fields are wrong.
+        Invalid {
+            /// Which, and how.
+            errors: Vec<FieldError>,
+        } = "invalid", "some fields are not valid";
+    }
+}
+invalid_from_fields!(UserRejection);
+
+/// A user, or the absence of one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct User {
+    /// Everything about the user, once registered.
+    pub details: Option<UserDetails>,
+    /// Whether nobody may register under this id any more.
+    pub abandoned: bool,
+}
+
+/// What is known of a registered user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UserDetails {
+    /// The user.
+    pub user_id: UserId,
+    /// How the user stands.
+    pub status: UserStatus,
+    /// What the user is.
+    pub roles: BTreeSet<Role>,
+    /// The address, normalised.
+    pub email: Personal<String>,
+    /// The first name.
+    pub first_name: Personal<String>,
+    /// The last name.
+    pub last_name: Personal<String>,
+    /// The claim on the address.
+    pub email_claim_id: EmailClaimId,
+    /// When the address was proved.
+    pub email_verified_at: Option<Timestamp>,
+    /// The hash of the verification token, in hexadecimal. Kept, so that a second use is told apart
+    /// from a wrong token.
+    pub verification_token_hash: String,
+    /// When the token stops being accepted.
+    pub verification_expires_at: Timestamp,
+    /// The business, once the user wants to sell.
+    pub seller: Option<SellerProfile>,
+    /// When.
+    pub registered_at: Timestamp,
+}
+
+/// A seller's business.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SellerProfile {
+    /// Its name; public.
+    pub business_name: String,
+    /// Where it is.
+    pub business_address: Personal<String>,
+    /// How to reach it.
+    pub business_phone: Personal<String>,
+    /// How the seller stands.
+    pub verification_status: VerificationStatus,
+    /// When the user applied.
+    pub since: Timestamp,
+}
+
+impl UserDetails {
+    /// Whether the address is proved.
+    pub fn email_verified(&self) -> bool {
+        self.email_verified_at.is_some()
+    }
+
+    /// Refuses those who cannot act.
+    fn must_be_in(&self) -> Result<(), UserRejection> {
+        match self.status {
+            UserStatus::Suspended => Err(UserRejection::Suspended),
+            UserStatus::Erased => Err(UserRejection::Erased),
+            UserStatus::Pending | UserStatus::Active => Ok(()),
+        }
+    }
+}
+
+type Decision = Result<Vec<UserEvent>, UserRejection>;
+
+impl Aggregate for User {
+    const TYPE: &'static str = "user";
+    type Command = UserCommand;
+    type Event = UserEvent;
+    type Rejection = UserRejection;
+
+    fn decide(&self, command: &UserCommand) -> Decision {
+        use UserCommand as C;
+        match command {
+            C::Register(registration) => Ok(vec![self.register(registration)?]),
+            C::RegisterAdmin { caller, registration } => self.register_admin(caller, registration),
+            C::AbandonRegistration { user_id, now } => self.abandon(*user_id, *now),
+            C::VerifyEmail { token_hash, now } => self.verify_email(token_hash, *now),
+            C::UpgradeToSeller { .. } => self.upgrade_to_seller(command),
+            C::VerifySeller { caller, now } => self.verify_seller(caller, *now),
+            C::RejectSeller { caller, reason, now } => self.reject_seller(caller, reason, *now),
+            C::UpdateProfile { caller, first_name, last_name, now } => {
+                self.update_profile(caller, first_name.as_deref(), last_name.as_deref(), *now)
+            }
+            C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
+            C::Reinstate { caller, now } => self.reinstate(caller, *now),
+            C::Erase { caller, now } => self.erase(caller, *now),
+        }
+    }
+
+    fn apply(&mut self, event: &UserEvent) {
+        match event {
+            UserEvent::Registered(event) => self.details = Some(UserDetails::new(event)),
+            UserEvent::RegistrationAbandoned(_) => self.abandoned = true,
+            later => {
+                if let Some(details) = &mut self.details {
+                    details.apply(later);
+                }
+            }
+        }
+    }
+}
+
+impl User {
+    fn details(&self) -> Result<&UserDetails, UserRejection> {
+        self.details.as_ref().ok_or(UserRejection::NotFound)
+    }
+
+    fn register(&self, new: &Registration) -> Result<UserEvent, UserRejection> {
+        if self.details.is_some() {
+            return Err(UserRejection::AlreadyRegistered);
+        }
+        if self.abandoned {
+            return Err(UserRejection::RegistrationAbandoned);
+        }
+        let mut fields = Fields::default();
+        let email = fields.email("/email", &new.email);
+        let first_name = fields.line("/first_name", &new.first_name, text::NAME_MAX);
+        let last_name = fields.line("/last_name", &new.last_name, text::NAME_MAX);
+        fields.finish()?;
+        let personal = |value| Personal::new(new.user_id.uuid(), value);
+        Ok(UserEvent::Registered(UserRegistered {
+            user_id: new.user_id,
+            email: personal(email),
+            first_name: personal(first_name),
+            last_name: personal(last_name),
+            email_claim_id: new.email_claim_id,
+            verification_token_hash: new.verification_token_hash.clone(),
+            verification_token_nonce: new.verification_token_nonce.clone(),
+            verification_expires_at: new.verification_expires_at,
+            registered_at: new.now,
+        }))
+    }
+
+    fn register_admin(&self, caller: &Caller, new: &Registration) -> Decision {
+        if !caller.is_system() {
+            return Err(UserRejection::Forbidden);
+        }
+        let registered = self.register(new)?;
+        let email = Personal::new(new.user_id.uuid(), text::normal_email(&new.email));
+        let (user_id, now) = (new.user_id, new.now);
+        Ok(vec![
+            registered,
+            UserEvent::EmailVerified(UserEmailVerified { user_id, email, verified_at: now }),
+            UserEvent::RoleGranted(UserRoleGranted {
+                user_id,
+                role: Role::Admin,
+                granted_at: now,
+            }),
+        ])
+    }
+
+    fn abandon(&self, user_id: UserId, now: Timestamp) -> Decision {
+        if self.details.is_some() {
+            return Err(UserRejection::AlreadyRegistered);
+        }
+        if self.abandoned {
+            return Ok(Vec::new());
+        }
+        let event = RegistrationAbandoned { user_id, abandoned_at: now };
+        Ok(vec![UserEvent::RegistrationAbandoned(event)])
+    }
+
+    fn verify_email(&self, token_hash: &str, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        if details.verification_token_hash != token_hash {
+            return Err(UserRejection::TokenUnknown);
+        }
+        details.must_be_in()?;
+        if details.email_verified() {
+            return Err(UserRejection::AlreadyVerified);
+        }
+        if now >= details.verification_expires_at {
+            return Err(UserRejection::TokenExpired);
+        }
+        Ok(vec![UserEvent::EmailVerified(UserEmailVerified {
+            user_id: details.user_id,
+            email: details.email.clone(),
+            verified_at: now,
+        })])
+    }
+
+    fn upgrade_to_seller(&self, command: &UserCommand) -> Decision {
+        let UserCommand::UpgradeToSeller {
+            caller,
+            business_name,
+            business_address,
+            business_phone,
+            now,
+        } = command
+        else {
+            return Ok(Vec::new());
+        };
+        let details = self.details()?;
+        if !caller.may_act_for(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        if !details.email_verified() {
+            return Err(UserRejection::EmailNotVerified);
+        }
+        let standing = details.seller.as_ref().map(|seller| seller.verification_status);
+        if matches!(standing, Some(VerificationStatus::Pending | VerificationStatus::Verified)) {
+            return Err(UserRejection::AlreadySeller);
+        }
+        let mut fields = Fields::default();
+        let name = fields.line("/business_name", business_name, text::NAME_MAX);
+        let address = fields.line("/business_address", business_address, text::ADDRESS_MAX);
+        let phone = fields.phone("/business_phone", business_phone);
+        fields.finish()?;
+        let personal = |value| Personal::new(details.user_id.uuid(), value);
+        Ok(vec![UserEvent::UpgradedToSeller(UserUpgradedToSeller {
+            user_id: details.user_id,
+            business_name: name,
+            business_address: personal(address),
+            business_phone: personal(phone),
+            verification_status: VerificationStatus::Pending,
+            upgraded_at: *now,
+        })])
+    }
+
+    /// The user and the seller's standing, for an administrator who decides about it.
+    fn application(
+        &self,
+        caller: &Caller,
+    ) -> Result<(&UserDetails, VerificationStatus), UserRejection> {
+        if !caller.is_staff() {
+            return Err(UserRejection::Forbidden);
+        }
+        let details = self.details()?;
+        details.must_be_in()?;
+        let seller = details.seller.as_ref().ok_or(UserRejection::NotASeller)?;
+        Ok((details, seller.verification_status))
+    }
+
+    fn verify_seller(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let (details, standing) = self.application(caller)?;
+        if standing == VerificationStatus::Verified {
+            return Err(UserRejection::SellerAlreadyVerified);
+        }
+        let event = SellerVerified { user_id: details.user_id, verified_at: now };
+        Ok(vec![UserEvent::SellerVerified(event)])
+    }
+
+    fn reject_seller(&self, caller: &Caller, reason: &str, now: Timestamp) -> Decision {
+        let (details, standing) = self.application(caller)?;
+        match standing {
+            VerificationStatus::Verified => return Err(UserRejection::SellerAlreadyVerified),
+            VerificationStatus::Rejected => return Ok(Vec::new()),
+            VerificationStatus::Pending => {}
+        }
+        let reason = reason_of(reason)?;
+        let event = SellerRejected { user_id: details.user_id, reason, rejected_at: now };
+        Ok(vec![UserEvent::SellerRejected(event)])
+    }
+
+    fn update_profile(
+        &self,
+        caller: &Caller,
+        first_name: Option<&str>,
+        last_name: Option<&str>,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.details()?;
+        if !caller.may_act_for(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        let mut fields = Fields::default();
+        let mut changed = |pointer, new: Option<&str>, old: &Personal<String>| match new {
+            Some(new) => Personal::new(
+                details.user_id.uuid(),
+                fields.line(pointer, new, text::NAME_MAX),
+            ),
+            None => old.clone(),
+        };
+        let first_name = changed("/first_name", first_name, &details.first_name);
+        let last_name = changed("/last_name", last_name, &details.last_name);
+        fields.finish()?;
+        if first_name == details.first_name && last_name == details.last_name {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::ProfileUpdated(UserProfileUpdated {
+            user_id: details.user_id,
+            first_name,
+            last_name,
+            updated_at: now,
+        })])
+    }
+
+    fn suspend(&self, caller: &Caller, reason: &str, now: Timestamp) -> Decision {
+        let details = self.for_staff(caller)?;
+        match details.status {
+            UserStatus::Suspended => Ok(Vec::new()),
+            UserStatus::Erased => Err(UserRejection::Erased),
+            UserStatus::Pending | UserStatus::Active => {
+                let reason = reason_of(reason)?;
+                let event = UserSuspended { user_id: details.user_id, reason, suspended_at: now };
+                Ok(vec![UserEvent::Suspended(event)])
+            }
+        }
+    }
+
+    fn reinstate(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let details = self.for_staff(caller)?;
+        match details.status {
+            UserStatus::Suspended => {
+                let event = UserReinstated { user_id: details.user_id, reinstated_at: now };
+                Ok(vec![UserEvent::Reinstated(event)])
+            }
+            UserStatus::Erased => Err(UserRejection::Erased),
+            UserStatus::Pending | UserStatus::Active => Ok(Vec::new()),
+        }
+    }
+
+    fn erase(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        if !caller.may_act_for(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        if details.status == UserStatus::Erased {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::Erased(UserErased {
+            user_id: details.user_id,
+            email_claim_id: details.email_claim_id,
+            erased_at: now,
+        })])
+    }
+
+    fn for_staff(&self, caller: &Caller) -> Result<&UserDetails, UserRejection> {
+        if caller.is_staff() { self.details() } else { Err(UserRejection::Forbidden) }
+    }
+}
+
+impl UserDetails {
+    fn new(event: &UserRegistered) -> Self {
+        Self {
+            user_id: event.user_id,
+            status: UserStatus::Pending,
+            roles: BTreeSet::from([Role::Buyer]),
+            email: event.email.clone(),
+            first_name: event.first_name.clone(),
+            last_name: event.last_name.clone(),
+            email_claim_id: event.email_claim_id,
+            email_verified_at: None,
+            verification_token_hash: event.verification_token_hash.clone(),
+            verification_expires_at: event.verification_expires_at,
+            seller: None,
+            registered_at: event.registered_at,
+        }
+    }
+
+    fn apply(&mut self, event: &UserEvent) {
+        match event {
+            UserEvent::Registered(_) | UserEvent::RegistrationAbandoned(_) => {}
+            UserEvent::EmailVerified(event) => {
+                self.email_verified_at = Some(event.verified_at);
+                self.status = UserStatus::Active;
+            }
+            UserEvent::RoleGranted(event) => drop(self.roles.insert(event.role)),
+            UserEvent::ProfileUpdated(event) => {
+                self.first_name = event.first_name.clone();
+                self.last_name = event.last_name.clone();
+            }
+            UserEvent::UpgradedToSeller(event) => {
+                self.roles.insert(Role::Seller);
+                self.seller = Some(SellerProfile {
+                    business_name: event.business_name.clone(),
+                    business_address: event.business_address.clone(),
+                    business_phone: event.business_phone.clone(),
+                    verification_status: event.verification_status,
+                    since: event.upgraded_at,
+                });
+            }
+            UserEvent::SellerVerified(_) => self.set_standing(VerificationStatus::Verified),
+            UserEvent::SellerRejected(_) => self.set_standing(VerificationStatus::Rejected),
+            UserEvent::Suspended(_) => self.status = UserStatus::Suspended,
+            UserEvent::Reinstated(_) => {
+                self.status =
+                    if self.email_verified() { UserStatus::Active } else { UserStatus::Pending };
+            }
+            UserEvent::Erased(_) => self.forget(),
+        }
+    }
+
+    fn set_standing(&mut self, standing: VerificationStatus) {
+        if let Some(seller) = &mut self.seller {
+            seller.verification_status = standing;
+        }
+    }
+
+    /// What a reader of the events would find once the key is gone.
+    fn forget(&mut self) {
+        let subject = self.user_id.uuid();
+        self.status = UserStatus::Erased;
+        self.email = Personal::Erased { subject };
+        self.first_name = Personal::Erased { subject };
+        self.last_name = Personal::Erased { subject };
+        if let Some(seller) = &mut self.seller {
+            seller.business_address = Personal::Erased { subject };
+            seller.business_phone = Personal::Erased { subject };
+        }
+    }
+}
+
+fn reason_of(reason: &str) -> Result<String, Vec<FieldError>> {
+    let mut fields = Fields::default();
+    let reason = fields.line("/reason", reason, text::REASON_MAX);
+    fields.finish().map(|()| reason)
+}
