@@ -1,1 +1,505 @@
-//! Stub.
+//! Notifications: one message to one person by one channel, because of one event.
+//!
+//! A mail is attempted before it is sent, so that a crash in between is known: a message whose
+//! outcome is unknown is tried again, and the person may get it twice. A message inside the
+//! marketplace is sent by being stored.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::personal::Personal;
+use souk_actors::world::Timestamp;
+use uuid::Uuid;
+
+use super::caller::Caller;
+use super::ids::{NotificationId, OrderId, UserId};
+use super::rejection::rejections;
+
+/// By which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Channel {
+    /// By mail.
+    Email,
+    /// Read inside the marketplace.
+    InApp,
+}
+
+/// For whom a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Audience {
+    /// For the recipient alone.
+    User,
+    /// For whoever runs the marketplace.
+    Admin,
+}
+
+/// How a message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NotificationStatus {
+    /// To be sent.
+    Requested,
+    /// Being sent, or not known to be.
+    Attempted,
+    /// Sent.
+    Sent,
+    /// Given up.
+    Failed,
+}
+
+/// What fills a template's gaps.
+pub type Params = BTreeMap<String, String>;
+
+/// A new message.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewNotification {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub recipient: UserId,
+    /// For whom.
+    pub audience: Audience,
+    /// By which way.
+    pub channel: Channel,
+    /// Which text.
+    pub template: String,
+    /// The address, when it is known here; looked up by whoever sends when it is not.
+    pub to: Option<Personal<String>>,
+    /// What fills the text's gaps.
+    pub params: Personal<Params>,
+    /// The order it is about, if it is about one.
+    pub order_id: Option<OrderId>,
+    /// The event that it is because of.
+    pub cause_event_id: Uuid,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What to do with a message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NotificationCommand {
+    /// Send it.
+    Request(Box<NewNotification>),
+    /// The mail is about to be handed over.
+    Attempt {
+        /// When.
+        now: Timestamp,
+    },
+    /// The mail was handed over.
+    RecordSent {
+        /// The provider's name for it.
+        provider_message_id: String,
+        /// Which adapter handed it over.
+        adapter: String,
+        /// A keyed hash of the address, made by whoever sent it.
+        to_hash: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// The mail was refused for good.
+    RecordFailed {
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// The recipient has seen it.
+    MarkRead {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+}
+
+impl Command for NotificationCommand {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "RequestNotification",
+            Self::Attempt { .. } => "AttemptNotification",
+            Self::RecordSent { .. } => "RecordNotificationSent",
+            Self::RecordFailed { .. } => "RecordNotificationFailed",
+            Self::MarkRead { .. } => "MarkNotificationRead",
+        }
+    }
+}
+
+souk_actors::events! {
+    /// What happens to messages.
+    pub enum NotificationEvent in "notifications" as "notification-service" {
+        /// A message is to be sent.
+        Requested(NotificationRequested) = "notification.requested", "NotificationRequested",
+            1.0, [];
+        /// A mail is about to be handed over.
+        Attempted(EmailAttempted) = "notification.email.attempted", "EmailAttempted", 1.0, [];
+        /// A mail was handed over.
+        EmailSent(EmailSent) = "notification.email.sent", "EmailSent", 1.0, ["NotificationSent"];
+        /// A mail was refused for good.
+        EmailFailed(EmailFailed) = "notification.email.failed", "EmailFailed", 1.0, [];
+        /// A user can read it.
+        UserSent(NotificationDelivered) = "notification.user.sent", "UserNotificationSent",
+            1.0, [];
+        /// Administrators can read it.
+        AdminSent(NotificationDelivered) = "notification.admin.sent", "AdminNotificationSent",
+            1.0, [];
+        /// The recipient has seen it.
+        Read(NotificationRead) = "notification.read", "NotificationRead", 1.0, [];
+    }
+}
+
+/// A message is to be sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationRequested {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// For whom.
+    pub audience: Audience,
+    /// By which way.
+    pub channel: Channel,
+    /// Which text.
+    pub template: String,
+    /// The address, when it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Personal<String>>,
+    /// What fills the text's gaps.
+    pub params: Personal<Params>,
+    /// The order it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<OrderId>,
+    /// The event that it is because of.
+    pub cause_event_id: Uuid,
+    /// When.
+    pub requested_at: Timestamp,
+}
+
+/// A mail is about to be handed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EmailAttempted {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// Which text.
+    pub template: String,
+    /// How often it has been tried, with this time.
+    pub attempt: u32,
+    /// When.
+    pub attempted_at: Timestamp,
+}
+
+/// A mail was handed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EmailSent {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// A keyed hash of the address.
+    pub to_hash: String,
+    /// Which text.
+    pub template: String,
+    /// The order it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<OrderId>,
+    /// The provider's name for it.
+    pub provider_message_id: String,
+    /// Which adapter handed it over.
+    pub adapter: String,
+    /// When.
+    pub sent_at: Timestamp,
+}
+
+/// A mail was refused for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EmailFailed {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// Which text.
+    pub template: String,
+    /// The order it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<OrderId>,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub failed_at: Timestamp,
+}
+
+/// A message can be read inside the marketplace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationDelivered {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// Which text.
+    pub template: String,
+    /// The order it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_id: Option<OrderId>,
+    /// When.
+    pub sent_at: Timestamp,
+}
+
+/// The recipient has seen a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationRead {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// Who has seen it.
+    pub user_id: UserId,
+    /// When.
+    pub read_at: Timestamp,
+}
+
+rejections! {
+    /// Why a message refuses a command.
+    pub enum NotificationRejection {
+        /// Never requested.
+        NotFound = "not_found", "there is no such notification";
+        /// There is nothing left to do.
+        AlreadySent = "already_sent", "this notification has been sent";
+        /// Not theirs to ask.
+        Forbidden = "forbidden", "the caller may not read this notification";
+    }
+}
+
+/// A message, or the absence of one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Notification {
+    /// Everything about it, once requested.
+    pub details: Option<NotificationDetails>,
+}
+
+/// What is known of a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NotificationDetails {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub recipient: UserId,
+    /// For whom.
+    pub audience: Audience,
+    /// By which way.
+    pub channel: Channel,
+    /// Which text.
+    pub template: String,
+    /// The address, when it was known.
+    pub to: Option<Personal<String>>,
+    /// What fills the text's gaps.
+    pub params: Personal<Params>,
+    /// The order it is about, if it is about one.
+    pub order_id: Option<OrderId>,
+    /// The event that it is because of.
+    pub cause_event_id: Uuid,
+    /// How it stands.
+    pub status: NotificationStatus,
+    /// How often it has been tried.
+    pub attempts: u32,
+    /// The provider's name for it.
+    pub provider_message_id: Option<String>,
+    /// Which adapter handed it over.
+    pub adapter: Option<String>,
+    /// Why it was given up.
+    pub failure: Option<String>,
+    /// When it was requested.
+    pub requested_at: Timestamp,
+    /// When it was sent.
+    pub sent_at: Option<Timestamp>,
+    /// When the recipient saw it.
+    pub read_at: Option<Timestamp>,
+}
+
+type Decision = Result<Vec<NotificationEvent>, NotificationRejection>;
+
+impl Aggregate for Notification {
+    const TYPE: &'static str = "notification";
+    type Command = NotificationCommand;
+    type Event = NotificationEvent;
+    type Rejection = NotificationRejection;
+
+    fn decide(&self, command: &NotificationCommand) -> Decision {
+        use NotificationCommand as C;
+        match command {
+            C::Request(_) if self.details.is_some() => Ok(Vec::new()),
+            C::Request(new) => Ok(request(new)),
+            C::Attempt { now } => self.details()?.attempt(*now),
+            C::RecordSent { provider_message_id, adapter, to_hash, now } => {
+                Ok(self.details()?.sent(provider_message_id, adapter, to_hash, *now))
+            }
+            C::RecordFailed { reason, now } => self.details()?.failed(reason, *now),
+            C::MarkRead { caller, now } => self.details()?.mark_read(caller, *now),
+        }
+    }
+
+    fn apply(&mut self, event: &NotificationEvent) {
+        match (event, &mut self.details) {
+            (NotificationEvent::Requested(event), details) => {
+                *details = Some(NotificationDetails::new(event));
+            }
+            (event, Some(details)) => details.apply(event),
+            (_, None) => {}
+        }
+    }
+}
+
+fn request(new: &NewNotification) -> Vec<NotificationEvent> {
+    let mut events = vec![NotificationEvent::Requested(NotificationRequested {
+        notification_id: new.notification_id,
+        user_id: new.recipient,
+        audience: new.audience,
+        channel: new.channel,
+        template: new.template.clone(),
+        to: new.to.clone(),
+        params: new.params.clone(),
+        order_id: new.order_id,
+        cause_event_id: new.cause_event_id,
+        requested_at: new.now,
+    })];
+    if new.channel == Channel::InApp {
+        let delivered = NotificationDelivered {
+            notification_id: new.notification_id,
+            user_id: new.recipient,
+            template: new.template.clone(),
+            order_id: new.order_id,
+            sent_at: new.now,
+        };
+        events.push(match new.audience {
+            Audience::User => NotificationEvent::UserSent(delivered),
+            Audience::Admin => NotificationEvent::AdminSent(delivered),
+        });
+    }
+    events
+}
+
+impl Notification {
+    fn details(&self) -> Result<&NotificationDetails, NotificationRejection> {
+        self.details.as_ref().ok_or(NotificationRejection::NotFound)
+    }
+}
+
+impl NotificationDetails {
+    fn new(event: &NotificationRequested) -> Self {
+        Self {
+            notification_id: event.notification_id,
+            recipient: event.user_id,
+            audience: event.audience,
+            channel: event.channel,
+            template: event.template.clone(),
+            to: event.to.clone(),
+            params: event.params.clone(),
+            order_id: event.order_id,
+            cause_event_id: event.cause_event_id,
+            status: NotificationStatus::Requested,
+            attempts: 0,
+            provider_message_id: None,
+            adapter: None,
+            failure: None,
+            requested_at: event.requested_at,
+            sent_at: None,
+            read_at: None,
+        }
+    }
+
+    /// A failed one may be tried again: somebody has mended what was wrong.
+    fn attempt(&self, now: Timestamp) -> Decision {
+        if self.status == NotificationStatus::Sent {
+            return Err(NotificationRejection::AlreadySent);
+        }
+        Ok(vec![NotificationEvent::Attempted(EmailAttempted {
+            notification_id: self.notification_id,
+            template: self.template.clone(),
+            attempt: self.attempts.saturating_add(1),
+            attempted_at: now,
+        })])
+    }
+
+    fn sent(
+        &self,
+        provider_message_id: &str,
+        adapter: &str,
+        to_hash: &str,
+        now: Timestamp,
+    ) -> Vec<NotificationEvent> {
+        if self.status == NotificationStatus::Sent {
+            return Vec::new();
+        }
+        vec![NotificationEvent::EmailSent(EmailSent {
+            notification_id: self.notification_id,
+            user_id: self.recipient,
+            to_hash: to_hash.to_owned(),
+            template: self.template.clone(),
+            order_id: self.order_id,
+            provider_message_id: provider_message_id.to_owned(),
+            adapter: adapter.to_owned(),
+            sent_at: now,
+        })]
+    }
+
+    fn failed(&self, reason: &str, now: Timestamp) -> Decision {
+        match self.status {
+            NotificationStatus::Sent => Err(NotificationRejection::AlreadySent),
+            NotificationStatus::Failed => Ok(Vec::new()),
+            NotificationStatus::Requested | NotificationStatus::Attempted => {
+                Ok(vec![NotificationEvent::EmailFailed(EmailFailed {
+                    notification_id: self.notification_id,
+                    user_id: self.recipient,
+                    template: self.template.clone(),
+                    order_id: self.order_id,
+                    reason: reason.to_owned(),
+                    failed_at: now,
+                })])
+            }
+        }
+    }
+
+    fn mark_read(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let allowed = match self.audience {
+            Audience::User => caller.may_act_for(self.recipient),
+            Audience::Admin => caller.is_staff(),
+        };
+        if !allowed {
+            return Err(NotificationRejection::Forbidden);
+        }
+        if self.read_at.is_some() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![NotificationEvent::Read(NotificationRead {
+            notification_id: self.notification_id,
+            user_id: caller.user_id().unwrap_or(self.recipient),
+            read_at: now,
+        })])
+    }
+
+    fn apply(&mut self, event: &NotificationEvent) {
+        match event {
+            NotificationEvent::Requested(_) => {}
+            NotificationEvent::Attempted(event) => {
+                self.status = NotificationStatus::Attempted;
+                self.attempts = event.attempt;
+                self.failure = None;
+            }
+            NotificationEvent::EmailSent(event) => {
+                self.status = NotificationStatus::Sent;
+                self.provider_message_id = Some(event.provider_message_id.clone());
+                self.adapter = Some(event.adapter.clone());
+                self.sent_at = Some(event.sent_at);
+            }
+            NotificationEvent::EmailFailed(event) => {
+                self.status = NotificationStatus::Failed;
+                self.failure = Some(event.reason.clone());
+            }
+            NotificationEvent::UserSent(event) | NotificationEvent::AdminSent(event) => {
+                self.status = NotificationStatus::Sent;
+                self.sent_at = Some(event.sent_at);
+            }
+            NotificationEvent::Read(event) => self.read_at = Some(event.read_at),
+        }
+    }
+}

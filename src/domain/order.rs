@@ -1,1 +1,899 @@
-//! Stub.
+//! Orders, also called transactions: what a buyer wants of one seller, and how far it has come.
+//!
+//! Placing an order records it; the order saga ([`crate::domain::order_saga`]) then moves it on.
+//! The saga's commands may come twice or late: one that asks for what is already so changes
+//! nothing, and one that reports a failure of an order that has already ended changes nothing
+//! either.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::personal::Personal;
+use souk_actors::world::Timestamp;
+
+use super::caller::{Caller, Role};
+use super::ids::{ListingId, OrderId, PaymentId, ShipmentId, UserId, order_number};
+use super::listing::{ListingStatus, QUANTITY_MAX};
+use super::money::{Currency, Money};
+use super::rejection::{invalid_from_fields, rejections};
+use super::text::{self, FieldError, Fields};
+
+/// The most different listings in one order: each costs the saga two commands and two events.
+pub const ITEMS_MAX: usize = 100;
+
+/// How an order stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OrderStatus {
+    /// Placed.
+    Pending,
+    /// Everything in it is reserved.
+    Confirmed,
+    /// The money is in escrow.
+    Paid,
+    /// There is a shipment.
+    Shipped,
+    /// The shipment arrived.
+    Delivered,
+    /// The seller has the money.
+    Completed,
+    /// Something in it could not be reserved.
+    Rejected,
+    /// The buyer's money did not come.
+    PaymentFailed,
+    /// Called off.
+    Cancelled,
+    /// Something else went wrong and all of it was undone.
+    Failed,
+}
+
+impl OrderStatus {
+    /// Whether the order came to nothing.
+    pub const fn is_off(self) -> bool {
+        matches!(self, Self::Rejected | Self::PaymentFailed | Self::Cancelled | Self::Failed)
+    }
+}
+
+/// A means of payment, by name: which ones there are is the gateways' business.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct PaymentMethod(pub String);
+
+impl PaymentMethod {
+    /// Settles at once, inside the service.
+    pub const SANDBOX: &'static str = "sandbox";
+    /// The sandbox says no.
+    pub const TEST_DECLINE: &'static str = "test_decline";
+    /// The sandbox never answers.
+    pub const TEST_TIMEOUT: &'static str = "test_timeout";
+    /// The sandbox waits for the buyer.
+    pub const TEST_PENDING: &'static str = "test_pending";
+    /// The MoMo wallet.
+    pub const MOMO: &'static str = "momo";
+
+    /// The method of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// Whether the buyer has to do something somewhere else first, which takes as long as it takes.
+    pub fn waits_for_buyer(&self) -> bool {
+        [Self::TEST_PENDING, Self::MOMO].contains(&self.0.as_str())
+    }
+
+    fn is_name(&self) -> bool {
+        let name = self.0.as_bytes();
+        name.first().is_some_and(u8::is_ascii_lowercase)
+            && name.len() <= 32
+            && name.iter().all(|&byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
+            })
+    }
+}
+
+impl std::fmt::Display for PaymentMethod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// In which order the saga goes about it. Stored; never rename.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SagaDefinition {
+    /// Reserve, then capture: nobody is charged for what is not there.
+    #[default]
+    ReserveFirst,
+    /// Capture, then reserve.
+    PaymentFirst,
+}
+
+impl SagaDefinition {
+    /// The stored name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReserveFirst => "reserve_first",
+            Self::PaymentFirst => "payment_first",
+        }
+    }
+}
+
+/// Where to deliver to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Address {
+    /// Who takes it, when it is not the buyer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    /// House and street.
+    pub line1: String,
+    /// Flat, floor, building.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line2: Option<String>,
+    /// The ward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ward: Option<String>,
+    /// The district.
+    pub district: String,
+    /// The city.
+    pub city: String,
+    /// The postal code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postal_code: Option<String>,
+    /// The country, as two upper-case letters (ISO 3166-1).
+    pub country: String,
+    /// Whom the carrier can call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<String>,
+}
+
+impl Address {
+    /// The address cleaned, its errors noted under `pointer`.
+    pub fn checked(&self, fields: &mut Fields, pointer: &str) -> Self {
+        let at = |name: &str| format!("{pointer}/{name}");
+        let country = self.country.trim();
+        let letters = country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase());
+        let detail = "must be two upper-case letters (ISO 3166-1)";
+        fields.require(letters, &at("country"), "invalid_country", detail);
+        let max = text::NAME_MAX;
+        Self {
+            recipient: fields.optional_line(&at("recipient"), self.recipient.as_deref(), max),
+            line1: fields.line(&at("line1"), &self.line1, text::ADDRESS_MAX),
+            line2: fields.optional_line(&at("line2"), self.line2.as_deref(), text::ADDRESS_MAX),
+            ward: fields.optional_line(&at("ward"), self.ward.as_deref(), max),
+            district: fields.line(&at("district"), &self.district, max),
+            city: fields.line(&at("city"), &self.city, max),
+            postal_code: fields.optional_line(&at("postal_code"), self.postal_code.as_deref(), 16),
+            country: country.to_owned(),
+            phone: self
+                .phone
+                .as_deref()
+                .filter(|phone| !phone.trim().is_empty())
+                .map(|phone| fields.phone(&at("phone"), phone)),
+        }
+    }
+}
+
+/// One thing that the buyer wants, with what the door found out about its listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// Who sells it.
+    pub seller_id: UserId,
+    /// How it stands.
+    pub status: ListingStatus,
+    /// Its stock-keeping unit.
+    pub sku: String,
+    /// The price of one, as the buyer saw it.
+    pub unit_price: Money,
+    /// How many units.
+    pub quantity: u32,
+}
+
+/// A new order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement {
+    /// Who buys.
+    pub caller: Caller,
+    /// The new order.
+    pub order_id: OrderId,
+    /// What is wanted.
+    pub items: Vec<Wanted>,
+    /// Where to deliver to.
+    pub delivery_address: Address,
+    /// By which means it will be paid.
+    pub payment_method: PaymentMethod,
+    /// In which order the saga goes about it.
+    pub saga_definition: SagaDefinition,
+    /// Whether the buyer spoke of a transaction. It only names the command.
+    pub as_transaction: bool,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What to do with an order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OrderCommand {
+    /// Buy.
+    Place(Box<Placement>),
+    /// Everything is reserved.
+    Confirm {
+        /// When.
+        now: Timestamp,
+    },
+    /// The money is in escrow.
+    MarkPaid {
+        /// The payment.
+        payment_id: PaymentId,
+        /// How much.
+        money: Money,
+        /// When.
+        now: Timestamp,
+    },
+    /// The money did not come.
+    MarkPaymentFailed {
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// There is a shipment.
+    MarkShipped {
+        /// The shipment.
+        shipment_id: ShipmentId,
+        /// When.
+        now: Timestamp,
+    },
+    /// Something could not be reserved.
+    Reject {
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Something else went wrong and was undone.
+    Fail {
+        /// Why, as a stable code.
+        reason: String,
+        /// The saga's step that failed.
+        step: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Call it off.
+    Cancel {
+        /// Who asks.
+        caller: Caller,
+        /// Why, in the caller's words.
+        reason: Option<String>,
+        /// When.
+        now: Timestamp,
+    },
+    /// The shipment arrived.
+    RecordDelivered {
+        /// When.
+        now: Timestamp,
+    },
+    /// The seller has the money.
+    Complete {
+        /// When.
+        now: Timestamp,
+    },
+}
+
+impl Command for OrderCommand {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Place(placement) if placement.as_transaction => "CreateTransaction",
+            Self::Place(_) => "PlaceOrder",
+            Self::Confirm { .. } => "ConfirmOrder",
+            Self::MarkPaid { .. } => "MarkOrderPaid",
+            Self::MarkPaymentFailed { .. } => "MarkOrderPaymentFailed",
+            Self::MarkShipped { .. } => "MarkOrderShipped",
+            Self::Reject { .. } => "RejectOrder",
+            Self::Fail { .. } => "FailOrder",
+            Self::Cancel { .. } => "CancelOrder",
+            Self::RecordDelivered { .. } => "RecordOrderDelivered",
+            Self::Complete { .. } => "CompleteOrder",
+        }
+    }
+}
+
+souk_actors::events! {
+    /// What happens to orders.
+    pub enum OrderEvent in "orders" as "order-service" {
+        /// A buyer wants something.
+        Placed(OrderPlaced) = "order.placed", "OrderPlaced", 1.0,
+            ["TransactionCreated", "order.created"];
+        /// Everything in it is reserved.
+        Confirmed(OrderConfirmed) = "order.confirmed", "OrderConfirmed", 1.0, [];
+        /// The money is in escrow.
+        Paid(OrderPaid) = "order.paid", "OrderPaid", 1.0, [];
+        /// The money did not come.
+        PaymentFailed(OrderPaymentFailed) = "order.payment_failed", "OrderPaymentFailed", 1.0, [];
+        /// There is a shipment.
+        Shipped(OrderShipped) = "order.shipped", "OrderShipped", 1.0, [];
+        /// Something could not be reserved.
+        Rejected(OrderRejected) = "order.rejected", "OrderRejected", 1.0, [];
+        /// Called off.
+        Cancelled(OrderCancelled) = "order.cancelled", "OrderCancelled", 1.0, [];
+        /// Something else went wrong and was undone.
+        Failed(OrderFailed) = "order.failed", "OrderFailed", 1.0, [];
+        /// The shipment arrived.
+        Delivered(OrderDelivered) = "order.delivered", "OrderDelivered", 1.0, [];
+        /// The seller has the money.
+        Completed(OrderCompleted) = "order.completed", "OrderCompleted", 1.0, [];
+    }
+}
+
+/// A buyer wants something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderPlaced {
+    /// The order.
+    pub order_id: OrderId,
+    /// The number that people read out.
+    pub order_number: String,
+    /// The order, as a transaction.
+    pub transaction_id: OrderId,
+    /// The first listing in it.
+    pub listing_id: ListingId,
+    /// Who buys, as a customer.
+    pub customer_id: UserId,
+    /// Who buys.
+    pub buyer_id: UserId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// What is wanted.
+    pub items: Vec<OrderItem>,
+    /// The sum, in minor units.
+    pub amount: i64,
+    /// The sum by another name.
+    pub total_amount: i64,
+    /// The currency of all amounts.
+    pub currency: Currency,
+    /// Where to deliver to.
+    pub delivery_address: Personal<Address>,
+    /// By which means it will be paid.
+    pub payment_method: PaymentMethod,
+    /// The payment to be.
+    pub payment_id: PaymentId,
+    /// The reference that the buyer and the gateway see.
+    pub payment_reference: String,
+    /// In which order the saga goes about it.
+    pub saga_definition: SagaDefinition,
+    /// When.
+    pub placed_at: Timestamp,
+}
+
+/// One line of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderItem {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// The listing, as a product.
+    pub product_id: ListingId,
+    /// Its stock-keeping unit.
+    pub sku: String,
+    /// How many units.
+    pub quantity: u32,
+    /// The price of one, in minor units.
+    pub unit_price: i64,
+}
+
+/// Everything in it is reserved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderConfirmed {
+    /// The order.
+    pub order_id: OrderId,
+    /// The sum, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// When.
+    pub confirmed_at: Timestamp,
+}
+
+/// The money is in escrow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderPaid {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The sum, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// When.
+    pub paid_at: Timestamp,
+}
+
+/// The money did not come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderPaymentFailed {
+    /// The order.
+    pub order_id: OrderId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub failed_at: Timestamp,
+}
+
+/// There is a shipment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderShipped {
+    /// The order.
+    pub order_id: OrderId,
+    /// The shipment.
+    pub shipment_id: ShipmentId,
+    /// When.
+    pub shipped_at: Timestamp,
+}
+
+/// Something could not be reserved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderRejected {
+    /// The order.
+    pub order_id: OrderId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub rejected_at: Timestamp,
+}
+
+/// Who called an order off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelledBy {
+    /// The buyer.
+    Buyer,
+    /// An administrator.
+    Admin,
+    /// The marketplace, when the time to pay was over.
+    System,
+}
+
+/// Called off.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderCancelled {
+    /// The order.
+    pub order_id: OrderId,
+    /// Why.
+    pub reason: String,
+    /// By whom.
+    pub cancelled_by: CancelledBy,
+    /// When.
+    pub cancelled_at: Timestamp,
+}
+
+/// Something else went wrong and was undone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderFailed {
+    /// The order.
+    pub order_id: OrderId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// The saga's step that failed.
+    pub step: String,
+    /// When.
+    pub failed_at: Timestamp,
+}
+
+/// The shipment arrived.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderDelivered {
+    /// The order.
+    pub order_id: OrderId,
+    /// When.
+    pub delivered_at: Timestamp,
+}
+
+/// The seller has the money.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderCompleted {
+    /// The order.
+    pub order_id: OrderId,
+    /// When.
+    pub completed_at: Timestamp,
+}
+
+rejections! {
+    /// Why an order refuses a command.
+    pub enum OrderRejection {
+        /// Never placed.
+        NotFound = "not_found", "there is no such order";
+        /// The id is taken.
+        AlreadyPlaced = "already_placed", "there is already an order with this id";
+        /// Not theirs to ask.
+        Forbidden = "forbidden", "the caller may not do this to this order";
+        /// The buyer sells it.
+        SelfPurchase = "self_purchase", "nobody can buy their own listing";
+        /// More than one seller.
+        MixedSellers = "mixed_sellers", "an order has one seller";
+        /// More than one currency.
+        MixedCurrencies = "mixed_currencies", "an order has one currency";
+        /// Too much money.
+        AmountOverflow = "amount_overflow", "the sum of this order is too large";
+        /// Known to be gone before anybody asks for it.
+        ListingUnavailable {
+            /// Which.
+            listing_id: ListingId,
+        } = "listing_unavailable", "the listing {listing_id} cannot be bought now";
+        /// Not from here.
+        InvalidTransition {
+            /// Where the order stands.
+            from: OrderStatus,
+        } = "invalid_transition", "the order does not allow this any more";
+        /// Fields are wrong.
+        Invalid {
+            /// Which, and how.
+            errors: Vec<FieldError>,
+        } = "invalid", "some fields are not valid";
+    }
+}
+invalid_from_fields!(OrderRejection);
+
+/// An order, or the absence of one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Everything about it, once placed.
+    pub details: Option<OrderDetails>,
+}
+
+/// What is known of an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrderDetails {
+    /// The order.
+    pub order_id: OrderId,
+    /// The number that people read out.
+    pub order_number: String,
+    /// How it stands.
+    pub status: OrderStatus,
+    /// How it stood, and since when: every status it has had, the first one first.
+    pub history: Vec<StatusChange>,
+    /// Who buys.
+    pub buyer_id: UserId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// What is wanted.
+    pub items: Vec<OrderItem>,
+    /// The sum.
+    pub total: Money,
+    /// Where to deliver to.
+    pub delivery_address: Personal<Address>,
+    /// By which means it is paid.
+    pub payment_method: PaymentMethod,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The reference that the buyer and the gateway see.
+    pub payment_reference: String,
+    /// In which order the saga goes about it.
+    pub saga_definition: SagaDefinition,
+    /// The shipment, once there is one.
+    pub shipment_id: Option<ShipmentId>,
+    /// Why it came to nothing, if it did.
+    pub failure: Option<Failure>,
+    /// When it was placed.
+    pub placed_at: Timestamp,
+}
+
+/// An order's status and since when it had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusChange {
+    /// The status.
+    pub status: OrderStatus,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// Why an order came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// Why: a stable code, or the words of who cancelled.
+    pub reason: String,
+    /// The saga's step that failed, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Who called it off, if somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<CancelledBy>,
+}
+
+type Decision = Result<Vec<OrderEvent>, OrderRejection>;
+
+impl Aggregate for Order {
+    const TYPE: &'static str = "order";
+    type Command = OrderCommand;
+    type Event = OrderEvent;
+    type Rejection = OrderRejection;
+
+    fn decide(&self, command: &OrderCommand) -> Decision {
+        if let OrderCommand::Place(placement) = command {
+            if self.details.is_some() {
+                return Err(OrderRejection::AlreadyPlaced);
+            }
+            return place(placement).map(|event| vec![event]);
+        }
+        self.details.as_ref().ok_or(OrderRejection::NotFound)?.decide(command)
+    }
+
+    fn apply(&mut self, event: &OrderEvent) {
+        match (event, &mut self.details) {
+            (OrderEvent::Placed(event), details) => *details = Some(OrderDetails::new(event)),
+            (event, Some(details)) => details.apply(event),
+            (_, None) => {}
+        }
+    }
+}
+
+fn place(new: &Placement) -> Result<OrderEvent, OrderRejection> {
+    let buyer_id = new.caller.user_id().ok_or(OrderRejection::Forbidden)?;
+    let mut fields = Fields::default();
+    let address = new.delivery_address.checked(&mut fields, "/delivery_address");
+    let items = merged(&mut fields, &new.items);
+    let named = new.payment_method.is_name();
+    let detail = "must be the name of a payment method";
+    fields.require(named, "/payment_method", "invalid_payment_method", detail);
+    fields.finish()?;
+    let Some(first) = items.first() else {
+        return Err(vec![FieldError::new("/items", "required", "must not be empty")].into());
+    };
+    let (listing_id, seller_id) = (first.listing_id, first.seller_id);
+    let total = check_items(buyer_id, &items)?;
+    let payment_id = PaymentId::of(new.order_id);
+    let line = |wanted: &Wanted| OrderItem {
+        listing_id: wanted.listing_id,
+        product_id: wanted.listing_id,
+        sku: wanted.sku.clone(),
+        quantity: wanted.quantity,
+        unit_price: wanted.unit_price.amount,
+    };
+    Ok(OrderEvent::Placed(OrderPlaced {
+        order_id: new.order_id,
+        order_number: order_number(new.order_id, new.now),
+        transaction_id: new.order_id,
+        listing_id,
+        customer_id: buyer_id,
+        buyer_id,
+        seller_id,
+        items: items.iter().map(line).collect(),
+        amount: total.amount,
+        total_amount: total.amount,
+        currency: total.currency,
+        delivery_address: Personal::new(buyer_id.uuid(), address),
+        payment_method: new.payment_method.clone(),
+        payment_id,
+        payment_reference: payment_id.reference(),
+        saga_definition: new.saga_definition,
+        placed_at: new.now,
+    }))
+}
+
+/// One line per listing: stock is held once for an order, so two lines of one listing are one.
+fn merged(fields: &mut Fields, items: &[Wanted]) -> Vec<Wanted> {
+    fields.require(!items.is_empty(), "/items", "required", "must not be empty");
+    let detail = "must be at most 100 items";
+    fields.require(items.len() <= ITEMS_MAX, "/items", "too_many", detail);
+    let mut lines: Vec<Wanted> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let known = lines.iter_mut().find(|line| line.listing_id == item.listing_id);
+        let before = known.as_ref().map_or(0, |line| line.quantity);
+        let quantity = before.saturating_add(item.quantity);
+        if item.quantity == 0 || quantity > QUANTITY_MAX {
+            let pointer = format!("/items/{index}/quantity");
+            fields.error(pointer, "out_of_range", "must be from 1 to 1000000 of one listing");
+        }
+        match known {
+            Some(line) => line.quantity = quantity,
+            None => lines.push(item.clone()),
+        }
+    }
+    lines
+}
+
+/// The rules about who buys what of whom; gives the sum.
+fn check_items(buyer_id: UserId, items: &[Wanted]) -> Result<Money, OrderRejection> {
+    let mut total: Option<Money> = None;
+    for item in items {
+        if item.seller_id == buyer_id {
+            return Err(OrderRejection::SelfPurchase);
+        }
+        if Some(item.seller_id) != items.first().map(|first| first.seller_id) {
+            return Err(OrderRejection::MixedSellers);
+        }
+        if item.status != ListingStatus::Active {
+            return Err(OrderRejection::ListingUnavailable { listing_id: item.listing_id });
+        }
+        let line = item.unit_price.checked_mul(item.quantity);
+        let line = line.ok_or(OrderRejection::AmountOverflow)?;
+        total = Some(match total {
+            None => line,
+            Some(total) if total.currency != line.currency => {
+                return Err(OrderRejection::MixedCurrencies);
+            }
+            Some(total) => total.checked_add(line).ok_or(OrderRejection::AmountOverflow)?,
+        });
+    }
+    total.filter(|total| total.is_price()).ok_or(OrderRejection::AmountOverflow)
+}
+
+impl OrderDetails {
+    fn new(event: &OrderPlaced) -> Self {
+        Self {
+            order_id: event.order_id,
+            order_number: event.order_number.clone(),
+            status: OrderStatus::Pending,
+            history: vec![StatusChange { status: OrderStatus::Pending, at: event.placed_at }],
+            buyer_id: event.buyer_id,
+            seller_id: event.seller_id,
+            items: event.items.clone(),
+            total: Money::new(event.amount, event.currency),
+            delivery_address: event.delivery_address.clone(),
+            payment_method: event.payment_method.clone(),
+            payment_id: event.payment_id,
+            payment_reference: event.payment_reference.clone(),
+            saga_definition: event.saga_definition,
+            shipment_id: None,
+            failure: None,
+            placed_at: event.placed_at,
+        }
+    }
+
+    fn decide(&self, command: &OrderCommand) -> Decision {
+        use OrderStatus as S;
+        let order_id = self.order_id;
+        let event = match command {
+            OrderCommand::Place(_) => return Err(OrderRejection::AlreadyPlaced),
+            OrderCommand::Confirm { now } => self.forward(&[S::Pending], S::Confirmed)?.then(|| {
+                let Money { amount, currency } = self.total;
+                OrderEvent::Confirmed(OrderConfirmed { order_id, amount, currency, confirmed_at: *now })
+            }),
+            OrderCommand::MarkPaid { payment_id, money, now } => {
+                self.forward(&[S::Confirmed], S::Paid)?.then(|| {
+                    OrderEvent::Paid(OrderPaid {
+                        order_id,
+                        payment_id: *payment_id,
+                        amount: money.amount,
+                        currency: money.currency,
+                        paid_at: *now,
+                    })
+                })
+            }
+            OrderCommand::MarkShipped { shipment_id, now } => {
+                self.forward(&[S::Paid], S::Shipped)?.then(|| {
+                    let shipment_id = *shipment_id;
+                    OrderEvent::Shipped(OrderShipped { order_id, shipment_id, shipped_at: *now })
+                })
+            }
+            OrderCommand::RecordDelivered { now } => {
+                self.forward(&[S::Shipped], S::Delivered)?.then(|| {
+                    OrderEvent::Delivered(OrderDelivered { order_id, delivered_at: *now })
+                })
+            }
+            OrderCommand::Complete { now } => {
+                self.forward(&[S::Shipped, S::Delivered], S::Completed)?.then(|| {
+                    OrderEvent::Completed(OrderCompleted { order_id, completed_at: *now })
+                })
+            }
+            OrderCommand::Cancel { caller, reason, now } => {
+                self.cancel(caller, reason.as_deref(), *now)?
+            }
+            OrderCommand::Reject { .. }
+            | OrderCommand::MarkPaymentFailed { .. }
+            | OrderCommand::Fail { .. } => self.give_up(command)?,
+        };
+        Ok(event.into_iter().collect())
+    }
+
+    /// Whether the order takes a step forward, or has taken it before.
+    fn forward(&self, from: &[OrderStatus], to: OrderStatus) -> Result<bool, OrderRejection> {
+        if from.contains(&self.status) {
+            Ok(true)
+        } else if self.status >= to && !self.status.is_off() {
+            Ok(false)
+        } else {
+            Err(OrderRejection::InvalidTransition { from: self.status })
+        }
+    }
+
+    /// The saga's word that the order came to nothing; the first word counts.
+    fn give_up(&self, command: &OrderCommand) -> Result<Option<OrderEvent>, OrderRejection> {
+        use OrderStatus as S;
+        if self.status.is_off() {
+            return Ok(None);
+        }
+        let order_id = self.order_id;
+        let event = match (command, self.status) {
+            (OrderCommand::Reject { reason, now }, S::Pending) => {
+                let reason = reason.clone();
+                OrderEvent::Rejected(OrderRejected { order_id, reason, rejected_at: *now })
+            }
+            (OrderCommand::MarkPaymentFailed { reason, now }, S::Pending | S::Confirmed) => {
+                let reason = reason.clone();
+                OrderEvent::PaymentFailed(OrderPaymentFailed { order_id, reason, failed_at: *now })
+            }
+            (OrderCommand::Fail { reason, step, now }, S::Pending | S::Confirmed | S::Paid) => {
+                OrderEvent::Failed(OrderFailed {
+                    order_id,
+                    reason: reason.clone(),
+                    step: step.clone(),
+                    failed_at: *now,
+                })
+            }
+            (_, from) => return Err(OrderRejection::InvalidTransition { from }),
+        };
+        Ok(Some(event))
+    }
+
+    fn cancel(
+        &self,
+        caller: &Caller,
+        reason: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Option<OrderEvent>, OrderRejection> {
+        let cancelled_by = if caller.is_system() {
+            CancelledBy::System
+        } else if caller.is(self.buyer_id) {
+            CancelledBy::Buyer
+        } else if caller.has(Role::Admin) {
+            CancelledBy::Admin
+        } else {
+            return Err(OrderRejection::Forbidden);
+        };
+        match self.status {
+            OrderStatus::Pending | OrderStatus::Confirmed | OrderStatus::Paid => {}
+            from if from.is_off() && caller.is_system() => return Ok(None),
+            from => return Err(OrderRejection::InvalidTransition { from }),
+        }
+        let mut fields = Fields::default();
+        let reason = fields.optional_line("/reason", reason, text::REASON_MAX);
+        fields.finish()?;
+        Ok(Some(OrderEvent::Cancelled(OrderCancelled {
+            order_id: self.order_id,
+            reason: reason.unwrap_or_else(|| "cancelled".to_owned()),
+            cancelled_by,
+            cancelled_at: now,
+        })))
+    }
+
+    fn enter(&mut self, status: OrderStatus, at: Timestamp) {
+        self.status = status;
+        self.history.push(StatusChange { status, at });
+    }
+
+    fn fail(&mut self, reason: &str, step: Option<&str>, cancelled_by: Option<CancelledBy>) {
+        let step = step.map(str::to_owned);
+        self.failure = Some(Failure { reason: reason.to_owned(), step, cancelled_by });
+    }
+
+    fn apply(&mut self, event: &OrderEvent) {
+        use OrderStatus as S;
+        match event {
+            OrderEvent::Placed(_) => {}
+            OrderEvent::Confirmed(event) => self.enter(S::Confirmed, event.confirmed_at),
+            OrderEvent::Paid(event) => self.enter(S::Paid, event.paid_at),
+            OrderEvent::Shipped(event) => {
+                self.enter(S::Shipped, event.shipped_at);
+                self.shipment_id = Some(event.shipment_id);
+            }
+            OrderEvent::Delivered(event) => self.enter(S::Delivered, event.delivered_at),
+            OrderEvent::Completed(event) => self.enter(S::Completed, event.completed_at),
+            OrderEvent::PaymentFailed(event) => {
+                self.enter(S::PaymentFailed, event.failed_at);
+                self.fail(&event.reason, None, None);
+            }
+            OrderEvent::Rejected(event) => {
+                self.enter(S::Rejected, event.rejected_at);
+                self.fail(&event.reason, None, None);
+            }
+            OrderEvent::Cancelled(event) => {
+                self.enter(S::Cancelled, event.cancelled_at);
+                self.fail(&event.reason, None, Some(event.cancelled_by));
+            }
+            OrderEvent::Failed(event) => {
+                self.enter(S::Failed, event.failed_at);
+                self.fail(&event.reason, Some(&event.step), None);
+            }
+        }
+    }
+}

@@ -1,1 +1,720 @@
-//! Stub.
+//! Payments: one per order, captured at most once, refunded at most once and in full.
+//!
+//! The attempt is an event before the call: whoever talks to the gateway listens for
+//! `payment.initiated`, `payment.void_requested` and `payment.refund_requested` and reports back.
+//! An undo is remembered: money that arrives after it goes back at once.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::world::Timestamp;
+
+use super::ids::{OrderId, PaymentId, RefundId, UserId};
+use super::money::{Currency, Money};
+use super::order::PaymentMethod;
+use super::rejection::rejections;
+
+/// How a payment stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PaymentStatus {
+    /// The gateway has been, or is about to be, asked.
+    Initiated,
+    /// The gateway's answer is not known: to be reconciled.
+    Unknown,
+    /// The money is here.
+    Captured,
+    /// The gateway said no.
+    Failed,
+    /// Given up before there was money.
+    Voided,
+    /// The money went back.
+    Refunded,
+}
+
+/// What the gateway said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The money is here.
+    Captured {
+        /// The gateway's name for the capture.
+        provider_reference: String,
+        /// How much it was.
+        money: Money,
+    },
+    /// No.
+    Declined {
+        /// Why, as a stable code.
+        reason: String,
+    },
+    /// Nothing that can be relied on.
+    Unknown,
+}
+
+/// What to do with a payment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PaymentCommand {
+    /// Ask the gateway for the money.
+    Initiate {
+        /// The payment.
+        payment_id: PaymentId,
+        /// The order.
+        order_id: OrderId,
+        /// Who pays.
+        payer_id: UserId,
+        /// How much.
+        money: Money,
+        /// By which means.
+        method: PaymentMethod,
+        /// The reference that the buyer and the gateway see.
+        reference: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// The gateway told how the buyer can pay.
+    RecordInstructions {
+        /// What it told.
+        instructions: Instructions,
+        /// When.
+        now: Timestamp,
+    },
+    /// The gateway answered.
+    Settle {
+        /// What.
+        outcome: Outcome,
+        /// When.
+        now: Timestamp,
+    },
+    /// The gateway confirmed that no money will come.
+    RecordVoided {
+        /// When.
+        now: Timestamp,
+    },
+    /// The order is off: no money, or the money back, whatever the payment stands at and even if
+    /// it has not begun.
+    Cancel {
+        /// The payment.
+        payment_id: PaymentId,
+        /// The order.
+        order_id: OrderId,
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// The gateway gave the money back.
+    RecordRefunded {
+        /// The gateway's name for the refund.
+        provider_reference: String,
+        /// When.
+        now: Timestamp,
+    },
+}
+
+impl Command for PaymentCommand {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Initiate { .. } => "InitiatePayment",
+            Self::RecordInstructions { .. } => "RecordPaymentInstructions",
+            Self::Settle { .. } => "ProcessPayment",
+            Self::RecordVoided { .. } => "RecordPaymentVoided",
+            Self::Cancel { .. } => "CancelPayment",
+            Self::RecordRefunded { .. } => "RecordPaymentRefunded",
+        }
+    }
+}
+
+souk_actors::events! {
+    /// What happens to payments.
+    pub enum PaymentEvent in "payments" as "payment-service" {
+        /// The gateway is to be asked.
+        Initiated(PaymentInitiated) = "payment.initiated", "PaymentInitiated", 1.0, [];
+        /// The buyer can pay so.
+        Instructed(PaymentInstructed) = "payment.instructed", "PaymentInstructed", 1.0, [];
+        /// The gateway's answer is not known.
+        TimedOut(PaymentTimedOut) = "payment.timed_out", "PaymentTimedOut", 1.0, [];
+        /// The money is here.
+        Captured(PaymentCaptured) = "payment.captured", "PaymentCaptured", 1.0,
+            ["PaymentCompleted", "PaymentProcessed", "payment.received"];
+        /// The gateway said no.
+        Failed(PaymentFailed) = "payment.failed", "PaymentFailed", 1.0, [];
+        /// The gateway reported money that does not fit.
+        Rejected(PaymentRejected) = "payment.rejected", "PaymentRejected", 1.0, [];
+        /// The gateway is to be told that no money is wanted.
+        VoidRequested(PaymentVoidRequested) = "payment.void_requested", "PaymentVoidRequested",
+            1.0, [];
+        /// No money will come.
+        Voided(PaymentVoided) = "payment.voided", "PaymentVoided", 1.0, [];
+        /// The gateway is to give the money back.
+        RefundRequested(PaymentRefundRequested) = "payment.refund_requested",
+            "PaymentRefundRequested", 1.0, [];
+        /// The money went back.
+        Refunded(PaymentRefunded) = "payment.refunded", "PaymentRefunded", 1.0, [];
+    }
+}
+
+/// How the buyer can pay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Instructions {
+    /// A page to go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What to do, in words (a USSD code, for example).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// The gateway is to be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentInitiated {
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The order.
+    pub order_id: OrderId,
+    /// Who pays.
+    pub payer_id: UserId,
+    /// How much, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// By which means.
+    pub method: PaymentMethod,
+    /// The reference that the buyer and the gateway see.
+    pub reference: String,
+    /// When.
+    pub initiated_at: Timestamp,
+}
+
+/// The buyer can pay so.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentInstructed {
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The order.
+    pub order_id: OrderId,
+    /// How.
+    pub instructions: Instructions,
+    /// When.
+    pub instructed_at: Timestamp,
+}
+
+/// The gateway's answer is not known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentTimedOut {
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The order.
+    pub order_id: OrderId,
+    /// When.
+    pub timed_out_at: Timestamp,
+}
+
+/// The money is here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentCaptured {
+    /// The order, as a transaction.
+    pub transaction_id: OrderId,
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// How much, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// The gateway's name for the capture.
+    pub provider_reference: String,
+    /// When.
+    pub captured_at: Timestamp,
+}
+
+/// The gateway said no.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentFailed {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub failed_at: Timestamp,
+}
+
+/// Why reported money does not fit. The names are stored and public.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Misfit {
+    /// Not the sum that was asked for.
+    AmountMismatch,
+    /// Not the currency that was asked for.
+    CurrencyMismatch,
+    /// A second capture beside the first.
+    DuplicateCapture,
+}
+
+/// The gateway reported money that does not fit: somebody has to look.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentRejected {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Why.
+    pub reason: Misfit,
+    /// The sum that was asked for, in minor units.
+    pub expected_amount: i64,
+    /// The currency that was asked for.
+    pub expected_currency: Currency,
+    /// The sum that was reported, in minor units.
+    pub amount: i64,
+    /// The currency that was reported.
+    pub currency: Currency,
+    /// The gateway's name for the capture.
+    pub provider_reference: String,
+    /// When.
+    pub rejected_at: Timestamp,
+}
+
+/// The gateway is to be told that no money is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentVoidRequested {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub requested_at: Timestamp,
+}
+
+/// No money will come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentVoided {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub voided_at: Timestamp,
+}
+
+/// The gateway is to give the money back. The refund's id is the key that makes it happen once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentRefundRequested {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The refund.
+    pub refund_id: RefundId,
+    /// How much, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// The gateway's name for the capture.
+    pub provider_reference: String,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub requested_at: Timestamp,
+}
+
+/// The money went back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentRefunded {
+    /// The order, as a transaction.
+    pub transaction_id: OrderId,
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The refund.
+    pub refund_id: RefundId,
+    /// How much, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// The gateway's name for the refund.
+    pub provider_reference: String,
+    /// When.
+    pub refunded_at: Timestamp,
+}
+
+rejections! {
+    /// Why a payment refuses a command.
+    pub enum PaymentRejection {
+        /// Never initiated.
+        NotFound = "not_found", "there is no such payment";
+        /// Given up before it began.
+        Voided = "payment_voided", "this payment was given up before it began";
+        /// Not from here.
+        InvalidTransition {
+            /// Where the payment stands.
+            from: PaymentStatus,
+        } = "invalid_transition", "the payment does not allow this any more";
+    }
+}
+
+/// A payment, or the absence of one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Payment {
+    /// Everything about it, once initiated.
+    pub details: Option<PaymentDetails>,
+    /// Whether it was given up before it began and never may.
+    pub barred: bool,
+}
+
+/// What is known of a payment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PaymentDetails {
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The order.
+    pub order_id: OrderId,
+    /// Who pays.
+    pub payer_id: UserId,
+    /// How it stands.
+    pub status: PaymentStatus,
+    /// How much.
+    pub money: Money,
+    /// By which means.
+    pub method: PaymentMethod,
+    /// The reference that the buyer and the gateway see.
+    pub reference: String,
+    /// How the buyer can pay, once the gateway has told.
+    pub instructions: Option<Instructions>,
+    /// The gateway's name for the capture.
+    pub provider_reference: Option<String>,
+    /// Why the gateway said no.
+    pub failure: Option<String>,
+    /// Why no money is wanted any more.
+    pub cancelled: Option<String>,
+    /// Whether the money is to go back, or did.
+    pub refund_requested: bool,
+    /// The last capture that did not fit, so that a repeated report is not recorded again.
+    pub misfit_reference: Option<String>,
+}
+
+type Decision = Result<Vec<PaymentEvent>, PaymentRejection>;
+
+impl Aggregate for Payment {
+    const TYPE: &'static str = "payment";
+    type Command = PaymentCommand;
+    type Event = PaymentEvent;
+    type Rejection = PaymentRejection;
+
+    fn decide(&self, command: &PaymentCommand) -> Decision {
+        use PaymentCommand as C;
+        match command {
+            C::Initiate { .. } => self.initiate(command),
+            C::RecordInstructions { instructions, now } => {
+                Ok(self.details()?.instruct(instructions, *now))
+            }
+            C::Settle { outcome, now } => {
+                let details = self.details()?;
+                Ok(match outcome {
+                    Outcome::Captured { provider_reference, money } => {
+                        details.capture(provider_reference, *money, *now)
+                    }
+                    Outcome::Declined { reason } => details.decline(reason, *now),
+                    Outcome::Unknown => details.time_out(*now),
+                })
+            }
+            C::RecordVoided { now } => self.details()?.void(*now),
+            C::Cancel { payment_id, order_id, reason, now } => {
+                Ok(self.cancel(*payment_id, *order_id, reason, *now))
+            }
+            C::RecordRefunded { provider_reference, now } => {
+                self.details()?.refunded(provider_reference, *now)
+            }
+        }
+    }
+
+    fn apply(&mut self, event: &PaymentEvent) {
+        match (event, &mut self.details) {
+            (PaymentEvent::Initiated(event), details) => {
+                *details = Some(PaymentDetails::new(event));
+            }
+            (PaymentEvent::Voided(_), None) => self.barred = true,
+            (event, Some(details)) => details.apply(event),
+            (_, None) => {}
+        }
+    }
+}
+
+impl Payment {
+    fn details(&self) -> Result<&PaymentDetails, PaymentRejection> {
+        self.details.as_ref().ok_or(PaymentRejection::NotFound)
+    }
+
+    fn initiate(&self, command: &PaymentCommand) -> Decision {
+        let PaymentCommand::Initiate {
+            payment_id,
+            order_id,
+            payer_id,
+            money,
+            method,
+            reference,
+            now,
+        } = command
+        else {
+            return Ok(Vec::new());
+        };
+        if self.barred {
+            return Err(PaymentRejection::Voided);
+        }
+        if self.details.is_some() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![PaymentEvent::Initiated(PaymentInitiated {
+            payment_id: *payment_id,
+            order_id: *order_id,
+            payer_id: *payer_id,
+            amount: money.amount,
+            currency: money.currency,
+            method: method.clone(),
+            reference: reference.clone(),
+            initiated_at: *now,
+        })])
+    }
+
+    fn cancel(
+        &self,
+        payment_id: PaymentId,
+        order_id: OrderId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Vec<PaymentEvent> {
+        match &self.details {
+            Some(details) => details.cancel(reason, now),
+            None if self.barred => Vec::new(),
+            None => vec![PaymentEvent::Voided(PaymentVoided {
+                order_id,
+                payment_id,
+                reason: reason.to_owned(),
+                voided_at: now,
+            })],
+        }
+    }
+}
+
+impl PaymentDetails {
+    fn new(event: &PaymentInitiated) -> Self {
+        Self {
+            payment_id: event.payment_id,
+            order_id: event.order_id,
+            payer_id: event.payer_id,
+            status: PaymentStatus::Initiated,
+            money: Money::new(event.amount, event.currency),
+            method: event.method.clone(),
+            reference: event.reference.clone(),
+            instructions: None,
+            provider_reference: None,
+            failure: None,
+            cancelled: None,
+            refund_requested: false,
+            misfit_reference: None,
+        }
+    }
+
+    /// Whether the gateway has yet to answer.
+    pub fn in_flight(&self) -> bool {
+        matches!(self.status, PaymentStatus::Initiated | PaymentStatus::Unknown)
+    }
+
+    fn instruct(&self, instructions: &Instructions, now: Timestamp) -> Vec<PaymentEvent> {
+        if !self.in_flight() || self.instructions.as_ref() == Some(instructions) {
+            return Vec::new();
+        }
+        vec![PaymentEvent::Instructed(PaymentInstructed {
+            payment_id: self.payment_id,
+            order_id: self.order_id,
+            instructions: instructions.clone(),
+            instructed_at: now,
+        })]
+    }
+
+    fn capture(&self, reference: &str, money: Money, now: Timestamp) -> Vec<PaymentEvent> {
+        if self.provider_reference.as_deref() == Some(reference) {
+            return Vec::new();
+        }
+        let misfit = if self.provider_reference.is_some() {
+            Some(Misfit::DuplicateCapture)
+        } else if money.currency != self.money.currency {
+            Some(Misfit::CurrencyMismatch)
+        } else if money.amount != self.money.amount {
+            Some(Misfit::AmountMismatch)
+        } else {
+            None
+        };
+        if let Some(reason) = misfit {
+            return self.misfit(reason, reference, money, now);
+        }
+        let mut events = vec![PaymentEvent::Captured(PaymentCaptured {
+            transaction_id: self.order_id,
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            amount: money.amount,
+            currency: money.currency,
+            provider_reference: reference.to_owned(),
+            captured_at: now,
+        })];
+        let late = match self.status {
+            PaymentStatus::Failed => Some("captured_after_failure"),
+            _ => self.cancelled.as_deref(),
+        };
+        if let Some(reason) = late {
+            events.push(self.refund(reference, reason, now));
+        }
+        events
+    }
+
+    fn misfit(
+        &self,
+        reason: Misfit,
+        reference: &str,
+        money: Money,
+        now: Timestamp,
+    ) -> Vec<PaymentEvent> {
+        if self.misfit_reference.as_deref() == Some(reference) {
+            return Vec::new();
+        }
+        vec![PaymentEvent::Rejected(PaymentRejected {
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            reason,
+            expected_amount: self.money.amount,
+            expected_currency: self.money.currency,
+            amount: money.amount,
+            currency: money.currency,
+            provider_reference: reference.to_owned(),
+            rejected_at: now,
+        })]
+    }
+
+    /// A no that comes after a final answer changes nothing.
+    fn decline(&self, reason: &str, now: Timestamp) -> Vec<PaymentEvent> {
+        if !self.in_flight() {
+            return Vec::new();
+        }
+        vec![PaymentEvent::Failed(PaymentFailed {
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            reason: reason.to_owned(),
+            failed_at: now,
+        })]
+    }
+
+    fn time_out(&self, now: Timestamp) -> Vec<PaymentEvent> {
+        if self.status != PaymentStatus::Initiated {
+            return Vec::new();
+        }
+        vec![PaymentEvent::TimedOut(PaymentTimedOut {
+            payment_id: self.payment_id,
+            order_id: self.order_id,
+            timed_out_at: now,
+        })]
+    }
+
+    fn void(&self, now: Timestamp) -> Decision {
+        match self.status {
+            PaymentStatus::Initiated | PaymentStatus::Unknown => {
+                let reason = self.cancelled.clone().unwrap_or_else(|| "voided_by_gateway".into());
+                Ok(vec![PaymentEvent::Voided(PaymentVoided {
+                    order_id: self.order_id,
+                    payment_id: self.payment_id,
+                    reason,
+                    voided_at: now,
+                })])
+            }
+            PaymentStatus::Voided | PaymentStatus::Failed => Ok(Vec::new()),
+            from @ (PaymentStatus::Captured | PaymentStatus::Refunded) => {
+                Err(PaymentRejection::InvalidTransition { from })
+            }
+        }
+    }
+
+    fn cancel(&self, reason: &str, now: Timestamp) -> Vec<PaymentEvent> {
+        match (self.status, &self.provider_reference) {
+            (PaymentStatus::Initiated | PaymentStatus::Unknown, _) if self.cancelled.is_none() => {
+                vec![PaymentEvent::VoidRequested(PaymentVoidRequested {
+                    order_id: self.order_id,
+                    payment_id: self.payment_id,
+                    reason: reason.to_owned(),
+                    requested_at: now,
+                })]
+            }
+            (PaymentStatus::Captured, Some(reference)) if !self.refund_requested => {
+                vec![self.refund(reference, reason, now)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn refund(&self, reference: &str, reason: &str, now: Timestamp) -> PaymentEvent {
+        PaymentEvent::RefundRequested(PaymentRefundRequested {
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            refund_id: RefundId::of(self.payment_id),
+            amount: self.money.amount,
+            currency: self.money.currency,
+            provider_reference: reference.to_owned(),
+            reason: reason.to_owned(),
+            requested_at: now,
+        })
+    }
+
+    fn refunded(&self, reference: &str, now: Timestamp) -> Decision {
+        match self.status {
+            PaymentStatus::Refunded => Ok(Vec::new()),
+            PaymentStatus::Captured if self.refund_requested => {
+                Ok(vec![PaymentEvent::Refunded(PaymentRefunded {
+                    transaction_id: self.order_id,
+                    order_id: self.order_id,
+                    payment_id: self.payment_id,
+                    refund_id: RefundId::of(self.payment_id),
+                    amount: self.money.amount,
+                    currency: self.money.currency,
+                    provider_reference: reference.to_owned(),
+                    refunded_at: now,
+                })])
+            }
+            from => Err(PaymentRejection::InvalidTransition { from }),
+        }
+    }
+
+    fn apply(&mut self, event: &PaymentEvent) {
+        match event {
+            PaymentEvent::Initiated(_) => {}
+            PaymentEvent::Instructed(event) => {
+                self.instructions = Some(event.instructions.clone());
+            }
+            PaymentEvent::TimedOut(_) => self.status = PaymentStatus::Unknown,
+            PaymentEvent::Captured(event) => {
+                self.status = PaymentStatus::Captured;
+                self.provider_reference = Some(event.provider_reference.clone());
+            }
+            PaymentEvent::Failed(event) => {
+                self.status = PaymentStatus::Failed;
+                self.failure = Some(event.reason.clone());
+            }
+            PaymentEvent::Rejected(event) => {
+                self.misfit_reference = Some(event.provider_reference.clone());
+            }
+            PaymentEvent::VoidRequested(event) => self.cancelled = Some(event.reason.clone()),
+            PaymentEvent::Voided(event) => {
+                self.status = PaymentStatus::Voided;
+                self.cancelled = Some(event.reason.clone());
+            }
+            PaymentEvent::RefundRequested(event) => {
+                self.refund_requested = true;
+                self.cancelled = Some(event.reason.clone());
+            }
+            PaymentEvent::Refunded(_) => self.status = PaymentStatus::Refunded,
+        }
+    }
+}
