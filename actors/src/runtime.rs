@@ -234,6 +234,17 @@ impl DeadLetters {
 }
 
 pub struct Faults;
+impl Faults {
+    pub fn add(&self, fault: serde_json::Value) -> u64 {
+        unimplemented!()
+    }
+    pub fn remove(&self, id: u64) -> bool {
+        unimplemented!()
+    }
+    pub fn list(&self) -> Vec<(u64, serde_json::Value)> {
+        unimplemented!()
+    }
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Nothing {}
