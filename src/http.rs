@@ -21,6 +21,7 @@ mod events_await;
 pub mod idempotency;
 pub mod info;
 pub mod listings;
+pub mod money;
 mod middleware;
 pub mod notifications;
 pub mod openapi;
@@ -30,17 +31,19 @@ pub mod prefer;
 pub mod probes;
 pub mod problem;
 pub mod sagas;
+mod sagas_known;
 pub mod schemas;
 pub mod server;
 pub mod shipments;
 pub mod subscriptions;
 pub mod users;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::HeaderName;
 use metrics_exporter_prometheus::PrometheusHandle;
 use souk_actors::event::Position;
@@ -89,6 +92,7 @@ struct Shared {
     tokens: Tokens,
     passwords: Passwords,
     cursors: cursor::Cursors,
+    document: OnceLock<Bytes>,
     started: AtomicBool,
     stopping: AtomicBool,
 }
@@ -101,6 +105,7 @@ impl App {
             tokens: Tokens::new(keys.token.bytes()),
             passwords: Passwords::new(parts.runtime.world().clone()),
             cursors: cursor::Cursors::new(*keys.token.bytes()),
+            document: OnceLock::new(),
             started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             parts,
@@ -158,6 +163,16 @@ impl App {
 
     fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::Acquire)
+    }
+
+    /// The OpenAPI document; empty until the router has been made.
+    fn document(&self) -> Bytes {
+        self.0.document.get().cloned().unwrap_or_default()
+    }
+
+    fn set_document(&self, document: String) {
+        // Every router of one application has the same document.
+        self.0.document.get_or_init(|| Bytes::from(document));
     }
 
     fn metrics(&self) -> &PrometheusHandle {

@@ -39,6 +39,12 @@ impl<T: Serialize> Answer<T> {
         answer
     }
 
+    /// The same with another body.
+    #[must_use]
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer { status: self.status, body: change(self.body), headers: self.headers }
+    }
+
     /// The same with a header. A value that is none (it cannot be, in practice) is left out.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: &str) -> Self {

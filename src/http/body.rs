@@ -357,6 +357,11 @@ impl<'a> Fields<'a> {
         self.find(&[name]).map(|(_, value)| value)
     }
 
+    /// The object as it was sent.
+    pub fn whole(&self) -> Value {
+        Value::Object(self.object.clone())
+    }
+
     fn within<T>(
         &mut self,
         object: &Map<String, Value>,

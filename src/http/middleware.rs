@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 
 use super::App;
 use super::info::{CORRELATION_ID, REQUEST_ID, RequestInfo, TRACEPARENT};
+use super::probes::Plain;
 use super::problem::{self, About, ApiError};
 
 /// Marks a request that came in under another path than its canonical one.
@@ -80,6 +81,7 @@ fn render_problem(response: &mut Response, instance: &str, info: &RequestInfo) {
     let error = match response.extensions_mut().remove::<ApiError>() {
         Some(error) => error,
         None if !(status.is_client_error() || status.is_server_error()) => return,
+        None if response.extensions().get::<Plain>().is_some() => return,
         None if response.headers().get(header::CONTENT_TYPE).is_some_and(|of| of == problem::MEDIA_TYPE) => {
             return;
         }

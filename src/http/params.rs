@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use souk_actors::event::Position;
 use souk_actors::world::Timestamp;
 
+use super::App;
 use super::answer::{Answer, Page};
 use super::cursor::Cursors;
 use super::problem::ApiError;
@@ -107,6 +108,23 @@ impl Params {
         data.truncate(limit);
         let at = data.last().filter(|_| has_more).map(cursor_behind);
         let next_cursor = at.map(|at| cursors.seal(&self.list(), &at));
+        self.with_next(Page { data, has_more: next_cursor.is_some(), next_cursor })
+    }
+
+    /// The same for rows of a read model, whose cursor needs more than what is shown.
+    pub fn rows<R, T: From<R> + Serialize, C: Serialize>(
+        &self,
+        app: &App,
+        mut rows: Vec<R>,
+        limit: u32,
+        cursor_behind: impl FnOnce(&R) -> C,
+    ) -> Answer<Page<T>> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let at = rows.last().filter(|_| has_more).map(cursor_behind);
+        let next_cursor = at.map(|at| app.cursors().seal(&self.list(), &at));
+        let data = rows.into_iter().map(T::from).collect();
         self.with_next(Page { data, has_more: next_cursor.is_some(), next_cursor })
     }
 

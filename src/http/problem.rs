@@ -243,7 +243,7 @@ impl IntoResponse for ApiError {
 /// A rejection's code decides its status; most say that things are not as the caller thought.
 fn status_of(code: &str) -> StatusCode {
     match code {
-        "invalid" => StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid" | "category_unknown" => StatusCode::UNPROCESSABLE_ENTITY,
         "not_found" | "token_unknown" | "listing_not_found" | "category_not_found" => {
             StatusCode::NOT_FOUND
         }
