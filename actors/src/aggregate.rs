@@ -3,8 +3,16 @@
 //! An [`Aggregate`] is two synchronous functions without side effects. Everything that waits, fails
 //! or touches the world is in the actor around it.
 
+mod actor;
+mod answer;
+mod load;
+pub(crate) mod registry;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub(crate) use actor::panic_message;
+pub use registry::AggregateOptions;
 
 use crate::event::EventPayload;
 use crate::world::Timestamp;

@@ -239,6 +239,23 @@ impl<R: std::error::Error> CommandError<R> {
     }
 }
 
+impl<R: std::error::Error> CommandError<R> {
+    /// What a handler makes of this error: a rejection is permanent, the journal's trouble is the
+    /// system's, everything else may work next time.
+    pub fn to_failure(&self) -> crate::retry::Failure {
+        use crate::retry::Failure;
+        match self {
+            Self::Rejected { .. } | Self::VersionMismatch { .. } | Self::KeyReused => {
+                Failure::permanent(self.to_string())
+            }
+            Self::Unavailable(Unavailable::Journal) => Failure::system(self.to_string()),
+            Self::Unavailable(_) | Self::OutcomeUnknown | Self::Internal(_) => {
+                Failure::transient(self.to_string())
+            }
+        }
+    }
+}
+
 /// A rejection without its type: its code and its sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -1,14 +1,42 @@
-//! The runtime under Souk.
+//! The runtime under Souk: durable aggregates as supervised actors.
+//!
+//! ```text
+//!            commands                                    events
+//!   Runtime ───────────▶ Partition                          ▲
+//!                          │ registry ▶ aggregate actor     │
+//!                          │              │ entries         │
+//!                          │              ▼                 │
+//!                          │            writer ▶ Store      │
+//!                          │              │ batches         │
+//!                          │              ▼                 │
+//!                          │            broker ▶ subscriptions ▶ handlers, projections, sagas
+//!                          └ timers, dead letters
+//! ```
+//!
+//! The floors, from the ground: `event`, `world`, `id`, `retry`, `personal`, `command`; `journal`
+//! (stores, codec, writer); `admission`, `aggregate`, `broker`, `timer`, `dead_letter`; `saga`,
+//! `subscriber`; `partition`; `runtime`. Nothing here knows a marketplace.
 #![warn(missing_docs)]
 
+pub mod admission;
 pub mod aggregate;
+pub mod broker;
 pub mod command;
+pub mod dead_letter;
 pub mod event;
+pub mod faults;
 pub mod id;
 pub mod journal;
+mod partition;
 pub mod personal;
+pub mod retry;
 pub mod runtime;
 pub mod saga;
-#[cfg(feature = "testing")]
+pub mod subscriber;
+pub mod supervisor;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod timer;
 pub mod world;
+
+pub use partition::OUTCOME_KEPT;

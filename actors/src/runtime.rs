@@ -1,299 +1,388 @@
-//! Placeholder of the runtime's facade until the real one lands.
-#![allow(missing_docs, clippy::unimplemented, unused_variables)]
+//! The runtime: all partitions of a node, and the ways into them.
+//!
+//! A command goes down through the floors (runtime, partition, aggregate, journal) and its events
+//! come up through them (journal, broker, subscriptions), each once.
 
-use std::collections::BTreeMap;
-use std::marker::PhantomData;
-use std::sync::Arc;
+mod handle;
+mod reader;
+
+use std::any::TypeId;
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::aggregate::{Aggregate, Command, Rejection};
-use crate::command::{CommandContext, CommandError, ControlWrite, Done};
-use crate::event::{DecodeError, EventDescriptor, EventPayload, Position, StoredEvent};
-use crate::journal;
-use crate::saga::Saga;
+pub use handle::Handle;
+pub use reader::{Control, DeadLetters, JournalReader, Subscriptions};
+
+use crate::aggregate::registry::Registry;
+use crate::aggregate::{Aggregate, AggregateOptions};
+use crate::faults::Faults;
+use crate::journal::codec::Keyring;
+use crate::journal::{self, Batch, Quarantine, Store, partition_of};
+use crate::partition::{MakeRegistry, Partition, PartitionParts, make_registry};
+use crate::saga::{Saga, SagaInstance, SagaRouter, subscriptions};
+use crate::subscriber::{PAUSED_SPACE, Subscription};
+use crate::supervisor::RestartPolicy;
 use crate::world::World;
 
-#[derive(Clone)]
-pub struct Runtime {
-    world: Arc<dyn World>,
+/// Limits and policies of a runtime.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Commands in flight from outside, per partition. A thousand or two are enough to keep a
+    /// journal busy; more only wait.
+    pub outside_max: usize,
+    /// Commands in flight from sagas, timers and subscribers, per partition.
+    pub inside_max: usize,
+    /// Limits of aggregates.
+    pub aggregates: AggregateOptions,
+    /// How infrastructure actors are restarted before the partition is given up.
+    pub restart: RestartPolicy,
+    /// A subscription looks at the head this often even if nobody wakes it.
+    pub poll_interval: Duration,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            outside_max: 2_000,
+            inside_max: 2_000,
+            aggregates: AggregateOptions::default(),
+            restart: RestartPolicy::default(),
+            poll_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why a runtime did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal could not be read or taken over.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// Two things have one name.
+    #[error("two {0} are called {1}")]
+    Duplicate(&'static str, String),
+}
+
+/// How a runtime feels.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Health {
+    /// Every partition's journal takes appends.
     pub journal_writable: bool,
+    /// Nothing comes in from outside any more.
     pub draining: bool,
+    /// Every subscription is running in every partition.
     pub subscriptions_started: bool,
+    /// Every infrastructure actor is running.
     pub supervisors_alive: bool,
 }
 
-impl Runtime {
-    pub fn world(&self) -> &Arc<dyn World> {
-        &self.world
-    }
-    pub fn partitions(&self) -> u16 {
-        unimplemented!()
-    }
-    pub fn aggregate<A: Aggregate>(&self) -> Handle<A> {
-        unimplemented!()
-    }
-    pub fn saga<S: Saga>(&self) -> Handle<SagaInstance<S>> {
-        unimplemented!()
-    }
-    pub fn journal(&self) -> &JournalReader {
-        unimplemented!()
-    }
-    pub fn control(&self) -> &Control {
-        unimplemented!()
-    }
-    pub fn subscriptions(&self) -> &Subscriptions {
-        unimplemented!()
-    }
-    pub fn dead_letters(&self) -> &DeadLetters {
-        unimplemented!()
-    }
-    pub fn faults(&self) -> &Arc<Faults> {
-        unimplemented!()
-    }
-    pub fn advance_clock(&self, by: Duration) -> bool {
-        unimplemented!()
-    }
-    pub fn health(&self) -> Health {
-        unimplemented!()
-    }
-    pub async fn drain(&self, timeout: Duration) -> bool {
-        unimplemented!()
-    }
-    pub async fn fatal(&self) {
-        unimplemented!()
+/// A runtime to be.
+pub struct Builder {
+    store: Arc<dyn Store>,
+    world: Arc<dyn World>,
+    keys: Arc<Keyring>,
+    options: Options,
+    makers: Vec<(&'static str, TypeId, MakeRegistry)>,
+    subscriptions: Vec<Subscription>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    world: Arc<dyn World>,
+    keys: Arc<Keyring>,
+    faults: Arc<Faults>,
+    partitions: Vec<Partition>,
+    stopping: watch::Sender<bool>,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+/// All partitions of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Runtime(Arc<Inner>);
+
+/// A runtime that does not keep itself alive.
+#[derive(Clone)]
+pub(crate) struct WeakRuntime(Weak<Inner>);
+
+impl WeakRuntime {
+    pub(crate) fn upgrade(&self) -> Option<Runtime> {
+        self.0.upgrade().map(Runtime)
     }
 }
 
-pub struct Handle<A>(PhantomData<fn() -> A>);
-
-impl<A> Clone for Handle<A> {
-    fn clone(&self) -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<A: Aggregate> Handle<A> {
-    pub async fn send<R: Send + 'static>(
-        &self,
-        id: Uuid,
-        command: A::Command,
-        context: CommandContext,
-        view: impl FnOnce(&A) -> R + Send + 'static,
-    ) -> Result<Done<R>, CommandError<A::Rejection>> {
-        unimplemented!()
-    }
-    pub async fn read<R: Send + 'static>(
-        &self,
-        id: Uuid,
-        view: impl FnOnce(&A) -> R + Send + 'static,
-    ) -> Result<Done<R>, CommandError<A::Rejection>> {
-        unimplemented!()
-    }
-    pub async fn at_version<R>(
-        &self,
-        id: Uuid,
-        version: u64,
-        view: impl FnOnce(&A) -> R,
-    ) -> Result<Option<R>, journal::Error> {
-        unimplemented!()
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reveal {
-    Clear,
-    Redacted,
-}
-
-pub struct JournalReader;
-impl JournalReader {
-    pub async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn event_at(&self, at: Position) -> Result<Option<Arc<StoredEvent>>, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn read_from(
-        &self,
-        partition: u16,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Arc<StoredEvent>>, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn read_aggregate(
-        &self,
-        id: Uuid,
-        after_version: u64,
-        limit: usize,
-    ) -> Result<Vec<Arc<StoredEvent>>, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn by_correlation(
-        &self,
-        correlation_id: &str,
-        limit: usize,
-    ) -> Result<Vec<Arc<StoredEvent>>, journal::Error> {
-        unimplemented!()
-    }
-    pub fn heads(&self) -> Vec<Position> {
-        unimplemented!()
-    }
-    pub async fn wait_past(&self, after: Position, timeout: Duration) -> bool {
-        unimplemented!()
-    }
-    pub async fn reveal(
-        &self,
-        event: &StoredEvent,
-        personal: Reveal,
-    ) -> Result<serde_json::Value, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn decode<E: EventPayload>(&self, event: &StoredEvent) -> Result<E, DecodeError> {
-        unimplemented!()
-    }
-}
-
-pub struct Control;
-impl Control {
-    pub async fn get(&self, space: &str, key: &[u8]) -> Result<Option<Vec<u8>>, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn put(&self, writes: Vec<ControlWrite>) -> Result<(), journal::Error> {
-        unimplemented!()
-    }
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct SubscriptionStatus {
-    pub name: String,
-    pub context: String,
-    pub patterns: Vec<String>,
-}
-
-pub struct Subscriptions;
-impl Subscriptions {
-    pub fn list(&self) -> Vec<SubscriptionStatus> {
-        unimplemented!()
-    }
-    pub fn pause(&self, name: &str) -> bool {
-        unimplemented!()
-    }
-    pub fn resume(&self, name: &str) -> bool {
-        unimplemented!()
-    }
-    pub async fn wait_for(&self, name: &str, at: Position, timeout: Duration) -> bool {
-        unimplemented!()
-    }
-    pub fn position(&self, name: &str, partition: u16) -> Option<u64> {
-        unimplemented!()
-    }
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct Letter {
-    pub subscription: String,
-    pub partition: u16,
-    pub key: Uuid,
-    pub position: u64,
-}
-
-pub struct DeadLetters;
-impl DeadLetters {
-    pub async fn list(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Letter>, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn retry(
-        &self,
-        subscription: &str,
-        partition: u16,
-        key: Uuid,
-    ) -> Result<bool, journal::Error> {
-        unimplemented!()
-    }
-    pub async fn discard(
-        &self,
-        subscription: &str,
-        partition: u16,
-        key: Uuid,
-        position: u64,
-    ) -> Result<bool, journal::Error> {
-        unimplemented!()
-    }
-}
-
-pub struct Faults;
-impl Faults {
-    pub fn add(&self, fault: serde_json::Value) -> u64 {
-        unimplemented!()
-    }
-    pub fn remove(&self, id: u64) -> bool {
-        unimplemented!()
-    }
-    pub fn list(&self) -> Vec<(u64, serde_json::Value)> {
-        unimplemented!()
-    }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Nothing {}
-impl Command for Nothing {
-    fn name(&self) -> &'static str {
-        "Nothing"
-    }
-}
-impl std::fmt::Display for Nothing {
+impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("nothing")
-    }
-}
-impl std::error::Error for Nothing {}
-impl Rejection for Nothing {
-    fn code(&self) -> &'static str {
-        "nothing"
-    }
-}
-impl EventPayload for Nothing {
-    fn descriptors() -> &'static [EventDescriptor] {
-        &[]
-    }
-    fn descriptor(&self) -> &'static EventDescriptor {
-        unimplemented!()
-    }
-    fn encode(&self) -> String {
-        unimplemented!()
-    }
-    fn decode_current(event_type: &str, data: &str) -> Result<Self, DecodeError> {
-        unimplemented!()
+        f.debug_struct("Runtime").field("partitions", &self.0.partitions.len()).finish()
     }
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(bound = "")]
-pub struct SagaInstance<S: Saga> {
-    pub key: Uuid,
-    pub state: S,
-    pub history: BTreeMap<u32, String>,
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").finish_non_exhaustive()
+    }
 }
 
-impl<S: Saga> Aggregate for SagaInstance<S> {
-    const TYPE: &'static str = "saga";
-    type Command = Nothing;
-    type Event = Nothing;
-    type Rejection = Nothing;
-    fn decide(&self, command: &Nothing) -> Result<Vec<Nothing>, Nothing> {
-        unimplemented!()
+impl Builder {
+    /// Adds a type of aggregate.
+    #[must_use]
+    pub fn aggregate<A: Aggregate>(mut self) -> Self {
+        self.makers.push((A::TYPE, TypeId::of::<A>(), make_registry::<A>()));
+        self
     }
-    fn apply(&mut self, event: &Nothing) {}
+
+    /// Adds a saga, and how its commands get to their aggregates.
+    #[must_use]
+    pub fn saga<S: Saga>(mut self, router: Arc<dyn SagaRouter<S>>) -> Self {
+        self = self.aggregate::<SagaInstance<S>>();
+        self.subscriptions.extend(subscriptions(router));
+        self
+    }
+
+    /// Adds a subscription.
+    #[must_use]
+    pub fn subscribe(mut self, subscription: Subscription) -> Self {
+        self.subscriptions.push(subscription);
+        self
+    }
+
+    /// Takes every partition over and starts everything.
+    pub async fn start(self) -> Result<Runtime, StartError> {
+        no_duplicates("aggregates", self.makers.iter().map(|(name, ..)| *name))?;
+        no_duplicates("subscriptions", self.subscriptions.iter().map(|s| s.name))?;
+        let (stopping, stopping_receiver) = watch::channel(false);
+        let (fatal_sender, fatal) = watch::channel(None);
+        let faults = Arc::new(Faults::default());
+        let parts = PartitionParts {
+            store: self.store.clone(),
+            keys: self.keys.clone(),
+            world: self.world.clone(),
+            faults: faults.clone(),
+            options: self.options,
+            stopping: stopping_receiver,
+            fatal: fatal_sender,
+        };
+        let mut paused = Vec::new();
+        for subscription in &self.subscriptions {
+            let key = subscription.name.as_bytes();
+            if self.store.control(PAUSED_SPACE, key, self.world.now()).await?.is_some() {
+                paused.push(subscription.name.to_owned());
+            }
+        }
+        let makers: Vec<_> = self.makers.into_iter().map(|(_, _, make)| make).collect();
+        let mut partitions = Vec::new();
+        for index in 0..self.store.partitions() {
+            let started =
+                Partition::start(index, parts.clone(), &makers, &self.subscriptions, &paused);
+            partitions.push(started.await?);
+        }
+        let inner = Inner {
+            store: self.store,
+            world: self.world,
+            keys: self.keys,
+            faults,
+            partitions,
+            stopping,
+            fatal,
+        };
+        let runtime = Runtime(Arc::new(inner));
+        for partition in &runtime.0.partitions {
+            for cell in &partition.cells {
+                let _ = cell.runtime.set(WeakRuntime(Arc::downgrade(&runtime.0)));
+            }
+            partition.start_rest();
+        }
+        Ok(runtime)
+    }
+}
+
+fn no_duplicates<'a>(
+    what: &'static str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), StartError> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(StartError::Duplicate(what, name.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+impl Runtime {
+    /// Begins to build a runtime on this journal.
+    pub fn builder(
+        store: Arc<dyn Store>,
+        world: Arc<dyn World>,
+        keys: Arc<Keyring>,
+        options: Options,
+    ) -> Builder {
+        Builder { store, world, keys, options, makers: Vec::new(), subscriptions: Vec::new() }
+    }
+
+    /// Time, randomness and ids.
+    pub fn world(&self) -> &Arc<dyn World> {
+        &self.0.world
+    }
+
+    /// How many partitions there are.
+    pub fn partitions(&self) -> u16 {
+        self.0.store.partitions()
+    }
+
+    /// The way to all aggregates of a type.
+    ///
+    /// # Panics
+    /// If the type was not added to the builder: that is a mistake in the program.
+    pub fn aggregate<A: Aggregate>(&self) -> Handle<A> {
+        let registry = |partition: &Partition| {
+            partition
+                .typed
+                .get(&TypeId::of::<A>())
+                .and_then(|typed| typed.downcast_ref::<Registry<A>>())
+                .unwrap_or_else(|| panic!("the aggregate {} was not added", A::TYPE))
+                .clone()
+        };
+        Handle::new(self.0.partitions.iter().map(registry).collect())
+    }
+
+    /// The way to all instances of a saga.
+    pub fn saga<S: Saga>(&self) -> Handle<SagaInstance<S>> {
+        self.aggregate()
+    }
+
+    /// What the journal holds.
+    pub fn journal(&self) -> JournalReader {
+        JournalReader(self.clone())
+    }
+
+    /// The application's control rows.
+    pub fn control(&self) -> Control {
+        Control(self.clone())
+    }
+
+    /// The subscriptions.
+    pub fn subscriptions(&self) -> Subscriptions {
+        Subscriptions(self.clone())
+    }
+
+    /// The dead letters.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters(self.clone())
+    }
+
+    /// Injected failures (development and tests).
+    pub fn faults(&self) -> &Arc<Faults> {
+        &self.0.faults
+    }
+
+    /// Moves the clock, where it can be moved, and wakes the timers.
+    pub fn advance_clock(&self, by: Duration) -> bool {
+        let moved = self.0.world.advance(by);
+        self.0.partitions.iter().for_each(|partition| partition.timer_wake.look());
+        moved
+    }
+
+    /// How it feels.
+    pub fn health(&self) -> Health {
+        let all = |check: &dyn Fn(&Partition) -> bool| self.0.partitions.iter().all(check);
+        let runs = |partition: &Partition, name: &str| partition.running.contains_key(name);
+        Health {
+            journal_writable: all(&|partition| partition.writer.state().healthy()),
+            draining: !all(&|partition| !partition.admission.draining()),
+            subscriptions_started: all(&|partition| {
+                partition.cells.iter().all(|cell| {
+                    runs(partition, &format!("subscription {}", cell.subscription.name))
+                })
+            }),
+            supervisors_alive: all(&|partition| {
+                ["writer", "broker", "timers", "dead-letters"]
+                    .iter()
+                    .all(|name| runs(partition, name))
+            }),
+        }
+    }
+
+    /// Commands in flight, from outside and from inside.
+    pub fn in_flight(&self) -> (usize, usize) {
+        let sum = |(a, b): (usize, usize), (c, d): (usize, usize)| (a + c, b + d);
+        self.0.partitions.iter().map(|partition| partition.admission.in_flight()).fold((0, 0), sum)
+    }
+
+    /// Quarantined aggregates.
+    pub fn quarantined(&self) -> Vec<Quarantine> {
+        let registries = self.0.partitions.iter().flat_map(|partition| partition.registries.iter());
+        registries.flat_map(|registry| registry.quarantined()).collect()
+    }
+
+    /// Lets a quarantined aggregate run again. Whether it was quarantined.
+    pub async fn release(
+        &self,
+        aggregate_type: &str,
+        id: Uuid,
+    ) -> Result<bool, crate::command::Unavailable> {
+        let partition = self.partition_for(id);
+        let registry =
+            partition.registries.iter().find(|known| known.aggregate_type() == aggregate_type);
+        let Some(registry) = registry else { return Ok(false) };
+        let released = vec![(aggregate_type.into(), id)];
+        partition.writer.store(Batch { released, ..Batch::default() }).await?;
+        Ok(registry.release(id))
+    }
+
+    fn partition_for(&self, id: Uuid) -> &Partition {
+        &self.0.partitions[usize::from(partition_of(id, self.partitions()))]
+    }
+
+    /// Resolves when an infrastructure actor failed for good: the process should drain and exit
+    /// with an error.
+    pub async fn fatal(&self) -> String {
+        let mut fatal = self.0.fatal.clone();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Refuses what comes from outside, lets what is under way finish, stops the subscriptions and
+    /// timers, and makes everything durable. Whether all of it was done in time.
+    pub async fn drain(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        for partition in &self.0.partitions {
+            partition.admission.drain();
+        }
+        let outside_done = self.wait_until(until, |runtime| runtime.in_flight().0 == 0).await;
+        self.0.stopping.send_replace(true);
+        let stopped = self
+            .wait_until(until, |runtime| {
+                runtime.0.partitions.iter().all(|partition| {
+                    partition.running.iter().all(|name| {
+                        !name.key().starts_with("subscription ") && &**name.key() != "timers"
+                    })
+                })
+            })
+            .await;
+        let inside_done = self.wait_until(until, |runtime| runtime.in_flight().1 == 0).await;
+        let mut written = true;
+        for partition in &self.0.partitions {
+            let flushed = partition.writer.store(Batch::default());
+            written &= matches!(tokio::time::timeout_at(until, flushed).await, Ok(Ok(())));
+            partition.supervisor.stop(None);
+        }
+        outside_done && stopped && inside_done && written
+    }
+
+    async fn wait_until(&self, until: Instant, done: impl Fn(&Self) -> bool) -> bool {
+        while !done(self) {
+            if Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        true
+    }
 }

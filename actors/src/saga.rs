@@ -10,7 +10,17 @@
 //!
 //! Facts may arrive twice, late, or in any order across aggregates: a fold must not care.
 
+mod instance;
+mod run;
+
 use std::time::Duration;
+
+pub use instance::{
+    Advance, HistoryEntry, Input, SagaCommand, SagaEnd, SagaEvent, SagaFailure, SagaInstance,
+    SagaStatus, Transition,
+};
+pub(crate) use run::subscriptions;
+pub use run::{Routed, SagaRouter};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -1,0 +1,107 @@
+//! Admission control: the bound in front of every mailbox.
+//!
+//! ractor's mailboxes are unbounded, so work is bounded before it gets there: so much in flight in
+//! a partition, so much at one aggregate. What does not fit is refused at once. Commands that the
+//! system gives itself have room of their own and wait for it: load from outside never starves a
+//! purchase under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::command::{Origin, Unavailable};
+
+/// The budgets of one partition.
+#[derive(Debug)]
+pub struct Admission {
+    outside: Arc<Semaphore>,
+    inside: Arc<Semaphore>,
+    outside_max: usize,
+    inside_max: usize,
+    draining: AtomicBool,
+}
+
+/// Room for one command, until it is answered.
+#[derive(Debug)]
+pub struct Permit {
+    _partition: OwnedSemaphorePermit,
+    aggregate: Option<Arc<AtomicUsize>>,
+}
+
+impl Permit {
+    /// Also counts the command at its aggregate.
+    pub(crate) fn at_aggregate(&mut self, in_flight: &Arc<AtomicUsize>, max: usize) -> bool {
+        if in_flight.fetch_add(1, Ordering::AcqRel) >= max {
+            in_flight.fetch_sub(1, Ordering::AcqRel);
+            return false;
+        }
+        self.aggregate = Some(in_flight.clone());
+        true
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(in_flight) = &self.aggregate {
+            in_flight.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Admission {
+    /// Budgets of this size.
+    pub fn new(outside_max: usize, inside_max: usize) -> Self {
+        Self {
+            outside: Arc::new(Semaphore::new(outside_max)),
+            inside: Arc::new(Semaphore::new(inside_max)),
+            outside_max,
+            inside_max,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Room for a command, or why there is none. From outside the answer comes at once; from
+    /// inside it waits until the deadline.
+    pub async fn enter(&self, origin: Origin, deadline: Instant) -> Result<Permit, Unavailable> {
+        let partition = match origin {
+            Origin::Outside if self.draining.load(Ordering::Acquire) => {
+                return Err(Unavailable::Draining);
+            }
+            Origin::Outside => {
+                self.outside.clone().try_acquire_owned().map_err(|_| Unavailable::Overloaded)?
+            }
+            Origin::Inside => {
+                let room = self.inside.clone().acquire_owned();
+                match tokio::time::timeout_at(deadline, room).await {
+                    Ok(Ok(permit)) => permit,
+                    Ok(Err(_)) => return Err(Unavailable::Draining),
+                    Err(_) => return Err(Unavailable::DeadlinePassed),
+                }
+            }
+        };
+        Ok(Permit { _partition: partition, aggregate: None })
+    }
+
+    /// From now on nothing comes in from outside.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing comes in from outside any more.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// How many commands are in flight, from outside and from inside.
+    pub fn in_flight(&self) -> (usize, usize) {
+        let outside = self.outside_max - self.outside.available_permits();
+        (outside, self.inside_max - self.inside.available_permits())
+    }
+
+    /// How much can be in flight in all.
+    pub fn max(&self) -> usize {
+        self.outside_max + self.inside_max
+    }
+}

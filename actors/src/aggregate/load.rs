@@ -1,0 +1,118 @@
+//! From stored rows to a state.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Aggregate;
+use super::registry::Shared;
+use crate::event::{DecodeError, EventPayload};
+use crate::journal::{self, Snapshot};
+
+/// Events read at a time.
+const PAGE: usize = 500;
+
+/// Why a state could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The journal did not answer.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// A stored event cannot be read.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// `apply` panicked.
+    #[error("apply panicked on version {0}")]
+    Panicked(u64),
+}
+
+/// A folded state.
+pub(crate) struct Folded<A> {
+    pub state: A,
+    pub version: u64,
+    pub stream: Option<i64>,
+    pub snapshot_version: u64,
+    /// The correlation id of the last event read, if any was.
+    pub correlation_id: Option<Arc<str>>,
+}
+
+/// Folds an aggregate's events, up to and with version `upto`, from its last snapshot.
+pub(crate) async fn fold<A: Aggregate>(
+    shared: &Shared,
+    id: Uuid,
+    upto: Option<u64>,
+) -> Result<Folded<A>, Error> {
+    let stream = shared.store.stream(A::TYPE, id).await?;
+    let mut folded = Folded {
+        state: A::default(),
+        version: 0,
+        stream,
+        snapshot_version: 0,
+        correlation_id: None,
+    };
+    let Some(stream) = stream else { return Ok(folded) };
+    if let Some(snapshot) = shared.store.snapshot(stream).await? {
+        let fits = snapshot.shape == A::SNAPSHOT_VERSION
+            && upto.is_none_or(|upto| snapshot.version <= upto);
+        if let Some(state) = if fits { open_snapshot(shared, &snapshot).await? } else { None } {
+            folded.state = state;
+            folded.version = snapshot.version;
+            folded.snapshot_version = snapshot.version;
+        }
+    }
+    let upto = upto.unwrap_or(u64::MAX);
+    while folded.version < upto {
+        let page = shared.store.read_stream(stream, folded.version, PAGE).await?;
+        let full = page.len() == PAGE;
+        for stored in page {
+            if stored.aggregate_version > upto {
+                return Ok(folded);
+            }
+            let opened = shared.keys.open(&*shared.store, stored.event_id, &stored.data).await?;
+            let data = opened.as_deref().unwrap_or(&stored.data);
+            let event = A::Event::decode(&stored.event_type, stored.major, data)?;
+            let version = stored.aggregate_version;
+            catch_unwind(AssertUnwindSafe(|| folded.state.apply(&event)))
+                .map_err(|_| Error::Panicked(version))?;
+            folded.version = version;
+            folded.correlation_id = Some(stored.correlation_id.clone());
+        }
+        if !full {
+            break;
+        }
+    }
+    Ok(folded)
+}
+
+/// Stands for a snapshot where an event's id would be, so that what is sealed in one cannot be
+/// moved into another.
+pub(crate) fn snapshot_record(stream: i64, version: u64) -> Uuid {
+    crate::id::derived("snapshot", &[&stream.to_le_bytes(), &version.to_le_bytes()])
+}
+
+/// A snapshot that cannot be read is no loss: the events are all there.
+async fn open_snapshot<A: Aggregate>(
+    shared: &Shared,
+    snapshot: &Snapshot,
+) -> Result<Option<A>, journal::Error> {
+    let record = snapshot_record(snapshot.stream, snapshot.version);
+    let opened = match shared.keys.open(&*shared.store, record, &snapshot.state).await {
+        Ok(opened) => opened,
+        Err(error @ journal::Error::Database(_)) => return Err(error),
+        Err(error) => {
+            tracing::warn!(aggregate_type = A::TYPE, %error, "a snapshot is ignored");
+            return Ok(None);
+        }
+    };
+    let text = opened.as_deref().unwrap_or(&snapshot.state);
+    let state = serde_json::from_str(text);
+    if let Err(error) = &state {
+        tracing::warn!(
+            aggregate_type = A::TYPE,
+            line = error.line(),
+            "a snapshot is ignored: it does not fit the state's shape"
+        );
+    }
+    Ok(state.ok())
+}

@@ -1,0 +1,570 @@
+//! From an aggregate's id to its live actor: never two actors for one aggregate.
+//!
+//! Each aggregate that is live has a *slot*: its mailbox and the state of its actor. The mailbox
+//! is in the slot and not in the actor, so that it is bounded, survives a crash of the actor, and
+//! is handed to the next one in order. All decisions about an actor's life (start, restart,
+//! passivation, quarantine) are taken under the slot's lock.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dashmap::DashMap;
+use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::actor::{AggregateActor, Message};
+use super::answer::{Answer, Asker};
+use super::{Aggregate, load};
+use crate::admission::Admission;
+use crate::command::{CommandContext, CommandError, Done, ErrorId, Unavailable};
+use crate::dead_letter::DeadLetterHandle;
+use crate::journal::codec::Keyring;
+use crate::journal::writer::{Incarnation, WriterHandle};
+use crate::journal::{self, Outcome, Quarantine, Store, Timer};
+use crate::supervisor::RestartPolicy;
+use crate::world::World;
+
+/// Limits of the aggregates of one partition.
+#[derive(Debug, Clone)]
+pub struct AggregateOptions {
+    /// Commands queued or waiting for durability at one aggregate.
+    pub mailbox_max: usize,
+    /// An aggregate that has had nothing to do for this long is passivated.
+    pub idle_timeout: Duration,
+    /// Above this many live aggregates the longest idle are passivated early.
+    pub live_max: usize,
+    /// A snapshot is stored after this many events.
+    pub snapshot_every: u64,
+    /// What happens to an aggregate that crashes.
+    pub restart: RestartPolicy,
+    /// The program's version, for events' metadata.
+    pub version: String,
+}
+
+impl Default for AggregateOptions {
+    fn default() -> Self {
+        Self {
+            mailbox_max: 1_024,
+            idle_timeout: Duration::from_secs(300),
+            live_max: 50_000,
+            snapshot_every: 100,
+            restart: RestartPolicy::default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// What the aggregates of one partition share.
+pub(crate) struct Shared {
+    pub store: Arc<dyn Store>,
+    pub keys: Arc<Keyring>,
+    pub world: Arc<dyn World>,
+    pub writer: WriterHandle,
+    pub admission: Arc<Admission>,
+    pub options: AggregateOptions,
+    pub dead_letters: DeadLetterHandle,
+    pub watched: Watched,
+    pub supervisor: OnceLock<ActorCell>,
+}
+
+/// Who is told when an aggregate's actor ends.
+pub(crate) type Watched = DashMap<ActorId, Arc<dyn Supervised>>;
+
+/// A slot as its supervisor sees it.
+pub(crate) trait Supervised: Send + Sync {
+    fn ended(self: Arc<Self>, failure: Option<String>);
+}
+
+/// What a job asks for.
+pub(crate) enum Work<A: Aggregate> {
+    Command(A::Command),
+    Read,
+    Timer(Timer),
+}
+
+/// An outcome that was looked up in the journal before the job was queued.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LookedUp {
+    pub at: Instant,
+}
+
+/// One thing for an aggregate to do.
+pub(crate) struct Job<A: Aggregate> {
+    pub work: Work<A>,
+    pub context: CommandContext,
+    pub answer: Box<dyn Answer<A>>,
+    pub looked_up: LookedUp,
+    pub queued: Instant,
+}
+
+/// Why an actor ended, as far as it could say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Passivated,
+    /// Its speculative state is void, or it could not be loaded: start again when needed.
+    Lost,
+    /// A panic.
+    Crashed {
+        command_id: Uuid,
+        command: String,
+        error_id: ErrorId,
+    },
+}
+
+enum Phase {
+    Idle,
+    Live {
+        actor: ActorRef<Message>,
+        woken: bool,
+    },
+    /// Waits before the next start.
+    Backoff,
+    Quarantined,
+    /// Removed from the registry: look the aggregate up again.
+    Closed,
+}
+
+pub(crate) struct Slot<A: Aggregate> {
+    pub id: Uuid,
+    registry: Arc<RegistryInner<A>>,
+    in_flight: Arc<AtomicUsize>,
+    inner: Mutex<Inner<A>>,
+}
+
+struct Inner<A: Aggregate> {
+    queue: VecDeque<Job<A>>,
+    phase: Phase,
+    incarnation: Option<Arc<Incarnation>>,
+    exit: Option<Exit>,
+    crashes: VecDeque<Instant>,
+    last_used: Instant,
+}
+
+pub(crate) struct RegistryInner<A: Aggregate> {
+    pub shared: Arc<Shared>,
+    slots: DashMap<Uuid, Arc<Slot<A>>>,
+    quarantined: DashMap<Uuid, Quarantine>,
+    live: AtomicUsize,
+}
+
+/// The registry of one type of aggregate in one partition.
+pub(crate) struct Registry<A: Aggregate>(Arc<RegistryInner<A>>);
+
+impl<A: Aggregate> Clone for Registry<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A: Aggregate> Registry<A> {
+    pub(crate) fn new(shared: Arc<Shared>, quarantined: &[Quarantine]) -> Self {
+        let mine = quarantined.iter().filter(|record| &*record.aggregate_type == A::TYPE);
+        Self(Arc::new(RegistryInner {
+            shared,
+            slots: DashMap::new(),
+            quarantined: mine.map(|record| (record.aggregate_id, record.clone())).collect(),
+            live: AtomicUsize::new(0),
+        }))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Queues a job at its aggregate and sees to it that an actor runs it.
+    pub(crate) fn dispatch(&self, id: Uuid, mut job: Job<A>) {
+        loop {
+            match self.slot(id).offer(job) {
+                Ok(()) => return,
+                // It was passivated between the look-up and now.
+                Err(back) => job = back,
+            }
+        }
+    }
+
+    fn slot(&self, id: Uuid) -> Arc<Slot<A>> {
+        if let Some(slot) = self.0.slots.get(&id) {
+            return slot.clone();
+        }
+        let new = || {
+            let quarantined = self.0.quarantined.contains_key(&id);
+            Arc::new(Slot {
+                id,
+                registry: self.0.clone(),
+                in_flight: Arc::default(),
+                inner: Mutex::new(Inner {
+                    queue: VecDeque::new(),
+                    phase: if quarantined { Phase::Quarantined } else { Phase::Idle },
+                    incarnation: None,
+                    exit: None,
+                    crashes: VecDeque::new(),
+                    last_used: Instant::now(),
+                }),
+            })
+        };
+        self.0.slots.entry(id).or_insert_with(new).clone()
+    }
+
+    /// Runs a command or a read to its durable answer.
+    pub(crate) async fn ask<R: Send + 'static>(
+        &self,
+        id: Uuid,
+        work: Work<A>,
+        context: CommandContext,
+        view: impl FnOnce(&A) -> R + Send + 'static,
+    ) -> Result<Done<R>, CommandError<A::Rejection>> {
+        let shared = &self.0.shared;
+        let changes = matches!(work, Work::Command(_));
+        if changes && !shared.writer.state().healthy() {
+            return Err(Unavailable::Journal.into());
+        }
+        let mut permit = shared.admission.enter(context.origin, context.deadline).await?;
+        let looked_up = LookedUp { at: Instant::now() };
+        if let Some(once) = context.once {
+            let outcome = shared.store.outcome(context.command_id).await;
+            if let Some(outcome) = outcome.map_err(|_| Unavailable::Journal)? {
+                return self.replay(id, &outcome, once.request_hash, view).await;
+            }
+        }
+        let slot = self.slot(id);
+        if !permit.at_aggregate(&slot.in_flight, shared.options.mailbox_max) {
+            return Err(Unavailable::Overloaded.into());
+        }
+        let (reply, answer) = oneshot::channel();
+        let deadline = context.deadline;
+        let answer_to = Box::new(Asker::new(view, reply, Some(permit)));
+        let job = Job { work, context, answer: answer_to, looked_up, queued: Instant::now() };
+        self.dispatch(id, job);
+        // Once it runs, its outcome is a matter of the commit alone: a little more patience.
+        match tokio::time::timeout_at(deadline + ANSWER_GRACE, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(CommandError::OutcomeUnknown),
+        }
+    }
+
+    /// Answers from the stored outcome of an earlier command with the same id.
+    pub(crate) async fn replay<R>(
+        &self,
+        id: Uuid,
+        outcome: &Outcome,
+        request_hash: [u8; 32],
+        view: impl FnOnce(&A) -> R,
+    ) -> Result<Done<R>, CommandError<A::Rejection>> {
+        if outcome.request_hash != request_hash {
+            return Err(CommandError::KeyReused);
+        }
+        let version = outcome.version;
+        if let Some(rejection) = &outcome.rejection {
+            let rejection = serde_json::from_str(rejection)
+                .map_err(|_| CommandError::Internal(ErrorId(self.0.shared.world.new_id())))?;
+            return Err(CommandError::Rejected { rejection, version, replayed: true });
+        }
+        let folded = load::fold::<A>(&self.0.shared, id, Some(version)).await;
+        let folded = folded.map_err(|error| load_failed(&error))?;
+        let events = outcome.events as usize;
+        let value = view(&folded.state);
+        Ok(Done { value, version, events, position: None, replayed: true })
+    }
+
+    /// The state as of a version.
+    pub(crate) async fn at_version(
+        &self,
+        id: Uuid,
+        version: u64,
+    ) -> Result<Option<A>, load::Error> {
+        let folded = load::fold::<A>(&self.0.shared, id, Some(version)).await?;
+        Ok((folded.version == version).then_some(folded.state))
+    }
+}
+
+fn load_failed<R: std::error::Error>(error: &load::Error) -> CommandError<R> {
+    tracing::error!(%error, "an aggregate could not be loaded");
+    Unavailable::Journal.into()
+}
+
+/// How long an answer may take behind the deadline, once its job is running.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
+impl<A: Aggregate> Slot<A> {
+    fn lock(&self) -> MutexGuard<'_, Inner<A>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a job; gives it back if this slot has been removed.
+    #[expect(clippy::result_large_err, reason = "the job goes back where it came from")]
+    fn offer(self: &Arc<Self>, mut job: Job<A>) -> Result<(), Job<A>> {
+        let mut inner = self.lock();
+        match &mut inner.phase {
+            Phase::Closed => return Err(job),
+            Phase::Quarantined => {
+                job.answer.refuse(Unavailable::Quarantined.into());
+                return Ok(());
+            }
+            Phase::Live { actor, woken } => {
+                if !*woken {
+                    *woken = true;
+                    let _ = actor.cast(Message::Wake);
+                }
+            }
+            Phase::Idle => self.start(&mut inner),
+            Phase::Backoff => {}
+        }
+        inner.last_used = Instant::now();
+        inner.queue.push_back(job);
+        Ok(())
+    }
+
+    /// Starts an actor. The slot's lock is held, so that the actor cannot take a job, and so
+    /// cannot end, before its supervisor knows whose it is.
+    fn start(self: &Arc<Self>, inner: &mut Inner<A>) {
+        let shared = &self.registry.shared;
+        let supervisor = shared.supervisor.get().expect("set before the first command");
+        let actor = AggregateActor { slot: self.clone() };
+        match ActorRuntime::spawn_linked_instant(None, actor, (), supervisor.clone()) {
+            Ok((actor, _)) => {
+                shared.watched.insert(actor.get_id(), self.clone());
+                let _ = actor.cast(Message::Wake);
+                inner.phase = Phase::Live { actor, woken: true };
+                self.registry.live.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("souk_aggregate_activations_total", "aggregate_type" => A::TYPE)
+                    .increment(1);
+                metrics::gauge!("souk_aggregates_active", "aggregate_type" => A::TYPE)
+                    .increment(1.0);
+            }
+            Err(error) => {
+                tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.id, %error, "an actor could not be started");
+                refuse_all(&mut inner.queue, Unavailable::Restarting);
+            }
+        }
+    }
+
+    /// Up to `max` jobs; when there are none the actor has to be woken for the next.
+    pub(crate) fn take(&self, max: usize) -> VecDeque<Job<A>> {
+        let mut inner = self.lock();
+        if inner.queue.is_empty()
+            && let Phase::Live { woken, .. } = &mut inner.phase
+        {
+            *woken = false;
+        }
+        let count = max.min(inner.queue.len());
+        inner.queue.drain(..count).collect()
+    }
+
+    /// Jobs that were taken and not begun go back to where they were.
+    pub(crate) fn put_back(&self, jobs: VecDeque<Job<A>>) {
+        let mut inner = self.lock();
+        for job in jobs.into_iter().rev() {
+            inner.queue.push_front(job);
+        }
+    }
+
+    /// Everything queued is refused: the aggregate cannot be loaded now.
+    pub(crate) fn refuse_queued(&self, why: Unavailable) {
+        refuse_all(&mut self.lock().queue, why);
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.registry.shared
+    }
+
+    pub(crate) fn registry(&self) -> Registry<A> {
+        Registry(self.registry.clone())
+    }
+
+    /// The previous life's incarnation is handed out, and this one's noted.
+    pub(crate) fn begin(&self, incarnation: Arc<Incarnation>) -> Option<Arc<Incarnation>> {
+        self.lock().incarnation.replace(incarnation)
+    }
+
+    pub(crate) fn exiting(&self, exit: Exit) {
+        self.lock().exit = Some(exit);
+    }
+
+    /// Removes the slot, if nothing is queued.
+    pub(crate) fn close(&self) -> bool {
+        let mut inner = self.lock();
+        if !inner.queue.is_empty() || !inner.crashes.is_empty() && !self.calm(&inner) {
+            return false;
+        }
+        inner.phase = Phase::Closed;
+        inner.exit = Some(Exit::Passivated);
+        self.registry.slots.remove(&self.id);
+        true
+    }
+
+    /// Whether its crashes are so long ago that they need not be remembered.
+    fn calm(&self, inner: &Inner<A>) -> bool {
+        let window = self.registry.shared.options.restart.window;
+        inner.crashes.back().is_none_or(|last| last.elapsed() > window)
+    }
+
+    fn crashed(self: &Arc<Self>, inner: &mut Inner<A>, exit: Option<Exit>) {
+        let shared = &self.registry.shared;
+        let policy = &shared.options.restart;
+        inner.crashes.push_back(Instant::now());
+        while inner.crashes.front().is_some_and(|first| first.elapsed() > policy.window) {
+            inner.crashes.pop_front();
+        }
+        let count = inner.crashes.len();
+        match policy.delay(count) {
+            None => self.quarantine(inner, exit),
+            Some(delay) if delay.is_zero() => self.start_if_needed(inner),
+            Some(delay) => {
+                inner.phase = Phase::Backoff;
+                let slot = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    let mut inner = slot.lock();
+                    if matches!(inner.phase, Phase::Backoff) {
+                        slot.start_if_needed(&mut inner);
+                    }
+                });
+            }
+        }
+    }
+
+    fn start_if_needed(self: &Arc<Self>, inner: &mut Inner<A>) {
+        inner.phase = Phase::Idle;
+        if !inner.queue.is_empty() {
+            self.start(inner);
+        }
+    }
+
+    fn quarantine(self: &Arc<Self>, inner: &mut Inner<A>, exit: Option<Exit>) {
+        let shared = &self.registry.shared;
+        let (command_id, command, error_id) = match exit {
+            Some(Exit::Crashed { command_id, command, error_id }) => {
+                (command_id, command, error_id.0)
+            }
+            _ => (Uuid::nil(), String::new(), Uuid::nil()),
+        };
+        let record = Quarantine {
+            aggregate_type: A::TYPE.into(),
+            aggregate_id: self.id,
+            command_id,
+            command,
+            error_id,
+            since: shared.world.now(),
+        };
+        tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.id, error_id = %ErrorId(error_id), command = record.command, "an aggregate crashed again and again and is quarantined");
+        inner.phase = Phase::Quarantined;
+        refuse_all(&mut inner.queue, Unavailable::Quarantined);
+        self.registry.quarantined.insert(self.id, record.clone());
+        shared.dead_letters.quarantined(record);
+    }
+}
+
+fn refuse_all<A: Aggregate>(queue: &mut VecDeque<Job<A>>, why: Unavailable) {
+    for mut job in queue.drain(..) {
+        job.answer.refuse(why.into());
+    }
+}
+
+impl<A: Aggregate> Supervised for Slot<A> {
+    fn ended(self: Arc<Self>, failure: Option<String>) {
+        self.registry.live.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("souk_aggregates_active", "aggregate_type" => A::TYPE).decrement(1.0);
+        let mut inner = self.lock();
+        let exit = inner.exit.take();
+        let reason = match (&exit, &failure) {
+            (Some(Exit::Passivated), _) => return,
+            (Some(Exit::Lost), _) => "append_lost",
+            _ => "panic",
+        };
+        metrics::counter!("souk_aggregate_restarts_total", "aggregate_type" => A::TYPE, "reason" => reason)
+            .increment(1);
+        if exit == Some(Exit::Lost) {
+            self.start_if_needed(&mut inner);
+        } else {
+            self.crashed(&mut inner, exit);
+        }
+    }
+}
+
+/// A registry whatever its aggregate's type.
+#[async_trait]
+pub(crate) trait AnyRegistry: Send + Sync {
+    fn aggregate_type(&self) -> &'static str;
+    /// Fires a due timer, and returns once it is settled: whether it fired.
+    async fn fire(&self, timer: Timer) -> bool;
+    /// Passivates what is idle, and the longest idle above the bound. Returns how many are live.
+    fn passivate(&self, now: Instant) -> usize;
+    /// The quarantined aggregates.
+    fn quarantined(&self) -> Vec<Quarantine>;
+    /// Lets a quarantined aggregate run again; the record is the caller's to remove.
+    fn release(&self, id: Uuid) -> bool;
+}
+
+#[async_trait]
+impl<A: Aggregate> AnyRegistry for Registry<A> {
+    fn aggregate_type(&self) -> &'static str {
+        A::TYPE
+    }
+
+    async fn fire(&self, timer: Timer) -> bool {
+        let world = &*self.0.shared.world;
+        let mut context = CommandContext::outside(world, "", "");
+        context.origin = crate::command::Origin::Inside;
+        context.actor_id = "system".into();
+        let id = timer.key.aggregate_id;
+        let name = timer.key.name.clone();
+        let fired = self.ask(id, Work::Timer(timer), context, |_| ()).await;
+        if let Err(error) = &fired {
+            tracing::warn!(aggregate_type = A::TYPE, aggregate_id = %id, timer = name, %error, "a timer could not fire; it stays due");
+        }
+        fired.is_ok()
+    }
+
+    fn passivate(&self, now: Instant) -> usize {
+        let options = &self.0.shared.options;
+        let live = self.0.live.load(Ordering::Relaxed);
+        let mut idle: Vec<_> = self
+            .0
+            .slots
+            .iter()
+            .filter_map(|slot| {
+                let inner = slot.lock();
+                let Phase::Live { actor, .. } = &inner.phase else { return None };
+                inner.queue.is_empty().then(|| (inner.last_used, actor.clone()))
+            })
+            .collect();
+        idle.sort_by_key(|(last_used, _)| *last_used);
+        let excess = live.saturating_sub(options.live_max);
+        for (index, (last_used, actor)) in idle.into_iter().enumerate() {
+            if index < excess || now.duration_since(last_used) >= options.idle_timeout {
+                let _ = actor.cast(Message::Passivate);
+            }
+        }
+        live
+    }
+
+    fn quarantined(&self) -> Vec<Quarantine> {
+        self.0.quarantined.iter().map(|record| record.clone()).collect()
+    }
+
+    fn release(&self, id: Uuid) -> bool {
+        let known = self.0.quarantined.remove(&id).is_some();
+        if let Some(slot) = self.0.slots.get(&id) {
+            let mut inner = slot.lock();
+            if matches!(inner.phase, Phase::Quarantined) {
+                inner.phase = Phase::Idle;
+                inner.crashes.clear();
+            }
+        }
+        known
+    }
+}
+
+impl From<load::Error> for journal::Error {
+    fn from(error: load::Error) -> Self {
+        match error {
+            load::Error::Journal(error) => error,
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The broker: it keeps the newest part of the committed log in memory, shared and bounded, and
+//! tells each subscription when an event of its topics has come.
+//!
+//! ```text
+//!   writer ──batches, in commit order──▶ broker ──tail──▶ subscriptions pull at their own pace
+//!                                          └──── wakes those whose topics match
+//! ```
+//!
+//! A subscription that falls behind the tail reads from the journal until it has caught up; the
+//! broker never waits for anyone. If the broker itself falls behind, or crashes, it skips to the
+//! head: the journal has what it skipped.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use regex::Regex;
+use tokio::sync::{Notify, mpsc};
+
+use crate::event::StoredEvent;
+
+/// Events kept in memory per partition: some seconds under load, some megabytes.
+pub const TAIL_EVENTS_MAX: usize = 16_384;
+/// Batches that may wait for the broker before it skips to the head.
+const BATCHES_MAX: usize = 1_024;
+
+/// Which event types a subscription wants: `order.placed`, `order.*` (`*` is one word),
+/// `order.#` (`#` is any number of words), or `~` and a regular expression.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    text: String,
+    form: Form,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    Words(Vec<String>),
+    Regex(Regex),
+}
+
+/// A pattern that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a topic pattern: {0}")]
+pub struct BadPattern(String);
+
+impl Pattern {
+    /// Reads a pattern.
+    pub fn parse(text: &str) -> Result<Self, BadPattern> {
+        let form = match text.strip_prefix('~') {
+            Some(regex) => Form::Regex(
+                regex::RegexBuilder::new(regex)
+                    .size_limit(64 * 1024)
+                    .build()
+                    .map_err(|error| BadPattern(error.to_string()))?,
+            ),
+            None => {
+                let words: Vec<_> = text.split('.').map(str::to_owned).collect();
+                let plain = |word: &String| {
+                    word == "*"
+                        || word == "#"
+                        || !word.is_empty()
+                            && word.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric())
+                };
+                if !words.iter().all(plain) {
+                    return Err(BadPattern(format!(
+                        "{text}: words of letters, digits and _, or * or #, between points"
+                    )));
+                }
+                Form::Words(words)
+            }
+        };
+        Ok(Self { text: text.to_owned(), form })
+    }
+
+    /// Whether an event type fits.
+    pub fn matches(&self, event_type: &str) -> bool {
+        match &self.form {
+            Form::Regex(regex) => regex.is_match(event_type),
+            Form::Words(words) => {
+                let topic: Vec<_> = event_type.split('.').collect();
+                words_match(words, &topic)
+            }
+        }
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+fn words_match(pattern: &[String], topic: &[&str]) -> bool {
+    match (pattern.split_first(), topic.split_first()) {
+        (None, None) => true,
+        (None, Some(_)) => false,
+        (Some((word, rest)), _) if word == "#" => {
+            (0..=topic.len()).any(|skipped| words_match(rest, &topic[skipped..]))
+        }
+        (Some(_), None) => false,
+        (Some((word, rest)), Some((first, others))) => {
+            (word == "*" || word == first) && words_match(rest, others)
+        }
+    }
+}
+
+/// The newest part of a partition's committed log, in memory.
+#[derive(Debug, Default)]
+pub struct Tail {
+    ring: Mutex<VecDeque<Arc<StoredEvent>>>,
+}
+
+impl Tail {
+    /// Events after a position, at most `limit`; none if the tail does not reach back that far, and
+    /// they have to be read from the journal.
+    pub fn read(&self, after: u64, limit: usize) -> Option<Vec<Arc<StoredEvent>>> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = ring.front()?.position;
+        let skip = usize::try_from((after + 1).checked_sub(first)?).ok()?;
+        Some(ring.iter().skip(skip).take(limit).cloned().collect())
+    }
+
+    fn extend(&self, events: Vec<Arc<StoredEvent>>) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            if ring.back().is_some_and(|last| last.position + 1 != event.position) {
+                ring.clear();
+            }
+            if ring.len() == TAIL_EVENTS_MAX {
+                ring.pop_front();
+            }
+            ring.push_back(event);
+        }
+    }
+}
+
+/// What the broker and one subscription share: how far the broker has looked, and where it last
+/// saw something for the subscription.
+#[derive(Debug)]
+pub struct Route {
+    patterns: Vec<Pattern>,
+    known: Mutex<HashMap<Arc<str>, bool>>,
+    matched: AtomicU64,
+    scanned: AtomicU64,
+    news: Notify,
+}
+
+impl Route {
+    /// A route for these patterns, of which nothing is known yet.
+    pub fn new(patterns: Vec<Pattern>) -> Self {
+        Self {
+            patterns,
+            known: Mutex::default(),
+            matched: AtomicU64::new(0),
+            scanned: AtomicU64::new(0),
+            news: Notify::new(),
+        }
+    }
+
+    /// Whether the subscription wants events of this type.
+    pub fn wants(&self, event_type: &Arc<str>) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wanted) = known.get(event_type) {
+            return *wanted;
+        }
+        let wanted = self.patterns.iter().any(|pattern| pattern.matches(event_type));
+        // Types come from the declared events: there are some hundreds at the most.
+        known.insert(event_type.clone(), wanted);
+        wanted
+    }
+
+    /// How far the broker has looked, and the newest position up to there that the subscription
+    /// may want.
+    pub fn news(&self) -> (u64, u64) {
+        let scanned = self.scanned.load(Ordering::Acquire);
+        (scanned, self.matched.load(Ordering::Acquire))
+    }
+
+    /// Waits for the broker to have looked further. Poll as well: a wake-up may be lost with a
+    /// broker that crashes.
+    pub async fn changed(&self) {
+        self.news.notified().await;
+    }
+
+    /// Wakes the subscription.
+    pub fn wake(&self) {
+        self.news.notify_one();
+    }
+
+    fn scan(&self, events: &[Arc<StoredEvent>]) {
+        let wanted = events.iter().rev().find(|event| self.wants(&event.event_type));
+        if let Some(event) = wanted {
+            self.matched.fetch_max(event.position, Ordering::AcqRel);
+        }
+        if let Some(last) = events.last() {
+            self.scanned.fetch_max(last.position, Ordering::AcqRel);
+        }
+        self.wake();
+    }
+
+    fn skip_to(&self, head: u64) {
+        self.matched.fetch_max(head, Ordering::AcqRel);
+        self.scanned.fetch_max(head, Ordering::AcqRel);
+        self.wake();
+    }
+}
+
+/// How the writer reaches the broker, and subscriptions their routes.
+#[derive(Debug, Clone)]
+pub struct BrokerHandle {
+    batches: mpsc::Sender<Vec<Arc<StoredEvent>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    tail: Tail,
+    routes: Mutex<Vec<Arc<Route>>>,
+    head: AtomicU64,
+    skipped: AtomicBool,
+}
+
+impl BrokerHandle {
+    /// A batch has been committed. Never waits: what does not fit is skipped.
+    pub fn committed(&self, events: Vec<Arc<StoredEvent>>) {
+        if let Some(last) = events.last() {
+            self.shared.head.fetch_max(last.position, Ordering::AcqRel);
+        }
+        if self.batches.try_send(events).is_err() {
+            self.shared.skipped.store(true, Ordering::Release);
+        }
+    }
+
+    /// The log's head is there; the batches up to it may not have been handed on.
+    pub fn moved_to(&self, head: u64) {
+        self.shared.head.fetch_max(head, Ordering::AcqRel);
+        self.shared.skipped.store(true, Ordering::Release);
+        let _ = self.batches.try_send(Vec::new());
+    }
+
+    /// The tail.
+    pub fn tail(&self) -> &Tail {
+        &self.shared.tail
+    }
+
+    /// The newest committed position that the broker has been told of.
+    pub fn head(&self) -> u64 {
+        self.shared.head.load(Ordering::Acquire)
+    }
+
+    /// Adds a route; it starts at the head as far as the broker knows it.
+    pub fn add(&self, route: Arc<Route>) {
+        let mut routes = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        route.skip_to(self.head());
+        routes.push(route);
+    }
+}
+
+/// The broker of one partition; its mailbox survives a crash of it.
+#[derive(Debug)]
+pub struct Broker {
+    batches: tokio::sync::Mutex<mpsc::Receiver<Vec<Arc<StoredEvent>>>>,
+    shared: Arc<Shared>,
+}
+
+impl Broker {
+    /// A broker and the way to it.
+    pub fn new() -> (Arc<Self>, BrokerHandle) {
+        let (send, receive) = mpsc::channel(BATCHES_MAX);
+        let shared = Arc::new(Shared {
+            tail: Tail::default(),
+            routes: Mutex::default(),
+            head: AtomicU64::new(0),
+            skipped: AtomicBool::new(true),
+        });
+        let handle = BrokerHandle { batches: send, shared: shared.clone() };
+        (Arc::new(Self { batches: tokio::sync::Mutex::new(receive), shared }), handle)
+    }
+
+    /// Routes batches until every handle is gone.
+    pub async fn run(&self) {
+        let mut batches = self.batches.lock().await;
+        // Whatever an earlier life may have dropped is in the journal.
+        self.shared.skipped.store(true, Ordering::Release);
+        self.skip();
+        while let Some(batch) = batches.recv().await {
+            let routes = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            count(&batch);
+            self.shared.tail.extend(batch.clone());
+            for route in &routes {
+                route.scan(&batch);
+            }
+            self.skip();
+        }
+    }
+
+    fn skip(&self) {
+        if self.shared.skipped.swap(false, Ordering::AcqRel) {
+            let head = self.shared.head.load(Ordering::Acquire);
+            let routes = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            routes.iter().for_each(|route| route.skip_to(head));
+        }
+    }
+}
+
+fn count(batch: &[Arc<StoredEvent>]) {
+    for event in batch {
+        let context = event.event_type.split('.').next().unwrap_or_default().to_owned();
+        metrics::counter!("souk_events_published_total", "context" => context, "event_type" => event.event_type.clone())
+            .increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_the_documented_sets() {
+        let table = [
+            ("order.placed", "order.placed", true),
+            ("order.placed", "order.paid", false),
+            ("order.*", "order.placed", true),
+            ("order.*", "order", false),
+            ("order.*", "order.item.added", false),
+            ("order.#", "order.item.added", true),
+            ("order.#", "order", true),
+            ("#", "catalog.price.changed", true),
+            ("*.price.*", "catalog.price.changed", true),
+            ("#.changed", "catalog.price.changed", true),
+            (r"~^(order|payment)\.", "payment.captured", true),
+            (r"~^(order|payment)\.", "user.registered", false),
+        ];
+        for (pattern, topic, expected) in table {
+            let matches = Pattern::parse(pattern).unwrap().matches(topic);
+            assert_eq!(matches, expected, "{pattern} on {topic}");
+        }
+        for bad in ["", "order..placed", "order.pla ced", "~("] {
+            assert!(Pattern::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    fn event(position: u64) -> Arc<StoredEvent> {
+        let id = uuid::Uuid::nil();
+        let mut event =
+            crate::testing::stored_event("order.placed", "order", id, &serde_json::json!({}));
+        event.position = position;
+        Arc::new(event)
+    }
+
+    #[test]
+    fn the_tail_is_bounded_and_says_when_it_does_not_reach_back() {
+        let tail = Tail::default();
+        assert_eq!(tail.read(0, 10), None);
+        tail.extend((1..=TAIL_EVENTS_MAX as u64 + 5).map(event).collect());
+        assert_eq!(tail.read(0, 10), None);
+        let read = tail.read(5, 2).unwrap();
+        assert_eq!(read.iter().map(|event| event.position).collect::<Vec<_>>(), [6, 7]);
+        assert_eq!(tail.read(TAIL_EVENTS_MAX as u64 + 5, 2), Some(Vec::new()));
+        tail.extend(vec![event(1_000_000)]);
+        assert_eq!(tail.read(5, 2), None, "after a gap only what is behind it counts");
+    }
+
+    #[tokio::test]
+    async fn a_route_hears_of_its_own_topics_and_of_every_skip() {
+        let (broker, handle) = Broker::new();
+        let mine = Arc::new(Route::new(vec![Pattern::parse("order.*").unwrap()]));
+        let other = Arc::new(Route::new(vec![Pattern::parse("user.*").unwrap()]));
+        handle.add(mine.clone());
+        handle.add(other.clone());
+        let running = tokio::spawn(async move { broker.run().await });
+        handle.committed(vec![event(1), event(2)]);
+        mine.changed().await;
+        while mine.news().0 < 2 || other.news().0 < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(mine.news(), (2, 2));
+        assert_eq!(other.news(), (2, 0));
+        handle.moved_to(9);
+        while other.news().0 < 9 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(other.news(), (9, 9), "what was skipped may have been for it");
+        running.abort();
+    }
+}

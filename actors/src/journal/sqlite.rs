@@ -1,0 +1,590 @@
+//! A journal in one SQLite file: the embedded default.
+//!
+//! One connection writes, a small read-only pool reads. Write-ahead log, `synchronous=FULL`: an
+//! append is on disk before it returns, and both settings are read back at the start and refused
+//! if they are not what was asked for. A batch of events alone is one statement of exactly the
+//! batch's size in autocommit, which saves most of the round trips to the connection's thread.
+//!
+//! Checkpoints are kept off the commit path, in two phases: a second connection moves pages in the
+//! background, and when the log has grown past [`WAL_BYTES_MAX`] all the same, the writer runs one
+//! more itself after it has released its replies, so that the next commit starts the log over.
+
+mod append;
+mod rows;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Row, SqlitePool};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{
+    AppendError, Batch, Checkpoint, Error, FORMAT, Head, Lease, Letter, LetterFilter, Outcome,
+    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey,
+};
+use crate::event::StoredEvent;
+use crate::world::Timestamp;
+use append::Statements;
+use rows::{EVENT_COLUMNS, POSITION_MASK, blob_uuid, event_of, seq, to_u16, to_u64};
+
+/// The write-ahead log is started over when it is longer than this: far above a burst, small
+/// enough that a reader and a restart never notice.
+const WAL_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// How often pages are moved in the background.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
+/// Readers at the same time: each is a thread, and the machine's cores are the writer's.
+const READERS_MAX: u32 = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    partitions: u16,
+    writer: Mutex<Writer>,
+    readers: SqlitePool,
+    dirty: Arc<AtomicBool>,
+    checkpointer: tokio::task::JoinHandle<()>,
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Writer {
+    connection: Option<SqliteConnection>,
+    statements: Statements,
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.checkpointer.abort();
+    }
+}
+
+/// How durable a commit is: [`Durability::Full`] unless a test shows what the lack of it costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Synced to disk before it returns.
+    #[default]
+    Full,
+    /// Left to the operating system: lost with its cache.
+    Normal,
+}
+
+fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
+    let synchronous = match durability {
+        Durability::Full => SqliteSynchronous::Full,
+        Durability::Normal => SqliteSynchronous::Normal,
+    };
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(synchronous)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(false)
+        .pragma("wal_autocheckpoint", "0")
+        .pragma("journal_size_limit", (2 * WAL_BYTES_MAX).to_string())
+        .statement_cache_capacity(700)
+        .disable_statement_logging()
+}
+
+/// Checks that the connection is as durable as was asked for: a setting that the file system or
+/// an earlier program overrode must not pass unseen.
+async fn read_back(connection: &mut SqliteConnection, want: Durability) -> Result<(), Error> {
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(Error::database)?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(Error::database)?;
+    let wanted = if want == Durability::Full { 2 } else { 1 };
+    if mode == "wal" && synchronous == wanted {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "the journal is not durable: journal_mode={mode} (want wal), synchronous={synchronous} (want {wanted})"
+    )))
+}
+
+impl SqliteStore {
+    /// Opens the journal at `path`, and creates it with `partitions` where there is none. Only one
+    /// process can have it open.
+    pub async fn open(path: &Path, partitions: u16) -> Result<Self, Error> {
+        Self::open_with(path, partitions, Durability::Full).await
+    }
+
+    /// As [`SqliteStore::open`], with a durability of one's choice.
+    pub async fn open_with(
+        path: &Path,
+        partitions: u16,
+        durability: Durability,
+    ) -> Result<Self, Error> {
+        let lock = lock(path)?;
+        let mut connection = options(path, durability).connect().await.map_err(Error::database)?;
+        read_back(&mut connection, durability).await?;
+        sqlx::migrate!("../migrations/journal/sqlite")
+            .run(&mut connection)
+            .await
+            .map_err(Error::database)?;
+        let partitions = settle_settings(&mut connection, partitions).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .connect_with(options(path, durability).read_only(true))
+            .await
+            .map_err(Error::database)?;
+        let dirty = Arc::new(AtomicBool::new(false));
+        let checkpointer =
+            tokio::spawn(checkpoint_in_background(options(path, durability), dirty.clone()));
+        Ok(Self {
+            path: path.to_owned(),
+            partitions,
+            writer: Mutex::new(Writer {
+                connection: Some(connection),
+                statements: Statements::default(),
+            }),
+            readers,
+            dirty,
+            checkpointer,
+            _lock: lock,
+        })
+    }
+
+    async fn wal_bytes(&self) -> u64 {
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        let path = PathBuf::from(wal);
+        tokio::task::spawn_blocking(move || std::fs::metadata(path).map_or(0, |meta| meta.len()))
+            .await
+            .unwrap_or(0)
+    }
+}
+
+fn lock(path: &Path) -> Result<File, Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let failed = |error: std::io::Error| Error::Locked(format!("{}: {error}", name.display()));
+    let file = File::create(&name).map_err(failed)?;
+    file.try_lock().map_err(|_| {
+        Error::Locked(format!("{} is held; stop the other process first", name.display()))
+    })?;
+    Ok(file)
+}
+
+/// Writes the format and the number of partitions into a new journal; refuses other ones.
+async fn settle_settings(connection: &mut SqliteConnection, asked: u16) -> Result<u16, Error> {
+    for (name, value) in [("format", FORMAT.to_string()), ("partitions", asked.to_string())] {
+        sqlx::query("INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(name)
+            .bind(&value)
+            .execute(&mut *connection)
+            .await
+            .map_err(Error::database)?;
+        let stored: String = sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
+            .bind(name)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(Error::database)?;
+        if stored != value {
+            return Err(Error::Mismatch(format!(
+                "the journal was created with {name} {stored}, not {value}: it cannot be changed later"
+            )));
+        }
+    }
+    Ok(asked)
+}
+
+async fn checkpoint_in_background(options: SqliteConnectOptions, dirty: Arc<AtomicBool>) {
+    let mut connection = None;
+    loop {
+        tokio::time::sleep(CHECKPOINT_EVERY).await;
+        if !dirty.swap(false, Ordering::Relaxed) {
+            continue;
+        }
+        if connection.is_none() {
+            connection = options.clone().connect().await.ok();
+        }
+        if let Some(open) = &mut connection
+            && let Err(error) = passive_checkpoint(open).await
+        {
+            tracing::debug!(%error, "a background checkpoint failed; the next one tries again");
+            connection = None;
+        }
+    }
+}
+
+async fn passive_checkpoint(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(connection).await.map(|_| ())
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    async fn acquire(&self, partition: u16) -> Result<Lease, Error> {
+        let mut writer = self.writer.lock().await;
+        let connection = writer.connected(&self.path).await.map_err(Error::database)?;
+        let epoch: i64 = sqlx::query_scalar(
+            "INSERT INTO leases (partition, epoch) VALUES ($1, 1)
+             ON CONFLICT (partition) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
+        )
+        .bind(i64::from(partition))
+        .fetch_one(connection)
+        .await
+        .map_err(Error::database)?;
+        Ok(Lease { partition, epoch: to_u64(epoch) })
+    }
+
+    async fn head(&self, partition: u16) -> Result<Head, Error> {
+        let row = sqlx::query(
+            "SELECT seq, hash FROM events WHERE seq >= $1 AND seq <= $2 ORDER BY seq DESC LIMIT 1",
+        )
+        .bind(seq(partition, 0))
+        .bind(seq(partition, POSITION_MASK))
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        row.map_or_else(
+            || Ok(Head::default()),
+            |row| {
+                let hash: Vec<u8> = row.try_get("hash").map_err(Error::database)?;
+                let seq: i64 = row.try_get("seq").map_err(Error::database)?;
+                let hash = hash.try_into().map_err(|_| Error::Damaged("a hash".into()))?;
+                Ok(Head { position: to_u64(seq) & POSITION_MASK, hash })
+            },
+        )
+    }
+
+    async fn stream_max(&self, partition: u16) -> Result<i64, Error> {
+        let max: Option<i64> = sqlx::query_scalar(
+            "SELECT max(stream) FROM streams WHERE stream >= $1 AND stream <= $2",
+        )
+        .bind(seq(partition, 0))
+        .bind(seq(partition, POSITION_MASK))
+        .fetch_one(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        Ok(max.unwrap_or(0))
+    }
+
+    async fn append(&self, lease: Lease, batch: &Batch) -> Result<(), AppendError> {
+        let mut writer = self.writer.lock().await;
+        let Writer { connection, statements } = &mut *writer;
+        if connection.is_none() {
+            let fresh = options(&self.path, Durability::Full).connect().await;
+            *connection =
+                Some(fresh.map_err(|error| AppendError::NotCommitted(error.to_string()))?);
+        }
+        let open = connection.as_mut().expect("it was just opened");
+        let appended = append::append(open, statements, lease, batch).await;
+        if matches!(appended, Err(AppendError::Unknown(_))) {
+            // Whatever state it is in, the next append must not inherit it.
+            *connection = None;
+        }
+        self.dirty.store(true, Ordering::Relaxed);
+        appended
+    }
+
+    async fn maintain(&self) {
+        if self.wal_bytes().await < WAL_BYTES_MAX {
+            return;
+        }
+        let mut writer = self.writer.lock().await;
+        if let Some(connection) = &mut writer.connection
+            && let Err(error) = passive_checkpoint(connection).await
+        {
+            tracing::debug!(%error, "the writer's checkpoint failed; a later one tries again");
+        }
+    }
+
+    async fn stream(&self, aggregate_type: &str, id: Uuid) -> Result<Option<i64>, Error> {
+        sqlx::query_scalar(
+            "SELECT stream FROM streams WHERE aggregate_id = $1 AND aggregate_type = $2",
+        )
+        .bind(&id.as_bytes()[..])
+        .bind(aggregate_type)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::database)
+    }
+
+    async fn read_stream(
+        &self,
+        stream: i64,
+        after_version: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        self.events(
+            "WHERE stream = $1 AND aggregate_version > $2 ORDER BY aggregate_version LIMIT $3",
+            |query| query.bind(stream).bind(to_i64(after_version)).bind(limit_of(limit)),
+        )
+        .await
+    }
+
+    async fn read_from(
+        &self,
+        partition: u16,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        self.events("WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3", |query| {
+            query
+                .bind(seq(partition, after))
+                .bind(seq(partition, POSITION_MASK))
+                .bind(limit_of(limit))
+        })
+        .await
+    }
+
+    async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error> {
+        let found =
+            self.events("WHERE event_id = $1", |query| query.bind(id.as_bytes().to_vec())).await?;
+        Ok(found.into_iter().next())
+    }
+
+    async fn read_aggregate(
+        &self,
+        id: Uuid,
+        after_version: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        self.events(
+            "WHERE stream IN (SELECT stream FROM streams WHERE aggregate_id = $1)
+             AND aggregate_version > $2 ORDER BY stream, aggregate_version LIMIT $3",
+            |query| {
+                query.bind(id.as_bytes().to_vec()).bind(to_i64(after_version)).bind(limit_of(limit))
+            },
+        )
+        .await
+    }
+
+    async fn by_correlation(
+        &self,
+        correlation_id: &str,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let correlation_id = correlation_id.to_owned();
+        self.events("WHERE correlation_id = $1 ORDER BY seq LIMIT $2", |query| {
+            query.bind(correlation_id).bind(limit_of(limit))
+        })
+        .await
+    }
+
+    async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error> {
+        let row = sqlx::query("SELECT version, shape, state FROM snapshots WHERE stream = $1")
+            .bind(stream)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(Error::database)?;
+        row.map(|row| {
+            Ok(Snapshot {
+                stream,
+                version: to_u64(row.try_get("version")?),
+                shape: u32::try_from(row.try_get::<i64, _>("shape")?).unwrap_or(0),
+                state: row.try_get("state")?,
+            })
+        })
+        .transpose()
+        .map_err(Error::Database)
+    }
+
+    async fn outcome(&self, command_id: Uuid) -> Result<Option<Outcome>, Error> {
+        let row = sqlx::query(
+            "SELECT request_hash, stream, version, events, rejection, at FROM outcomes WHERE command_id = $1",
+        )
+        .bind(&command_id.as_bytes()[..])
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        row.map(|row| rows::outcome_of(command_id, &row)).transpose()
+    }
+
+    async fn person_key(&self, subject: Uuid) -> Result<Option<PersonKey>, Error> {
+        let row: Option<Option<Vec<u8>>> =
+            sqlx::query_scalar("SELECT wrapped FROM person_keys WHERE subject = $1")
+                .bind(&subject.as_bytes()[..])
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(Error::database)?;
+        Ok(row.map(|wrapped| PersonKey { subject, wrapped: wrapped.unwrap_or_default() }))
+    }
+
+    async fn timers_due(
+        &self,
+        partition: u16,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Timer>, Error> {
+        let rows = sqlx::query(
+            "SELECT aggregate_type, aggregate_id, name, due FROM timers
+             WHERE partition = $1 AND due <= $2 ORDER BY due LIMIT $3",
+        )
+        .bind(i64::from(partition))
+        .bind(now.millis())
+        .bind(limit_of(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        let timer = |row: &sqlx::sqlite::SqliteRow| {
+            Ok(Timer {
+                key: TimerKey {
+                    aggregate_type: row.try_get::<String, _>("aggregate_type")?.into(),
+                    aggregate_id: blob_uuid(row, "aggregate_id")?,
+                    name: row.try_get("name")?,
+                },
+                due: Timestamp::from_millis(row.try_get("due")?),
+            })
+        };
+        rows.iter().map(timer).collect::<Result<_, _>>().map_err(Error::Database)
+    }
+
+    async fn next_timer(&self, partition: u16) -> Result<Option<Timestamp>, Error> {
+        let due: Option<i64> =
+            sqlx::query_scalar("SELECT min(due) FROM timers WHERE partition = $1")
+                .bind(i64::from(partition))
+                .fetch_one(&self.readers)
+                .await
+                .map_err(Error::database)?;
+        Ok(due.map(Timestamp::from_millis))
+    }
+
+    async fn checkpoints(
+        &self,
+        subscription: &str,
+        partition: u16,
+    ) -> Result<Vec<Checkpoint>, Error> {
+        let rows = sqlx::query(
+            "SELECT lane, lanes, position FROM checkpoints
+             WHERE subscription = $1 AND partition = $2 ORDER BY lane",
+        )
+        .bind(subscription)
+        .bind(i64::from(partition))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        let name: Arc<str> = subscription.into();
+        let checkpoint = |row: &sqlx::sqlite::SqliteRow| {
+            Ok(Checkpoint {
+                subscription: name.clone(),
+                lane: to_u16(row.try_get("lane")?),
+                lanes: to_u16(row.try_get("lanes")?),
+                position: to_u64(row.try_get("position")?),
+            })
+        };
+        rows.iter().map(checkpoint).collect::<Result<_, sqlx::Error>>().map_err(Error::database)
+    }
+
+    async fn letters(
+        &self,
+        partition: u16,
+        filter: &LetterFilter,
+        limit: usize,
+    ) -> Result<Vec<Letter>, Error> {
+        let rows = sqlx::query(
+            "SELECT * FROM letters WHERE partition = $1 AND ($2 IS NULL OR subscription = $2)
+             AND ($3 IS NULL OR key = $3) AND position > $4
+             ORDER BY subscription, position LIMIT $5",
+        )
+        .bind(i64::from(partition))
+        .bind(filter.subscription.as_deref())
+        .bind(filter.key.map(|key| key.as_bytes().to_vec()))
+        .bind(to_i64(filter.after))
+        .bind(limit_of(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        rows.iter().map(rows::letter_of).collect()
+    }
+
+    async fn control(
+        &self,
+        space: &str,
+        key: &[u8],
+        now: Timestamp,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        sqlx::query_scalar(
+            "SELECT value FROM control WHERE space = $1 AND key = $2
+             AND (expires_at IS NULL OR expires_at > $3)",
+        )
+        .bind(space)
+        .bind(key)
+        .bind(now.millis())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::database)
+    }
+
+    async fn quarantined(&self, partition: u16) -> Result<Vec<Quarantine>, Error> {
+        let rows = sqlx::query("SELECT * FROM quarantined WHERE partition = $1 ORDER BY since")
+            .bind(i64::from(partition))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database)?;
+        rows.iter().map(rows::quarantine_of).collect()
+    }
+
+    async fn purge(&self, outcomes_before: Timestamp, now: Timestamp) -> Result<u64, Error> {
+        let mut writer = self.writer.lock().await;
+        let connection = writer.connected(&self.path).await.map_err(Error::database)?;
+        let outcomes = sqlx::query(
+            "DELETE FROM outcomes WHERE command_id IN
+             (SELECT command_id FROM outcomes WHERE at < $1 ORDER BY at LIMIT 500)",
+        )
+        .bind(outcomes_before.millis())
+        .execute(&mut *connection)
+        .await
+        .map_err(Error::database)?;
+        let control = sqlx::query(
+            "DELETE FROM control WHERE (space, key) IN
+             (SELECT space, key FROM control WHERE expires_at <= $1 LIMIT 500)",
+        )
+        .bind(now.millis())
+        .execute(&mut *connection)
+        .await
+        .map_err(Error::database)?;
+        Ok(outcomes.rows_affected() + control.rows_affected())
+    }
+}
+
+type EventQuery<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+impl SqliteStore {
+    async fn events(
+        &self,
+        rest: &'static str,
+        bind: impl for<'q> FnOnce(EventQuery<'q>) -> EventQuery<'q>,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT {EVENT_COLUMNS} FROM events {rest}"));
+        let rows =
+            bind(sqlx::query(sql)).fetch_all(&self.readers).await.map_err(Error::database)?;
+        rows.iter().map(|row| event_of(row).map(Arc::new)).collect()
+    }
+}
+
+impl Writer {
+    async fn connected(&mut self, path: &Path) -> Result<&mut SqliteConnection, sqlx::Error> {
+        if self.connection.is_none() {
+            self.connection = Some(options(path, Durability::Full).connect().await?);
+        }
+        Ok(self.connection.as_mut().expect("it was just opened"))
+    }
+}
+
+fn limit_of(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

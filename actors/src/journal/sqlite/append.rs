@@ -1,0 +1,408 @@
+//! How a batch is written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{AssertSqlSafe, Sqlite};
+use uuid::Uuid;
+
+use super::rows::{EVENT_COLUMNS, seq};
+use super::to_i64;
+use crate::event::StoredEvent;
+use crate::journal::{
+    AppendError, Batch, Lease, Letter, LetterState, LetterWrite, TimerKey, TimerWrite,
+};
+
+/// SQLite's limit on bound values is 32,766; an event has 15.
+const EVENTS_PER_STATEMENT_MAX: usize = 500;
+
+/// The text of multi-row inserts, one for each number of rows, so that each is prepared once.
+#[derive(Debug, Default)]
+pub(super) struct Statements {
+    events: HashMap<usize, Arc<str>>,
+}
+
+impl Statements {
+    /// One statement that inserts exactly `rows` events, and none at all unless the lease holds.
+    fn events(&mut self, rows: usize) -> Arc<str> {
+        self.events
+            .entry(rows)
+            .or_insert_with(|| {
+                let columns = EVENT_COLUMNS.split(',').count();
+                let row = format!("({})", vec!["?"; columns].join(","));
+                let values = vec![row; rows].join(",");
+                format!(
+                    "INSERT INTO events ({EVENT_COLUMNS}) SELECT * FROM (VALUES {values}) WHERE EXISTS (SELECT 1 FROM leases WHERE partition = ? AND epoch = ?)"
+                )
+                .into()
+            })
+            .clone()
+    }
+}
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    statements: &mut Statements,
+    lease: Lease,
+    batch: &Batch,
+) -> Result<(), AppendError> {
+    if batch.only_events() && batch.events.len() <= EVENTS_PER_STATEMENT_MAX {
+        return match insert_events(connection, statements, lease, &batch.events).await {
+            Ok(()) => Ok(()),
+            Err(Refused::Sql(error)) => Err(classify(&error)),
+            Err(Refused::Other(error)) => Err(error),
+        };
+    }
+    execute(connection, sqlx::query("BEGIN IMMEDIATE")).await.map_err(|error| match error {
+        Refused::Sql(error) => AppendError::NotCommitted(error.to_string()),
+        Refused::Other(error) => error,
+    })?;
+    let stored = store(connection, statements, lease, batch).await;
+    let ended = match stored {
+        Ok(()) => execute(connection, sqlx::query("COMMIT")).await,
+        Err(error) => {
+            // A rollback that fails leaves the connection in a state that nobody knows.
+            return match execute(connection, sqlx::query("ROLLBACK")).await {
+                Ok(_) => Err(match error {
+                    Refused::Sql(error) => not_stored(&error),
+                    Refused::Other(error) => error,
+                }),
+                Err(_) => Err(AppendError::Unknown("the rollback failed".into())),
+            };
+        }
+    };
+    match ended {
+        Ok(_) => Ok(()),
+        Err(Refused::Sql(error)) => {
+            // A busy commit leaves the transaction open, and surely not committed once rolled back.
+            let rolled_back = execute(connection, sqlx::query("ROLLBACK")).await.is_ok();
+            if rolled_back {
+                Err(not_stored(&error))
+            } else {
+                Err(AppendError::Unknown(error.to_string()))
+            }
+        }
+        Err(Refused::Other(error)) => Err(error),
+    }
+}
+
+enum Refused {
+    Sql(sqlx::Error),
+    Other(AppendError),
+}
+
+async fn execute(connection: &mut SqliteConnection, query: Query<'_>) -> Result<u64, Refused> {
+    query.execute(connection).await.map(|done| done.rows_affected()).map_err(Refused::Sql)
+}
+
+/// An error inside a transaction that has been rolled back: surely nothing is stored.
+fn not_stored(error: &sqlx::Error) -> AppendError {
+    match classify(error) {
+        AppendError::Unknown(what) => AppendError::NotCommitted(what),
+        other => other,
+    }
+}
+
+/// By the database's code, never by the words of its message.
+fn classify(error: &sqlx::Error) -> AppendError {
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .and_then(|code| code.parse::<u32>().ok());
+    match code.map(|code| code & 0xff) {
+        // SQLITE_CONSTRAINT
+        Some(19) => AppendError::Conflict(error.to_string()),
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_READONLY, SQLITE_FULL, SQLITE_CANTOPEN: the statement
+        // did not commit.
+        Some(5 | 6 | 8 | 13 | 14) => AppendError::NotCommitted(error.to_string()),
+        _ => AppendError::Unknown(error.to_string()),
+    }
+}
+
+async fn store(
+    connection: &mut SqliteConnection,
+    statements: &mut Statements,
+    lease: Lease,
+    batch: &Batch,
+) -> Result<(), Refused> {
+    if batch.events.is_empty() {
+        check_lease(connection, lease).await?;
+    }
+    for new in &batch.streams {
+        let insert = sqlx::query(
+            "INSERT INTO streams (stream, partition, aggregate_type, aggregate_id) VALUES ($1, $2, $3, $4)",
+        );
+        let insert = insert
+            .bind(new.stream)
+            .bind(i64::from(lease.partition))
+            .bind(new.aggregate_type.to_string())
+            .bind(blob(new.aggregate_id));
+        execute(connection, insert).await?;
+    }
+    for events in batch.events.chunks(EVENTS_PER_STATEMENT_MAX) {
+        insert_events(connection, statements, lease, events).await?;
+    }
+    store_commands(connection, batch).await?;
+    store_timers(connection, lease.partition, &batch.timers).await?;
+    store_deliveries(connection, lease.partition, batch).await?;
+    store_rest(connection, lease.partition, batch).await
+}
+
+async fn check_lease(connection: &mut SqliteConnection, lease: Lease) -> Result<(), Refused> {
+    let epoch: Option<i64> = sqlx::query_scalar("SELECT epoch FROM leases WHERE partition = $1")
+        .bind(i64::from(lease.partition))
+        .fetch_optional(connection)
+        .await
+        .map_err(Refused::Sql)?;
+    if epoch == Some(to_i64(lease.epoch)) {
+        Ok(())
+    } else {
+        Err(Refused::Other(AppendError::Fenced))
+    }
+}
+
+async fn insert_events(
+    connection: &mut SqliteConnection,
+    statements: &mut Statements,
+    lease: Lease,
+    events: &[Arc<StoredEvent>],
+) -> Result<(), Refused> {
+    let mut query = sqlx::query(AssertSqlSafe(statements.events(events.len())));
+    for event in events {
+        query = query
+            .bind(seq(event.partition, event.position))
+            .bind(blob(event.event_id))
+            .bind(event.stream)
+            .bind(to_i64(event.aggregate_version))
+            .bind(event.aggregate_type.to_string())
+            .bind(blob(event.aggregate_id))
+            .bind(event.event_type.to_string())
+            .bind(i64::from(event.major))
+            .bind(i64::from(event.minor))
+            .bind(event.timestamp.millis())
+            .bind(event.correlation_id.to_string())
+            .bind(event.causation_id.to_string())
+            .bind(event.data.to_string())
+            .bind(event.metadata.to_string())
+            .bind(event.hash.to_vec());
+    }
+    query = query.bind(i64::from(lease.partition)).bind(to_i64(lease.epoch));
+    let stored = execute(connection, query).await?;
+    if stored == events.len() as u64 { Ok(()) } else { Err(Refused::Other(AppendError::Fenced)) }
+}
+
+async fn store_commands(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), Refused> {
+    for outcome in &batch.outcomes {
+        let insert = sqlx::query(
+            "INSERT INTO outcomes (command_id, request_hash, stream, version, events, rejection, at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        );
+        let insert = insert
+            .bind(blob(outcome.command_id))
+            .bind(outcome.request_hash.to_vec())
+            .bind(outcome.stream)
+            .bind(to_i64(outcome.version))
+            .bind(i64::from(outcome.events))
+            .bind(outcome.rejection.as_deref().map(str::to_owned))
+            .bind(outcome.at.millis());
+        execute(connection, insert).await?;
+    }
+    for key in &batch.keys {
+        let insert = sqlx::query(
+            "INSERT INTO person_keys (subject, wrapped) VALUES ($1, $2)
+             ON CONFLICT (subject) DO UPDATE SET wrapped = wrapped WHERE wrapped = $2",
+        );
+        let insert = insert.bind(blob(key.subject)).bind(key.wrapped.clone());
+        if execute(connection, insert).await? == 0 {
+            let other = AppendError::Conflict("the person has another key".into());
+            return Err(Refused::Other(other));
+        }
+    }
+    for subject in &batch.destroyed_keys {
+        let destroy = sqlx::query(
+            "INSERT INTO person_keys (subject, wrapped) VALUES ($1, NULL)
+             ON CONFLICT (subject) DO UPDATE SET wrapped = NULL",
+        );
+        execute(connection, destroy.bind(blob(*subject))).await?;
+    }
+    Ok(())
+}
+
+async fn store_timers(
+    connection: &mut SqliteConnection,
+    partition: u16,
+    timers: &[TimerWrite],
+) -> Result<(), Refused> {
+    fn keyed<'q>(query: Query<'q>, key: &TimerKey) -> Query<'q> {
+        query
+            .bind(blob(key.aggregate_id))
+            .bind(key.aggregate_type.to_string())
+            .bind(key.name.clone())
+    }
+    for write in timers {
+        let query = match write {
+            TimerWrite::Set(timer) => keyed(
+                sqlx::query(
+                    "INSERT INTO timers (aggregate_id, aggregate_type, name, partition, due)
+                     VALUES ($1, $2, $3, $4, $5)
+                     ON CONFLICT (aggregate_id, aggregate_type, name) DO UPDATE SET due = excluded.due",
+                ),
+                &timer.key,
+            )
+            .bind(i64::from(partition))
+            .bind(timer.due.millis()),
+            TimerWrite::Clear(key) => keyed(
+                sqlx::query(
+                    "DELETE FROM timers WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3",
+                ),
+                key,
+            ),
+            TimerWrite::Fired(timer) => keyed(
+                sqlx::query(
+                    "DELETE FROM timers WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3 AND due = $4",
+                ),
+                &timer.key,
+            )
+            .bind(timer.due.millis()),
+        };
+        execute(connection, query).await?;
+    }
+    Ok(())
+}
+
+async fn store_deliveries(
+    connection: &mut SqliteConnection,
+    partition: u16,
+    batch: &Batch,
+) -> Result<(), Refused> {
+    for checkpoint in &batch.checkpoints {
+        if checkpoint.lane == 0 {
+            let drop_old = sqlx::query(
+                "DELETE FROM checkpoints WHERE subscription = $1 AND partition = $2 AND lanes <> $3",
+            );
+            let drop_old = drop_old
+                .bind(checkpoint.subscription.to_string())
+                .bind(i64::from(partition))
+                .bind(i64::from(checkpoint.lanes));
+            execute(connection, drop_old).await?;
+        }
+        let upsert = sqlx::query(
+            "INSERT INTO checkpoints (subscription, partition, lane, lanes, position)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (subscription, partition, lane)
+             DO UPDATE SET position = excluded.position, lanes = excluded.lanes",
+        );
+        let upsert = upsert
+            .bind(checkpoint.subscription.to_string())
+            .bind(i64::from(partition))
+            .bind(i64::from(checkpoint.lane))
+            .bind(i64::from(checkpoint.lanes))
+            .bind(to_i64(checkpoint.position));
+        execute(connection, upsert).await?;
+    }
+    for write in &batch.letters {
+        match write {
+            LetterWrite::Put(letter) => {
+                execute(connection, put_letter(partition, letter)).await?;
+            }
+            LetterWrite::Remove { subscription, position } => {
+                let remove = sqlx::query(
+                    "DELETE FROM letters WHERE partition = $1 AND subscription = $2 AND position = $3",
+                );
+                let remove = remove
+                    .bind(i64::from(partition))
+                    .bind(subscription.to_string())
+                    .bind(to_i64(*position));
+                execute(connection, remove).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put_letter(partition: u16, letter: &Letter) -> Query<'static> {
+    let state = match letter.state {
+        LetterState::Dead => "dead",
+        LetterState::Waiting => "waiting",
+    };
+    sqlx::query(
+        "INSERT OR REPLACE INTO letters (partition, subscription, position, key, event_id, event_type,
+         aggregate_id, state, class, error, attempts, first_failed_at, last_failed_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
+    .bind(i64::from(partition))
+    .bind(letter.subscription.to_string())
+    .bind(to_i64(letter.position))
+    .bind(blob(letter.key))
+    .bind(blob(letter.event_id))
+    .bind(letter.event_type.to_string())
+    .bind(blob(letter.aggregate_id))
+    .bind(state)
+    .bind(letter.class.clone())
+    .bind(letter.error.clone())
+    .bind(i64::from(letter.attempts))
+    .bind(letter.first_failed_at.millis())
+    .bind(letter.last_failed_at.millis())
+}
+
+async fn store_rest(
+    connection: &mut SqliteConnection,
+    partition: u16,
+    batch: &Batch,
+) -> Result<(), Refused> {
+    for snapshot in &batch.snapshots {
+        let put = sqlx::query(
+            "INSERT OR REPLACE INTO snapshots (stream, version, shape, state) VALUES ($1, $2, $3, $4)",
+        );
+        let put = put
+            .bind(snapshot.stream)
+            .bind(to_i64(snapshot.version))
+            .bind(i64::from(snapshot.shape))
+            .bind(snapshot.state.clone());
+        execute(connection, put).await?;
+    }
+    for write in &batch.control {
+        let query = match &write.value {
+            Some(value) => sqlx::query(
+                "INSERT OR REPLACE INTO control (space, key, value, expires_at) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(write.space)
+            .bind(write.key.clone())
+            .bind(value.clone())
+            .bind(write.expires_at.map(crate::world::Timestamp::millis)),
+            None => sqlx::query("DELETE FROM control WHERE space = $1 AND key = $2")
+                .bind(write.space)
+                .bind(write.key.clone()),
+        };
+        execute(connection, query).await?;
+    }
+    for record in &batch.quarantines {
+        let put = sqlx::query(
+            "INSERT OR REPLACE INTO quarantined
+             (aggregate_type, aggregate_id, partition, command_id, command, error_id, since)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        );
+        let put = put
+            .bind(record.aggregate_type.to_string())
+            .bind(blob(record.aggregate_id))
+            .bind(i64::from(partition))
+            .bind(blob(record.command_id))
+            .bind(record.command.clone())
+            .bind(blob(record.error_id))
+            .bind(record.since.millis());
+        execute(connection, put).await?;
+    }
+    for (aggregate_type, id) in &batch.released {
+        let lift =
+            sqlx::query("DELETE FROM quarantined WHERE aggregate_type = $1 AND aggregate_id = $2");
+        execute(connection, lift.bind(aggregate_type.to_string()).bind(blob(*id))).await?;
+    }
+    Ok(())
+}
+
+fn blob(id: Uuid) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}

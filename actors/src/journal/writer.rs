@@ -1,0 +1,728 @@
+//! The journal writer: one per partition, and the only thing that appends.
+//!
+//! It takes everything that is queued, up to a bound in rows and bytes, commits it in one
+//! transaction, releases the replies in order, and passes the batch on to the broker in commit
+//! order. It never waits for more to come: batches grow by themselves under load.
+//!
+//! What can go wrong with an append, and what becomes of it:
+//!
+//! | the store says | the writer |
+//! | --- | --- |
+//! | not committed | tries again, within bounds; then the whole batch is lost (503) and appends stop until a probe succeeds |
+//! | conflict | finds the entries that conflict by appending each alone: those are lost, the others go again with positions and chain recomputed |
+//! | unknown | reads the head back: committed or not. Where that fails too, the callers are told so (504), and nothing is appended until the head can be read |
+//! | fenced | stops for good: the partition belongs to somebody else |
+//!
+//! When an entry is lost, everything that the same incarnation of its aggregate decided afterwards
+//! is lost with it: those entries rest on a state that never was.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+use super::codec::Keyring;
+use super::{
+    AppendError, Batch, Head, Lease, NewStream, Outcome, PersonKey, Store, TimerWrite, chain,
+};
+use crate::command::{ControlWrite, Unavailable};
+use crate::event::{Position, StoredEvent};
+use crate::retry::Backoff;
+use crate::world::{Timestamp, World};
+
+/// Rows in one transaction: beyond this, throughput gains little and the unlucky wait longer.
+pub const BATCH_ROWS_MAX: usize = 500;
+/// Bytes of event data in one transaction.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// How often an append that surely did not commit is tried again before the batch is given up.
+const APPEND_RETRIES_MAX: u32 = 4;
+/// How often the head is read back to settle an unknown outcome before the callers are told.
+const SETTLE_READS_MAX: u32 = 10;
+const SETTLE_READ_EVERY: Duration = Duration::from_millis(50);
+/// How often a journal that failed is probed.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+
+/// One life of an aggregate's actor, from rehydration to its end. Entries carry it, so that what
+/// rests on a lost entry is lost too, and so that the next life begins only after this one's
+/// entries are settled.
+#[derive(Debug, Default)]
+pub struct Incarnation {
+    failed: AtomicBool,
+    pending: AtomicUsize,
+    settled: Notify,
+}
+
+impl Incarnation {
+    /// Whether an entry of this life was lost: nothing decided since then holds.
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// How many of its entries are not settled.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// Waits until every entry is settled.
+    pub async fn settled(&self) {
+        loop {
+            let woken = self.settled.notified();
+            if self.pending() == 0 {
+                return;
+            }
+            woken.await;
+        }
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+}
+
+/// Counts an entry of an incarnation from queueing to settling.
+#[derive(Debug)]
+struct Pending(Arc<Incarnation>);
+
+impl Pending {
+    fn new(incarnation: Arc<Incarnation>) -> Self {
+        incarnation.pending.fetch_add(1, Ordering::AcqRel);
+        Self(incarnation)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.0.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.settled.notify_waiters();
+        }
+    }
+}
+
+/// How an entry ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Durable. The place of its last event, if it had any.
+    Committed(Option<Position>),
+    /// Nothing of it is stored.
+    Lost(Unavailable),
+    /// It may be stored or not.
+    Unknown,
+}
+
+/// What happens when an entry is settled: the reply that it carries is sent. Called in commit
+/// order; must not block.
+pub type Release = Box<dyn FnOnce(Settled) + Send>;
+
+/// An event as its aggregate's actor encoded it: all that the writer does not assign.
+#[derive(Debug)]
+pub struct EncodedEvent {
+    /// Its id.
+    pub event_id: Uuid,
+    /// Its canonical type.
+    pub event_type: Arc<str>,
+    /// The data's major version.
+    pub major: u16,
+    /// The data's minor version.
+    pub minor: u16,
+    /// When it was decided.
+    pub timestamp: Timestamp,
+    /// The data, personal fields sealed.
+    pub data: Arc<str>,
+    /// The metadata.
+    pub metadata: Arc<str>,
+}
+
+/// Which aggregate an entry's events belong to, and where they continue.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The aggregate's stream number.
+    pub stream: i64,
+    /// Its type.
+    pub aggregate_type: Arc<str>,
+    /// The aggregate.
+    pub aggregate_id: Uuid,
+    /// Its version before the events; 0: the stream is new.
+    pub version: u64,
+    /// The correlation id of the events.
+    pub correlation_id: Arc<str>,
+    /// What caused them.
+    pub causation_id: Arc<str>,
+}
+
+/// What an aggregate's actor, or another part of the runtime, queues for the writer. It is stored
+/// whole or not at all, and whatever becomes of it, its release is called exactly once.
+#[derive(Default)]
+pub struct Entry {
+    incarnation: Option<Pending>,
+    target: Option<Target>,
+    events: Vec<EncodedEvent>,
+    rows: Batch,
+    release: Option<Release>,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("events", &self.events.len()).finish_non_exhaustive()
+    }
+}
+
+impl Entry {
+    /// An entry of one life of an aggregate.
+    pub fn of(incarnation: &Arc<Incarnation>) -> Self {
+        let mut entry = Self::default();
+        entry.incarnation = Some(Pending::new(incarnation.clone()));
+        entry
+    }
+
+    /// An entry of the runtime itself: control rows only.
+    pub fn control(rows: Batch) -> Self {
+        let mut entry = Self::default();
+        entry.rows = rows;
+        entry
+    }
+
+    /// Adds events.
+    pub fn events(&mut self, target: Target, events: Vec<EncodedEvent>) {
+        self.target = Some(target);
+        self.events = events;
+    }
+
+    /// Rows stored with the events.
+    pub fn rows(&mut self) -> &mut Batch {
+        &mut self.rows
+    }
+
+    /// What to do when it is settled.
+    pub fn on_settled(&mut self, release: Release) {
+        self.release = Some(release);
+    }
+
+    /// Adds a command's outcome.
+    pub fn outcome(&mut self, outcome: Outcome) {
+        self.rows.outcomes.push(outcome);
+    }
+
+    /// Adds keys that its sealed fields need.
+    pub fn keys(&mut self, keys: Vec<PersonKey>) {
+        self.rows.keys.extend(keys);
+    }
+
+    fn doomed(&self) -> bool {
+        self.incarnation.as_ref().is_some_and(|pending| pending.0.failed())
+    }
+
+    fn size(&self) -> (usize, usize) {
+        let bytes = self.events.iter().map(|event| event.data.len() + event.metadata.len()).sum();
+        (self.events.len() + self.rows.control_rows(), bytes)
+    }
+
+    fn settle(mut self, settled: Settled) -> Option<Pending> {
+        self.settle_in_place(settled);
+        self.incarnation.take()
+    }
+
+    fn settle_in_place(&mut self, settled: Settled) {
+        if !matches!(settled, Settled::Committed(_))
+            && let Some(pending) = &self.incarnation
+        {
+            pending.0.fail();
+        }
+        if let Some(release) = self.release.take() {
+            release(settled);
+        }
+    }
+}
+
+/// An entry that is dropped unsettled (a writer that crashed) may be stored or not.
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.release.is_some() {
+            self.settle_in_place(Settled::Unknown);
+        }
+    }
+}
+
+/// What the writer tells others about itself.
+#[derive(Debug)]
+pub struct WriterState {
+    healthy: AtomicBool,
+    head: AtomicU64,
+    streams: AtomicU64,
+    partition: u16,
+}
+
+impl WriterState {
+    /// Whether appends are being taken.
+    pub fn healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire)
+    }
+
+    /// The position of the newest event known to be committed.
+    pub fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// A stream number for a new aggregate. One that is never used leaves a harmless gap.
+    pub fn next_stream(&self) -> i64 {
+        let count = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        (i64::from(self.partition) << 48) | i64::try_from(count).unwrap_or(i64::MAX)
+    }
+}
+
+/// What the writer hands on after a commit.
+pub trait Committed: Send + Sync + 'static {
+    /// A batch is durable; batches come in commit order, without gaps.
+    fn committed(&self, events: Vec<Arc<StoredEvent>>);
+    /// The head was read back and may be ahead of the batches handed on: the journal has the rest.
+    fn moved_to(&self, head: u64);
+    /// Timers were set, the earliest of them due then.
+    fn timers_set(&self, earliest: Timestamp);
+}
+
+/// The sending side: how entries get to the writer.
+#[derive(Clone, Debug)]
+pub struct WriterHandle {
+    queue: mpsc::Sender<Entry>,
+    state: Arc<WriterState>,
+}
+
+impl WriterHandle {
+    /// Queues an entry. Admission control keeps the queue from filling; if it is full all the
+    /// same, or the writer is gone, the entry is lost and says so.
+    pub fn enqueue(&self, entry: Entry) {
+        match self.queue.try_send(entry) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(entry)) => {
+                entry.settle(Settled::Lost(Unavailable::Overloaded));
+            }
+            Err(mpsc::error::TrySendError::Closed(entry)) => {
+                entry.settle(Settled::Lost(Unavailable::Draining));
+            }
+        }
+    }
+
+    /// Stores control rows and waits until they are durable.
+    pub async fn store(&self, rows: Batch) -> Result<(), Unavailable> {
+        let (settled, wait) = tokio::sync::oneshot::channel();
+        let mut entry = Entry::control(rows);
+        entry.on_settled(Box::new(move |how| {
+            let _ = settled.send(how);
+        }));
+        if self.queue.send(entry).await.is_err() {
+            return Err(Unavailable::Draining);
+        }
+        match wait.await {
+            Ok(Settled::Committed(_)) => Ok(()),
+            Ok(Settled::Lost(why)) => Err(why),
+            Ok(Settled::Unknown) | Err(_) => Err(Unavailable::Journal),
+        }
+    }
+
+    /// The writer's state.
+    pub fn state(&self) -> &Arc<WriterState> {
+        &self.state
+    }
+}
+
+/// What a writer is made of.
+pub struct WriterParts {
+    /// Where it writes.
+    pub store: Arc<dyn Store>,
+    /// Whose keys it marks as stored.
+    pub keys: Arc<Keyring>,
+    /// Randomness and time, for waits.
+    pub world: Arc<dyn World>,
+    /// Who hears of commits.
+    pub committed: Arc<dyn Committed>,
+    /// Injected failures.
+    pub faults: Arc<crate::faults::Faults>,
+}
+
+/// The writer of one partition. [`Writer::run`] is its life; the queue survives a crash of it.
+pub struct Writer {
+    parts: WriterParts,
+    lease: Lease,
+    queue: tokio::sync::Mutex<mpsc::Receiver<Entry>>,
+    state: Arc<WriterState>,
+}
+
+/// Why a writer stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// Another writer has the partition.
+    #[error("the partition belongs to another writer now")]
+    Fenced,
+    /// The journal could not be read at the start.
+    #[error("the journal cannot be read")]
+    Unreadable(#[source] super::Error),
+}
+
+enum Written {
+    Upto(Head),
+    /// The journal takes no appends, or its head is not known.
+    Sick(Vec<Option<Pending>>),
+}
+
+enum Probe {
+    Later(String),
+    Stop(Stopped),
+}
+
+struct Prepared {
+    batch: Batch,
+    head: Head,
+    /// Where each entry's last event stands.
+    lasts: Vec<Option<Position>>,
+}
+
+impl Writer {
+    /// Takes the partition over and makes its writer. `queue_max` bounds what can be queued.
+    pub async fn open(
+        parts: WriterParts,
+        partition: u16,
+        queue_max: usize,
+    ) -> Result<(Arc<Self>, WriterHandle), super::Error> {
+        let lease = parts.store.acquire(partition).await?;
+        let head = parts.store.head(partition).await?;
+        let streams = parts.store.stream_max(partition).await? & ((1 << 48) - 1);
+        let state = Arc::new(WriterState {
+            healthy: AtomicBool::new(true),
+            head: AtomicU64::new(head.position),
+            streams: AtomicU64::new(u64::try_from(streams).unwrap_or(0)),
+            partition,
+        });
+        let (send, receive) = mpsc::channel(queue_max);
+        let handle = WriterHandle { queue: send, state: state.clone() };
+        let queue = tokio::sync::Mutex::new(receive);
+        Ok((Arc::new(Self { parts, lease, queue, state }), handle))
+    }
+
+    /// Writes until every handle is gone and the queue is empty.
+    pub async fn run(&self) -> Result<(), Stopped> {
+        let mut queue = self.queue.lock().await;
+        let mut received = Vec::with_capacity(BATCH_ROWS_MAX);
+        let mut waiting = VecDeque::new();
+        let mut head = self.recover(&mut queue, &mut waiting, Vec::new()).await?;
+        loop {
+            if waiting.is_empty() {
+                if queue.recv_many(&mut received, BATCH_ROWS_MAX).await == 0 {
+                    return Ok(());
+                }
+                waiting.extend(received.drain(..));
+            } else if !queue.is_empty() && waiting.len() < BATCH_ROWS_MAX {
+                let room = BATCH_ROWS_MAX - waiting.len();
+                queue.recv_many(&mut received, room).await;
+                waiting.extend(received.drain(..));
+            }
+            let entries = take_batch(&mut waiting);
+            head = match self.write(head, entries).await? {
+                Written::Upto(head) => head,
+                Written::Sick(unsettled) => {
+                    self.recover(&mut queue, &mut waiting, unsettled).await?
+                }
+            };
+            self.parts.store.maintain().await;
+        }
+    }
+
+    /// Waits until the head can be read and the journal takes appends again. Meanwhile whatever is
+    /// queued is refused at once. `unsettled` keeps the incarnations whose entries have an unknown
+    /// outcome from being succeeded before the head is known.
+    async fn recover(
+        &self,
+        queue: &mut mpsc::Receiver<Entry>,
+        waiting: &mut VecDeque<Entry>,
+        unsettled: Vec<Option<Pending>>,
+    ) -> Result<Head, Stopped> {
+        loop {
+            match self.probe().await {
+                Ok(head) => {
+                    drop(unsettled);
+                    self.state.head.store(head.position, Ordering::Release);
+                    self.state.healthy.store(true, Ordering::Release);
+                    self.parts.committed.moved_to(head.position);
+                    return Ok(head);
+                }
+                Err(Probe::Stop(stopped)) => {
+                    lose(waiting.drain(..).collect(), Unavailable::Journal);
+                    return Err(stopped);
+                }
+                Err(Probe::Later(what)) => {
+                    self.state.healthy.store(false, Ordering::Release);
+                    tracing::error!(partition = self.lease.partition, %what, "the journal is unwell; probing");
+                }
+            }
+            lose(waiting.drain(..).collect(), Unavailable::Journal);
+            let until = tokio::time::Instant::now() + PROBE_EVERY;
+            while let Ok(Some(entry)) = tokio::time::timeout_at(until, queue.recv()).await {
+                lose(vec![entry], Unavailable::Journal);
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// Reads the head, and writes a row to see that writing works.
+    async fn probe(&self) -> Result<Head, Probe> {
+        let probe = Batch {
+            control: vec![ControlWrite {
+                space: "probe",
+                key: self.lease.partition.to_le_bytes().to_vec(),
+                value: Some(self.parts.world.now().to_string().into_bytes()),
+                expires_at: None,
+            }],
+            ..Batch::default()
+        };
+        let written = match self.parts.faults.on_append().await {
+            Ok(()) => self.parts.store.append(self.lease, &probe).await,
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(()) => {}
+            Err(AppendError::Fenced) => return Err(Probe::Stop(Stopped::Fenced)),
+            Err(error) => return Err(Probe::Later(error.to_string())),
+        }
+        match self.parts.store.head(self.lease.partition).await {
+            Ok(head) => Ok(head),
+            Err(error @ super::Error::Damaged(_)) => Err(Probe::Stop(Stopped::Unreadable(error))),
+            Err(error) => Err(Probe::Later(error.to_string())),
+        }
+    }
+
+    /// Commits entries and settles them all.
+    async fn write(&self, head: Head, mut entries: Vec<Entry>) -> Result<Written, Stopped> {
+        let mut retries = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+        let mut tries = 0;
+        loop {
+            entries = lose_doomed(entries);
+            let prepared = prepare(self.lease.partition, head, &entries);
+            if prepared.batch.is_empty() {
+                settle_committed(entries, prepared.lasts);
+                return Ok(Written::Upto(head));
+            }
+            let started = tokio::time::Instant::now();
+            tries += 1;
+            match self.append(&prepared, head).await {
+                Ok(()) => {
+                    observe_commit(&prepared.batch, started);
+                    return Ok(Written::Upto(self.commit(entries, prepared)));
+                }
+                Err(AppendError::NotCommitted(what)) if tries <= APPEND_RETRIES_MAX => {
+                    metrics::counter!("souk_journal_append_retries_total").increment(1);
+                    tracing::warn!(partition = self.lease.partition, %what, tries, "an append did not commit; trying again");
+                    tokio::time::sleep(retries.next_delay()).await;
+                }
+                Err(error) => return self.give_up(error, head, entries).await,
+            }
+        }
+    }
+
+    /// What becomes of entries whose append did not succeed.
+    async fn give_up(
+        &self,
+        error: AppendError,
+        mut head: Head,
+        entries: Vec<Entry>,
+    ) -> Result<Written, Stopped> {
+        let partition = self.lease.partition;
+        match error {
+            AppendError::Conflict(what) if entries.len() == 1 => {
+                tracing::warn!(partition, %what, "an append conflicts and is lost");
+                lose(entries, Unavailable::Restarting);
+                Ok(Written::Upto(head))
+            }
+            AppendError::Conflict(_) => {
+                let mut rest = entries.into_iter();
+                while let Some(entry) = rest.next() {
+                    match Box::pin(self.write(head, vec![entry])).await? {
+                        Written::Upto(next) => head = next,
+                        sick @ Written::Sick(_) => {
+                            lose(rest.collect(), Unavailable::Journal);
+                            return Ok(sick);
+                        }
+                    }
+                }
+                Ok(Written::Upto(head))
+            }
+            AppendError::NotCommitted(what) => {
+                tracing::error!(partition, %what, entries = entries.len(), "an append was given up");
+                self.state.healthy.store(false, Ordering::Release);
+                lose(entries, Unavailable::Journal);
+                Ok(Written::Sick(Vec::new()))
+            }
+            AppendError::Unknown(what) => {
+                tracing::error!(partition, %what, "the outcome of an append stayed unknown");
+                self.state.healthy.store(false, Ordering::Release);
+                let unknown = entries.into_iter().map(|entry| entry.settle(Settled::Unknown));
+                Ok(Written::Sick(unknown.collect()))
+            }
+            AppendError::Fenced => {
+                self.state.healthy.store(false, Ordering::Release);
+                lose(entries, Unavailable::Journal);
+                Err(Stopped::Fenced)
+            }
+        }
+    }
+
+    /// Appends, and settles an unknown outcome by reading the head back.
+    async fn append(&self, prepared: &Prepared, before: Head) -> Result<(), AppendError> {
+        self.parts.faults.on_append().await?;
+        let appended = self.parts.store.append(self.lease, &prepared.batch).await;
+        let Err(AppendError::Unknown(what)) = appended else { return appended };
+        if prepared.batch.events.is_empty() {
+            // Control rows are written so that writing them again changes nothing, but for new
+            // outcomes and streams, which come with a conflict that says so.
+            return Err(AppendError::NotCommitted(what));
+        }
+        for _ in 0..SETTLE_READS_MAX {
+            match self.parts.store.head(self.lease.partition).await {
+                Ok(head) if head == prepared.head => return Ok(()),
+                Ok(head) if head == before => return Err(AppendError::NotCommitted(what)),
+                Ok(_) => return Err(AppendError::Fenced),
+                Err(_) => tokio::time::sleep(SETTLE_READ_EVERY).await,
+            }
+        }
+        Err(AppendError::Unknown(what))
+    }
+
+    fn commit(&self, entries: Vec<Entry>, prepared: Prepared) -> Head {
+        let Prepared { batch, head, lasts } = prepared;
+        self.parts.keys.stored(&batch.keys);
+        for subject in &batch.destroyed_keys {
+            self.parts.keys.destroyed(*subject);
+        }
+        self.state.head.store(head.position, Ordering::Release);
+        settle_committed(entries, lasts);
+        let earliest = batch.timers.iter().filter_map(|write| match write {
+            TimerWrite::Set(timer) => Some(timer.due),
+            TimerWrite::Clear(_) | TimerWrite::Fired(_) => None,
+        });
+        if let Some(earliest) = earliest.min() {
+            self.parts.committed.timers_set(earliest);
+        }
+        if !batch.events.is_empty() {
+            self.parts.committed.committed(batch.events);
+        }
+        head
+    }
+}
+
+fn settle_committed(entries: Vec<Entry>, lasts: Vec<Option<Position>>) {
+    for (entry, last) in entries.into_iter().zip(lasts) {
+        entry.settle(Settled::Committed(last));
+    }
+}
+
+fn observe_commit(batch: &Batch, started: tokio::time::Instant) {
+    metrics::counter!("souk_journal_appends_total").increment(1);
+    metrics::histogram!("souk_journal_append_duration_seconds").record(started.elapsed());
+    #[expect(clippy::cast_precision_loss, reason = "a batch has at most hundreds of events")]
+    metrics::histogram!("souk_journal_batch_events").record(batch.events.len() as f64);
+}
+
+/// Takes entries up to the bounds, at least one.
+fn take_batch(waiting: &mut VecDeque<Entry>) -> Vec<Entry> {
+    let (mut rows, mut bytes) = (0, 0);
+    let mut taken = Vec::new();
+    while let Some(entry) = waiting.front() {
+        let (entry_rows, entry_bytes) = entry.size();
+        rows += entry_rows;
+        bytes += entry_bytes;
+        if !taken.is_empty() && (rows > BATCH_ROWS_MAX || bytes > BATCH_BYTES_MAX) {
+            break;
+        }
+        taken.extend(waiting.pop_front());
+    }
+    taken
+}
+
+/// Settles the entries whose incarnation has failed, in order, and returns the others.
+fn lose_doomed(entries: Vec<Entry>) -> Vec<Entry> {
+    if !entries.iter().any(Entry::doomed) {
+        return entries;
+    }
+    let (doomed, sound): (Vec<_>, Vec<_>) = entries.into_iter().partition(Entry::doomed);
+    lose(doomed, Unavailable::Restarting);
+    sound
+}
+
+fn lose(entries: Vec<Entry>, why: Unavailable) {
+    for entry in entries {
+        entry.settle(Settled::Lost(why));
+    }
+}
+
+/// Assigns positions and the chain, and collects all rows.
+fn prepare(partition: u16, mut head: Head, entries: &[Entry]) -> Prepared {
+    let mut batch = Batch::default();
+    let mut lasts = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if let Some(target) = &entry.target {
+            if target.version == 0 && !entry.events.is_empty() {
+                batch.streams.push(NewStream {
+                    stream: target.stream,
+                    aggregate_type: target.aggregate_type.clone(),
+                    aggregate_id: target.aggregate_id,
+                });
+            }
+            for (index, event) in entry.events.iter().enumerate() {
+                let stored = chained(partition, &mut head, target, index, event);
+                batch.events.push(Arc::new(stored));
+            }
+        }
+        let last =
+            (!entry.events.is_empty()).then_some(Position { partition, position: head.position });
+        lasts.push(last);
+        extend(&mut batch, &entry.rows);
+    }
+    Prepared { batch, head, lasts }
+}
+
+fn chained(
+    partition: u16,
+    head: &mut Head,
+    target: &Target,
+    index: usize,
+    event: &EncodedEvent,
+) -> StoredEvent {
+    let mut stored = StoredEvent {
+        partition,
+        position: head.position + 1,
+        event_id: event.event_id,
+        stream: target.stream,
+        aggregate_type: target.aggregate_type.clone(),
+        aggregate_id: target.aggregate_id,
+        aggregate_version: target.version + 1 + index as u64,
+        event_type: event.event_type.clone(),
+        major: event.major,
+        minor: event.minor,
+        timestamp: event.timestamp,
+        correlation_id: target.correlation_id.clone(),
+        causation_id: target.causation_id.clone(),
+        data: event.data.clone(),
+        metadata: event.metadata.clone(),
+        hash: [0; 32],
+    };
+    stored.hash = chain::link(&head.hash, &stored);
+    *head = Head { position: stored.position, hash: stored.hash };
+    stored
+}
+
+fn extend(batch: &mut Batch, rows: &Batch) {
+    batch.outcomes.extend(rows.outcomes.iter().cloned());
+    for key in &rows.keys {
+        if !batch.keys.contains(key) {
+            batch.keys.push(key.clone());
+        }
+    }
+    batch.destroyed_keys.extend(&rows.destroyed_keys);
+    batch.timers.extend(rows.timers.iter().cloned());
+    batch.checkpoints.extend(rows.checkpoints.iter().cloned());
+    batch.letters.extend(rows.letters.iter().cloned());
+    batch.snapshots.extend(rows.snapshots.iter().cloned());
+    batch.control.extend(rows.control.iter().cloned());
+    batch.quarantines.extend(rows.quarantines.iter().cloned());
+    batch.released.extend(rows.released.iter().cloned());
+}

@@ -1,0 +1,352 @@
+//! A partition: a whole of its own. Journal writer, broker, aggregates, timers, dead letters and
+//! subscriptions, under one supervisor. Nothing in it assumes that another partition is in the
+//! same process.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use ractor::{Actor, ActorRef};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::admission::Admission;
+use crate::aggregate::Aggregate;
+use crate::aggregate::registry::{AnyRegistry, Registry, Shared};
+use crate::broker::{Broker, BrokerHandle};
+use crate::dead_letter::DeadLetterActor;
+use crate::event::StoredEvent;
+use crate::faults::Faults;
+use crate::journal::codec::Keyring;
+use crate::journal::writer::{Committed, Writer, WriterHandle, WriterParts};
+use crate::journal::{self, Store};
+use crate::runtime::Options;
+use crate::subscriber::{Cell, CellParts, Subscription};
+use crate::supervisor::{AggregateSupervisor, PartitionSupervisor, Supervise, Worker};
+use crate::timer::{TimerWake, Timers};
+use crate::world::{Timestamp, World};
+
+/// Entries of the runtime itself (checkpoints, letters, snapshots) beside those that admission
+/// control counts.
+const OWN_ENTRIES_MAX: usize = 4_096;
+/// How often idle aggregates are looked for.
+const PASSIVATE_EVERY: Duration = Duration::from_secs(1);
+/// How often expired control rows are dropped.
+const PURGE_EVERY: Duration = Duration::from_secs(30);
+/// How long a command's outcome is kept: the life of an idempotency key.
+pub const OUTCOME_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// What every partition gets from the runtime.
+#[derive(Clone)]
+pub(crate) struct PartitionParts {
+    pub store: Arc<dyn Store>,
+    pub keys: Arc<Keyring>,
+    pub world: Arc<dyn World>,
+    pub faults: Arc<Faults>,
+    pub options: Options,
+    pub stopping: watch::Receiver<bool>,
+    pub fatal: watch::Sender<Option<String>>,
+}
+
+/// Makes the registry of one type of aggregate in one partition.
+pub(crate) type MakeRegistry =
+    Arc<dyn Fn(&Arc<Shared>, &[journal::Quarantine]) -> Made + Send + Sync>;
+
+/// A registry, for those who know its type and those who do not.
+pub(crate) struct Made {
+    pub type_id: TypeId,
+    pub any: Arc<dyn AnyRegistry>,
+    pub typed: Box<dyn Any + Send + Sync>,
+}
+
+pub(crate) fn make_registry<A: Aggregate>() -> MakeRegistry {
+    Arc::new(|shared, quarantined| {
+        let registry = Registry::<A>::new(shared.clone(), quarantined);
+        Made {
+            type_id: TypeId::of::<A>(),
+            any: Arc::new(registry.clone()),
+            typed: Box::new(registry),
+        }
+    })
+}
+
+pub(crate) struct Partition {
+    pub index: u16,
+    pub writer: WriterHandle,
+    pub broker: BrokerHandle,
+    pub admission: Arc<Admission>,
+    pub registries: Arc<Vec<Arc<dyn AnyRegistry>>>,
+    pub typed: Typed,
+    pub cells: Vec<Arc<Cell>>,
+    pub timer_wake: Arc<TimerWake>,
+    pub head: watch::Receiver<u64>,
+    pub running: Arc<DashMap<Arc<str>, ()>>,
+    pub supervisor: ActorRef<Supervise>,
+    timers: Arc<Timers>,
+    parts: PartitionParts,
+}
+
+/// Hears of commits on behalf of the partition.
+struct Hears {
+    broker: BrokerHandle,
+    timers: Arc<TimerWake>,
+    head: watch::Sender<u64>,
+    partition: u16,
+}
+
+impl Committed for Hears {
+    fn committed(&self, events: Vec<Arc<StoredEvent>>) {
+        let last = events.last().map(|event| event.position);
+        self.broker.committed(events);
+        if let Some(last) = last {
+            self.at(last);
+        }
+    }
+
+    fn moved_to(&self, head: u64) {
+        self.broker.moved_to(head);
+        self.at(head);
+    }
+
+    fn timers_set(&self, earliest: Timestamp) {
+        self.timers.set(earliest);
+    }
+}
+
+impl Hears {
+    fn at(&self, head: u64) {
+        self.head.send_replace(head);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        metrics::gauge!("souk_journal_position", "partition" => self.partition.to_string())
+            .set(head as f64);
+    }
+}
+
+impl Partition {
+    /// Takes the partition over and starts everything but its subscriptions and timers.
+    pub(crate) async fn start(
+        index: u16,
+        parts: PartitionParts,
+        makers: &[MakeRegistry],
+        subscriptions: &[Subscription],
+        paused: &[String],
+    ) -> Result<Self, journal::Error> {
+        let options = &parts.options;
+        let (broker_actor, broker) = Broker::new();
+        let (dead_letter_actor, dead_letters) = DeadLetterActor::new();
+        let timer_wake = Arc::new(TimerWake::default());
+        let (head_sender, head) = watch::channel(0);
+        let admission = Arc::new(Admission::new(options.outside_max, options.inside_max));
+        let hears = Hears {
+            broker: broker.clone(),
+            timers: timer_wake.clone(),
+            head: head_sender,
+            partition: index,
+        };
+        let writer_parts = WriterParts {
+            store: parts.store.clone(),
+            keys: parts.keys.clone(),
+            world: parts.world.clone(),
+            committed: Arc::new(hears),
+            faults: parts.faults.clone(),
+        };
+        let queue_max = admission.max() + OWN_ENTRIES_MAX;
+        let (writer_actor, writer) = Writer::open(writer_parts, index, queue_max).await?;
+        broker.moved_to(writer.state().head());
+        let shared = Arc::new(Shared {
+            store: parts.store.clone(),
+            keys: parts.keys.clone(),
+            world: parts.world.clone(),
+            writer: writer.clone(),
+            admission: admission.clone(),
+            options: options.aggregates.clone(),
+            dead_letters: dead_letters.clone(),
+            watched: DashMap::new(),
+            supervisor: OnceLock::new(),
+        });
+        let (registries, typed) = make_registries(index, &shared, makers).await?;
+        let cells = make_cells(index, &parts, &shared, &broker, subscriptions, paused);
+        let (supervisor, running) = start_supervisors(index, &parts, &shared).await;
+        let timers = Arc::new(Timers {
+            partition: index,
+            store: parts.store.clone(),
+            world: parts.world.clone(),
+            registries: registries.clone(),
+            wake: timer_wake.clone(),
+        });
+        let partition = Self {
+            index,
+            writer,
+            broker,
+            admission,
+            registries,
+            typed,
+            cells,
+            timer_wake,
+            head,
+            running,
+            supervisor,
+            timers,
+            parts,
+        };
+        partition.start_core(writer_actor, broker_actor, dead_letter_actor);
+        Ok(partition)
+    }
+
+    fn spawn(&self, worker: Worker) {
+        let _ = self.supervisor.cast(Supervise::Start(worker));
+    }
+
+    fn start_core(
+        &self,
+        writer: Arc<Writer>,
+        broker: Arc<Broker>,
+        dead_letters: Arc<DeadLetterActor>,
+    ) {
+        self.spawn(Worker::new("writer", true, move || {
+            let writer = writer.clone();
+            async move { writer.run().await.map_err(|error| error.to_string()) }
+        }));
+        self.spawn(Worker::new("broker", true, move || {
+            let broker = broker.clone();
+            async move {
+                broker.run().await;
+                Ok(())
+            }
+        }));
+        let handle = self.writer.clone();
+        self.spawn(Worker::new("dead-letters", true, move || {
+            let (dead_letters, handle) = (dead_letters.clone(), handle.clone());
+            async move {
+                dead_letters.run(&handle).await;
+                Ok(())
+            }
+        }));
+    }
+
+    /// Starts the subscriptions, the timers and the housekeeping.
+    pub(crate) fn start_rest(&self) {
+        for cell in &self.cells {
+            let cell = cell.clone();
+            let name = format!("subscription {}", cell.subscription.name);
+            self.spawn(Worker::new(&name, false, move || crate::subscriber::run(cell.clone())));
+        }
+        let (timers, stopping) = (self.timers.clone(), self.parts.stopping.clone());
+        self.spawn(Worker::new("timers", true, move || {
+            let (timers, mut stopping) = (timers.clone(), stopping.clone());
+            async move {
+                tokio::select! {
+                    () = timers.run() => {}
+                    _ = stopping.wait_for(|stopping| *stopping) => {}
+                }
+                Ok(())
+            }
+        }));
+        let registries = self.registries.clone();
+        let (index, parts) = (self.index, self.parts.clone());
+        self.spawn(Worker::new("housekeeping", false, move || {
+            keep_house(index, registries.clone(), parts.clone())
+        }));
+    }
+}
+
+type Typed = HashMap<TypeId, Box<dyn Any + Send + Sync>>;
+
+async fn make_registries(
+    index: u16,
+    shared: &Arc<Shared>,
+    makers: &[MakeRegistry],
+) -> Result<(Arc<Vec<Arc<dyn AnyRegistry>>>, Typed), journal::Error> {
+    let quarantined = shared.store.quarantined(index).await?;
+    let mut registries = Vec::new();
+    let mut typed = HashMap::new();
+    for make in makers {
+        let made = make(shared, &quarantined);
+        registries.push(made.any);
+        typed.insert(made.type_id, made.typed);
+    }
+    Ok((Arc::new(registries), typed))
+}
+
+fn make_cells(
+    index: u16,
+    parts: &PartitionParts,
+    shared: &Shared,
+    broker: &BrokerHandle,
+    subscriptions: &[Subscription],
+    paused: &[String],
+) -> Vec<Arc<Cell>> {
+    let cell = |subscription: &Subscription| {
+        let is_paused = paused.iter().any(|name| name == subscription.name);
+        let cell_parts = CellParts {
+            store: parts.store.clone(),
+            writer: shared.writer.clone(),
+            broker: broker.clone(),
+            dead_letters: shared.dead_letters.clone(),
+            faults: parts.faults.clone(),
+            world: parts.world.clone(),
+            stopping: parts.stopping.clone(),
+            poll_interval: parts.options.poll_interval,
+        };
+        let cell = Cell::new(subscription.clone(), index, cell_parts, is_paused);
+        broker.add(cell.route.clone());
+        cell
+    };
+    subscriptions.iter().map(cell).collect()
+}
+
+async fn start_supervisors(
+    index: u16,
+    parts: &PartitionParts,
+    shared: &Arc<Shared>,
+) -> (ActorRef<Supervise>, Arc<DashMap<Arc<str>, ()>>) {
+    let running = Arc::new(DashMap::new());
+    let supervisor = PartitionSupervisor {
+        partition: index,
+        policy: parts.options.restart.clone(),
+        fatal: parts.fatal.clone(),
+        stopping: parts.stopping.clone(),
+        running: running.clone(),
+    };
+    let (supervisor, _) = Actor::spawn(None, supervisor, ())
+        .await
+        .expect("a supervisor's start does nothing that can fail");
+    let aggregates = AggregateSupervisor { shared: shared.clone() };
+    let (aggregates, _) = Actor::spawn_linked(None, aggregates, (), supervisor.get_cell())
+        .await
+        .expect("a supervisor's start does nothing that can fail");
+    let first = shared.supervisor.set(aggregates.get_cell()).is_ok();
+    debug_assert!(first, "a partition is started once");
+    (supervisor, running)
+}
+
+async fn keep_house(
+    index: u16,
+    registries: Arc<Vec<Arc<dyn AnyRegistry>>>,
+    parts: PartitionParts,
+) -> Result<(), String> {
+    let mut stopping = parts.stopping.clone();
+    let mut purged = Instant::now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PASSIVATE_EVERY) => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+        }
+        let now = Instant::now();
+        for registry in registries.iter() {
+            registry.passivate(now);
+        }
+        // Control rows are not kept by partition: one of them does it.
+        if index == 0 && purged.elapsed() >= PURGE_EVERY {
+            purged = now;
+            let now = parts.world.now();
+            let kept = i64::try_from(OUTCOME_KEPT.as_millis()).unwrap_or(i64::MAX);
+            let before = Timestamp::from_millis(now.millis() - kept);
+            while parts.store.purge(before, now).await.map_err(|error| error.to_string())? > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The ways to what is stored: events, control rows, subscriptions, dead letters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::Runtime;
+use crate::command::{ControlWrite, Unavailable};
+use crate::event::{DecodeError, EventPayload, Position, StoredEvent};
+use crate::journal::codec::Reveal;
+use crate::journal::{self, Batch, Letter, LetterFilter};
+use crate::retry::Failure;
+use crate::subscriber::{
+    Cell, Delivery, Kind, PAUSED_SPACE, Redrive, Redriven, SubscriptionStatus,
+};
+
+/// Reads the journal's events.
+#[derive(Clone, Debug)]
+pub struct JournalReader(pub(super) Runtime);
+
+impl JournalReader {
+    /// One event by its id.
+    pub async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, journal::Error> {
+        self.0.0.store.event(id).await
+    }
+
+    /// The event at a position.
+    pub async fn event_at(&self, at: Position) -> Result<Option<Arc<StoredEvent>>, journal::Error> {
+        if at.position == 0 || at.partition >= self.0.partitions() {
+            return Ok(None);
+        }
+        let found = self.read_from(at.partition, at.position - 1, 1).await?;
+        Ok(found.into_iter().next().filter(|event| event.position == at.position))
+    }
+
+    /// Events of a partition after a position, in order: from memory where it reaches back.
+    pub async fn read_from(
+        &self,
+        partition: u16,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, journal::Error> {
+        let known = self.0.0.partitions.get(usize::from(partition));
+        match known.and_then(|known| known.broker.tail().read(after, limit)) {
+            Some(events) if !events.is_empty() => Ok(events),
+            _ => self.0.0.store.read_from(partition, after, limit).await,
+        }
+    }
+
+    /// Events of an aggregate after a version, in order.
+    pub async fn read_aggregate(
+        &self,
+        id: Uuid,
+        after_version: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, journal::Error> {
+        self.0.0.store.read_aggregate(id, after_version, limit).await
+    }
+
+    /// Events with a correlation id, by partition and position.
+    pub async fn by_correlation(
+        &self,
+        correlation_id: &str,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, journal::Error> {
+        self.0.0.store.by_correlation(correlation_id, limit).await
+    }
+
+    /// The newest committed position of each partition.
+    pub fn heads(&self) -> Vec<Position> {
+        let head = |partition: &crate::partition::Partition| Position {
+            partition: partition.index,
+            position: partition.writer.state().head(),
+        };
+        self.0.0.partitions.iter().map(head).collect()
+    }
+
+    /// Waits until a partition's head is behind `after`; whether it is.
+    pub async fn wait_past(&self, after: Position, timeout: Duration) -> bool {
+        let Some(partition) = self.0.0.partitions.get(usize::from(after.partition)) else {
+            return false;
+        };
+        let mut head = partition.head.clone();
+        let past = head.wait_for(|head| *head > after.position);
+        matches!(tokio::time::timeout(timeout, past).await, Ok(Ok(_)))
+    }
+
+    /// An event's data for people to read.
+    pub async fn reveal(
+        &self,
+        event: &StoredEvent,
+        personal: Reveal,
+    ) -> Result<Value, journal::Error> {
+        let inner = &self.0.0;
+        inner.keys.reveal(&*inner.store, event, personal).await
+    }
+
+    /// An event as its type, personal fields opened, old versions upcast.
+    pub async fn decode<E: EventPayload>(&self, event: &StoredEvent) -> Result<E, DecodeError> {
+        let inner = &self.0.0;
+        let opened = inner.keys.open(&*inner.store, event.event_id, &event.data).await;
+        let opened = opened.map_err(|_| DecodeError::Unsealable(event.event_type.to_string()))?;
+        let data = opened.as_deref().unwrap_or(&event.data);
+        E::decode(&event.event_type, event.major, data)
+    }
+}
+
+/// The application's control rows: kept beside the journal and backed up with it.
+#[derive(Clone, Debug)]
+pub struct Control(pub(super) Runtime);
+
+impl Control {
+    /// A row, unless it has expired.
+    pub async fn get(&self, space: &str, key: &[u8]) -> Result<Option<Vec<u8>>, journal::Error> {
+        let now = self.0.world().now();
+        self.0.0.store.control(space, key, now).await
+    }
+
+    /// Stores rows, all or none, and waits until they are durable.
+    pub async fn put(&self, control: Vec<ControlWrite>) -> Result<(), Unavailable> {
+        let writer = &self.0.0.partitions[0].writer;
+        writer.store(Batch { control, ..Batch::default() }).await
+    }
+}
+
+/// The subscriptions of all partitions.
+#[derive(Clone, Debug)]
+pub struct Subscriptions(pub(super) Runtime);
+
+impl Subscriptions {
+    fn cells(&self, name: &str) -> Vec<&Arc<Cell>> {
+        let partitions = self.0.0.partitions.iter();
+        partitions
+            .flat_map(|partition| partition.cells.iter())
+            .filter(|cell| cell.subscription.name == name)
+            .collect()
+    }
+
+    /// Every subscription.
+    pub fn list(&self) -> Vec<SubscriptionStatus> {
+        let Some(first) = self.0.0.partitions.first() else { return Vec::new() };
+        first.cells.iter().map(|cell| self.status(cell)).collect()
+    }
+
+    fn status(&self, first: &Cell) -> SubscriptionStatus {
+        let subscription = &first.subscription;
+        let partitions: Vec<_> =
+            self.cells(subscription.name).iter().map(|cell| cell.status()).collect();
+        let state = if *first.paused.borrow() {
+            "paused"
+        } else if partitions.iter().any(|partition| partition.circuit == "open") {
+            "circuit_open"
+        } else {
+            "running"
+        };
+        SubscriptionStatus {
+            name: subscription.name,
+            context: subscription.context,
+            kind: match subscription.kind {
+                Kind::Handler(_) => "handler",
+                Kind::Projection(_) => "projection",
+            },
+            patterns: subscription.patterns.iter().map(|p| p.as_str().to_owned()).collect(),
+            state,
+            retry: subscription.retry.clone(),
+            handler_timeout_ms: u64::try_from(subscription.handler_timeout.as_millis())
+                .unwrap_or(u64::MAX),
+            partitions,
+        }
+    }
+
+    /// Pauses a subscription: nothing is lost, its lag grows. It stays paused across restarts.
+    /// Whether there is such a one.
+    pub async fn pause(&self, name: &str) -> Result<bool, Unavailable> {
+        self.set_paused(name, Some(b"paused".to_vec())).await
+    }
+
+    /// Lets a paused subscription go on. Whether there is such a one.
+    pub async fn resume(&self, name: &str) -> Result<bool, Unavailable> {
+        self.set_paused(name, None).await
+    }
+
+    async fn set_paused(&self, name: &str, value: Option<Vec<u8>>) -> Result<bool, Unavailable> {
+        let cells = self.cells(name);
+        if cells.is_empty() {
+            return Ok(false);
+        }
+        let paused = value.is_some();
+        let key = name.as_bytes().to_vec();
+        let write = ControlWrite { space: PAUSED_SPACE, key, value, expires_at: None };
+        self.0.control().put(vec![write]).await?;
+        for cell in cells {
+            cell.paused.send_replace(paused);
+        }
+        Ok(true)
+    }
+
+    /// Waits until a subscription has handled everything up to `at`; whether it has.
+    pub async fn wait_for(&self, name: &str, at: Position, timeout: Duration) -> bool {
+        let cells = self.cells(name);
+        let Some(cell) = cells.iter().find(|cell| cell.partition == at.partition) else {
+            return false;
+        };
+        tokio::time::timeout(timeout, cell.reached(at.position)).await.is_ok()
+    }
+
+    /// How far a subscription is in a partition.
+    pub fn position(&self, name: &str, partition: u16) -> Option<u64> {
+        let cells = self.cells(name);
+        cells.iter().find(|cell| cell.partition == partition).map(|cell| cell.position())
+    }
+
+    /// Where an event stands with every subscription that wants it.
+    pub async fn deliveries(&self, event: &StoredEvent) -> Result<Vec<Delivery>, journal::Error> {
+        let Some(partition) = self.0.0.partitions.get(usize::from(event.partition)) else {
+            return Ok(Vec::new());
+        };
+        let filter = LetterFilter { after: event.position - 1, ..LetterFilter::default() };
+        let mut deliveries = Vec::new();
+        for cell in &partition.cells {
+            let subscription = &cell.subscription;
+            let wanted = cell.route.wants(&event.event_type) && (subscription.key)(event).is_some();
+            if !wanted {
+                continue;
+            }
+            let filter =
+                LetterFilter { subscription: Some(subscription.name.to_owned()), ..filter.clone() };
+            let letters = self.0.0.store.letters(event.partition, &filter, 1).await?;
+            let letter = letters.first().filter(|letter| letter.position == event.position);
+            deliveries.push(delivery_of(cell, event, letter));
+        }
+        Ok(deliveries)
+    }
+
+    /// Waits until every subscription has handled everything that is committed, including what
+    /// that led to; whether it came to that in time. For tests and for a clean stop.
+    pub async fn quiesce(&self, timeout: Duration) -> bool {
+        let quiet = async {
+            let mut calm = 0;
+            while calm < 3 {
+                let behind = self.0.0.partitions.iter().any(|partition| {
+                    let head = partition.writer.state().head();
+                    partition
+                        .cells
+                        .iter()
+                        .any(|cell| !*cell.paused.borrow() && cell.position() < head)
+                });
+                let busy = self.0.in_flight() != (0, 0);
+                calm = if behind || busy { 0 } else { calm + 1 };
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(timeout, quiet).await.is_ok()
+    }
+}
+
+fn delivery_of(cell: &Cell, event: &StoredEvent, letter: Option<&Letter>) -> Delivery {
+    let subscription = cell.subscription.name;
+    match letter {
+        Some(letter) => Delivery {
+            subscription,
+            state: match letter.state {
+                journal::LetterState::Dead => "dead",
+                journal::LetterState::Waiting => "waiting",
+            },
+            attempts: letter.attempts,
+            last_error: (!letter.error.is_empty()).then(|| letter.error.clone()),
+        },
+        None => Delivery {
+            subscription,
+            state: if cell.position() >= event.position { "acked" } else { "pending" },
+            attempts: 0,
+            last_error: None,
+        },
+    }
+}
+
+/// The dead letters of all partitions.
+#[derive(Clone, Debug)]
+pub struct DeadLetters(pub(super) Runtime);
+
+impl DeadLetters {
+    /// Letters, by partition, subscription and position.
+    pub async fn list(
+        &self,
+        subscription: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Letter>, journal::Error> {
+        let filter = LetterFilter {
+            subscription: subscription.map(str::to_owned),
+            ..LetterFilter::default()
+        };
+        let mut letters = Vec::new();
+        for partition in 0..self.0.partitions() {
+            let room = limit - letters.len();
+            letters.extend(self.0.0.store.letters(partition, &filter, room).await?);
+        }
+        Ok(letters)
+    }
+
+    /// Works off a key's letters, in order. `None`: there is no such subscription.
+    pub async fn redrive(
+        &self,
+        subscription: &str,
+        partition: u16,
+        key: Uuid,
+        what: Redrive,
+    ) -> Option<Result<Redriven, Failure>> {
+        let subscriptions = self.0.subscriptions();
+        let cells = subscriptions.cells(subscription);
+        let cell = cells.into_iter().find(|cell| cell.partition == partition)?;
+        Some(cell.redrive(key, what).await)
+    }
+}

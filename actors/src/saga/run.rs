@@ -1,0 +1,242 @@
+//! How sagas are driven: two subscriptions for each definition.
+//!
+//! The first turns events into facts for the instance that they concern. The second listens to the
+//! sagas' own events and sends the commands that follow from their transitions, with ids derived
+//! from saga, step and purpose: whatever is repeated after a crash has no second effect, and since
+//! an instance's events come in order, a step's commands are always sent before its undo.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{Input, Saga, SagaCommand, SagaEvent, SagaInstance, Transition};
+use crate::command::{CommandContext, CommandError, Once, Origin, Refused};
+use crate::event::{EventPayload, StoredEvent};
+use crate::retry::{Failure, RetryPolicy};
+use crate::runtime::Runtime;
+use crate::subscriber::{Handler, Subscription};
+
+/// A saga must not be stuck behind a passing trouble: it is patient for minutes, and its time
+/// limits are what ends it.
+const RETRIES_MAX: u32 = 10;
+/// Instances worked on at the same time, per partition.
+const LANES: u16 = 16;
+
+/// What became of a command that a saga sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routed {
+    /// How many events it led to; none: there was nothing to do.
+    pub events: usize,
+}
+
+/// Sends a saga's commands to their aggregates: the one place that knows them all.
+#[async_trait]
+pub trait SagaRouter<S: Saga>: Send + Sync + 'static {
+    /// Sends a command and waits until its outcome is durable.
+    async fn route(
+        &self,
+        runtime: &Runtime,
+        command: S::Command,
+        context: CommandContext,
+    ) -> Result<Routed, CommandError<Refused>>;
+}
+
+pub(crate) fn subscriptions<S: Saga>(router: Arc<dyn SagaRouter<S>>) -> [Subscription; 2] {
+    // Once per definition and process: as static as the program.
+    let facts_name: &'static str = Box::leak(format!("{}-facts", S::NAME).into_boxed_str());
+    let commands_name: &'static str = Box::leak(format!("{}-commands", S::NAME).into_boxed_str());
+    let patient = RetryPolicy { max_retries: RETRIES_MAX, ..RetryPolicy::default() };
+    let facts = Subscription::handler(
+        facts_name,
+        "sagas",
+        S::TOPICS,
+        Arc::new(Facts::<S>(std::marker::PhantomData)),
+    );
+    let facts = facts.keyed_by(|event| fact_of::<S>(event).map(|(key, _)| key));
+    let commands =
+        Subscription::handler(commands_name, "sagas", &["saga.*"], Arc::new(Commands { router }));
+    let commands = commands
+        .keyed_by(|event| (&*event.aggregate_type == S::NAME).then_some(event.aggregate_id));
+    [facts, commands].map(|subscription| {
+        subscription.in_lanes(LANES).retrying(patient.clone()).within(Duration::from_secs(60))
+    })
+}
+
+fn fact_of<S: Saga>(event: &StoredEvent) -> Option<(Uuid, S::Fact)> {
+    let data = serde_json::from_str(&event.data).ok()?;
+    S::fact(event, &data)
+}
+
+struct Facts<S>(std::marker::PhantomData<fn() -> S>);
+
+#[async_trait]
+impl<S: Saga> Handler for Facts<S> {
+    async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        let Some((key, fact)) = fact_of::<S>(event) else { return Ok(()) };
+        let fact = serde_json::to_value(&fact)
+            .map_err(|_| Failure::permanent("a fact cannot be written as JSON"))?;
+        let input = Input::Fact { event_id: event.event_id, fact };
+        tell::<S>(runtime, event, key, input).await
+    }
+}
+
+/// Tells an instance something, because of an event. An instance remembers what it has seen, so
+/// that no outcome needs to be stored.
+async fn tell<S: Saga>(
+    runtime: &Runtime,
+    event: &StoredEvent,
+    key: Uuid,
+    input: Input,
+) -> Result<(), Failure> {
+    let id = SagaInstance::<S>::id_of(key);
+    let mut context = CommandContext::because_of(event, "saga", id);
+    context.once = None;
+    let command = SagaCommand { key, input, now: runtime.world().now() };
+    let told = runtime.saga::<S>().send(id, command, context, |_| ()).await;
+    told.map(|_| ()).map_err(|error| error.to_failure())
+}
+
+struct Commands<S: Saga> {
+    router: Arc<dyn SagaRouter<S>>,
+}
+
+#[async_trait]
+impl<S: Saga> Handler for Commands<S> {
+    async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        let decoded = SagaEvent::decode(&event.event_type, event.major, &event.data)
+            .map_err(|error| Failure::permanent(error.to_string()))?;
+        let (SagaEvent::Started(advance) | SagaEvent::Advanced(advance)) = decoded else {
+            return Ok(());
+        };
+        for transition in &advance.transitions {
+            self.follow(runtime, event, advance.key, transition).await?;
+        }
+        Ok(())
+    }
+}
+
+impl<S: Saga> Commands<S> {
+    async fn follow(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+        key: Uuid,
+        transition: &Transition,
+    ) -> Result<(), Failure> {
+        let sends = matches!(
+            transition,
+            Transition::StepStarted { .. }
+                | Transition::CompensationStarted { .. }
+                | Transition::UndoStarted { .. }
+                | Transition::Compensated
+        );
+        if !sends {
+            return Ok(());
+        }
+        let id = event.aggregate_id;
+        let sagas = runtime.saga::<S>();
+        let read = sagas.read(id, |saga| (saga.state.clone(), saga.failure.clone())).await;
+        let (state, failure) = read.map_err(|error| error.to_failure())?.value;
+        let now = runtime.world().now();
+        let step_of = |name: &str| state.steps().iter().find(|step| step.name == name);
+        match transition {
+            Transition::StepStarted { step, .. } => {
+                let commands = step_of(step).map(|step| (step.act)(&state, now));
+                let sent = self.send(runtime, event, step, "act", commands.unwrap_or_default());
+                if let Sent::Refused(code) = sent.await? {
+                    let input = Input::Refused { step: step.clone(), code };
+                    tell::<S>(runtime, event, key, input).await?;
+                }
+            }
+            Transition::CompensationStarted { step, reason } => {
+                let commands = state.announce(step, reason, now);
+                self.send_all(runtime, event, step, "announce", commands).await?;
+            }
+            Transition::UndoStarted { step, .. } => {
+                let commands = step_of(step).map(|step| (step.undo)(&state, now));
+                let commands = commands.unwrap_or_default();
+                let nothing = self.send_all(runtime, event, step, "undo", commands).await?;
+                let input = Input::UndoAnswered { step: step.clone(), nothing };
+                tell::<S>(runtime, event, key, input).await?;
+            }
+            _ => {
+                if let Some(failure) = failure {
+                    let commands = state.conclude(&failure.step, &failure.reason, now);
+                    self.send_all(runtime, event, &failure.step, "conclude", commands).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends commands in order, up to the first that is refused.
+    async fn send(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+        step: &str,
+        purpose: &str,
+        commands: Vec<S::Command>,
+    ) -> Result<Sent, Failure> {
+        for (index, command) in commands.into_iter().enumerate() {
+            let context = context(event, step, purpose, index);
+            match self.router.route(runtime, command, context).await {
+                Ok(_) => {}
+                Err(CommandError::Rejected { rejection, .. }) => {
+                    tracing::info!(saga = S::NAME, saga_id = %event.aggregate_id, step, purpose, code = rejection.code, "a step's command was refused");
+                    return Ok(Sent::Refused(rejection.code.to_owned()));
+                }
+                Err(error) => return Err(error.to_failure()),
+            }
+        }
+        Ok(Sent::All)
+    }
+
+    /// Sends commands whose refusal means that there is nothing to do. Whether none did anything.
+    async fn send_all(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+        step: &str,
+        purpose: &str,
+        commands: Vec<S::Command>,
+    ) -> Result<bool, Failure> {
+        let mut nothing = true;
+        for (index, command) in commands.into_iter().enumerate() {
+            let context = context(event, step, purpose, index);
+            match self.router.route(runtime, command, context).await {
+                Ok(routed) => nothing &= routed.events == 0,
+                Err(CommandError::Rejected { rejection, .. }) => {
+                    tracing::warn!(saga = S::NAME, saga_id = %event.aggregate_id, step, purpose, code = rejection.code, "a command was refused; there is nothing to do for it");
+                }
+                Err(error) => return Err(error.to_failure()),
+            }
+        }
+        Ok(nothing)
+    }
+}
+
+enum Sent {
+    All,
+    Refused(String),
+}
+
+fn context(event: &StoredEvent, step: &str, purpose: &str, index: usize) -> CommandContext {
+    let id = crate::id::derived(
+        "saga.command",
+        &[
+            event.aggregate_id.as_bytes(),
+            step.as_bytes(),
+            purpose.as_bytes(),
+            &(index as u64).to_le_bytes(),
+        ],
+    );
+    CommandContext {
+        command_id: id,
+        once: Some(Once { request_hash: [0; 32] }),
+        origin: Origin::Inside,
+        ..CommandContext::because_of(event, purpose, id)
+    }
+}

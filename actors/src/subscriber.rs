@@ -1,0 +1,428 @@
+//! Subscriptions: who hears of which events, how, and what happens when that fails.
+//!
+//! One actor per subscription and partition pulls at its own pace from the broker's tail or, when
+//! it is behind, from the journal. Handlers work in parallel lanes; events of one key always go
+//! through one lane, one after the other. A projection has one lane and takes batches, so that
+//! rows and checkpoint commit together.
+
+mod circuit;
+mod lane;
+mod pull;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use crate::broker::{BrokerHandle, Pattern, Route};
+use crate::dead_letter::DeadLetterHandle;
+use crate::event::StoredEvent;
+use crate::faults::Faults;
+use crate::journal::Store;
+use crate::journal::writer::WriterHandle;
+use crate::retry::{Failure, RetryPolicy};
+use crate::runtime::Runtime;
+use crate::world::{Timestamp, World};
+use circuit::Circuit;
+pub use circuit::CircuitPolicy;
+pub(crate) use pull::run;
+
+/// Handles one event at a time. At least once: it must bear a repeat.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// Does what the event asks for.
+    async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure>;
+}
+
+/// Keeps rows that follow from events. Exactly once in effect: its checkpoint commits with them.
+#[async_trait]
+pub trait Projection: Send + Sync + 'static {
+    /// The position up to which the partition is projected, as stored with the rows.
+    async fn checkpoint(&self, partition: u16) -> Result<u64, Failure>;
+
+    /// In one transaction: takes these events of a partition, which are all it wants of those
+    /// behind `from` up to `to`, and moves the checkpoint to `to`. Positions up to the checkpoint
+    /// are skipped.
+    async fn project(
+        &self,
+        runtime: &Runtime,
+        partition: u16,
+        from: u64,
+        events: &[Arc<StoredEvent>],
+        to: u64,
+    ) -> Result<(), Failure>;
+
+    /// Takes one event that was a dead letter; the checkpoint is past it and stays.
+    async fn redeliver(
+        &self,
+        _runtime: &Runtime,
+        _event: &Arc<StoredEvent>,
+    ) -> Result<(), Failure> {
+        Err(Failure::permanent("this projection takes no event twice: rebuild it"))
+    }
+}
+
+/// The key whose order a subscription keeps; none: the event does not concern it after all.
+pub type KeyOf = Arc<dyn Fn(&StoredEvent) -> Option<Uuid> + Send + Sync>;
+
+/// What a subscription is.
+#[derive(Clone)]
+pub enum Kind {
+    /// Effects, one event at a time.
+    Handler(Arc<dyn Handler>),
+    /// Rows, in batches.
+    Projection(Arc<dyn Projection>),
+}
+
+/// A declared subscription.
+#[derive(Clone)]
+pub struct Subscription {
+    /// Names it. Stored with its checkpoints: a renamed one starts over. Never rename.
+    pub name: &'static str,
+    /// The bounded context that it belongs to.
+    pub context: &'static str,
+    /// The topics.
+    pub patterns: Vec<Pattern>,
+    /// How many lanes; stored with the checkpoints.
+    pub lanes: u16,
+    /// The key of an event.
+    pub key: KeyOf,
+    /// What to do after a transient failure.
+    pub retry: RetryPolicy,
+    /// When the circuit opens and how long it stays open.
+    pub circuit: CircuitPolicy,
+    /// How long one attempt may take.
+    pub handler_timeout: Duration,
+    /// Who does the work.
+    pub kind: Kind,
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Subscription {
+    /// A subscription for effects: four lanes, keyed by aggregate.
+    ///
+    /// # Panics
+    /// If a pattern is not one: patterns are part of the program.
+    pub fn handler(
+        name: &'static str,
+        context: &'static str,
+        patterns: &[&str],
+        handler: Arc<dyn Handler>,
+    ) -> Self {
+        Self::new(name, context, patterns, 4, Kind::Handler(handler))
+    }
+
+    /// A subscription for rows: one lane.
+    ///
+    /// # Panics
+    /// If a pattern is not one: patterns are part of the program.
+    pub fn projection(
+        name: &'static str,
+        context: &'static str,
+        patterns: &[&str],
+        projection: Arc<dyn Projection>,
+    ) -> Self {
+        Self::new(name, context, patterns, 1, Kind::Projection(projection))
+    }
+
+    fn new(
+        name: &'static str,
+        context: &'static str,
+        patterns: &[&str],
+        lanes: u16,
+        kind: Kind,
+    ) -> Self {
+        let parse = |text: &&str| Pattern::parse(text).expect("patterns in the program are valid");
+        Self {
+            name,
+            context,
+            patterns: patterns.iter().map(parse).collect(),
+            lanes,
+            key: Arc::new(|event| Some(event.aggregate_id)),
+            retry: RetryPolicy::default(),
+            circuit: CircuitPolicy::default(),
+            handler_timeout: Duration::from_secs(30),
+            kind,
+        }
+    }
+
+    /// With another key.
+    #[must_use]
+    pub fn keyed_by(
+        mut self,
+        key: impl Fn(&StoredEvent) -> Option<Uuid> + Send + Sync + 'static,
+    ) -> Self {
+        self.key = Arc::new(key);
+        self
+    }
+
+    /// With another retry policy.
+    #[must_use]
+    pub fn retrying(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// With another time limit for an attempt.
+    #[must_use]
+    pub fn within(mut self, handler_timeout: Duration) -> Self {
+        self.handler_timeout = handler_timeout;
+        self
+    }
+
+    /// With another number of lanes.
+    #[must_use]
+    pub fn in_lanes(mut self, lanes: u16) -> Self {
+        if matches!(self.kind, Kind::Handler(_)) {
+            self.lanes = lanes.max(1);
+        }
+        self
+    }
+}
+
+/// How far a lane is, for all to see.
+#[derive(Debug, Default)]
+struct LaneState {
+    done: AtomicU64,
+    queued: AtomicUsize,
+}
+
+/// What an operator can do with a key that has letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redrive {
+    /// Try the key's letters again, in order, from the first.
+    Retry,
+    /// Drop the key's first letter, then go on with those behind it.
+    Discard,
+}
+
+/// How a redrive ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Redriven {
+    /// Letters handled now.
+    pub handled: usize,
+    /// Letters dropped.
+    pub discarded: usize,
+    /// Letters left: none unless one failed again.
+    pub left: usize,
+}
+
+struct RedriveRequest {
+    key: Uuid,
+    what: Redrive,
+    reply: oneshot::Sender<Result<Redriven, Failure>>,
+}
+
+/// One subscription in one partition: everything that outlives a crash of its actor.
+pub(crate) struct Cell {
+    pub subscription: Subscription,
+    pub partition: u16,
+    pub store: Arc<dyn Store>,
+    pub writer: WriterHandle,
+    pub broker: BrokerHandle,
+    pub dead_letters: DeadLetterHandle,
+    pub faults: Arc<Faults>,
+    pub world: Arc<dyn World>,
+    pub route: Arc<Route>,
+    pub paused: watch::Sender<bool>,
+    pub stopping: watch::Receiver<bool>,
+    pub poll_interval: Duration,
+    pub runtime: OnceLock<crate::runtime::WeakRuntime>,
+    circuit: Circuit,
+    lanes: Vec<LaneState>,
+    dispatched: AtomicU64,
+    progress: Notify,
+    redrives: (mpsc::Sender<RedriveRequest>, tokio::sync::Mutex<mpsc::Receiver<RedriveRequest>>),
+    pub counts: Counts,
+}
+
+/// What has happened since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub handled: AtomicU64,
+    pub failed: AtomicU64,
+    pub retried: AtomicU64,
+    pub letters: AtomicU64,
+}
+
+/// What a cell is made of.
+pub(crate) struct CellParts {
+    pub store: Arc<dyn Store>,
+    pub writer: WriterHandle,
+    pub broker: BrokerHandle,
+    pub dead_letters: DeadLetterHandle,
+    pub faults: Arc<Faults>,
+    pub world: Arc<dyn World>,
+    pub stopping: watch::Receiver<bool>,
+    pub poll_interval: Duration,
+}
+
+impl Cell {
+    pub(crate) fn new(
+        subscription: Subscription,
+        partition: u16,
+        parts: CellParts,
+        paused: bool,
+    ) -> Arc<Self> {
+        let route = Arc::new(Route::new(subscription.patterns.clone()));
+        let (send, receive) = mpsc::channel(16);
+        Arc::new(Self {
+            partition,
+            route,
+            paused: watch::channel(paused).0,
+            runtime: OnceLock::new(),
+            circuit: Circuit::new(subscription.name, subscription.circuit.clone()),
+            lanes: (0..subscription.lanes).map(|_| LaneState::default()).collect(),
+            dispatched: AtomicU64::new(0),
+            progress: Notify::new(),
+            redrives: (send, tokio::sync::Mutex::new(receive)),
+            counts: Counts::default(),
+            subscription,
+            store: parts.store,
+            writer: parts.writer,
+            broker: parts.broker,
+            dead_letters: parts.dead_letters,
+            faults: parts.faults,
+            world: parts.world,
+            stopping: parts.stopping,
+            poll_interval: parts.poll_interval,
+        })
+    }
+
+    /// Everything up to here is handled, or a letter.
+    pub(crate) fn position(&self) -> u64 {
+        let dispatched = self.dispatched.load(Ordering::Acquire);
+        let lanes = self.lanes.iter().map(|lane| lane_position(lane, dispatched));
+        lanes.min().unwrap_or(dispatched)
+    }
+
+    /// Waits until everything up to `position` is handled, or a letter.
+    pub(crate) async fn reached(&self, position: u64) {
+        loop {
+            let moved = self.progress.notified();
+            if self.position() >= position {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    fn moved(&self) {
+        self.progress.notify_waiters();
+    }
+
+    fn lane_of(&self, key: Uuid) -> usize {
+        let hash = xxhash_rust::xxh3::xxh3_64(key.as_bytes());
+        usize::try_from(hash % self.lanes.len() as u64).expect("less than the number of lanes")
+    }
+
+    pub(crate) async fn redrive(&self, key: Uuid, what: Redrive) -> Result<Redriven, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Failure::system("the subscription is not running");
+        let request = RedriveRequest { key, what, reply };
+        self.redrives.0.send(request).await.map_err(|_| gone())?;
+        self.route.wake();
+        answer.await.map_err(|_| gone())?
+    }
+
+    pub(crate) fn status(&self) -> PartitionStatus {
+        let (head, position) = (self.broker.head(), self.position());
+        PartitionStatus {
+            partition: self.partition,
+            position,
+            head,
+            lag_events: head.saturating_sub(position),
+            lanes: self.subscription.lanes,
+            circuit: self.circuit.name(),
+            handled: self.counts.handled.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
+            retried: self.counts.retried.load(Ordering::Relaxed),
+            letters: self.counts.letters.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A lane with nothing queued is as far as the events have been handed out. The order of the two
+/// looks matters: an event is queued before `dispatched` moves past it.
+fn lane_position(lane: &LaneState, dispatched: u64) -> u64 {
+    if lane.queued.load(Ordering::Acquire) == 0 {
+        dispatched.max(lane.done.load(Ordering::Acquire))
+    } else {
+        lane.done.load(Ordering::Acquire)
+    }
+}
+
+/// A subscription in one partition, as its operators see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: u16,
+    /// Everything up to here is handled, or a letter.
+    pub position: u64,
+    /// The newest committed position.
+    pub head: u64,
+    /// How many positions it is behind.
+    pub lag_events: u64,
+    /// Lanes.
+    pub lanes: u16,
+    /// `closed`, `half_open` or `open`.
+    pub circuit: &'static str,
+    /// Events handled since the start.
+    pub handled: u64,
+    /// Failed attempts since the start.
+    pub failed: u64,
+    /// Retries since the start.
+    pub retried: u64,
+    /// Letters since the start.
+    pub letters: u64,
+}
+
+/// A subscription, as its operators see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct SubscriptionStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// Its context.
+    pub context: &'static str,
+    /// `handler` or `projection`.
+    pub kind: &'static str,
+    /// Its topic patterns.
+    pub patterns: Vec<String>,
+    /// `running`, `paused` or `circuit_open`.
+    pub state: &'static str,
+    /// Its retry policy.
+    pub retry: RetryPolicy,
+    /// Its time limit for an attempt, in milliseconds.
+    pub handler_timeout_ms: u64,
+    /// By partition.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// Where an event stands with one subscription.
+#[derive(Debug, Clone, Serialize)]
+pub struct Delivery {
+    /// The subscription.
+    pub subscription: &'static str,
+    /// `acked`, `pending`, `dead` or `waiting`.
+    pub state: &'static str,
+    /// Attempts, as far as a letter tells.
+    pub attempts: u32,
+    /// The error, if it is a letter.
+    pub last_error: Option<String>,
+}
+
+/// The paused subscriptions, as a control row knows them.
+pub(crate) const PAUSED_SPACE: &str = "subscription.paused";
+
+pub(crate) fn end_to_end(event: &StoredEvent, now: Timestamp) -> Duration {
+    now.since(event.timestamp)
+}

@@ -1,0 +1,387 @@
+//! One event to its handler: attempts, retries, letters.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Cell, Kind, Redrive, RedriveRequest, Redriven, end_to_end};
+use crate::aggregate::panic_message;
+use crate::event::StoredEvent;
+use crate::journal::{Batch, Letter, LetterFilter, LetterState, LetterWrite};
+use crate::retry::{Failure, FailureKind, Verdict, verdict};
+use crate::runtime::Runtime;
+use crate::world::Timestamp;
+
+/// Letters read at a time.
+const LETTERS_PAGE: usize = 256;
+
+/// What a lane is sent.
+pub(super) enum Task {
+    Event(Arc<StoredEvent>, Uuid),
+    Redrive(RedriveRequest),
+}
+
+/// The lane must stop; what it had in hand is not done.
+pub(super) struct Stopping;
+
+/// A failed event: its last failure and how it came to that.
+pub(super) struct Failed {
+    pub failure: Failure,
+    pub attempts: u32,
+    pub first_failed_at: Timestamp,
+}
+
+/// How many letters each key has.
+pub(super) type Blocked = HashMap<Uuid, usize>;
+
+pub(super) async fn run(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    lane: usize,
+    mut blocked: Blocked,
+    mut tasks: mpsc::Receiver<Task>,
+) -> Result<(), String> {
+    let state = &cell.lanes[lane];
+    while let Some(task) = tasks.recv().await {
+        let (mut paused, mut stopping) = (cell.paused.subscribe(), cell.stopping.clone());
+        if matches!(task, Task::Event(..)) {
+            tokio::select! {
+                _ = paused.wait_for(|paused| !*paused) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+            }
+        }
+        if *cell.stopping.borrow() {
+            return Ok(());
+        }
+        match task {
+            Task::Redrive(request) => redrive(cell, runtime, &mut blocked, request).await,
+            Task::Event(event, key) => {
+                let Ok(()) = take(cell, runtime, &mut blocked, &event, key).await else {
+                    return Ok(());
+                };
+                state.done.store(event.position, Ordering::Release);
+                state.queued.fetch_sub(1, Ordering::AcqRel);
+                cell.moved();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Handles an event, or makes it a letter.
+async fn take(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    blocked: &mut Blocked,
+    event: &Arc<StoredEvent>,
+    key: Uuid,
+) -> Result<(), Stopping> {
+    if blocked.contains_key(&key) {
+        park(cell, waiting_letter(cell, event, key)).await?;
+        *blocked.entry(key).or_default() += 1;
+        return Ok(());
+    }
+    match deliver(cell, runtime, event).await? {
+        Ok(()) => Ok(()),
+        Err(failed) => {
+            park(cell, dead_letter(cell, event, key, &failed)).await?;
+            blocked.insert(key, 1);
+            Ok(())
+        }
+    }
+}
+
+pub(super) async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
+    cell.counts.letters.fetch_add(1, Ordering::Relaxed);
+    if cell.dead_letters.park(letter).await { Ok(()) } else { Err(Stopping) }
+}
+
+pub(super) fn dead_letter(cell: &Cell, event: &StoredEvent, key: Uuid, failed: &Failed) -> Letter {
+    Letter {
+        state: LetterState::Dead,
+        class: failed.failure.kind.as_str().to_owned(),
+        error: failed.failure.message.clone(),
+        attempts: failed.attempts,
+        first_failed_at: failed.first_failed_at,
+        ..waiting_letter(cell, event, key)
+    }
+}
+
+pub(super) fn waiting_letter(cell: &Cell, event: &StoredEvent, key: Uuid) -> Letter {
+    let now = cell.world.now();
+    Letter {
+        subscription: cell.subscription.name.into(),
+        partition: cell.partition,
+        key,
+        position: event.position,
+        event_id: event.event_id,
+        event_type: event.event_type.clone(),
+        aggregate_id: event.aggregate_id,
+        state: LetterState::Waiting,
+        class: String::new(),
+        error: String::new(),
+        attempts: 0,
+        first_failed_at: now,
+        last_failed_at: now,
+    }
+}
+
+/// Tries an event until it is handled or has failed for good.
+pub(super) async fn deliver(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    event: &Arc<StoredEvent>,
+) -> Result<Result<(), Failed>, Stopping> {
+    let handler = match &cell.subscription.kind {
+        Kind::Handler(handler) => handler.clone(),
+        Kind::Projection(projection) => {
+            let projection = projection.clone();
+            let keys = fault_keys(event);
+            return attempts(cell, &keys, || projection.redeliver(runtime, event)).await;
+        }
+    };
+    let keys = fault_keys(event);
+    let outcome = attempts(cell, &keys, || handler.handle(runtime, event)).await?;
+    if outcome.is_ok() {
+        handled(cell, std::slice::from_ref(event));
+    }
+    Ok(outcome)
+}
+
+fn fault_keys(event: &StoredEvent) -> [String; 3] {
+    [event.aggregate_id.to_string(), event.event_type.to_string(), event.event_id.to_string()]
+}
+
+pub(super) fn handled(cell: &Cell, events: &[Arc<StoredEvent>]) {
+    let now = cell.world.now();
+    cell.counts.handled.fetch_add(events.len() as u64, Ordering::Relaxed);
+    let name = cell.subscription.name;
+    metrics::counter!("souk_events_consumed_total", "subscription" => name, "outcome" => "handled")
+        .increment(events.len() as u64);
+    let histogram = metrics::histogram!("souk_event_end_to_end_seconds", "subscription" => name, "priority" => "standard");
+    for event in events {
+        histogram.record(end_to_end(event, now));
+    }
+}
+
+/// Runs some work under the subscription's policies: time limit, panics contained, retries with
+/// back-off, the circuit. Returns how it ended; stops when the service does.
+pub(super) async fn attempts<F>(
+    cell: &Arc<Cell>,
+    keys: &[String],
+    work: impl Fn() -> F,
+) -> Result<Result<(), Failed>, Stopping>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let name = cell.subscription.name;
+    let mut stopping = cell.stopping.clone();
+    let mut attempt = 0;
+    let mut panics = 0;
+    let mut first_failed_at = None;
+    loop {
+        tokio::select! {
+            () = cell.circuit.admit() => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return Err(Stopping),
+        }
+        attempt += 1;
+        let started = Instant::now();
+        let result = one_attempt(cell, keys, &work).await;
+        metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
+            .record(started.elapsed());
+        let mut failure = match result {
+            Ok(()) => {
+                cell.circuit.well();
+                return Ok(Ok(()));
+            }
+            Err(Attempt::Failed(failure)) => failure,
+            Err(Attempt::Panicked(message)) => {
+                panics += 1;
+                let message = format!("the handler panicked: {message}");
+                // Once may be bad luck; twice is the event.
+                if panics == 1 { Failure::transient(message) } else { Failure::permanent(message) }
+            }
+        };
+        first_failed_at.get_or_insert_with(|| cell.world.now());
+        cell.counts.failed.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("souk_event_handler_failures_total", "subscription" => name, "class" => failure.kind.as_str())
+            .increment(1);
+        tracing::warn!(
+            subscription = name,
+            attempt,
+            class = failure.kind.as_str(),
+            error = failure.message,
+            key = keys.first(),
+            "a delivery failed"
+        );
+        match verdict(failure.kind, attempt, &cell.subscription.retry) {
+            Verdict::Pause => {
+                cell.circuit.unwell(&failure.message);
+                attempt -= 1;
+            }
+            Verdict::Retry { after } => {
+                cell.circuit.well();
+                cell.counts.retried.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("souk_deliveries_retried_total", "subscription" => name)
+                    .increment(1);
+                let wait = cell.subscription.retry.jittered(after, &*cell.world);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    _ = stopping.wait_for(|stopping| *stopping) => return Err(Stopping),
+                }
+            }
+            Verdict::DeadLetter => {
+                cell.circuit.well();
+                let first_failed_at = first_failed_at.unwrap_or_else(|| cell.world.now());
+                failure.message.truncate(floor_char(&failure.message, 2_000));
+                return Ok(Err(Failed { failure, attempts: attempt, first_failed_at }));
+            }
+        }
+    }
+}
+
+/// The greatest place not behind `max` where the text can be cut.
+fn floor_char(text: &str, max: usize) -> usize {
+    (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+enum Attempt {
+    Failed(Failure),
+    Panicked(String),
+}
+
+async fn one_attempt<F>(cell: &Cell, keys: &[String], work: impl Fn() -> F) -> Result<(), Attempt>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+    let limit = cell.subscription.handler_timeout;
+    let attempt = async {
+        cell.faults.before(cell.subscription.name, &keys).await?;
+        work().await
+    };
+    let contained = CatchUnwind(Box::pin(attempt));
+    match tokio::time::timeout(limit, contained).await {
+        Ok(Ok(result)) => result.map_err(Attempt::Failed),
+        Ok(Err(panic)) => Err(Attempt::Panicked(panic_message(&*panic).to_owned())),
+        Err(_) => {
+            let kind = FailureKind::Transient;
+            let message = format!("timeout: the handler took longer than {limit:?}");
+            Err(Attempt::Failed(Failure { kind, message }))
+        }
+    }
+}
+
+/// A future whose panic is a value.
+struct CatchUnwind<F>(std::pin::Pin<Box<F>>);
+
+impl<F: Future> Future for CatchUnwind<F> {
+    type Output = Result<F::Output, Box<dyn std::any::Any + Send>>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context)));
+        match polled {
+            Ok(std::task::Poll::Pending) => std::task::Poll::Pending,
+            Ok(std::task::Poll::Ready(output)) => std::task::Poll::Ready(Ok(output)),
+            Err(panic) => std::task::Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+/// Works off a key's letters, in order, until one fails again.
+pub(super) async fn redrive(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    blocked: &mut Blocked,
+    request: RedriveRequest,
+) {
+    let RedriveRequest { key, what, reply } = request;
+    let outcome = redrive_key(cell, runtime, key, what).await;
+    if let Ok(redriven) = &outcome {
+        if redriven.left == 0 {
+            blocked.remove(&key);
+        } else {
+            blocked.insert(key, redriven.left);
+        }
+    }
+    let _ = reply.send(outcome);
+}
+
+async fn redrive_key(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    key: Uuid,
+    what: Redrive,
+) -> Result<Redriven, Failure> {
+    let unreadable = |error: crate::journal::Error| Failure::system(error.to_string());
+    let mut redriven = Redriven { handled: 0, discarded: 0, left: 0 };
+    let mut discard_next = what == Redrive::Discard;
+    loop {
+        let filter = LetterFilter {
+            subscription: Some(cell.subscription.name.to_owned()),
+            key: Some(key),
+            after: 0,
+        };
+        let letters = cell.store.letters(cell.partition, &filter, LETTERS_PAGE).await;
+        let letters = letters.map_err(unreadable)?;
+        if letters.is_empty() {
+            return Ok(redriven);
+        }
+        for (index, letter) in letters.iter().enumerate() {
+            if std::mem::take(&mut discard_next) {
+                redriven.discarded += 1;
+                resolve(cell, letter, "discard").await?;
+                continue;
+            }
+            let event = cell.store.event(letter.event_id).await.map_err(unreadable)?;
+            let event = event.ok_or_else(|| Failure::permanent("the letter's event is gone"))?;
+            match deliver(cell, runtime, &event).await {
+                Err(Stopping) => return Err(Failure::system("the service is stopping")),
+                Ok(Ok(())) => {
+                    redriven.handled += 1;
+                    resolve(cell, letter, "retry").await?;
+                }
+                Ok(Err(failed)) => {
+                    let attempts = letter.attempts + failed.attempts;
+                    let again = Letter {
+                        attempts,
+                        first_failed_at: letter.first_failed_at,
+                        ..dead_letter(cell, &event, key, &failed)
+                    };
+                    write(cell, LetterWrite::Put(again)).await?;
+                    redriven.left = letters.len() - index;
+                    return Ok(redriven);
+                }
+            }
+        }
+    }
+}
+
+async fn resolve(cell: &Cell, letter: &Letter, verb: &'static str) -> Result<(), Failure> {
+    let subscription = letter.subscription.clone();
+    write(cell, LetterWrite::Remove { subscription, position: letter.position }).await?;
+    let name = cell.subscription.name;
+    metrics::counter!("souk_dlq_resolved_total", "subscription" => name, "verb" => verb)
+        .increment(1);
+    metrics::gauge!("souk_dlq_letters", "subscription" => name).decrement(1.0);
+    Ok(())
+}
+
+async fn write(cell: &Cell, write: LetterWrite) -> Result<(), Failure> {
+    let batch = Batch { letters: vec![write], ..Batch::default() };
+    cell.writer.store(batch).await.map_err(|error| Failure::system(error.to_string()))
+}
+
+/// How long a lane's queue is: enough to keep it busy while the next page is read.
+pub(super) const QUEUE_MAX: usize = 64;
+/// How often checkpoints are stored while there is something to store.
+pub(super) const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);

@@ -1,0 +1,421 @@
+//! One life of a subscription's actor: from the stored checkpoint, to the head, and on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::lane::{
+    self, Blocked, CHECKPOINT_EVERY, Failed, QUEUE_MAX, Stopping, Task, attempts, dead_letter,
+    handled, park, waiting_letter,
+};
+use super::{Cell, Kind, Projection, lane_position};
+use crate::event::StoredEvent;
+use crate::journal::{Batch, Checkpoint, LetterFilter};
+use crate::runtime::Runtime;
+
+/// Events read at a time.
+const PAGE: usize = 256;
+
+/// Runs a subscription until the service stops.
+pub(crate) async fn run(cell: Arc<Cell>) -> Result<(), String> {
+    let runtime = cell.runtime.get().and_then(crate::runtime::WeakRuntime::upgrade);
+    let Some(runtime) = runtime else { return Ok(()) };
+    let blocked = load_blocked(&cell).await?;
+    match cell.subscription.kind.clone() {
+        Kind::Handler(_) => run_lanes(&cell, &runtime, blocked).await,
+        Kind::Projection(projection) => {
+            run_projection(&cell, &runtime, &*projection, blocked).await
+        }
+    }
+}
+
+/// The keys that have letters, with how many.
+async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
+    let mut blocked = Blocked::new();
+    let mut filter = LetterFilter {
+        subscription: Some(cell.subscription.name.to_owned()),
+        ..LetterFilter::default()
+    };
+    loop {
+        let letters = cell.store.letters(cell.partition, &filter, 1_000).await;
+        let letters = letters.map_err(|error| error.to_string())?;
+        let Some(last) = letters.last() else { break };
+        filter.after = last.position;
+        for letter in &letters {
+            *blocked.entry(letter.key).or_default() += 1;
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "letters are few")]
+    metrics::gauge!("souk_dlq_letters", "subscription" => cell.subscription.name)
+        .set(blocked.values().sum::<usize>() as f64);
+    Ok(blocked)
+}
+
+struct Puller<'a> {
+    cell: &'a Arc<Cell>,
+    cursor: u64,
+}
+
+/// What there is to do next.
+enum Next {
+    Events(Vec<Arc<StoredEvent>>),
+    /// Nothing for this subscription up to there.
+    SkipTo(u64),
+    Redrive(super::RedriveRequest),
+    Idle,
+    Stop,
+}
+
+impl Puller<'_> {
+    /// Waits for something to do; `Idle` comes round often enough to store checkpoints.
+    async fn next(&mut self, wait_max: Duration) -> Next {
+        let cell = self.cell;
+        let mut stopping = cell.stopping.clone();
+        if *stopping.borrow() {
+            return Next::Stop;
+        }
+        let mut redrives = cell.redrives.1.lock().await;
+        if let Ok(request) = redrives.try_recv() {
+            return Next::Redrive(request);
+        }
+        if *cell.paused.borrow() {
+            let mut paused = cell.paused.subscribe();
+            tokio::select! {
+                _ = paused.wait_for(|paused| !*paused) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+                request = redrives.recv() => if let Some(request) = request {
+                    return Next::Redrive(request);
+                },
+                () = tokio::time::sleep(wait_max) => {}
+            }
+            return Next::Idle;
+        }
+        let (scanned, matched) = cell.route.news();
+        if self.cursor >= scanned {
+            tokio::select! {
+                () = cell.route.changed() => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+                request = redrives.recv() => if let Some(request) = request {
+                    return Next::Redrive(request);
+                },
+                () = tokio::time::sleep(wait_max) => self.poll(),
+            }
+            return Next::Idle;
+        }
+        if matched <= self.cursor {
+            return Next::SkipTo(scanned);
+        }
+        match self.read().await {
+            Ok(events) if events.is_empty() => Next::SkipTo(scanned),
+            Ok(events) => Next::Events(events),
+            Err(error) => {
+                tracing::warn!(subscription = cell.subscription.name, %error, "the journal cannot be read now");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                Next::Idle
+            }
+        }
+    }
+
+    /// The fallback for a wake-up that was lost with a broker: look at the head.
+    fn poll(&self) {
+        let head = self.cell.writer.state().head();
+        if head > self.cell.broker.head() {
+            self.cell.broker.moved_to(head);
+        }
+    }
+
+    async fn read(&self) -> Result<Vec<Arc<StoredEvent>>, crate::journal::Error> {
+        match self.cell.broker.tail().read(self.cursor, PAGE) {
+            Some(events) if !events.is_empty() => Ok(events),
+            _ => self.cell.store.read_from(self.cell.partition, self.cursor, PAGE).await,
+        }
+    }
+
+    fn wanted(&self, event: &StoredEvent) -> Option<Uuid> {
+        if !self.cell.route.wants(&event.event_type) {
+            return None;
+        }
+        (self.cell.subscription.key)(event)
+    }
+}
+
+// ---------------------------------------------------------------------------------- handlers
+
+async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Result<(), String> {
+    let starts = load_checkpoints(cell).await?;
+    let cursor = starts.iter().copied().min().unwrap_or(0);
+    cell.dispatched.store(cursor, Ordering::Release);
+    let mut by_lane: Vec<Blocked> = vec![HashMap::new(); cell.lanes.len()];
+    for (key, count) in blocked {
+        by_lane[cell.lane_of(key)].insert(key, count);
+    }
+    let mut running = JoinSet::new();
+    let mut lanes = Vec::new();
+    for (lane, blocked) in by_lane.into_iter().enumerate() {
+        let (send, receive) = mpsc::channel(QUEUE_MAX);
+        lanes.push(send);
+        cell.lanes[lane].done.store(starts[lane], Ordering::Release);
+        cell.lanes[lane].queued.store(0, Ordering::Release);
+        let (cell, runtime) = (cell.clone(), runtime.clone());
+        running.spawn(async move { lane::run(&cell, &runtime, lane, blocked, receive).await });
+    }
+    let mut stored = starts.clone();
+    let pulled = async {
+        let mut puller = Puller { cell, cursor };
+        pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
+    };
+    tokio::select! {
+        () = pulled => {}
+        Some(ended) = running.join_next() => {
+            let stopping = *cell.stopping.borrow();
+            match ended {
+                Ok(Ok(())) if stopping => {}
+                Ok(Ok(())) => return Err("a lane ended".into()),
+                Ok(Err(error)) => return Err(error),
+                Err(error) => return Err(format!("a lane crashed: {error}")),
+            }
+        }
+    }
+    drop(lanes);
+    while running.join_next().await.is_some() {}
+    store_checkpoints(cell, &mut stored).await;
+    Ok(())
+}
+
+async fn load_checkpoints(cell: &Cell) -> Result<Vec<u64>, String> {
+    let stored = cell.store.checkpoints(cell.subscription.name, cell.partition).await;
+    let stored = stored.map_err(|error| error.to_string())?;
+    let lanes = cell.lanes.len();
+    let same = stored.len() == lanes && stored.iter().all(|row| usize::from(row.lanes) == lanes);
+    if same {
+        return Ok(stored.iter().map(|row| row.position).collect());
+    }
+    // Keys move between lanes when their number changes: all start where the slowest was.
+    let slowest = stored.iter().map(|row| row.position).min().unwrap_or(0);
+    Ok(vec![slowest; lanes])
+}
+
+async fn pull_into_lanes(
+    puller: &mut Puller<'_>,
+    lanes: &[mpsc::Sender<Task>],
+    starts: &[u64],
+    stored: &mut [u64],
+) {
+    let cell = puller.cell;
+    let mut last_store = tokio::time::Instant::now();
+    loop {
+        let dirty = (0..stored.len()).any(|lane| current(cell, lane) > stored[lane]);
+        let wait = if dirty { CHECKPOINT_EVERY } else { cell.poll_interval };
+        match puller.next(wait).await {
+            Next::Stop => return,
+            Next::Idle => {}
+            Next::SkipTo(position) => {
+                puller.cursor = position;
+                cell.dispatched.store(position, Ordering::Release);
+                cell.moved();
+            }
+            Next::Redrive(request) => {
+                let lane = cell.lane_of(request.key);
+                let _ = lanes[lane].send(Task::Redrive(request)).await;
+            }
+            Next::Events(events) => {
+                for event in events {
+                    if hand_out(puller, lanes, starts, event).await.is_err() {
+                        return;
+                    }
+                }
+                cell.moved();
+            }
+        }
+        report_lag(cell);
+        if last_store.elapsed() >= CHECKPOINT_EVERY {
+            store_checkpoints(cell, stored).await;
+            last_store = tokio::time::Instant::now();
+        }
+    }
+}
+
+async fn hand_out(
+    puller: &mut Puller<'_>,
+    lanes: &[mpsc::Sender<Task>],
+    starts: &[u64],
+    event: Arc<StoredEvent>,
+) -> Result<(), Stopping> {
+    let cell = puller.cell;
+    let position = event.position;
+    if let Some(key) = puller.wanted(&event) {
+        let lane = cell.lane_of(key);
+        if position > starts[lane] {
+            cell.lanes[lane].queued.fetch_add(1, Ordering::AcqRel);
+            let mut stopping = cell.stopping.clone();
+            tokio::select! {
+                sent = lanes[lane].send(Task::Event(event, key)) => sent.map_err(|_| Stopping)?,
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(Stopping),
+            }
+        }
+    }
+    puller.cursor = position;
+    cell.dispatched.store(position, Ordering::Release);
+    Ok(())
+}
+
+fn current(cell: &Cell, lane: usize) -> u64 {
+    let dispatched = cell.dispatched.load(Ordering::Acquire);
+    lane_position(&cell.lanes[lane], dispatched)
+}
+
+async fn store_checkpoints(cell: &Cell, stored: &mut [u64]) {
+    let positions: Vec<_> = (0..stored.len()).map(|lane| current(cell, lane)).collect();
+    if positions.iter().zip(&*stored).all(|(now, before)| now <= before) {
+        return;
+    }
+    let checkpoint = |(lane, position): (usize, &u64)| Checkpoint {
+        subscription: cell.subscription.name.into(),
+        lane: u16::try_from(lane).expect("lanes are counted in 16 bits"),
+        lanes: cell.subscription.lanes,
+        position: *position,
+    };
+    let checkpoints = positions.iter().enumerate().map(checkpoint).collect();
+    match cell.writer.store(Batch { checkpoints, ..Batch::default() }).await {
+        Ok(()) => stored.copy_from_slice(&positions),
+        Err(error) => {
+            tracing::debug!(subscription = cell.subscription.name, %error, "checkpoints wait for the journal");
+        }
+    }
+}
+
+fn report_lag(cell: &Cell) {
+    let lag = cell.broker.head().saturating_sub(cell.position());
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics::gauge!("souk_subscription_lag_events", "subscription" => cell.subscription.name)
+        .set(lag as f64);
+}
+
+// -------------------------------------------------------------------------------- projections
+
+async fn run_projection(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    projection: &dyn Projection,
+    mut blocked: Blocked,
+) -> Result<(), String> {
+    let start = projection.checkpoint(cell.partition).await.map_err(|error| error.to_string())?;
+    cell.lanes[0].done.store(start, Ordering::Release);
+    cell.lanes[0].queued.store(0, Ordering::Release);
+    cell.dispatched.store(start, Ordering::Release);
+    let mut puller = Puller { cell, cursor: start };
+    let mut mirrored = vec![start; 1];
+    let mut last_store = tokio::time::Instant::now();
+    loop {
+        let wait = if mirrored[0] < puller.cursor { CHECKPOINT_EVERY } else { cell.poll_interval };
+        match puller.next(wait).await {
+            Next::Stop => return Ok(()),
+            Next::Idle => {}
+            // Its own checkpoint may stay behind: nothing in between concerns it.
+            Next::SkipTo(position) => advance(&mut puller, position),
+            Next::Redrive(request) => {
+                lane::redrive(cell, runtime, &mut blocked, request).await;
+            }
+            Next::Events(events) => {
+                let to = events.last().map_or(puller.cursor, |event| event.position);
+                let projected =
+                    project(&puller, runtime, projection, &mut blocked, events, to).await;
+                if projected.is_err() {
+                    let stopping = *cell.stopping.borrow();
+                    return if stopping { Ok(()) } else { Err("it could not go on".into()) };
+                }
+                advance(&mut puller, to);
+            }
+        }
+        report_lag(cell);
+        if last_store.elapsed() >= CHECKPOINT_EVERY {
+            store_checkpoints(cell, &mut mirrored).await;
+            last_store = tokio::time::Instant::now();
+        }
+    }
+}
+
+fn advance(puller: &mut Puller<'_>, position: u64) {
+    puller.cursor = position;
+    puller.cell.dispatched.store(position, Ordering::Release);
+    puller.cell.moved();
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics::gauge!("souk_projection_position", "projection" => puller.cell.subscription.name, "version" => "1")
+        .set(position as f64);
+}
+
+/// Projects a page. A page that fails goes again event by event, so that one bad event becomes a
+/// letter and stops its own key only.
+async fn project(
+    puller: &Puller<'_>,
+    runtime: &Runtime,
+    projection: &dyn Projection,
+    blocked: &mut Blocked,
+    events: Vec<Arc<StoredEvent>>,
+    to: u64,
+) -> Result<(), Stopping> {
+    let (cell, from) = (puller.cell, puller.cursor);
+    let mut wanted = Vec::new();
+    for event in events {
+        let Some(key) = puller.wanted(&event) else { continue };
+        if blocked.contains_key(&key) {
+            park(cell, waiting_letter(cell, &event, key)).await?;
+            *blocked.entry(key).or_default() += 1;
+        } else {
+            wanted.push((event, key));
+        }
+    }
+    let batch: Vec<_> = wanted.iter().map(|(event, _)| event.clone()).collect();
+    if try_project(cell, runtime, projection, from, &batch, to).await?.is_ok() {
+        return Ok(());
+    }
+    let mut from = from;
+    for (event, key) in wanted {
+        let position = event.position;
+        if blocked.contains_key(&key) {
+            park(cell, waiting_letter(cell, &event, key)).await?;
+            *blocked.entry(key).or_default() += 1;
+            continue;
+        }
+        let one = std::slice::from_ref(&event);
+        match try_project(cell, runtime, projection, from, one, position).await? {
+            Ok(()) => from = position,
+            Err(failed) => {
+                park(cell, dead_letter(cell, &event, key, &failed)).await?;
+                blocked.insert(key, 1);
+            }
+        }
+    }
+    match try_project(cell, runtime, projection, from, &[], to).await? {
+        Ok(()) => Ok(()),
+        // The checkpoint alone cannot be stored: what is projected is skipped when it comes again.
+        Err(_) => Err(Stopping),
+    }
+}
+
+async fn try_project(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    projection: &dyn Projection,
+    from: u64,
+    events: &[Arc<StoredEvent>],
+    to: u64,
+) -> Result<Result<(), Failed>, Stopping> {
+    let mut keys = Vec::new();
+    for event in events {
+        keys.push(event.aggregate_id.to_string());
+        keys.push(event.event_type.to_string());
+        keys.push(event.event_id.to_string());
+    }
+    let work = || projection.project(runtime, cell.partition, from, events, to);
+    let outcome = attempts(cell, &keys, work).await?;
+    if outcome.is_ok() {
+        handled(cell, events);
+    }
+    Ok(outcome)
+}
