@@ -27,5 +27,7 @@ pub mod registry;
 mod rejection;
 pub mod session;
 pub mod shipment;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod user;

@@ -201,3 +201,6 @@ impl Aggregate for Category {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,3 +225,6 @@ impl EmailClaim {
         })]
     }
 }
+
+#[cfg(test)]
+mod tests;

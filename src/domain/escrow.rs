@@ -16,7 +16,9 @@ use super::order::PaymentMethod;
 use super::rejection::rejections;
 
 /// How an escrow stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EscrowStatus {
     /// Waits for the money.
@@ -415,3 +417,6 @@ impl EscrowDetails {
 fn transfer(from: String, to: String, amount: i64) -> Vec<Entry> {
     vec![Entry { account: from, amount: -amount }, Entry { account: to, amount }]
 }
+
+#[cfg(test)]
+mod tests;

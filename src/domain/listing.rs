@@ -40,7 +40,9 @@ pub const WAREHOUSE: &str = "WH-DEFAULT";
 const HOLD_TIMER: &str = "reservation:";
 
 /// How a listing stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ListingStatus {
     /// Can be bought.
@@ -54,7 +56,9 @@ pub enum ListingStatus {
 }
 
 /// What the caller found out about a category.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CategoryStanding {
     /// There is no such category.
@@ -66,7 +70,9 @@ pub enum CategoryStanding {
 }
 
 /// Why stock could not be reserved. The names are stored and public.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ReservationFailure {
     /// There is no such listing.
@@ -551,7 +557,9 @@ pub struct Hold {
 }
 
 /// What became of a hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum HoldState {
     /// Waits to be paid for.
@@ -683,12 +691,7 @@ impl Aggregate for Listing {
             }
             E::Allocated(event) => {
                 self.shift(event.quantity, HoldState::Allocated);
-                self.hold(
-                    event.order_id,
-                    event.quantity,
-                    HoldState::Allocated,
-                    event.allocated_at,
-                );
+                self.hold(event.order_id, event.quantity, HoldState::Allocated, event.allocated_at);
             }
             E::Released(event) => {
                 self.give_back(event.order_id, event.quantity);
@@ -878,9 +881,7 @@ impl Listing {
             (_, Some(reason)) => Err(reason),
         };
         match details {
-            Ok(details) => {
-                details.reserved(*order_id, *customer_id, *quantity, *now, *expires_at)
-            }
+            Ok(details) => details.reserved(*order_id, *customer_id, *quantity, *now, *expires_at),
             Err(reason) => {
                 let available = self.details.as_ref().map_or(0, |details| details.stock.available);
                 vec![ListingEvent::ReservationFailed(InventoryReservationFailed {
@@ -1078,3 +1079,6 @@ fn check_price(fields: &mut Fields, price: Money) {
     let detail = "must be a whole number of minor units, more than 0";
     fields.require(price.is_price(), "/price", "out_of_range", detail);
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,12 @@ impl std::fmt::Display for Money {
         let sign = if self.amount < 0 { "-" } else { "" };
         write!(f, "{sign}{}", amount / unit)?;
         if decimals > 0 {
-            write!(f, ".{:0width$}", amount % unit, width = usize::try_from(decimals).unwrap_or(0))?;
+            write!(
+                f,
+                ".{:0width$}",
+                amount % unit,
+                width = usize::try_from(decimals).unwrap_or(0)
+            )?;
         }
         write!(f, " {}", self.currency)
     }

@@ -22,7 +22,9 @@ use super::text::{self, FieldError, Fields};
 pub const ITEMS_MAX: usize = 100;
 
 /// How an order stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OrderStatus {
     /// Placed.
@@ -85,9 +87,9 @@ impl PaymentMethod {
         let name = self.0.as_bytes();
         name.first().is_some_and(u8::is_ascii_lowercase)
             && name.len() <= 32
-            && name.iter().all(|&byte| {
-                byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
-            })
+            && name
+                .iter()
+                .all(|&byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     }
 }
 
@@ -98,7 +100,20 @@ impl std::fmt::Display for PaymentMethod {
 }
 
 /// In which order the saga goes about it. Stored; never rename.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SagaDefinition {
     /// Reserve, then capture: nobody is charged for what is not there.
@@ -442,7 +457,9 @@ pub struct OrderRejected {
 }
 
 /// Who called an order off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelledBy {
     /// The buyer.
@@ -740,41 +757,13 @@ impl OrderDetails {
     }
 
     fn decide(&self, command: &OrderCommand) -> Decision {
-        use OrderStatus as S;
-        let order_id = self.order_id;
         let event = match command {
             OrderCommand::Place(_) => return Err(OrderRejection::AlreadyPlaced),
-            OrderCommand::Confirm { now } => self.forward(&[S::Pending], S::Confirmed)?.then(|| {
-                let Money { amount, currency } = self.total;
-                OrderEvent::Confirmed(OrderConfirmed { order_id, amount, currency, confirmed_at: *now })
-            }),
-            OrderCommand::MarkPaid { payment_id, money, now } => {
-                self.forward(&[S::Confirmed], S::Paid)?.then(|| {
-                    OrderEvent::Paid(OrderPaid {
-                        order_id,
-                        payment_id: *payment_id,
-                        amount: money.amount,
-                        currency: money.currency,
-                        paid_at: *now,
-                    })
-                })
-            }
-            OrderCommand::MarkShipped { shipment_id, now } => {
-                self.forward(&[S::Paid], S::Shipped)?.then(|| {
-                    let shipment_id = *shipment_id;
-                    OrderEvent::Shipped(OrderShipped { order_id, shipment_id, shipped_at: *now })
-                })
-            }
-            OrderCommand::RecordDelivered { now } => {
-                self.forward(&[S::Shipped], S::Delivered)?.then(|| {
-                    OrderEvent::Delivered(OrderDelivered { order_id, delivered_at: *now })
-                })
-            }
-            OrderCommand::Complete { now } => {
-                self.forward(&[S::Shipped, S::Delivered], S::Completed)?.then(|| {
-                    OrderEvent::Completed(OrderCompleted { order_id, completed_at: *now })
-                })
-            }
+            OrderCommand::Confirm { .. }
+            | OrderCommand::MarkPaid { .. }
+            | OrderCommand::MarkShipped { .. }
+            | OrderCommand::RecordDelivered { .. }
+            | OrderCommand::Complete { .. } => self.go_on(command)?,
             OrderCommand::Cancel { caller, reason, now } => {
                 self.cancel(caller, reason.as_deref(), *now)?
             }
@@ -783,6 +772,38 @@ impl OrderDetails {
             | OrderCommand::Fail { .. } => self.give_up(command)?,
         };
         Ok(event.into_iter().collect())
+    }
+
+    /// The word that the order has come further.
+    fn go_on(&self, command: &OrderCommand) -> Result<Option<OrderEvent>, OrderRejection> {
+        use OrderStatus as S;
+        let order_id = self.order_id;
+        let (from, to, event): (&[S], S, _) = match command {
+            OrderCommand::Confirm { now } => {
+                let Money { amount, currency } = self.total;
+                let event = OrderConfirmed { order_id, amount, currency, confirmed_at: *now };
+                (&[S::Pending], S::Confirmed, OrderEvent::Confirmed(event))
+            }
+            OrderCommand::MarkPaid { payment_id, money, now } => {
+                let (payment_id, Money { amount, currency }) = (*payment_id, *money);
+                let event = OrderPaid { order_id, payment_id, amount, currency, paid_at: *now };
+                (&[S::Confirmed], S::Paid, OrderEvent::Paid(event))
+            }
+            OrderCommand::MarkShipped { shipment_id, now } => {
+                let event = OrderShipped { order_id, shipment_id: *shipment_id, shipped_at: *now };
+                (&[S::Paid], S::Shipped, OrderEvent::Shipped(event))
+            }
+            OrderCommand::RecordDelivered { now } => {
+                let event = OrderDelivered { order_id, delivered_at: *now };
+                (&[S::Shipped], S::Delivered, OrderEvent::Delivered(event))
+            }
+            OrderCommand::Complete { now } => {
+                let event = OrderCompleted { order_id, completed_at: *now };
+                (&[S::Shipped, S::Delivered], S::Completed, OrderEvent::Completed(event))
+            }
+            _ => return Ok(None),
+        };
+        Ok(self.forward(from, to)?.then_some(event))
     }
 
     /// Whether the order takes a step forward, or has taken it before.
@@ -897,3 +918,6 @@ impl OrderDetails {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

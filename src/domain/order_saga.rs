@@ -1,1 +1,776 @@
-//! Stub.
+//! The order saga: from a placed order to a shipped one, or back to where everything was.
+//!
+//! It is declared, not programmed: facts, steps, and how each step shows that it is done, has
+//! failed or is undone. Two definitions go through the same steps in a different order, and the
+//! order itself says which ([`SagaDefinition`]):
+//!
+//! ```text
+//! reserve_first: reserve, confirm, capture, pay, ship, mark_shipped, confirmation
+//! payment_first: capture, reserve, confirm, pay, ship, mark_shipped, confirmation
+//! ```
+//!
+//! The state is made of flags that are only ever set, and of reasons of which the least counts. So
+//! facts may come twice and in any order, and the state is the same.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::event::StoredEvent;
+use souk_actors::personal::Personal;
+use souk_actors::saga::{Progress, Saga, Step};
+use souk_actors::world::Timestamp;
+use uuid::Uuid;
+
+use super::caller::Caller;
+use super::escrow::{Escrow, EscrowCommand};
+use super::ids::{EscrowId, ListingId, NotificationId, OrderId, PaymentId, ShipmentId, UserId};
+use super::listing::{EXPIRED, HOLD_FOR, Listing, ListingCommand, ReservationFailure};
+use super::money::{Currency, Money};
+use super::notification::{
+    Audience, Channel, NewNotification, Notification, NotificationCommand, Params,
+};
+use super::order::{Order, OrderCommand, OrderItem, PaymentMethod, SagaDefinition};
+use super::payment::{Payment, PaymentCommand};
+use super::shipment::{Shipment, ShipmentCommand};
+
+/// How long a step may take, from the documents.
+pub const STEP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a capture may take that waits for the buyer. Longer than stock is held
+/// ([`HOLD_FOR`]), so that it is the end of the hold that calls the order off.
+pub const BUYER_LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// The template of the mail that ends the saga.
+pub const CONFIRMATION_TEMPLATE: &str = "order_confirmation";
+
+/// The reason for turning back when stock was held for too long. Stored; never rename.
+pub const RESERVATION_EXPIRED: &str = "reservation_expired";
+
+/// The reason for turning back when somebody called the order off. Stored; never rename.
+pub const ORDER_CANCELLED: &str = "order_cancelled";
+
+/// A command to one of the marketplace's aggregates.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MarketCommand {
+    /// To an order.
+    Order(OrderId, OrderCommand),
+    /// To a listing.
+    Listing(ListingId, ListingCommand),
+    /// To a payment.
+    Payment(PaymentId, PaymentCommand),
+    /// To an escrow.
+    Escrow(EscrowId, EscrowCommand),
+    /// To a shipment.
+    Shipment(ShipmentId, ShipmentCommand),
+    /// To a notification.
+    Notification(NotificationId, NotificationCommand),
+}
+
+impl MarketCommand {
+    /// The aggregate that it is for.
+    pub fn target(&self) -> Uuid {
+        match self {
+            Self::Order(id, _) => id.uuid(),
+            Self::Listing(id, _) => id.uuid(),
+            Self::Payment(id, _) => id.uuid(),
+            Self::Escrow(id, _) => id.uuid(),
+            Self::Shipment(id, _) => id.uuid(),
+            Self::Notification(id, _) => id.uuid(),
+        }
+    }
+
+    /// The type of that aggregate.
+    pub fn aggregate_type(&self) -> &'static str {
+        match self {
+            Self::Order(..) => Order::TYPE,
+            Self::Listing(..) => Listing::TYPE,
+            Self::Payment(..) => Payment::TYPE,
+            Self::Escrow(..) => Escrow::TYPE,
+            Self::Shipment(..) => Shipment::TYPE,
+            Self::Notification(..) => Notification::TYPE,
+        }
+    }
+
+    /// The command's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Order(_, command) => command.name(),
+            Self::Listing(_, command) => command.name(),
+            Self::Payment(_, command) => command.name(),
+            Self::Escrow(_, command) => command.name(),
+            Self::Shipment(_, command) => command.name(),
+            Self::Notification(_, command) => command.name(),
+        }
+    }
+}
+
+/// What the saga needs to know of an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The event that says so: the cause of the confirmation.
+    pub event_id: Uuid,
+    /// The order.
+    pub order_id: OrderId,
+    /// The number that people read out.
+    pub order_number: String,
+    /// Who buys.
+    pub buyer_id: UserId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// What is wanted.
+    pub items: Vec<OrderItem>,
+    /// The sum.
+    pub total: Money,
+    /// By which means it will be paid.
+    pub payment_method: PaymentMethod,
+    /// The reference that the buyer and the gateway see.
+    pub payment_reference: String,
+    /// In which order to go about it.
+    pub definition: SagaDefinition,
+}
+
+/// What the saga understands of an event. Stored in the saga's own events; never rename.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    /// The order was placed.
+    Placed(Box<Placed>),
+    /// Everything in it is reserved, and the order knows.
+    Confirmed,
+    /// It is paid, and the order knows.
+    Paid,
+    /// There is a shipment, and the order knows.
+    Shipped,
+    /// Somebody called it off.
+    Cancelled,
+    /// A listing holds stock for it.
+    Reserved(ListingId),
+    /// A listing could not.
+    NotReserved(ListingId, ReservationFailure),
+    /// A listing shall not.
+    Barred(ListingId),
+    /// A listing sold it.
+    Allocated(ListingId),
+    /// A listing took its stock back.
+    Released(ListingId),
+    /// A listing took its stock back because the time was over.
+    Expired(ListingId),
+    /// The escrow waits for the money.
+    EscrowOpened,
+    /// The escrow has the money.
+    EscrowFunded,
+    /// The escrow has no money and will get none.
+    EscrowClosed,
+    /// The money came.
+    Captured,
+    /// The money will not come.
+    NotCaptured(String),
+    /// No money was wanted, and none will come.
+    Voided,
+    /// The money went back.
+    Refunded,
+    /// There is a shipment.
+    ShipmentCreated,
+    /// There is none any more, and there will be none.
+    ShipmentCancelled,
+    /// The buyer has been told.
+    Told,
+    /// The buyer cannot be told.
+    NotTold(String),
+}
+
+/// How far one order has come, as far as its facts are known.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OrderSaga {
+    /// What was ordered, once known.
+    pub placed: Option<Placed>,
+    /// What the order itself knows.
+    pub order: OrderFlags,
+    /// What each listing has said.
+    pub listings: BTreeMap<ListingId, ListingFlags>,
+    /// What the escrow has said.
+    pub escrow: EscrowFlags,
+    /// What the payment has said.
+    pub payment: PaymentFlags,
+    /// What the shipment has said.
+    pub shipment: ShipmentFlags,
+    /// What the confirmation has said.
+    pub confirmation: ConfirmationFlags,
+}
+
+/// What an order has said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OrderFlags {
+    /// It is confirmed.
+    pub confirmed: bool,
+    /// It is paid.
+    pub paid: bool,
+    /// It is shipped.
+    pub shipped: bool,
+    /// Somebody called it off.
+    pub cancelled: bool,
+}
+
+/// What a listing has said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ListingFlags {
+    /// It holds stock, or did.
+    pub reserved: bool,
+    /// It has none to hold.
+    pub failed: Option<ReservationFailure>,
+    /// It shall hold none.
+    pub barred: bool,
+    /// It sold the stock.
+    pub allocated: bool,
+    /// It took the stock back.
+    pub released: bool,
+    /// It took the stock back because the time was over.
+    pub expired: bool,
+}
+
+/// What an escrow has said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EscrowFlags {
+    /// It is open, or was.
+    pub opened: bool,
+    /// It has the money, or had.
+    pub funded: bool,
+    /// It has no money and will get none.
+    pub closed: bool,
+}
+
+/// What a payment has said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PaymentFlags {
+    /// The money came.
+    pub captured: bool,
+    /// The money will not come.
+    pub failed: Option<String>,
+    /// No money was wanted, and none will come.
+    pub voided: bool,
+    /// The money went back.
+    pub refunded: bool,
+}
+
+/// What a shipment has said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShipmentFlags {
+    /// There is one, or was.
+    pub created: bool,
+    /// There is none any more, and there will be none.
+    pub cancelled: bool,
+}
+
+/// What the confirmation has said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfirmationFlags {
+    /// It was sent.
+    pub sent: bool,
+    /// It cannot be sent.
+    pub failed: Option<String>,
+}
+
+impl Saga for OrderSaga {
+    const NAME: &'static str = "order";
+
+    const TOPICS: &'static [&'static str] =
+        &["order.*", "inventory.*", "escrow.*", "payment.*", "shipment.*", "notification.email.*"];
+
+    type Fact = Fact;
+    type Command = MarketCommand;
+
+    fn fact(event: &StoredEvent, data: &Value) -> Option<(Uuid, Fact)> {
+        if owner(&event.event_type) != Some(&*event.aggregate_type) {
+            return None;
+        }
+        let fact = match &*event.event_type {
+            "order.placed" => Fact::Placed(Box::new(placed(event.event_id, data)?)),
+            "order.confirmed" => Fact::Confirmed,
+            "order.paid" => Fact::Paid,
+            "order.shipped" => Fact::Shipped,
+            "order.cancelled" => Fact::Cancelled,
+            "inventory.reserved" => Fact::Reserved(field(data, "listing_id")?),
+            "inventory.reservation_failed" => {
+                Fact::NotReserved(field(data, "listing_id")?, field(data, "reason")?)
+            }
+            "inventory.reservation_barred" => Fact::Barred(field(data, "listing_id")?),
+            "inventory.allocated" => Fact::Allocated(field(data, "listing_id")?),
+            "inventory.released" => {
+                let listing_id = field(data, "listing_id")?;
+                if data.get("reason").and_then(Value::as_str) == Some(EXPIRED) {
+                    Fact::Expired(listing_id)
+                } else {
+                    Fact::Released(listing_id)
+                }
+            }
+            "escrow.created" => Fact::EscrowOpened,
+            "escrow.funded" => Fact::EscrowFunded,
+            "escrow.refunded" | "escrow.barred" => Fact::EscrowClosed,
+            "payment.captured" => Fact::Captured,
+            "payment.failed" => Fact::NotCaptured(field(data, "reason")?),
+            "payment.voided" => Fact::Voided,
+            "payment.refunded" => Fact::Refunded,
+            "shipment.created" => Fact::ShipmentCreated,
+            "shipment.cancelled" => Fact::ShipmentCancelled,
+            "notification.email.sent" if is_confirmation(data) => Fact::Told,
+            "notification.email.failed" if is_confirmation(data) => {
+                Fact::NotTold(field(data, "reason")?)
+            }
+            _ => return None,
+        };
+        Some((field::<OrderId>(data, "order_id")?.uuid(), fact))
+    }
+
+    fn starts(fact: &Fact) -> bool {
+        matches!(fact, Fact::Placed(_))
+    }
+
+    fn observe(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Placed(placed) => self.placed = Some((**placed).clone()),
+            Fact::Confirmed => self.order.confirmed = true,
+            Fact::Paid => self.order.paid = true,
+            Fact::Shipped => self.order.shipped = true,
+            Fact::Cancelled => self.order.cancelled = true,
+            Fact::Reserved(listing) => self.listing_mut(*listing).reserved = true,
+            Fact::NotReserved(listing, reason) => {
+                least(&mut self.listing_mut(*listing).failed, reason);
+            }
+            Fact::Barred(listing) => self.listing_mut(*listing).barred = true,
+            Fact::Allocated(listing) => self.listing_mut(*listing).allocated = true,
+            Fact::Released(listing) => self.listing_mut(*listing).released = true,
+            Fact::Expired(listing) => {
+                let listing = self.listing_mut(*listing);
+                listing.released = true;
+                listing.expired = true;
+            }
+            Fact::EscrowOpened => self.escrow.opened = true,
+            Fact::EscrowFunded => self.escrow.funded = true,
+            Fact::EscrowClosed => self.escrow.closed = true,
+            Fact::Captured => self.payment.captured = true,
+            Fact::NotCaptured(reason) => least(&mut self.payment.failed, reason),
+            Fact::Voided => self.payment.voided = true,
+            Fact::Refunded => self.payment.refunded = true,
+            Fact::ShipmentCreated => self.shipment.created = true,
+            Fact::ShipmentCancelled => self.shipment.cancelled = true,
+            Fact::Told => self.confirmation.sent = true,
+            Fact::NotTold(reason) => least(&mut self.confirmation.failed, reason),
+        }
+    }
+
+    fn steps(&self) -> &'static [Step<Self>] {
+        match self.placed.as_ref().map(|placed| placed.definition) {
+            Some(SagaDefinition::PaymentFirst) => PAYMENT_FIRST,
+            Some(SagaDefinition::ReserveFirst) | None => RESERVE_FIRST,
+        }
+    }
+
+    fn aborted(&self) -> Option<String> {
+        if self.listings.values().any(|listing| listing.expired) {
+            Some(RESERVATION_EXPIRED.to_owned())
+        } else if self.order.cancelled {
+            Some(ORDER_CANCELLED.to_owned())
+        } else {
+            None
+        }
+    }
+
+    fn announce(&self, step: &str, reason: &str, now: Timestamp) -> Vec<MarketCommand> {
+        let reason = reason.to_owned();
+        match (turn(step, &reason), &self.placed) {
+            (Turn::Expired, Some(placed)) => {
+                let (caller, reason) = (Caller::System, Some(reason));
+                vec![placed.order(OrderCommand::Cancel { caller, reason, now })]
+            }
+            (Turn::NotReserved, Some(placed)) => {
+                vec![placed.order(OrderCommand::Reject { reason, now })]
+            }
+            (Turn::NotPaid, Some(placed)) => {
+                vec![placed.order(OrderCommand::MarkPaymentFailed { reason, now })]
+            }
+            (Turn::Cancelled | Turn::Failed, _) | (_, None) => Vec::new(),
+        }
+    }
+
+    fn conclude(&self, step: &str, reason: &str, now: Timestamp) -> Vec<MarketCommand> {
+        match (turn(step, reason), &self.placed) {
+            (Turn::Failed, Some(placed)) => {
+                let (reason, step) = (reason.to_owned(), step.to_owned());
+                vec![placed.order(OrderCommand::Fail { reason, step, now })]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Why the saga turned back.
+enum Turn {
+    /// Stock was held for too long.
+    Expired,
+    /// Somebody called the order off: it knows already.
+    Cancelled,
+    /// Something could not be reserved.
+    NotReserved,
+    /// The money did not come.
+    NotPaid,
+    /// Anything else.
+    Failed,
+}
+
+fn turn(step: &str, reason: &str) -> Turn {
+    match (step, reason) {
+        (_, RESERVATION_EXPIRED) => Turn::Expired,
+        (_, ORDER_CANCELLED) => Turn::Cancelled,
+        ("reserve", _) => Turn::NotReserved,
+        ("capture", _) => Turn::NotPaid,
+        _ => Turn::Failed,
+    }
+}
+
+/// The type of the aggregate whose word counts for events of this type: nobody else's does.
+fn owner(event_type: &str) -> Option<&'static str> {
+    Some(match event_type.split_once('.')?.0 {
+        "order" => Order::TYPE,
+        "inventory" => Listing::TYPE,
+        "payment" => Payment::TYPE,
+        "escrow" => Escrow::TYPE,
+        "shipment" => Shipment::TYPE,
+        "notification" => Notification::TYPE,
+        _ => return None,
+    })
+}
+
+/// One member of an event's data; `None` when it is missing or has another shape.
+fn field<T: DeserializeOwned>(data: &Value, name: &str) -> Option<T> {
+    T::deserialize(data.get(name)?).ok()
+}
+
+fn placed(event_id: Uuid, data: &Value) -> Option<Placed> {
+    let currency: Currency = field(data, "currency")?;
+    Some(Placed {
+        event_id,
+        order_id: field(data, "order_id")?,
+        order_number: field(data, "order_number")?,
+        buyer_id: field(data, "buyer_id")?,
+        seller_id: field(data, "seller_id")?,
+        items: field(data, "items")?,
+        total: Money::new(field(data, "amount")?, currency),
+        payment_method: field(data, "payment_method")?,
+        payment_reference: field(data, "payment_reference")?,
+        definition: field(data, "saga_definition")?,
+    })
+}
+
+fn is_confirmation(data: &Value) -> bool {
+    data.get("template").and_then(Value::as_str) == Some(CONFIRMATION_TEMPLATE)
+}
+
+/// Of several reasons the least counts, so that their order does not.
+fn least<T: Ord + Clone>(known: &mut Option<T>, new: &T) {
+    match known {
+        Some(known) if &*known <= new => {}
+        _ => *known = Some(new.clone()),
+    }
+}
+
+impl Placed {
+    fn order(&self, command: OrderCommand) -> MarketCommand {
+        MarketCommand::Order(self.order_id, command)
+    }
+}
+
+impl OrderSaga {
+    fn listing_mut(&mut self, listing: ListingId) -> &mut ListingFlags {
+        self.listings.entry(listing).or_default()
+    }
+
+    /// Whether `holds` for what every listing of the order has said.
+    fn every_listing(&self, holds: impl Fn(&ListingFlags) -> bool) -> bool {
+        self.placed.as_ref().is_some_and(|placed| {
+            placed.items.iter().all(|item| self.listings.get(&item.listing_id).is_some_and(&holds))
+        })
+    }
+
+    /// The commands that `make` makes of the order, once it is known.
+    fn make(&self, make: impl FnOnce(&Placed) -> Vec<MarketCommand>) -> Vec<MarketCommand> {
+        self.placed.as_ref().map(make).unwrap_or_default()
+    }
+
+    /// Why the saga turns back, for those who are told to undo something.
+    fn why(&self) -> String {
+        let failed = self.listings.values().filter_map(|listing| listing.failed).min();
+        self.aborted()
+            .or_else(|| failed.map(|reason| reason.as_str().to_owned()))
+            .or_else(|| self.payment.failed.clone().map(|_| "payment_failed".to_owned()))
+            .unwrap_or_else(|| "order_failed".to_owned())
+    }
+}
+
+static RESERVE_FIRST: &[Step<OrderSaga>] =
+    &[RESERVE, CONFIRM, CAPTURE, PAY, SHIP, MARK_SHIPPED, CONFIRMATION];
+
+static PAYMENT_FIRST: &[Step<OrderSaga>] =
+    &[CAPTURE, RESERVE, CONFIRM, PAY, SHIP, MARK_SHIPPED, CONFIRMATION];
+
+/// What most steps share. No step is tried again: what it asked for is stored, commands wait
+/// until their aggregate can take them, and the documents want the way back to begin after one
+/// time limit.
+const PLAIN: Step<OrderSaga> = Step {
+    name: "",
+    done_as: "",
+    act: |_, _| Vec::new(),
+    progress: |_| Progress::Pending,
+    undo: |_, _| Vec::new(),
+    undone: |_| true,
+    time_limit: |_| STEP_LIMIT,
+    retries_max: 0,
+    optional: false,
+};
+
+const RESERVE: Step<OrderSaga> = Step {
+    name: "reserve",
+    done_as: "INVENTORY_RESERVED",
+    act: |saga, now| saga.make(|placed| reserve(placed, now)),
+    progress: |saga| {
+        let failed = saga.listings.values().filter_map(|listing| listing.failed).min();
+        match failed {
+            Some(reason) => Progress::Failed(reason.as_str().to_owned()),
+            None => done_when(saga.escrow.opened && saga.every_listing(|listing| listing.reserved)),
+        }
+    },
+    undo: |saga, now| {
+        saga.make(|placed| {
+            let mut commands = release(placed, &saga.why(), now);
+            commands.push(refund_escrow(placed, &saga.why(), now));
+            commands
+        })
+    },
+    undone: |saga| {
+        let free =
+            |listing: &ListingFlags| listing.released || listing.barred || listing.failed.is_some();
+        saga.escrow.closed && saga.every_listing(free)
+    },
+    ..PLAIN
+};
+
+const CONFIRM: Step<OrderSaga> = Step {
+    name: "confirm",
+    done_as: "ORDER_CONFIRMED",
+    act: |saga, now| saga.make(|placed| vec![placed.order(OrderCommand::Confirm { now })]),
+    progress: |saga| done_when(saga.order.confirmed),
+    ..PLAIN
+};
+
+const CAPTURE: Step<OrderSaga> = Step {
+    name: "capture",
+    done_as: "PAYMENT_COMPLETED",
+    act: |saga, now| saga.make(|placed| vec![initiate(placed, now)]),
+    // A capture after a failure goes back by itself, so the failure counts. A report that does
+    // not fit (`payment.rejected`) decides nothing: the right money may still come.
+    progress: |saga| match &saga.payment {
+        PaymentFlags { failed: Some(reason), .. } => Progress::Failed(reason.clone()),
+        PaymentFlags { voided: true, .. } => Progress::Failed("payment_voided".to_owned()),
+        payment => done_when(payment.captured),
+    },
+    undo: |saga, now| saga.make(|placed| vec![cancel_payment(placed, &saga.why(), now)]),
+    undone: |saga| {
+        let payment = &saga.payment;
+        payment.refunded || (!payment.captured && (payment.voided || payment.failed.is_some()))
+    },
+    time_limit: |saga| {
+        let waits =
+            saga.placed.as_ref().is_some_and(|placed| placed.payment_method.waits_for_buyer());
+        if waits { BUYER_LIMIT } else { STEP_LIMIT }
+    },
+    ..PLAIN
+};
+
+const PAY: Step<OrderSaga> = Step {
+    name: "pay",
+    done_as: "ORDER_PAID",
+    act: |saga, now| saga.make(|placed| pay(placed, now)),
+    progress: |saga| {
+        let sold = saga.every_listing(|listing| listing.allocated);
+        done_when(saga.escrow.funded && sold && saga.order.paid)
+    },
+    // The stock is given back where it was reserved; the money leaves the escrow before it leaves
+    // the marketplace.
+    undo: |saga, now| saga.make(|placed| vec![refund_escrow(placed, &saga.why(), now)]),
+    undone: |saga| saga.escrow.closed,
+    ..PLAIN
+};
+
+const SHIP: Step<OrderSaga> = Step {
+    name: "ship",
+    done_as: "FULFILLMENT_CREATED",
+    act: |saga, now| saga.make(|placed| vec![create_shipment(placed, now)]),
+    progress: |saga| {
+        if saga.shipment.cancelled {
+            Progress::Failed("shipment_cancelled".to_owned())
+        } else {
+            done_when(saga.shipment.created)
+        }
+    },
+    undo: |saga, now| saga.make(|placed| vec![cancel_shipment(placed, &saga.why(), now)]),
+    undone: |saga| saga.shipment.cancelled,
+    ..PLAIN
+};
+
+const MARK_SHIPPED: Step<OrderSaga> = Step {
+    name: "mark_shipped",
+    done_as: "ORDER_SHIPPED",
+    act: |saga, now| {
+        saga.make(|placed| {
+            let shipment_id = ShipmentId::of(placed.order_id);
+            vec![placed.order(OrderCommand::MarkShipped { shipment_id, now })]
+        })
+    },
+    progress: |saga| done_when(saga.order.shipped),
+    ..PLAIN
+};
+
+const CONFIRMATION: Step<OrderSaga> = Step {
+    name: "confirmation",
+    done_as: "COMPLETED",
+    act: |saga, now| saga.make(|placed| vec![confirmation(placed, now)]),
+    progress: |saga| match &saga.confirmation {
+        ConfirmationFlags { sent: false, failed: Some(reason) } => Progress::Failed(reason.clone()),
+        confirmation => done_when(confirmation.sent),
+    },
+    optional: true,
+    ..PLAIN
+};
+
+fn done_when(done: bool) -> Progress {
+    if done { Progress::Done } else { Progress::Pending }
+}
+
+fn reserve(placed: &Placed, now: Timestamp) -> Vec<MarketCommand> {
+    let reserve = |item: &OrderItem| {
+        let command = ListingCommand::Reserve {
+            listing_id: item.listing_id,
+            order_id: placed.order_id,
+            customer_id: placed.buyer_id,
+            quantity: item.quantity,
+            unit_price: Money::new(item.unit_price, placed.total.currency),
+            now,
+            expires_at: now.plus(HOLD_FOR),
+        };
+        MarketCommand::Listing(item.listing_id, command)
+    };
+    let mut commands: Vec<_> = placed.items.iter().map(reserve).collect();
+    let escrow_id = EscrowId::of(placed.order_id);
+    let open = EscrowCommand::Open {
+        escrow_id,
+        order_id: placed.order_id,
+        buyer_id: placed.buyer_id,
+        seller_id: placed.seller_id,
+        money: placed.total,
+        method: placed.payment_method.clone(),
+        now,
+    };
+    commands.push(MarketCommand::Escrow(escrow_id, open));
+    commands
+}
+
+fn release(placed: &Placed, reason: &str, now: Timestamp) -> Vec<MarketCommand> {
+    let release = |item: &OrderItem| {
+        let command = ListingCommand::Release {
+            listing_id: item.listing_id,
+            order_id: placed.order_id,
+            reason: reason.to_owned(),
+            now,
+        };
+        MarketCommand::Listing(item.listing_id, command)
+    };
+    placed.items.iter().map(release).collect()
+}
+
+fn refund_escrow(placed: &Placed, reason: &str, now: Timestamp) -> MarketCommand {
+    let escrow_id = EscrowId::of(placed.order_id);
+    let (order_id, reason) = (placed.order_id, reason.to_owned());
+    MarketCommand::Escrow(escrow_id, EscrowCommand::Refund { escrow_id, order_id, reason, now })
+}
+
+fn initiate(placed: &Placed, now: Timestamp) -> MarketCommand {
+    let payment_id = PaymentId::of(placed.order_id);
+    let command = PaymentCommand::Initiate {
+        payment_id,
+        order_id: placed.order_id,
+        payer_id: placed.buyer_id,
+        money: placed.total,
+        method: placed.payment_method.clone(),
+        reference: placed.payment_reference.clone(),
+        now,
+    };
+    MarketCommand::Payment(payment_id, command)
+}
+
+fn cancel_payment(placed: &Placed, reason: &str, now: Timestamp) -> MarketCommand {
+    let payment_id = PaymentId::of(placed.order_id);
+    let (order_id, reason) = (placed.order_id, reason.to_owned());
+    MarketCommand::Payment(payment_id, PaymentCommand::Cancel { payment_id, order_id, reason, now })
+}
+
+fn pay(placed: &Placed, now: Timestamp) -> Vec<MarketCommand> {
+    let order_id = placed.order_id;
+    let mut commands =
+        vec![MarketCommand::Escrow(EscrowId::of(order_id), EscrowCommand::Fund { now })];
+    commands.extend(placed.items.iter().map(|item| {
+        MarketCommand::Listing(item.listing_id, ListingCommand::Allocate { order_id, now })
+    }));
+    let (payment_id, money) = (PaymentId::of(order_id), placed.total);
+    commands.push(placed.order(OrderCommand::MarkPaid { payment_id, money, now }));
+    commands
+}
+
+fn create_shipment(placed: &Placed, now: Timestamp) -> MarketCommand {
+    let shipment_id = ShipmentId::of(placed.order_id);
+    let command = ShipmentCommand::Create {
+        shipment_id,
+        order_id: placed.order_id,
+        seller_id: placed.seller_id,
+        buyer_id: placed.buyer_id,
+        tracking_number: shipment_id.tracking_number(),
+        now,
+    };
+    MarketCommand::Shipment(shipment_id, command)
+}
+
+fn cancel_shipment(placed: &Placed, reason: &str, now: Timestamp) -> MarketCommand {
+    let shipment_id = ShipmentId::of(placed.order_id);
+    let (order_id, reason) = (placed.order_id, reason.to_owned());
+    let command = ShipmentCommand::Cancel { shipment_id, order_id, reason, now };
+    MarketCommand::Shipment(shipment_id, command)
+}
+
+fn confirmation(placed: &Placed, now: Timestamp) -> MarketCommand {
+    let buyer = placed.buyer_id;
+    let notification_id = NotificationId::of(placed.event_id, CONFIRMATION_TEMPLATE, buyer);
+    let params = Params::from([
+        ("order_id".to_owned(), placed.order_id.to_string()),
+        ("order_number".to_owned(), placed.order_number.clone()),
+        ("total".to_owned(), placed.total.to_string()),
+        ("tracking_number".to_owned(), ShipmentId::of(placed.order_id).tracking_number()),
+    ]);
+    let new = NewNotification {
+        notification_id,
+        recipient: buyer,
+        audience: Audience::User,
+        channel: Channel::Email,
+        template: CONFIRMATION_TEMPLATE.to_owned(),
+        to: None,
+        params: Personal::new(buyer.uuid(), params),
+        order_id: Some(placed.order_id),
+        cause_event_id: placed.event_id,
+        now,
+    };
+    MarketCommand::Notification(notification_id, NotificationCommand::Request(Box::new(new)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,9 @@ use super::order::PaymentMethod;
 use super::rejection::rejections;
 
 /// How a payment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum PaymentStatus {
     /// The gateway has been, or is about to be, asked.
@@ -242,7 +244,9 @@ pub struct PaymentFailed {
 }
 
 /// Why reported money does not fit. The names are stored and public.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Misfit {
     /// Not the sum that was asked for.
@@ -718,3 +722,6 @@ impl PaymentDetails {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,241 @@
-//! Stub.
+//! The register of all the marketplace's event types and of every name they go by.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use souk_actors::event::{EventDescriptor, EventPayload};
+
+use super::category::CategoryEvent;
+use super::email_claim::EmailClaimEvent;
+use super::escrow::EscrowEvent;
+use super::listing::ListingEvent;
+use super::notification::NotificationEvent;
+use super::order::OrderEvent;
+use super::payment::PaymentEvent;
+use super::session::SessionEvent;
+use super::shipment::ShipmentEvent;
+use super::user::UserEvent;
+
+/// Every event type of the marketplace, by aggregate and in the order of declaration.
+pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
+    [
+        UserEvent::descriptors(),
+        EmailClaimEvent::descriptors(),
+        SessionEvent::descriptors(),
+        CategoryEvent::descriptors(),
+        ListingEvent::descriptors(),
+        OrderEvent::descriptors(),
+        PaymentEvent::descriptors(),
+        EscrowEvent::descriptors(),
+        ShipmentEvent::descriptors(),
+        NotificationEvent::descriptors(),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct Named {
+    /// The event type.
+    pub descriptor: &'static EventDescriptor,
+    /// The major version that the name asked for, if it asked for one.
+    pub major: Option<u16>,
+}
+
+/// The event type that goes by `name`: its canonical type, its Pascal name or one of its aliases,
+/// each also with a major version behind it (`order.placed.v1`). A version that is newer than the
+/// program knows names nothing.
+pub fn find(name: &str) -> Option<Named> {
+    if let Some(descriptor) = by_name(name) {
+        return Some(Named { descriptor, major: None });
+    }
+    let (name, major) = name.rsplit_once(".v")?;
+    let digits = !major.starts_with('0') && major.bytes().all(|byte| byte.is_ascii_digit());
+    let major: u16 = digits.then_some(major)?.parse().ok()?;
+    let descriptor = by_name(name).filter(|descriptor| major <= descriptor.major)?;
+    Some(Named { descriptor, major: Some(major) })
+}
+
+fn by_name(name: &str) -> Option<&'static EventDescriptor> {
+    static NAMES: LazyLock<HashMap<&'static str, &'static EventDescriptor>> =
+        LazyLock::new(|| all_descriptors().flat_map(names).collect());
+    NAMES.get(name).copied()
+}
+
+/// Every name of one type, with the type.
+fn names(
+    descriptor: &'static EventDescriptor,
+) -> impl Iterator<Item = (&'static str, &'static EventDescriptor)> {
+    [descriptor.event_type, descriptor.name]
+        .into_iter()
+        .chain(descriptor.aliases.iter().copied())
+        .map(move |name| (name, descriptor))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// `^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){1,2}$`
+    fn is_canonical(name: &str) -> bool {
+        let word = |word: &str| {
+            word.starts_with(|first: char| first.is_ascii_lowercase())
+                && word
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        };
+        (2..=3).contains(&name.split('.').count()) && name.split('.').all(word)
+    }
+
+    #[test]
+    fn types_have_the_canonical_form_and_names_are_in_pascal_case() {
+        assert!(!is_canonical("order") && !is_canonical("a.b.c.d") && !is_canonical("a.B"));
+        for descriptor in all_descriptors() {
+            let EventDescriptor { event_type, name, .. } = descriptor;
+            assert!(is_canonical(event_type), "{event_type}");
+            assert!(name.starts_with(|first: char| first.is_ascii_uppercase()), "{name}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{name}");
+            assert_eq!((descriptor.major, descriptor.minor), (1, 0), "{event_type}");
+        }
+    }
+
+    /// The journal holds these names for ever: one may be added here, none changed.
+    const STORED: &[&str] = &[
+        "user.registered",
+        "user.registration_abandoned",
+        "user.email_verified",
+        "user.role_granted",
+        "user.profile_updated",
+        "user.upgraded_to_seller",
+        "seller.verified",
+        "seller.rejected",
+        "user.suspended",
+        "user.reinstated",
+        "user.erased",
+        "email_claim.claimed",
+        "email_claim.confirmed",
+        "email_claim.lapsed",
+        "email_claim.released",
+        "session.started",
+        "session.refreshed",
+        "session.revoked",
+        "category.created",
+        "category.deactivated",
+        "category.activated",
+        "listing.created",
+        "listing.updated",
+        "catalog.price.changed",
+        "listing.archived",
+        "listing.reserved",
+        "listing.sold",
+        "listing.relisted",
+        "inventory.reserved",
+        "inventory.reservation_failed",
+        "inventory.reservation_barred",
+        "inventory.allocated",
+        "inventory.released",
+        "order.placed",
+        "order.confirmed",
+        "order.paid",
+        "order.payment_failed",
+        "order.shipped",
+        "order.rejected",
+        "order.cancelled",
+        "order.failed",
+        "order.delivered",
+        "order.completed",
+        "payment.initiated",
+        "payment.instructed",
+        "payment.timed_out",
+        "payment.captured",
+        "payment.failed",
+        "payment.rejected",
+        "payment.void_requested",
+        "payment.voided",
+        "payment.refund_requested",
+        "payment.refunded",
+        "escrow.created",
+        "escrow.funded",
+        "escrow.released",
+        "escrow.refunded",
+        "escrow.barred",
+        "shipment.created",
+        "shipment.dispatched",
+        "shipment.delivered",
+        "shipment.cancelled",
+        "notification.requested",
+        "notification.email.attempted",
+        "notification.email.sent",
+        "notification.email.failed",
+        "notification.user.sent",
+        "notification.admin.sent",
+        "notification.read",
+    ];
+
+    #[test]
+    fn stored_names_never_change() {
+        let found: Vec<_> = all_descriptors().map(|descriptor| descriptor.event_type).collect();
+        assert_eq!(found, STORED);
+    }
+
+    #[test]
+    fn no_name_stands_for_two_types() {
+        let mut seen = HashSet::new();
+        for (name, _) in all_descriptors().flat_map(names) {
+            assert!(seen.insert(name), "{name} is taken twice");
+            assert!(!name.contains(".v1"), "{name}");
+        }
+        assert!(seen.len() > 100, "only {} names", seen.len());
+    }
+
+    #[test]
+    fn every_name_is_found_with_and_without_a_version() {
+        for (name, descriptor) in all_descriptors().flat_map(names) {
+            let found = find(name).unwrap();
+            assert_eq!((found.descriptor.event_type, found.major), (descriptor.event_type, None));
+            let found = find(&format!("{name}.v1")).unwrap();
+            assert_eq!(
+                (found.descriptor.event_type, found.major),
+                (descriptor.event_type, Some(1))
+            );
+        }
+        for name in ["order.vanished", "order.placed.v2", "order.placed.v0", "order.placed.v", ""] {
+            assert!(find(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_documents_names_are_known() {
+        let known = [
+            ("TransactionCreated", "order.placed"),
+            ("order.created", "order.placed"),
+            ("UserCreated", "user.registered"),
+            ("user.created", "user.registered"),
+            ("customer.registered", "user.registered"),
+            ("customer.verified", "user.email_verified"),
+            ("PaymentCompleted", "payment.captured"),
+            ("PaymentProcessed", "payment.captured"),
+            ("payment.received", "payment.captured"),
+            ("EmailSent", "notification.email.sent"),
+            ("NotificationSent", "notification.email.sent"),
+            ("catalog.product.created", "listing.created"),
+            ("InventoryReservationFailed", "inventory.reservation_failed"),
+            ("FulfillmentCreated", "shipment.created"),
+        ];
+        for (name, event_type) in known {
+            assert_eq!(find(name).unwrap().descriptor.event_type, event_type, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_type_has_a_schema_of_an_object() {
+        for descriptor in all_descriptors() {
+            let schema = (descriptor.schema)();
+            assert_eq!(schema["type"], "object", "{}", descriptor.event_type);
+            assert!(schema["properties"].as_object().is_some_and(|members| !members.is_empty()));
+        }
+    }
+}

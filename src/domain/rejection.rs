@@ -49,3 +49,35 @@ macro_rules! invalid_from_fields {
 }
 
 pub(crate) use {invalid_from_fields, rejections};
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use souk_actors::aggregate::Rejection;
+
+    use crate::domain::order::{OrderRejection, OrderStatus};
+    use crate::domain::text::FieldError;
+    use crate::domain::user::UserRejection;
+
+    #[track_caller]
+    fn check<R: Rejection + PartialEq + Debug>(rejection: R, code: &str, message: &str) {
+        let stored = serde_json::to_value(&rejection).unwrap();
+        assert_eq!((rejection.code(), &stored["code"]), (code, &code.into()));
+        assert_eq!(rejection.to_string(), message);
+        assert_eq!(serde_json::from_value::<R>(stored).unwrap(), rejection);
+    }
+
+    #[test]
+    fn a_refusal_is_stored_under_its_code_and_read_back() {
+        check(UserRejection::TokenUnknown, "token_unknown", "this verification token is not known");
+        let from = OrderStatus::Shipped;
+        let message = "the order does not allow this any more";
+        check(OrderRejection::InvalidTransition { from }, "invalid_transition", message);
+        let errors = vec![FieldError::new("/items", "required", "must not be empty")];
+        check(OrderRejection::Invalid { errors }, "invalid", "some fields are not valid");
+        let listing_id = crate::domain::testing::listing(1);
+        let message = format!("the listing {listing_id} cannot be bought now");
+        check(OrderRejection::ListingUnavailable { listing_id }, "listing_unavailable", &message);
+    }
+}

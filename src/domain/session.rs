@@ -239,3 +239,6 @@ impl Session {
         })])
     }
 }
+
+#[cfg(test)]
+mod tests;

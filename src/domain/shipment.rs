@@ -10,7 +10,9 @@ use super::ids::{OrderId, ShipmentId, UserId};
 use super::rejection::rejections;
 
 /// How a shipment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ShipmentStatus {
     /// Waits for the seller.
@@ -335,3 +337,6 @@ impl ShipmentDetails {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

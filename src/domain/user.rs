@@ -18,7 +18,9 @@ use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
 
 /// How a user stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum UserStatus {
     /// Registered; the address is not proved yet.
@@ -32,7 +34,9 @@ pub enum UserStatus {
 }
 
 /// How a seller stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum VerificationStatus {
     /// An administrator has yet to look.
@@ -534,11 +538,7 @@ impl User {
         Ok(vec![
             registered,
             UserEvent::EmailVerified(UserEmailVerified { user_id, email, verified_at: now }),
-            UserEvent::RoleGranted(UserRoleGranted {
-                user_id,
-                role: Role::Admin,
-                granted_at: now,
-            }),
+            UserEvent::RoleGranted(UserRoleGranted { user_id, role: Role::Admin, granted_at: now }),
         ])
     }
 
@@ -660,10 +660,9 @@ impl User {
         details.must_be_in()?;
         let mut fields = Fields::default();
         let mut changed = |pointer, new: Option<&str>, old: &Personal<String>| match new {
-            Some(new) => Personal::new(
-                details.user_id.uuid(),
-                fields.line(pointer, new, text::NAME_MAX),
-            ),
+            Some(new) => {
+                Personal::new(details.user_id.uuid(), fields.line(pointer, new, text::NAME_MAX))
+            }
             None => old.clone(),
         };
         let first_name = changed("/first_name", first_name, &details.first_name);
@@ -801,3 +800,6 @@ fn reason_of(reason: &str) -> Result<String, Vec<FieldError>> {
     let reason = fields.line("/reason", reason, text::REASON_MAX);
     fields.finish().map(|()| reason)
 }
+
+#[cfg(test)]
+mod tests;

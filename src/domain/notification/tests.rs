@@ -1,0 +1,145 @@
+use souk_actors::testing::Scenario;
+
+use super::*;
+use crate::domain::testing::{BUYER, admin, assert_folds, at, buyer, order, run, stranger, user};
+
+fn request_by(channel: Channel, audience: Audience) -> NotificationCommand {
+    let cause_event_id = Uuid::from_u128(77);
+    let subject = user(BUYER).uuid();
+    NotificationCommand::Request(Box::new(NewNotification {
+        notification_id: NotificationId::of(cause_event_id, "welcome", user(BUYER)),
+        recipient: user(BUYER),
+        audience,
+        channel,
+        template: "welcome".into(),
+        to: Some(Personal::new(subject, "ann@example.com".into())),
+        params: Personal::new(subject, Params::from([("name".into(), "Ann".into())])),
+        order_id: Some(order(1)),
+        cause_event_id,
+        now: at(0),
+    }))
+}
+
+fn request() -> NotificationCommand {
+    request_by(Channel::Email, Audience::User)
+}
+
+fn attempt() -> NotificationCommand {
+    NotificationCommand::Attempt { now: at(1) }
+}
+
+fn sent() -> NotificationCommand {
+    NotificationCommand::RecordSent {
+        provider_message_id: "m-1".into(),
+        adapter: "log".into(),
+        to_hash: "aa".into(),
+        now: at(2),
+    }
+}
+
+fn failed() -> NotificationCommand {
+    NotificationCommand::RecordFailed { reason: "mailbox_unknown".into(), now: at(2) }
+}
+
+fn read(caller: Caller) -> NotificationCommand {
+    NotificationCommand::MarkRead { caller, now: at(3) }
+}
+
+fn after(commands: &[NotificationCommand]) -> Scenario<Notification> {
+    Scenario::given(run::<Notification>(commands).1)
+}
+
+fn status(notification: &Notification) -> NotificationStatus {
+    notification.details.as_ref().unwrap().status
+}
+
+#[test]
+fn a_mail_is_attempted_and_sent() {
+    let decided = Scenario::<Notification>::new()
+        .when(request())
+        .then_types(&["notification.requested"])
+        .when(request())
+        .then([])
+        .when(attempt())
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Attempted))
+        .then_types(&["notification.email.attempted"])
+        .when(sent());
+    let events = decided.outcome.as_ref().unwrap();
+    let [NotificationEvent::EmailSent(event)] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((event.to_hash.as_str(), event.template.as_str()), ("aa", "welcome"));
+    assert_eq!(event.order_id, Some(order(1)));
+    decided
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Sent))
+        .then_types(&["notification.email.sent"])
+        .when(sent())
+        .then([])
+        .when(attempt())
+        .then_rejected("already_sent")
+        .when(failed())
+        .then_rejected("already_sent");
+}
+
+#[test]
+fn an_unknown_outcome_is_tried_again_and_counted() {
+    after(&[request(), attempt()])
+        .when(attempt())
+        .and_state(|it| assert_eq!(it.details.as_ref().unwrap().attempts, 2))
+        .then_types(&["notification.email.attempted"]);
+}
+
+#[test]
+fn a_failed_mail_can_be_tried_again() {
+    after(&[request(), attempt()])
+        .when(failed())
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Failed))
+        .then_types(&["notification.email.failed"])
+        .when(failed())
+        .then([])
+        .when(attempt())
+        .then_types(&["notification.email.attempted"])
+        .when(sent())
+        .then_types(&["notification.email.sent"]);
+}
+
+#[test]
+fn a_message_inside_is_sent_by_being_stored() {
+    Scenario::<Notification>::new()
+        .when(request_by(Channel::InApp, Audience::User))
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Sent))
+        .then_types(&["notification.requested", "notification.user.sent"])
+        .when(attempt())
+        .then_rejected("already_sent");
+    Scenario::<Notification>::new()
+        .when(request_by(Channel::InApp, Audience::Admin))
+        .then_types(&["notification.requested", "notification.admin.sent"]);
+}
+
+#[test]
+fn recipients_read_their_own() {
+    after(&[request()])
+        .when(read(stranger()))
+        .then_rejected("forbidden")
+        .when(read(buyer()))
+        .and_state(|it| assert_eq!(it.details.as_ref().unwrap().read_at, Some(at(3))))
+        .then_types(&["notification.read"])
+        .when(read(buyer()))
+        .then([]);
+    let for_admins = || after(&[request_by(Channel::InApp, Audience::Admin)]);
+    for_admins().when(read(buyer())).then_rejected("forbidden");
+    for_admins().when(read(admin())).then_types(&["notification.read"]);
+}
+
+#[test]
+fn nothing_happens_to_a_message_that_never_was() {
+    for command in [attempt(), sent(), failed(), read(buyer())] {
+        Scenario::<Notification>::new().when(command).then_rejected("not_found");
+    }
+}
+
+#[test]
+fn histories_fold_in_parts() {
+    let commands = [request(), attempt(), failed(), attempt(), sent(), read(buyer())];
+    let (state, history) = run::<Notification>(&commands);
+    assert_eq!(history.len(), 6);
+    assert_folds(&state, &history);
+}

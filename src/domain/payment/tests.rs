@@ -1,0 +1,269 @@
+use proptest::prelude::*;
+use souk_actors::testing::Scenario;
+
+use super::*;
+use crate::domain::testing::{BUYER, assert_folds, at, dong, order, run, user};
+
+fn id() -> PaymentId {
+    PaymentId::of(order(1))
+}
+
+fn initiate() -> PaymentCommand {
+    PaymentCommand::Initiate {
+        payment_id: id(),
+        order_id: order(1),
+        payer_id: user(BUYER),
+        money: dong(1_500),
+        method: PaymentMethod::new(PaymentMethod::MOMO),
+        reference: "PAY-1".into(),
+        now: at(0),
+    }
+}
+
+fn capture_of(reference: &str, money: Money) -> PaymentCommand {
+    let provider_reference = reference.to_owned();
+    PaymentCommand::Settle { outcome: Outcome::Captured { provider_reference, money }, now: at(1) }
+}
+
+fn capture() -> PaymentCommand {
+    capture_of("momo-1", dong(1_500))
+}
+
+fn decline() -> PaymentCommand {
+    PaymentCommand::Settle { outcome: Outcome::Declined { reason: "no_funds".into() }, now: at(1) }
+}
+
+fn unknown() -> PaymentCommand {
+    PaymentCommand::Settle { outcome: Outcome::Unknown, now: at(1) }
+}
+
+fn cancel() -> PaymentCommand {
+    let reason = "order_cancelled".to_owned();
+    PaymentCommand::Cancel { payment_id: id(), order_id: order(1), reason, now: at(2) }
+}
+
+fn voided() -> PaymentCommand {
+    PaymentCommand::RecordVoided { now: at(3) }
+}
+
+fn refunded() -> PaymentCommand {
+    PaymentCommand::RecordRefunded { provider_reference: "momo-r1".into(), now: at(3) }
+}
+
+fn instruct(text: &str) -> PaymentCommand {
+    let instructions = Instructions { url: None, text: Some(text.into()) };
+    PaymentCommand::RecordInstructions { instructions, now: at(1) }
+}
+
+fn after(commands: &[PaymentCommand]) -> Scenario<Payment> {
+    Scenario::given(run::<Payment>(commands).1)
+}
+
+fn status(payment: &Payment) -> PaymentStatus {
+    payment.details.as_ref().unwrap().status
+}
+
+#[test]
+fn a_payment_is_captured_once() {
+    Scenario::<Payment>::new()
+        .when(initiate())
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Initiated))
+        .then_types(&["payment.initiated"])
+        .when(initiate())
+        .then([])
+        .when(capture())
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Captured))
+        .then_types(&["payment.captured"])
+        .when(capture())
+        .then([])
+        .when(decline())
+        .then([])
+        .when(unknown())
+        .then([])
+        .when(initiate())
+        .then([])
+        .when(voided())
+        .then_rejected("invalid_transition")
+        .when(refunded())
+        .then_rejected("invalid_transition");
+    assert_eq!(capture().name(), "ProcessPayment");
+}
+
+#[test]
+fn nothing_happens_to_a_payment_that_never_was() {
+    for command in [capture(), decline(), unknown(), voided(), refunded(), instruct("*1#")] {
+        Scenario::<Payment>::new().when(command).then_rejected("not_found");
+    }
+}
+
+#[test]
+fn a_declined_payment_fails() {
+    after(&[initiate()])
+        .when(decline())
+        .and_state(|payment| {
+            let details = payment.details.as_ref().unwrap();
+            assert_eq!(details.status, PaymentStatus::Failed);
+            assert_eq!(details.failure.as_deref(), Some("no_funds"));
+        })
+        .then_types(&["payment.failed"])
+        .when(decline())
+        .then([])
+        .when(cancel())
+        .then([])
+        .when(voided())
+        .then([]);
+}
+
+#[test]
+fn an_unknown_outcome_is_recorded_and_settled_later() {
+    after(&[initiate()])
+        .when(unknown())
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Unknown))
+        .then_types(&["payment.timed_out"])
+        .when(unknown())
+        .then([])
+        .when(capture())
+        .then_types(&["payment.captured"]);
+    after(&[initiate(), unknown()]).when(decline()).then_types(&["payment.failed"]);
+}
+
+#[test]
+fn money_that_does_not_fit_is_not_taken() {
+    let cases = [
+        (dong(1_499), Misfit::AmountMismatch),
+        (Money::new(1_500, Currency::Usd), Misfit::CurrencyMismatch),
+    ];
+    for (money, expected) in cases {
+        let decided = after(&[initiate()]).when(capture_of("momo-1", money));
+        let events = decided.outcome.as_ref().unwrap();
+        let [PaymentEvent::Rejected(event)] = events.as_slice() else { panic!("{events:?}") };
+        assert_eq!(event.reason, expected);
+        assert_eq!((event.expected_amount, event.amount), (1_500, money.amount));
+        decided
+            .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Initiated))
+            .then_types(&["payment.rejected"])
+            .when(capture_of("momo-1", money))
+            .then([])
+            .when(capture_of("momo-2", dong(1_500)))
+            .then_types(&["payment.captured"])
+            .when(capture_of("momo-3", dong(1_500)))
+            .then_types(&["payment.rejected"])
+            .when(capture_of("momo-3", dong(1_500)))
+            .then([]);
+    }
+}
+
+#[test]
+fn a_payment_that_is_given_up_first_never_begins() {
+    Scenario::<Payment>::new()
+        .when(cancel())
+        .and_state(|payment| assert!(payment.barred && payment.details.is_none()))
+        .then_types(&["payment.voided"])
+        .when(cancel())
+        .then([])
+        .when(initiate())
+        .then_rejected("payment_voided")
+        .when(capture())
+        .then_rejected("not_found");
+}
+
+#[test]
+fn a_payment_in_flight_is_voided_or_comes_back() {
+    for before in [vec![initiate()], vec![initiate(), unknown()]] {
+        let asked = || after(&before).when(cancel()).then_types(&["payment.void_requested"]);
+        asked().when(cancel()).then([]);
+        asked()
+            .when(voided())
+            .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Voided))
+            .then_types(&["payment.voided"])
+            .when(voided())
+            .then([])
+            .when(cancel())
+            .then([])
+            .when(capture())
+            .then_types(&["payment.captured", "payment.refund_requested"]);
+        asked().when(decline()).then_types(&["payment.failed"]);
+        asked()
+            .when(capture())
+            .then_types(&["payment.captured", "payment.refund_requested"])
+            .when(cancel())
+            .then([])
+            .when(refunded())
+            .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Refunded))
+            .then_types(&["payment.refunded"])
+            .when(refunded())
+            .then([])
+            .when(cancel())
+            .then([]);
+    }
+}
+
+#[test]
+fn captured_money_goes_back_once_and_in_full() {
+    let decided = after(&[initiate(), capture()]).when(cancel());
+    let events = decided.outcome.as_ref().unwrap();
+    let [PaymentEvent::RefundRequested(event)] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((event.amount, event.provider_reference.as_str()), (1_500, "momo-1"));
+    assert_eq!(event.refund_id, RefundId::of(id()));
+    decided.then_types(&["payment.refund_requested"]).when(cancel()).then([]);
+}
+
+#[test]
+fn money_that_comes_after_a_failure_goes_back_at_once() {
+    after(&[initiate(), decline()])
+        .when(capture())
+        .then_types(&["payment.captured", "payment.refund_requested"]);
+}
+
+#[test]
+fn instructions_are_told_once_and_while_they_matter() {
+    after(&[initiate()])
+        .when(instruct("*1#"))
+        .then_types(&["payment.instructed"])
+        .when(instruct("*1#"))
+        .then([])
+        .when(instruct("*2#"))
+        .then_types(&["payment.instructed"]);
+    after(&[initiate(), capture()]).when(instruct("*1#")).then([]);
+}
+
+fn any_command() -> impl Strategy<Value = PaymentCommand> {
+    prop_oneof![
+        3 => Just(initiate()),
+        3 => Just(capture()),
+        1 => Just(capture_of("momo-2", dong(1_500))),
+        1 => Just(capture_of("momo-3", dong(7))),
+        2 => Just(decline()),
+        2 => Just(unknown()),
+        3 => Just(cancel()),
+        2 => Just(voided()),
+        2 => Just(refunded()),
+        1 => Just(instruct("*1#")),
+    ]
+}
+
+proptest! {
+    /// Whatever comes: at most one capture, at most one refund, no refund without a capture, and
+    /// once somebody wants no money, none is kept.
+    #[test]
+    fn nobody_is_charged_or_refunded_twice(
+        commands in prop::collection::vec(any_command(), 0..25),
+    ) {
+        let (state, history) = run::<Payment>(&commands);
+        let types: Vec<_> = history
+            .iter()
+            .map(|event| souk_actors::event::EventPayload::descriptor(event).event_type)
+            .collect();
+        let count = |wanted: &str| types.iter().filter(|&&found| found == wanted).count();
+        prop_assert!(count("payment.captured") <= 1);
+        prop_assert!(count("payment.refund_requested") <= count("payment.captured"));
+        prop_assert!(count("payment.refunded") <= count("payment.refund_requested"));
+        let cancelled = state.details.as_ref().is_some_and(|details| {
+            details.cancelled.is_some() || details.failure.is_some()
+        });
+        if cancelled || state.barred {
+            prop_assert_eq!(count("payment.refund_requested"), count("payment.captured"));
+        }
+        assert_folds(&state, &history);
+    }
+}

@@ -1,0 +1,310 @@
+use proptest::prelude::*;
+use souk_actors::testing::Scenario;
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::testing::{
+    BUYER, admin, assert_folds, at, buyer, run, seller, snapshot, stranger, user,
+};
+
+fn registration() -> Box<Registration> {
+    Box::new(Registration {
+        user_id: user(BUYER),
+        email: " Ann@Example.com".into(),
+        first_name: "Ann".into(),
+        last_name: "Lee".into(),
+        email_claim_id: EmailClaimId(Uuid::from_u128(5)),
+        verification_token_hash: "aa".into(),
+        verification_token_nonce: "bb".into(),
+        verification_expires_at: at(100),
+        now: at(0),
+    })
+}
+
+fn register() -> UserCommand {
+    UserCommand::Register(registration())
+}
+
+fn abandon() -> UserCommand {
+    UserCommand::AbandonRegistration { user_id: user(BUYER), now: at(1) }
+}
+
+fn verify(hash: &str, seconds: u64) -> UserCommand {
+    UserCommand::VerifyEmail { token_hash: hash.into(), now: at(seconds) }
+}
+
+fn upgrade(caller: Caller) -> UserCommand {
+    UserCommand::UpgradeToSeller {
+        caller,
+        business_name: "Ann's Books".into(),
+        business_address: "1 Book Street".into(),
+        business_phone: "+84 24 3825 1234".into(),
+        now: at(3),
+    }
+}
+
+fn verify_seller(caller: Caller) -> UserCommand {
+    UserCommand::VerifySeller { caller, now: at(4) }
+}
+
+fn reject_seller() -> UserCommand {
+    UserCommand::RejectSeller { caller: admin(), reason: "no papers".into(), now: at(4) }
+}
+
+fn suspend() -> UserCommand {
+    UserCommand::Suspend { caller: admin(), reason: "fraud".into(), now: at(5) }
+}
+
+fn rename(caller: Caller, first_name: Option<&str>) -> UserCommand {
+    let first_name = first_name.map(str::to_owned);
+    UserCommand::UpdateProfile { caller, first_name, last_name: None, now: at(5) }
+}
+
+fn after(commands: &[UserCommand]) -> Scenario<User> {
+    Scenario::given(run::<User>(commands).1)
+}
+
+fn status(user: &User) -> UserStatus {
+    user.details.as_ref().unwrap().status
+}
+
+#[test]
+fn registering_makes_a_pending_buyer_with_a_clean_address() {
+    Scenario::<User>::new()
+        .when(register())
+        .and_state(|user| {
+            let details = user.details.as_ref().unwrap();
+            assert_eq!(details.status, UserStatus::Pending);
+            assert_eq!(details.roles, BTreeSet::from([Role::Buyer]));
+            assert_eq!(details.email.get().unwrap(), "ann@example.com");
+            assert!(!details.email_verified());
+        })
+        .then_types(&["user.registered"])
+        .when(register())
+        .then_rejected("already_registered");
+}
+
+#[test]
+fn a_registration_names_every_bad_field() {
+    let mut bad = registration();
+    bad.email = "ann".into();
+    bad.first_name = " ".into();
+    bad.last_name = "L\u{0}ee".into();
+    let rejection = User::default().decide(&UserCommand::Register(bad)).unwrap_err();
+    let UserRejection::Invalid { errors } = rejection else { panic!("{rejection:?}") };
+    let pointers: Vec<_> = errors.iter().map(|error| error.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/email", "/first_name", "/last_name"]);
+}
+
+#[test]
+fn an_abandoned_registration_stays_abandoned() {
+    Scenario::<User>::new()
+        .when(abandon())
+        .then_types(&["user.registration_abandoned"])
+        .when(abandon())
+        .then([])
+        .when(register())
+        .then_rejected("registration_abandoned");
+    after(&[register()]).when(abandon()).then_rejected("already_registered");
+}
+
+#[test]
+fn only_the_system_makes_administrators() {
+    let command = |caller| UserCommand::RegisterAdmin { caller, registration: registration() };
+    Scenario::<User>::new().when(command(admin())).then_rejected("forbidden");
+    Scenario::<User>::new()
+        .when(command(Caller::System))
+        .and_state(|user| {
+            let details = user.details.as_ref().unwrap();
+            assert!(details.roles.contains(&Role::Admin) && details.email_verified());
+            assert_eq!(details.status, UserStatus::Active);
+        })
+        .then_types(&["user.registered", "user.email_verified", "user.role_granted"]);
+}
+
+#[test]
+fn the_mailed_token_verifies_once_and_in_time() {
+    Scenario::<User>::new().when(verify("aa", 1)).then_rejected("not_found");
+    after(&[register()]).when(verify("ab", 1)).then_rejected("token_unknown");
+    after(&[register()]).when(verify("aa", 100)).then_rejected("token_expired");
+    after(&[register()])
+        .when(verify("aa", 99))
+        .and_state(|user| assert_eq!(status(user), UserStatus::Active))
+        .then_types(&["user.email_verified"])
+        .when(verify("aa", 99))
+        .then_rejected("already_verified");
+    after(&[register(), suspend()]).when(verify("aa", 1)).then_rejected("suspended");
+}
+
+#[test]
+fn a_verified_user_becomes_a_seller_once() {
+    let verified = [register(), verify("aa", 1)];
+    Scenario::<User>::new().when(upgrade(buyer())).then_rejected("not_found");
+    after(&[register()]).when(upgrade(buyer())).then_rejected("email_not_verified");
+    after(&verified).when(upgrade(stranger())).then_rejected("forbidden");
+    after(&verified)
+        .when(upgrade(buyer()))
+        .and_state(|user| {
+            let details = user.details.as_ref().unwrap();
+            assert!(details.roles.contains(&Role::Seller));
+            let seller = details.seller.as_ref().unwrap();
+            assert_eq!(seller.verification_status, VerificationStatus::Pending);
+        })
+        .then_types(&["user.upgraded_to_seller"])
+        .when(upgrade(buyer()))
+        .then_rejected("already_seller");
+    let [register, verify] = verified;
+    after(&[register, verify, suspend()]).when(upgrade(buyer())).then_rejected("suspended");
+}
+
+#[test]
+fn a_bad_business_is_refused_by_field() {
+    let command = UserCommand::UpgradeToSeller {
+        caller: buyer(),
+        business_name: String::new(),
+        business_address: String::new(),
+        business_phone: "12".into(),
+        now: at(3),
+    };
+    after(&[register(), verify("aa", 1)]).when(command).then_rejected("invalid");
+}
+
+#[test]
+fn administrators_decide_about_sellers() {
+    let applied = || after(&[register(), verify("aa", 1), upgrade(buyer())]);
+    after(&[register()]).when(verify_seller(admin())).then_rejected("not_a_seller");
+    applied().when(verify_seller(buyer())).then_rejected("forbidden");
+    applied()
+        .when(verify_seller(admin()))
+        .then_types(&["seller.verified"])
+        .when(verify_seller(admin()))
+        .then_rejected("seller_already_verified")
+        .when(reject_seller())
+        .then_rejected("seller_already_verified");
+    applied()
+        .when(reject_seller())
+        .then_types(&["seller.rejected"])
+        .when(reject_seller())
+        .then([])
+        .when(upgrade(buyer()))
+        .then_types(&["user.upgraded_to_seller"])
+        .when(verify_seller(admin()))
+        .then_types(&["seller.verified"]);
+}
+
+#[test]
+fn users_change_their_own_names() {
+    after(&[register()])
+        .when(rename(stranger(), Some("Eve")))
+        .then_rejected("forbidden")
+        .when(rename(buyer(), Some(" ")))
+        .then_rejected("invalid")
+        .when(rename(buyer(), Some("Ann")))
+        .then([])
+        .when(rename(buyer(), None))
+        .then([])
+        .when(rename(buyer(), Some("Anna")))
+        .and_state(|user| {
+            let details = user.details.as_ref().unwrap();
+            assert_eq!(details.first_name.get().unwrap(), "Anna");
+            assert_eq!(details.last_name.get().unwrap(), "Lee");
+        })
+        .then_types(&["user.profile_updated"]);
+    Scenario::<User>::new().when(rename(buyer(), None)).then_rejected("not_found");
+}
+
+#[test]
+fn suspending_and_reinstating_restore_the_status() {
+    let reinstate = || UserCommand::Reinstate { caller: admin(), now: at(6) };
+    for (commands, before) in [
+        (vec![register()], UserStatus::Pending),
+        (vec![register(), verify("aa", 1)], UserStatus::Active),
+    ] {
+        after(&commands)
+            .when(reinstate())
+            .then([])
+            .when(suspend())
+            .and_state(|user| assert_eq!(status(user), UserStatus::Suspended))
+            .then_types(&["user.suspended"])
+            .when(suspend())
+            .then([])
+            .when(rename(buyer(), Some("Eve")))
+            .then_rejected("suspended")
+            .when(reinstate())
+            .and_state(|user| assert_eq!(status(user), before))
+            .then_types(&["user.reinstated"]);
+    }
+    let by_seller = UserCommand::Suspend { caller: seller(), reason: "x".into(), now: at(5) };
+    after(&[register()]).when(by_seller).then_rejected("forbidden");
+}
+
+#[test]
+fn an_erased_user_is_forgotten() {
+    let erase = |caller| UserCommand::Erase { caller, now: at(9) };
+    after(&[register(), verify("aa", 1), upgrade(buyer())])
+        .when(erase(stranger()))
+        .then_rejected("forbidden")
+        .when(erase(buyer()))
+        .and_state(|user| {
+            let text = serde_json::to_string(user).unwrap();
+            for secret in ["ann@example.com", "Lee", "Book Street", "3825"] {
+                assert!(!text.contains(secret), "{secret}");
+            }
+        })
+        .then_types(&["user.erased"])
+        .when(erase(buyer()))
+        .then([])
+        .when(rename(buyer(), Some("Eve")))
+        .then_rejected("erased")
+        .when(suspend())
+        .then_rejected("erased")
+        .when(UserCommand::Reinstate { caller: admin(), now: at(10) })
+        .then_rejected("erased");
+}
+
+#[test]
+fn history_can_be_read_after_the_key_is_gone() {
+    let (_, mut history) = run::<User>(&[register(), verify("aa", 1)]);
+    for event in &mut history {
+        let subject = user(BUYER).uuid();
+        match event {
+            UserEvent::Registered(event) => event.email = Personal::Erased { subject },
+            UserEvent::EmailVerified(event) => event.email = Personal::Erased { subject },
+            _ => {}
+        }
+    }
+    let mut state = User::default();
+    history.iter().for_each(|event| state.apply(event));
+    assert_eq!(snapshot(&state).details.unwrap().email.get(), None);
+}
+
+#[test]
+fn the_documents_command_names_are_kept() {
+    assert_eq!(register().name(), "RegisterUser");
+    assert_eq!(verify("aa", 1).name(), "VerifyEmail");
+    assert_eq!(upgrade(buyer()).name(), "UpgradeToSeller");
+}
+
+fn any_command() -> impl Strategy<Value = UserCommand> {
+    prop_oneof![
+        Just(register()),
+        Just(abandon()),
+        (0u64..120).prop_map(|seconds| verify("aa", seconds)),
+        Just(upgrade(buyer())),
+        Just(verify_seller(admin())),
+        Just(reject_seller()),
+        Just(suspend()),
+        Just(UserCommand::Reinstate { caller: admin(), now: at(6) }),
+        "[a-z]{1,3}".prop_map(|name| rename(buyer(), Some(&name))),
+        Just(UserCommand::Erase { caller: buyer(), now: at(9) }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn histories_fold_in_parts(commands in prop::collection::vec(any_command(), 0..20)) {
+        let (state, history) = run::<User>(&commands);
+        assert_folds(&state, &history);
+        prop_assert!(!(state.abandoned && state.details.is_some()));
+    }
+}
