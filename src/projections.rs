@@ -1,140 +1,228 @@
-//! Placeholder of the read models until the real ones land.
-#![allow(missing_docs, clippy::unimplemented, unused_variables)]
+//! Read models: what the journal says, arranged for the questions that are asked.
+//!
+//! ```text
+//!   journal ──broker──▶ Projected<Table> ──rows and checkpoint, one transaction──▶ read.db
+//!                                                                                     │
+//!   HTTP ◀──────────────────────────── ReadModels ◀───────── a pool that only reads ──┘
+//! ```
+//!
+//! Nothing here is the truth: the file can be deleted and is rebuilt from the journal. No row holds
+//! personal data, so an erasure needs no work here. Aggregates answer for themselves; these tables
+//! answer what no aggregate can: lists, searches, look-ups by something other than the id.
+
+pub mod categories;
+pub mod db;
+pub mod events_index;
+pub mod listings;
+pub mod notifications;
+pub mod orders;
+mod positions;
+pub mod sagas;
+pub mod shipments;
+#[cfg(test)]
+mod testing;
+pub mod users;
+pub mod view;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use souk_actors::event::Position;
-use souk_actors::world::Timestamp;
+use souk_actors::subscriber::Subscription;
 use uuid::Uuid;
 
+pub use categories::CategoryRow;
+pub use db::ReadError;
+pub use events_index::EventFilter;
+pub use listings::{ListingFilter, ListingRow};
+pub use notifications::NotificationRow;
+pub use orders::{OrderFilter, OrderRow};
+pub use sagas::{SagaFilter, SagaRow};
+pub use shipments::ShipmentRow;
+pub use users::{UserFilter, UserRow};
+
+use db::ReadDb;
+use positions::Positions;
+use view::{Projected, Table, View, ViewTable};
+
+/// All events by what is asked of them. Stored; never rename, like the others.
+pub const EVENTS_INDEX: &str = "events-index";
+/// The listings.
+pub const LISTINGS_VIEW: &str = "listings-view";
+/// The orders.
+pub const ORDERS_VIEW: &str = "orders-view";
+/// The shipments.
+pub const SHIPMENTS_VIEW: &str = "shipments-view";
+/// The notifications.
+pub const NOTIFICATIONS_VIEW: &str = "notifications-view";
+/// The categories.
+pub const CATEGORIES_VIEW: &str = "categories-view";
+/// The users.
+pub const USERS_VIEW: &str = "users-view";
+/// The sagas.
+pub const SAGAS_VIEW: &str = "sagas-view";
+
+/// Every projection.
+pub const PROJECTIONS: [&str; 8] = [
+    EVENTS_INDEX,
+    LISTINGS_VIEW,
+    ORDERS_VIEW,
+    SHIPMENTS_VIEW,
+    NOTIFICATIONS_VIEW,
+    CATEGORIES_VIEW,
+    USERS_VIEW,
+    SAGAS_VIEW,
+];
+
+/// What each projection listens to: its context, its name, its topics.
+pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
+    fn of<T: Table>() -> (&'static str, &'static str, &'static [&'static str]) {
+        (T::CONTEXT, T::NAME, T::TOPICS)
+    }
+    vec![
+        of::<events_index::EventsIndex>(),
+        of::<ViewTable<listings::ListingsView>>(),
+        of::<ViewTable<orders::OrdersView>>(),
+        of::<ViewTable<shipments::ShipmentsView>>(),
+        of::<ViewTable<notifications::NotificationsView>>(),
+        of::<ViewTable<categories::CategoriesView>>(),
+        of::<ViewTable<users::UsersView>>(),
+        of::<ViewTable<sagas::SagasView>>(),
+    ]
+}
+
+/// The read models; cheap to clone.
 #[derive(Clone)]
-pub struct ReadModels;
-
-#[derive(Debug, thiserror::Error)]
-#[error("read models: {0}")]
-pub struct ReadError(pub String);
-
-#[derive(Debug, Clone, Default)]
-pub struct EventFilter {
-    pub event_types: Vec<String>,
-    pub majors: Option<u16>,
-    pub aggregate_id: Option<Uuid>,
-    pub aggregate_type: Option<String>,
-    pub correlation_id: Option<String>,
-    pub causation_id: Option<String>,
-    pub from: Option<Timestamp>,
-    pub to: Option<Timestamp>,
-}
-#[derive(Debug, Clone, Default)]
-pub struct ListingFilter {
-    pub seller_id: Option<Uuid>,
-    pub status: Option<String>,
-    pub category_id: Option<Uuid>,
-}
-#[derive(Debug, Clone, Default)]
-pub struct OrderFilter {
-    pub buyer_id: Option<Uuid>,
-    pub seller_id: Option<Uuid>,
-    pub status: Option<String>,
-}
-#[derive(Debug, Clone, Default)]
-pub struct SagaFilter {
-    pub key: Option<Uuid>,
-    pub saga: Option<String>,
-    pub state: Option<String>,
-}
-#[derive(Debug, Clone)]
-pub struct ListingRow {
-    pub listing_id: Uuid,
-    pub seller_id: Uuid,
-    pub title: String,
-    pub category_id: Uuid,
-    pub price_amount: i64,
-    pub currency: String,
-    pub status: String,
-    pub available: i64,
-    pub reserved: i64,
-    pub sold: i64,
-    pub version: i64,
-    pub created_at: Timestamp,
-    pub updated_at: Timestamp,
-}
-#[derive(Debug, Clone)]
-pub struct OrderRow {
-    pub order_id: Uuid,
-    pub order_number: String,
-    pub buyer_id: Uuid,
-    pub seller_id: Uuid,
-    pub status: String,
-    pub amount: i64,
-    pub currency: String,
-    pub item_count: i64,
-    pub version: i64,
-    pub placed_at: Timestamp,
-    pub updated_at: Timestamp,
-}
-#[derive(Debug, Clone)]
-pub struct NotificationRow {
-    pub notification_id: Uuid,
-    pub user_id: Option<Uuid>,
-    pub audience: String,
-    pub channel: String,
-    pub template: String,
-    pub status: String,
-    pub cause_event_id: Uuid,
-    pub provider_message_id: Option<String>,
-    pub created_at: Timestamp,
-    pub sent_at: Option<Timestamp>,
-}
-#[derive(Debug, Clone)]
-pub struct SagaRow {
-    pub saga_id: Uuid,
-    pub saga: String,
-    pub key: Uuid,
-    pub status: String,
-    pub step: String,
-    pub started_at: Timestamp,
-    pub updated_at: Timestamp,
-}
-#[derive(Debug, Clone)]
-pub struct CategoryRow {
-    pub category_id: Uuid,
-    pub name: String,
-    pub slug: String,
-    pub active: bool,
+pub struct ReadModels {
+    db: ReadDb,
+    positions: Positions,
 }
 
 impl ReadModels {
+    /// Opens the read models in this folder.
+    pub async fn open(data_dir: &Path) -> anyhow::Result<Self> {
+        let db = ReadDb::open(&data_dir.join(db::FILE_NAME)).await?;
+        Ok(Self { db, positions: Positions::default() })
+    }
+
+    /// As [`ReadModels::open`], but a file that has seen more of the journal than there is (the
+    /// journal was restored from a backup, or begun anew) is deleted first, to be rebuilt.
+    pub async fn open_for(data_dir: &Path, heads: &[Position]) -> anyhow::Result<Self> {
+        let models = Self::open(data_dir).await?;
+        if !models.is_ahead(heads).await? {
+            return Ok(models);
+        }
+        tracing::warn!("the read models are ahead of the journal: rebuilding them from it");
+        models.db.close().await;
+        for suffix in ["", "-wal", "-shm"] {
+            let path = data_dir.join(format!("{}{suffix}", db::FILE_NAME));
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        Self::open(data_dir).await
+    }
+
+    async fn is_ahead(&self, heads: &[Position]) -> Result<bool, ReadError> {
+        let query = db::Query::new(
+            "SELECT partition, MAX(position) FROM projection_checkpoints GROUP BY partition",
+        );
+        let seen = self.db.fetch_as(query, |row| Ok((row.int(0)?, row.count(1)?))).await?;
+        Ok(seen.into_iter().any(|(partition, position)| {
+            let head = heads.iter().find(|head| i64::from(head.partition) == partition);
+            head.is_none_or(|head| position > head.position)
+        }))
+    }
+
+    /// The subscriptions that keep the read models up to date.
+    pub fn subscriptions(&self) -> Vec<Subscription> {
+        vec![
+            self.subscription(events_index::EventsIndex::default()),
+            self.view::<listings::ListingsView>(),
+            self.view::<orders::OrdersView>(),
+            self.view::<shipments::ShipmentsView>(),
+            self.view::<notifications::NotificationsView>(),
+            self.view::<categories::CategoriesView>(),
+            self.view::<users::UsersView>(),
+            self.view::<sagas::SagasView>(),
+        ]
+    }
+
+    fn view<V: View>(&self) -> Subscription {
+        self.subscription(ViewTable::<V>::default())
+    }
+
+    fn subscription<T: Table>(&self, table: T) -> Subscription {
+        let projected = Projected::new(table, self.db.clone(), self.positions.clone());
+        Subscription::projection(T::NAME, T::CONTEXT, T::TOPICS, Arc::new(projected))
+    }
+
+    /// Where the events are that match, in order, behind a position per partition.
     pub async fn events(
         &self,
         filter: &EventFilter,
         after: &BTreeMap<u16, u64>,
         limit: u32,
     ) -> Result<Vec<Position>, ReadError> {
-        unimplemented!()
+        events_index::find(&self.db, filter, after, limit).await
     }
+
+    /// All categories, by their slugs.
+    pub async fn categories(&self) -> Result<Vec<CategoryRow>, ReadError> {
+        categories::all(&self.db).await
+    }
+
+    /// The users that match, the newest first, before a time and id.
+    pub async fn users(
+        &self,
+        filter: &UserFilter,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<UserRow>, ReadError> {
+        users::find(&self.db, filter, before, limit).await
+    }
+
+    /// The listings that match, the newest first, before a time and id.
     pub async fn listings(
         &self,
         filter: &ListingFilter,
         before: Option<(i64, Uuid)>,
         limit: u32,
     ) -> Result<Vec<ListingRow>, ReadError> {
-        unimplemented!()
+        listings::find(&self.db, filter, before, limit).await
     }
+
+    /// How many listings of a seller can be bought.
+    pub async fn active_listings(&self, seller_id: Uuid) -> Result<u64, ReadError> {
+        listings::count_active(&self.db, seller_id).await
+    }
+
+    /// The orders that match, the newest first, before a time and id.
     pub async fn orders(
         &self,
         filter: &OrderFilter,
         before: Option<(i64, Uuid)>,
         limit: u32,
     ) -> Result<Vec<OrderRow>, ReadError> {
-        unimplemented!()
+        orders::find(&self.db, filter, before, limit).await
     }
+
+    /// The order of a number.
     pub async fn order_by_number(&self, number: &str) -> Result<Option<Uuid>, ReadError> {
-        unimplemented!()
+        orders::by_number(&self.db, number).await
     }
+
+    /// The shipments of an order, the oldest first.
     pub async fn shipments(&self, order_id: Uuid) -> Result<Vec<Uuid>, ReadError> {
-        unimplemented!()
+        let rows = shipments::of_order(&self.db, order_id).await?;
+        Ok(rows.into_iter().map(|row| row.shipment_id).collect())
     }
+
+    /// The messages to a user, or those for administrators, the newest first.
     pub async fn notifications(
         &self,
         user_id: Option<Uuid>,
@@ -142,19 +230,87 @@ impl ReadModels {
         before: Option<(i64, Uuid)>,
         limit: u32,
     ) -> Result<Vec<NotificationRow>, ReadError> {
-        unimplemented!()
+        notifications::find(&self.db, user_id, audience_admin, before, limit).await
     }
-    pub async fn categories(&self) -> Result<Vec<CategoryRow>, ReadError> {
-        unimplemented!()
-    }
-    pub async fn sagas(
+
+    /// The messages that went by a channel, the newest first.
+    pub async fn sent_by(
         &self,
-        filter: &SagaFilter,
+        channel: &str,
+        before: Option<(i64, Uuid)>,
         limit: u32,
-    ) -> Result<Vec<SagaRow>, ReadError> {
-        unimplemented!()
+    ) -> Result<Vec<NotificationRow>, ReadError> {
+        notifications::sent_by(&self.db, channel, before, limit).await
     }
+
+    /// The sagas that match, the newest first.
+    pub async fn sagas(&self, filter: &SagaFilter, limit: u32) -> Result<Vec<SagaRow>, ReadError> {
+        sagas::find(&self.db, filter, limit).await
+    }
+
+    /// Everything of the partition up to here has had its effect on this projection. An unknown
+    /// projection stands at 0.
     pub async fn position(&self, projection: &str, partition: u16) -> Result<u64, ReadError> {
-        unimplemented!()
+        match PROJECTIONS.into_iter().find(|name| *name == projection) {
+            Some(name) => self.positions.get(&self.db, name, partition).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Closes the database; what is not projected by now is projected after the next start.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{event, numbered};
+    use super::*;
+
+    fn head(position: u64) -> Vec<Position> {
+        vec![Position { partition: 0, position }]
+    }
+
+    async fn filled(dir: &Path) -> ReadModels {
+        let models = ReadModels::open(dir).await.unwrap();
+        let index = events_index::EventsIndex::default();
+        let projected = Projected::new(index, models.db.clone(), models.positions.clone());
+        let events = numbered([event("a.b", "a", 1), event("a.b", "a", 1)]);
+        projected.advance(0, &events, 2).await.unwrap();
+        models
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_ahead_of_the_journal_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path()).await.close().await;
+
+        let kept = ReadModels::open_for(dir.path(), &head(2)).await.unwrap();
+        assert_eq!(kept.position(EVENTS_INDEX, 0).await.unwrap(), 2);
+        kept.close().await;
+
+        let anew = ReadModels::open_for(dir.path(), &head(1)).await.unwrap();
+        assert_eq!(anew.position(EVENTS_INDEX, 0).await.unwrap(), 0);
+        let filter = EventFilter::default();
+        assert!(anew.events(&filter, &BTreeMap::new(), 9).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_projection_nobody_knows_stands_at_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let models = filled(dir.path()).await;
+        assert_eq!(models.position("no-such-view", 0).await.unwrap(), 0);
+        assert_eq!(models.position(EVENTS_INDEX, 0).await.unwrap(), 2);
+    }
+
+    #[test]
+    fn every_projection_is_declared_once() {
+        let names: Vec<_> = topics().into_iter().map(|(_, name, _)| name).collect();
+        let mut declared = PROJECTIONS.to_vec();
+        declared.sort_unstable();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, declared);
     }
 }

@@ -275,7 +275,7 @@ pub struct ConfirmationFlags {
 }
 
 impl Saga for OrderSaga {
-    const NAME: &'static str = "order";
+    const NAME: &'static str = "order_saga";
 
     const TOPICS: &'static [&'static str] =
         &["order.*", "inventory.*", "escrow.*", "payment.*", "shipment.*", "notification.email.*"];

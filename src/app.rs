@@ -1,0 +1,270 @@
+//! The wiring: opens what is stored, registers everything with the runtime, starts it.
+//!
+//! ```text
+//!   config ──▶ journal.db ─┐
+//!              keyring ────┼──▶ runtime ◀── aggregates, the saga, subscriptions
+//!              read.db ────┘      │
+//!                                 └──▶ App: what the HTTP layer and the CLI work with
+//! ```
+
+pub mod contexts;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use souk_actors::command::{CommandContext, CommandError, Origin};
+use souk_actors::event::Position;
+use souk_actors::journal::Store;
+use souk_actors::journal::codec::Keyring;
+use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::runtime::{Options, Runtime};
+use souk_actors::subscriber::Subscription;
+use souk_actors::world::World;
+
+use crate::domain::caller::Caller;
+use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
+use crate::domain::email_claim::EmailClaim;
+use crate::domain::escrow::Escrow;
+use crate::domain::ids::CategoryId;
+use crate::domain::listing::Listing;
+use crate::domain::notification::Notification;
+use crate::domain::order::Order;
+use crate::domain::order_saga::OrderSaga;
+use crate::domain::payment::Payment;
+use crate::domain::session::Session;
+use crate::domain::shipment::Shipment;
+use crate::domain::user::User;
+use crate::gateways::mail::LogMailer;
+use crate::gateways::payment::PaymentGateway;
+use crate::gateways::sandbox::Sandbox;
+use crate::gateways::sms::LogSms;
+use crate::projections::ReadModels;
+use crate::subscribers::email_claims::EmailClaims;
+use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
+use crate::subscribers::notifications::Notifications;
+use crate::subscribers::order_progress::OrderProgress;
+use crate::subscribers::payment_gateway::PaymentGatewayHandler;
+use crate::subscribers::saga_router::MarketRouter;
+use crate::subscribers::{
+    email_claims, mail_sender, notifications, order_progress, payment_gateway,
+};
+
+/// The journal's file in the data folder.
+pub const JOURNAL_FILE: &str = "journal.db";
+
+/// Lanes of the subscriptions on the way of every purchase. Each lane waits for the journal (and a
+/// payment's, at worst, for the provider's time limit), so there are many more than processors.
+/// Stored with the checkpoints.
+const LANES_BUSY: u16 = 32;
+/// Lanes of the others. Stored with the checkpoints.
+const LANES: u16 = 8;
+
+/// The categories of a new marketplace in development: slug and name.
+const CATEGORIES: [(&str, &str); 6] = [
+    ("electronics", "Electronics"),
+    ("fashion", "Fashion"),
+    ("home", "Home"),
+    ("books", "Books"),
+    ("toys", "Toys"),
+    ("sports", "Sports"),
+];
+
+/// What the application is started with.
+pub struct Settings {
+    /// The folder of the journal and the read models.
+    pub data_dir: PathBuf,
+    /// How many partitions a new journal gets.
+    pub partitions: u16,
+    /// Whether default categories are made.
+    pub development: bool,
+    /// Wraps the keys of persons.
+    pub master_key: [u8; 32],
+    /// Hashes what is looked up but must not be guessed.
+    pub lookup_key: [u8; 32],
+    /// Makes a user's verification token from its nonce.
+    pub token_of: TokenOf,
+    /// Time, randomness and ids.
+    pub world: Arc<dyn World>,
+    /// The runtime's limits.
+    pub options: Options,
+}
+
+/// The running application.
+#[derive(Clone)]
+pub struct App {
+    /// The actors.
+    pub runtime: Runtime,
+    /// The read models.
+    pub read_models: ReadModels,
+    /// What went out, for development.
+    pub outbox: Outbox,
+    /// The built-in payment provider.
+    pub sandbox: Arc<Sandbox>,
+    /// The mails since the start.
+    pub mails: Arc<LogMailer>,
+    /// The text messages since the start.
+    pub texts: Arc<LogSms>,
+}
+
+impl App {
+    /// Starts on the files in the data folder.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let path = settings.data_dir.join(JOURNAL_FILE);
+        std::fs::create_dir_all(&settings.data_dir).with_context(|| {
+            format!("cannot make the data folder {}", settings.data_dir.display())
+        })?;
+        let store = SqliteStore::open(&path, settings.partitions)
+            .await
+            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        Self::start_on(settings, Arc::new(store)).await
+    }
+
+    /// Starts on this journal.
+    pub async fn start_on(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<Self> {
+        let read_models = open_read_models(&settings.data_dir, &*store).await?;
+        let (sandbox, mails) = (Arc::new(Sandbox::default()), Arc::new(LogMailer::default()));
+        let keys = Arc::new(Keyring::new(&settings.master_key, settings.world.clone()));
+        let mut builder = Runtime::builder(store, settings.world, keys, settings.options)
+            .aggregate::<User>()
+            .aggregate::<EmailClaim>()
+            .aggregate::<Session>()
+            .aggregate::<Category>()
+            .aggregate::<Listing>()
+            .aggregate::<Order>()
+            .aggregate::<Payment>()
+            .aggregate::<Escrow>()
+            .aggregate::<Shipment>()
+            .aggregate::<Notification>()
+            .saga::<OrderSaga>(Arc::new(MarketRouter));
+        let address_hash = address_hash(settings.lookup_key);
+        let sender = MailSender::new(mails.clone(), settings.token_of.clone(), address_hash);
+        for subscription in handlers(sandbox.clone(), sender) {
+            builder = builder.subscribe(subscription);
+        }
+        for subscription in read_models.subscriptions() {
+            builder = builder.subscribe(subscription);
+        }
+        let runtime = builder.start().await.context("cannot start the actors")?;
+        if settings.development {
+            seed_categories(&runtime).await?;
+        }
+        let outbox = Outbox::new(runtime.clone(), read_models.clone(), settings.token_of);
+        let texts = Arc::new(LogSms::default());
+        Ok(Self { runtime, read_models, outbox, sandbox, mails, texts })
+    }
+
+    /// Takes no more commands, lets what is under way finish, and closes. Returns whether all of
+    /// it finished in time.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        let finished = self.runtime.drain(timeout).await;
+        self.read_models.close().await;
+        finished
+    }
+}
+
+async fn open_read_models(data_dir: &Path, store: &dyn Store) -> anyhow::Result<ReadModels> {
+    let mut heads = Vec::new();
+    for partition in 0..store.partitions() {
+        let head = store.head(partition).await.context("cannot read the journal")?;
+        heads.push(Position { partition, position: head.position });
+    }
+    ReadModels::open_for(data_dir, &heads).await
+}
+
+fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscription> {
+    vec![
+        Subscription::handler(
+            email_claims::NAME,
+            "users",
+            email_claims::TOPICS,
+            Arc::new(EmailClaims),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            payment_gateway::NAME,
+            "payments",
+            payment_gateway::TOPICS,
+            Arc::new(PaymentGatewayHandler::new(gateway)),
+        )
+        .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            order_progress::NAME,
+            "orders",
+            order_progress::TOPICS,
+            Arc::new(OrderProgress),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            notifications::NAME,
+            "notifications",
+            notifications::TOPICS,
+            Arc::new(Notifications),
+        )
+        .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            mail_sender::NAME,
+            "notifications",
+            mail_sender::TOPICS,
+            Arc::new(sender),
+        )
+        .in_lanes(LANES_BUSY),
+    ]
+}
+
+/// A keyed hash of an address: tells equal ones apart from different ones, and nothing more.
+fn address_hash(lookup_key: [u8; 32]) -> AddressHash {
+    Arc::new(move |address| {
+        let address = crate::domain::text::normal_email(address);
+        let hash =
+            souk_actors::id::keyed_hash(&lookup_key, "mail recipient", &[address.as_bytes()]);
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    })
+}
+
+/// Makes the default categories that are not there yet.
+async fn seed_categories(runtime: &Runtime) -> anyhow::Result<()> {
+    let categories = runtime.aggregate::<Category>();
+    for (slug, name) in CATEGORIES {
+        let category_id = CategoryId::of_slug(slug);
+        let command = CategoryCommand::Create {
+            caller: Caller::System,
+            category_id,
+            name: name.to_owned(),
+            slug: slug.to_owned(),
+            now: runtime.world().now(),
+        };
+        let context = CommandContext {
+            actor_id: "system".into(),
+            origin: Origin::Inside,
+            ..CommandContext::outside(&**runtime.world(), "startup", "startup")
+        };
+        match categories.send(category_id.uuid(), command, context, |_| ()).await {
+            Ok(_)
+            | Err(CommandError::Rejected { rejection: CategoryRejection::AlreadyExists, .. }) => {}
+            Err(error) => return Err(error).context("cannot make the default categories"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_addresss_hash_is_keyed_and_knows_no_case() {
+        let hash = address_hash([1; 32]);
+        assert_eq!(hash("Ada@Example.com"), hash("ada@example.com"));
+        assert_ne!(hash("ada@example.com"), address_hash([2; 32])("ada@example.com"));
+        assert_eq!(hash("ada@example.com").len(), 64);
+    }
+
+    #[test]
+    fn default_categories_have_ids_of_their_own() {
+        let ids: std::collections::BTreeSet<_> =
+            CATEGORIES.iter().map(|(slug, _)| CategoryId::of_slug(slug)).collect();
+        assert_eq!(ids.len(), CATEGORIES.len());
+    }
+}

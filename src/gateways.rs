@@ -1,0 +1,46 @@
+//! The outside world behind traits: payment providers, mail, text messages.
+//!
+//! Each trait says what its provider must promise (an idempotency key, what a lost answer means),
+//! each has an adapter that needs nothing installed, and nobody but `src/subscribers/` calls them:
+//! an effect outside follows from an event, never from a request.
+
+pub mod mail;
+pub mod payment;
+pub mod sandbox;
+pub mod sms;
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+/// How many messages or calls the adapters for development remember.
+pub const REMEMBERED_MAX: usize = 1_000;
+
+/// The latest things, the oldest dropped: what development mode shows of its stand-ins.
+pub(crate) struct Recent<T>(Mutex<VecDeque<T>>);
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+}
+
+impl<T: Clone> Recent<T> {
+    /// Remembers it, unless something already there is the same. Returns whether it was new.
+    pub(crate) fn add(&self, new: T, same: impl Fn(&T) -> bool) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.iter().rev().any(same) {
+            return false;
+        }
+        if all.len() == REMEMBERED_MAX {
+            all.pop_front();
+        }
+        all.push_back(new);
+        true
+    }
+
+    /// All of them, the newest first.
+    pub(crate) fn all(&self) -> Vec<T> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().rev().cloned().collect()
+    }
+}

@@ -1,0 +1,106 @@
+//! What a payment provider must be able to do.
+
+use async_trait::async_trait;
+
+use crate::domain::money::Money;
+use crate::domain::payment::Instructions;
+
+/// A charge that a buyer agreed to. The same one, sent again, is the same charge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// Under this key the provider makes one charge, however often it is asked.
+    pub idempotency_key: String,
+    /// How much.
+    pub amount: Money,
+    /// How the buyer pays (`sandbox`, `test_decline` …).
+    pub method: String,
+    /// The reference under which the buyer sees it.
+    pub reference: String,
+}
+
+/// Money to give back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refund {
+    /// Under this key the provider makes one refund, however often it is asked.
+    pub idempotency_key: String,
+    /// The provider's name for the charge.
+    pub provider_reference: String,
+    /// How much of it.
+    pub amount: Money,
+    /// How the buyer paid.
+    pub method: String,
+}
+
+/// What became of a charge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChargeOutcome {
+    /// The money is there.
+    Captured,
+    /// It will not come, for this reason (a stable code).
+    Declined(String),
+    /// The buyer has to do something first; the provider tells us then.
+    Pending,
+    /// The provider does not know, or did not say in time: ask again.
+    Unknown,
+}
+
+/// The provider's answer to a charge or to the question after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChargeAnswer {
+    /// What became of it.
+    pub outcome: ChargeOutcome,
+    /// The provider's name for it.
+    pub provider_reference: Option<String>,
+    /// How much was captured, as the provider says.
+    pub amount: Money,
+    /// What the buyer has to do, if anything.
+    pub instructions: Option<Instructions>,
+}
+
+/// What became of a refund.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefundAnswer {
+    /// The money is on its way back, under this name.
+    Refunded {
+        /// The provider's name for the refund.
+        provider_reference: String,
+    },
+    /// The provider will not, for this reason (a stable code).
+    Refused(String),
+}
+
+/// The provider gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GatewayError {
+    /// Network, 5xx, too many requests: the same call again may work.
+    #[error("the payment provider did not answer: {0}")]
+    Transient(String),
+    /// Our credentials are wrong or the account is closed: nothing will work until somebody acts.
+    #[error("the payment provider does not let us in: {0}")]
+    Locked(String),
+    /// It does not understand the request: a repeat would not help.
+    #[error("the payment provider refused the request: {0}")]
+    Invalid(String),
+}
+
+/// A payment provider. Every call is idempotent under its key, also across our restarts, and may
+/// be abandoned by the caller at any moment: what came of it is then asked with
+/// [`PaymentGateway::query`].
+#[async_trait]
+pub trait PaymentGateway: Send + Sync + 'static {
+    /// The provider's name, as payments record it.
+    fn provider(&self) -> &'static str;
+
+    /// Takes the buyer's money.
+    async fn charge(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
+
+    /// What became of a charge that was sent before.
+    async fn query(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
+
+    /// Gives a charge up that may still be under way. What comes back is final: captured when it
+    /// was too late, declined when no money will come; anything else means ask again.
+    async fn void(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
+
+    /// Gives it back.
+    async fn refund(&self, refund: &Refund) -> Result<RefundAnswer, GatewayError>;
+}

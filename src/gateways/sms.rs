@@ -1,0 +1,87 @@
+//! Text messages: the port, and the adapter that only logs.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::Recent;
+use super::mail::{Accepted, SendError};
+
+/// A text message ready to go out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sms {
+    /// Under this key a provider that can do so sends one message, however often it is asked.
+    pub idempotency_key: Uuid,
+    /// To which number.
+    pub to: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// A provider of text messages.
+#[async_trait]
+pub trait SmsSender: Send + Sync + 'static {
+    /// The adapter's name.
+    fn name(&self) -> &'static str;
+
+    /// Sends a message.
+    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError>;
+}
+
+/// The adapter of development: it writes a line to the log and remembers the message.
+#[derive(Default)]
+pub struct LogSms {
+    messages: Recent<Sms>,
+}
+
+impl LogSms {
+    /// The latest messages since the start, the newest first.
+    pub fn messages(&self) -> Vec<Sms> {
+        self.messages.all()
+    }
+}
+
+#[async_trait]
+impl SmsSender for LogSms {
+    fn name(&self) -> &'static str {
+        "log"
+    }
+
+    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
+        let key = sms.idempotency_key;
+        if self.messages.add(sms.clone(), |old| old.idempotency_key == key) {
+            tracing::info!(
+                to = %masked_number(&sms.to),
+                notification_id = %key,
+                "SMS sent (logged)"
+            );
+        }
+        Ok(Accepted { provider_message_id: format!("log-{}", key.simple()) })
+    }
+}
+
+/// A number of which only the last two digits can be read.
+pub fn masked_number(number: &str) -> String {
+    let digits: Vec<char> = number.chars().filter(char::is_ascii_digit).collect();
+    let end: String = digits.iter().skip(digits.len().saturating_sub(2)).collect();
+    if digits.len() < 6 { "***".to_owned() } else { format!("***{end}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_do_not_give_numbers_away() {
+        assert_eq!(masked_number("+84 90 123 4567"), "***67");
+        assert_eq!(masked_number("113"), "***");
+    }
+
+    #[tokio::test]
+    async fn a_message_goes_out_once_per_key() {
+        let sender = LogSms::default();
+        let sms = Sms { idempotency_key: Uuid::nil(), to: "+84901234567".into(), text: "1".into() };
+        sender.send(&sms).await.unwrap();
+        sender.send(&sms).await.unwrap();
+        assert_eq!(sender.messages(), [sms]);
+    }
+}

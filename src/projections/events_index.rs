@@ -1,0 +1,301 @@
+//! `events-index`: where the events of a type, an aggregate, a correlation, a cause or a time are.
+//!
+//! It holds positions and envelope fields, never data: a reader takes the positions and loads the
+//! events from the journal. It sees every event there is, so it is the projection whose cost
+//! counts: rows go in by the hundred, and there is no index on time.
+//!
+//! A filter is answered by ranges of one index, each already in order and cut off at the limit, then
+//! merged: one per partition, and one per event type where the types are all that is asked for.
+//! Which index fits best the database knows from statistics; on SQLite the migration writes them,
+//! because nobody runs `ANALYZE` on a file that fills up from empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use souk_actors::event::{Position, StoredEvent};
+use souk_actors::retry::Failure;
+use souk_actors::world::Timestamp;
+use uuid::Uuid;
+
+use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx};
+use super::view::Table;
+
+const MINUTE_MS: i64 = 60_000;
+
+const COLUMNS: &[&str] = &[
+    "partition",
+    "position",
+    "event_id",
+    "event_type",
+    "major",
+    "aggregate_type",
+    "aggregate_id",
+    "correlation_id",
+    "causation_id",
+    "timestamp_ms",
+];
+
+/// Which events. Conditions are joined by *and*; an empty filter means all events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Any of these canonical types; empty: any type.
+    pub event_types: Vec<String>,
+    /// Of this major version.
+    pub majors: Option<u16>,
+    /// Of this aggregate.
+    pub aggregate_id: Option<Uuid>,
+    /// Of this type of aggregate.
+    pub aggregate_type: Option<String>,
+    /// With this correlation id.
+    pub correlation_id: Option<String>,
+    /// Caused by this event or request.
+    pub causation_id: Option<String>,
+    /// Not before this time.
+    pub from: Option<Timestamp>,
+    /// Before this time.
+    pub to: Option<Timestamp>,
+}
+
+/// The table behind the filters of events.
+pub struct EventsIndex {
+    rows: Insert,
+    minutes: Insert,
+}
+
+impl Default for EventsIndex {
+    fn default() -> Self {
+        // Plain CASE: least() and greatest() have other names on SQLite.
+        let widen = " ON CONFLICT (partition, minute) DO UPDATE SET \
+            position_min = CASE WHEN excluded.position_min < event_minutes_v1.position_min \
+                THEN excluded.position_min ELSE event_minutes_v1.position_min END, \
+            position_max = CASE WHEN excluded.position_max > event_minutes_v1.position_max \
+                THEN excluded.position_max ELSE event_minutes_v1.position_max END";
+        let minutes = ["partition", "minute", "position_min", "position_max"];
+        Self {
+            rows: Insert::new(
+                "events_v1",
+                COLUMNS,
+                " ON CONFLICT (partition, position) DO NOTHING",
+            ),
+            minutes: Insert::new("event_minutes_v1", &minutes, widen),
+        }
+    }
+}
+
+#[async_trait]
+impl Table for EventsIndex {
+    const NAME: &'static str = super::EVENTS_INDEX;
+    const CONTEXT: &'static str = "system";
+    const TOPICS: &'static [&'static str] = &["#"];
+
+    async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {
+        let mut rows = Vec::with_capacity(events.len() * COLUMNS.len());
+        let mut minutes = BTreeMap::new();
+        for event in events {
+            push_row(&mut rows, event);
+            let minute = event.timestamp.millis().div_euclid(MINUTE_MS);
+            let (_, last) = minutes
+                .entry((event.partition, minute))
+                .or_insert((event.position, event.position));
+            *last = event.position;
+        }
+        self.rows.run(tx, rows).await?;
+        let minutes = minutes
+            .into_iter()
+            .flat_map(|((partition, minute), (first, last))| {
+                [partition.into(), minute.into(), first.into(), Param::from(last)]
+            })
+            .collect();
+        Ok(self.minutes.run(tx, minutes).await?)
+    }
+}
+
+fn push_row(rows: &mut Vec<Param>, event: &StoredEvent) {
+    rows.extend([
+        event.partition.into(),
+        event.position.into(),
+        event.event_id.into(),
+        (&event.event_type).into(),
+        event.major.into(),
+        (&event.aggregate_type).into(),
+        event.aggregate_id.into(),
+        (&event.correlation_id).into(),
+        (&event.causation_id).into(),
+        event.timestamp.into(),
+    ]);
+}
+
+/// The positions of the events that match, behind `after` in each partition, at most `limit`:
+/// in order within a partition, and merged by position across them. A page's last position per
+/// partition is where the next one begins, so that nothing is missed or seen twice however fast
+/// the partitions grow.
+pub async fn find(
+    db: &ReadDb,
+    filter: &EventFilter,
+    after: &BTreeMap<u16, u64>,
+    limit: u32,
+) -> Result<Vec<Position>, ReadError> {
+    let partitions = db
+        .fetch_as(
+            Query::new("SELECT partition FROM projection_checkpoints WHERE projection = ")
+                .value(super::EVENTS_INDEX),
+            |row| row.int(0),
+        )
+        .await?;
+    let mut found = Vec::new();
+    for partition in partitions.into_iter().filter_map(|number| u16::try_from(number).ok()) {
+        let after = after.get(&partition).copied().unwrap_or(0);
+        let Some((first, last)) = bounds(db, filter, partition, after).await? else { continue };
+        for query in queries(filter, partition, first, last, limit) {
+            let positions = db.fetch_as(query, |row| row.count(0)).await?;
+            found.extend(positions.into_iter().map(|position| Position { partition, position }));
+        }
+    }
+    found.sort_unstable_by_key(|at| (at.position, at.partition));
+    found.truncate(limit as usize);
+    Ok(found)
+}
+
+/// The first and last position of a partition that can match; `None`: none can.
+async fn bounds(
+    db: &ReadDb,
+    filter: &EventFilter,
+    partition: u16,
+    after: u64,
+) -> Result<Option<(u64, u64)>, ReadError> {
+    let unbounded = (after + 1, i64::MAX.unsigned_abs());
+    if filter.from.is_none() && filter.to.is_none() {
+        return Ok(Some(unbounded));
+    }
+    let minute = |at: Timestamp| at.millis().div_euclid(MINUTE_MS);
+    let query = Query::new(
+        "SELECT MIN(position_min), MAX(position_max) FROM event_minutes_v1 WHERE partition = ",
+    )
+    .value(partition)
+    .when(" AND minute >= ", filter.from.map(minute))
+    .when(" AND minute <= ", filter.to.map(minute));
+    let ranges = db.fetch_as(query, |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
+    let Some(&(Some(first), Some(last))) = ranges.first() else { return Ok(None) };
+    let (first, last) = (first.unsigned_abs().max(after + 1), last.unsigned_abs());
+    Ok((first <= last).then_some((first, last)))
+}
+
+fn queries(filter: &EventFilter, partition: u16, first: u64, last: u64, limit: u32) -> Vec<Query> {
+    let query = Query::new("SELECT position FROM events_v1 WHERE partition = ")
+        .value(partition)
+        .then(" AND position >= ")
+        .value(first)
+        .then(" AND position <= ")
+        .value(last)
+        .when(" AND aggregate_id = ", filter.aggregate_id)
+        .when(" AND causation_id = ", filter.causation_id.as_ref())
+        .when(" AND correlation_id = ", filter.correlation_id.as_ref())
+        .when(" AND aggregate_type = ", filter.aggregate_type.as_ref())
+        .when(" AND major = ", filter.majors)
+        .when(" AND timestamp_ms >= ", filter.from)
+        .when(" AND timestamp_ms < ", filter.to);
+    let finish = |query: Query| query.then(" ORDER BY position LIMIT ").value(limit);
+    if filter.event_types.is_empty() {
+        return vec![finish(query)];
+    }
+    let types: BTreeSet<_> = filter.event_types.iter().collect();
+    let of = |name| finish(query.clone().then(" AND event_type = ").value(name));
+    types.into_iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::projections::testing::{self, event};
+    use crate::projections::view::Projected;
+
+    async fn filled() -> (testing::TestDb, Projected<EventsIndex>) {
+        let db = testing::open().await;
+        let index = Projected::new(EventsIndex::default(), db.db.clone(), Default::default());
+        let mut events: Vec<_> = (1..=20)
+            .map(|position| {
+                let mut event = event("order.placed", "order", u128::from(position % 4));
+                event.position = position;
+                event.timestamp =
+                    Timestamp::from_millis(i64::try_from(position).unwrap() * MINUTE_MS / 2);
+                if position % 2 == 0 {
+                    event.event_type = "order.paid".into();
+                    event.correlation_id = "even".into();
+                }
+                event
+            })
+            .collect();
+        // The clock was set back: commit order is not time order.
+        events[19].timestamp = Timestamp::from_millis(0);
+        index.advance(0, &events.into_iter().map(Arc::new).collect::<Vec<_>>(), 20).await.unwrap();
+        (db, index)
+    }
+
+    async fn positions(db: &ReadDb, filter: EventFilter, after: u64, limit: u32) -> Vec<u64> {
+        let after = BTreeMap::from([(0, after)]);
+        let found = find(db, &filter, &after, limit).await.unwrap();
+        found.into_iter().map(|at| at.position).collect()
+    }
+
+    #[tokio::test]
+    async fn every_filter_finds_its_events_in_order() {
+        let (db, _index) = filled().await;
+        let even = || EventFilter { event_types: vec!["order.paid".into()], ..Default::default() };
+        assert_eq!(positions(&db.db, EventFilter::default(), 0, 3).await, [1, 2, 3]);
+        assert_eq!(positions(&db.db, EventFilter::default(), 18, 9).await, [19, 20]);
+        assert_eq!(positions(&db.db, even(), 4, 3).await, [6, 8, 10]);
+        let both =
+            EventFilter { event_types: vec!["order.paid".into(), "order.placed".into()], ..even() };
+        assert_eq!(positions(&db.db, both.clone(), 4, 3).await, [5, 6, 7]);
+        let aggregate = EventFilter { aggregate_id: Some(Uuid::from_u128(3)), ..both };
+        assert_eq!(positions(&db.db, aggregate, 3, 9).await, [7, 11, 15, 19]);
+        let correlation = EventFilter {
+            correlation_id: Some("even".into()),
+            aggregate_type: Some("order".into()),
+            majors: Some(1),
+            ..Default::default()
+        };
+        assert_eq!(positions(&db.db, correlation.clone(), 16, 9).await, [18, 20]);
+        let none = EventFilter { aggregate_type: Some("user".into()), ..correlation };
+        assert!(positions(&db.db, none, 0, 9).await.is_empty());
+        let other_major = EventFilter { majors: Some(2), ..even() };
+        assert!(positions(&db.db, other_major, 0, 9).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_time_range_is_half_open_and_survives_a_clock_set_back() {
+        let (db, _index) = filled().await;
+        let at = |half_minutes: i64| Some(Timestamp::from_millis(half_minutes * MINUTE_MS / 2));
+        let filter = EventFilter { from: at(3), to: at(6), ..Default::default() };
+        assert_eq!(positions(&db.db, filter, 0, 9).await, [3, 4, 5]);
+        let early = EventFilter { to: at(2), ..Default::default() };
+        assert_eq!(positions(&db.db, early, 0, 9).await, [1, 20]);
+        let never = EventFilter { from: at(500), ..Default::default() };
+        assert!(positions(&db.db, never, 0, 9).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn each_filter_is_answered_by_the_index_that_was_meant() {
+        let (db, _index) = filled().await;
+        let plan = async |filter: &EventFilter| {
+            let mut query = queries(filter, 0, 1, 99, 10).remove(0);
+            query.prefix_for_tests("EXPLAIN QUERY PLAN ");
+            let rows = db.db.fetch_as(query, |row| row.text(3)).await.unwrap();
+            rows.join("; ")
+        };
+        let types = vec!["order.paid".to_owned()];
+        let filter = EventFilter { event_types: types.clone(), ..Default::default() };
+        assert!(plan(&filter).await.contains("events_v1_by_type"));
+        let filter = EventFilter { correlation_id: Some("a".into()), ..filter };
+        let text = plan(&filter).await;
+        assert!(text.contains("events_v1_by_correlation"), "{text}");
+        let filter =
+            EventFilter { aggregate_id: Some(Uuid::nil()), correlation_id: None, ..filter };
+        let text = plan(&filter).await;
+        assert!(text.contains("events_v1_by_aggregate "), "{text}");
+        assert!(!text.contains("TEMP B-TREE"), "already in order: {text}");
+        let all = plan(&EventFilter::default()).await;
+        assert!(all.contains("PRIMARY KEY") && !all.contains("TEMP B-TREE"), "{all}");
+    }
+}

@@ -1,0 +1,369 @@
+//! `listings-view`: what is for sale, by seller and category, the newest first.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use souk_actors::event::StoredEvent;
+use souk_actors::retry::Failure;
+use souk_actors::world::Timestamp;
+use uuid::Uuid;
+
+use super::db::{Param, Query, ReadDb, ReadError, Row};
+use super::view::{View, read_data};
+use crate::domain::listing::ListingEvent;
+
+/// A listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingRow {
+    /// The listing.
+    pub listing_id: Uuid,
+    /// Who sells.
+    pub seller_id: Uuid,
+    /// What it is.
+    pub title: String,
+    /// Where it belongs.
+    pub category_id: Uuid,
+    /// The price of one, in minor units.
+    pub price_amount: i64,
+    /// Of what.
+    pub currency: String,
+    /// How it stands, as the API writes it.
+    pub status: String,
+    /// How many units can be bought.
+    pub available: i64,
+    /// How many are held for orders that are not paid.
+    pub reserved: i64,
+    /// How many are paid for.
+    pub sold: i64,
+    /// The aggregate's version that this row is at.
+    pub version: i64,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// The latest change.
+    pub updated_at: Timestamp,
+}
+
+/// Which listings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListingFilter {
+    /// Of this seller.
+    pub seller_id: Option<Uuid>,
+    /// That stand so.
+    pub status: Option<String>,
+    /// In this category.
+    pub category_id: Option<Uuid>,
+}
+
+/// The listings.
+pub struct ListingsView;
+
+/// What the view reads of `listing.created`.
+#[derive(Deserialize)]
+struct Created {
+    seller_id: Uuid,
+    title: String,
+    category_id: Uuid,
+    price: i64,
+    currency: String,
+    quantity: i64,
+}
+
+#[derive(Deserialize)]
+struct Updated {
+    title: String,
+    price: i64,
+    currency: String,
+}
+
+#[derive(Deserialize)]
+struct Moved {
+    quantity: i64,
+}
+
+#[derive(Deserialize)]
+struct Released {
+    quantity: i64,
+    /// Whether the units had been paid for.
+    #[serde(default)]
+    allocated: bool,
+}
+
+fn data<T: DeserializeOwned>(event: &StoredEvent) -> Result<T, Failure> {
+    read_data::<ListingEvent, T>(event)
+}
+
+impl View for ListingsView {
+    const NAME: &'static str = super::LISTINGS_VIEW;
+    const CONTEXT: &'static str = "listings";
+    const TOPICS: &'static [&'static str] = &["listing.*", "catalog.price.changed", "inventory.*"];
+    const TABLE: &'static str = "listings_v1";
+    const COLUMNS: &'static [&'static str] = &[
+        "listing_id",
+        "seller_id",
+        "title",
+        "category_id",
+        "price_amount",
+        "currency",
+        "status",
+        "available",
+        "reserved",
+        "sold",
+        "version",
+        "created_ms",
+        "updated_ms",
+    ];
+    type Row = ListingRow;
+
+    fn fold(row: Option<ListingRow>, event: &StoredEvent) -> Result<Option<ListingRow>, Failure> {
+        let version = i64::try_from(event.aggregate_version).unwrap_or(i64::MAX);
+        if row.as_ref().is_some_and(|row| version <= row.version) {
+            return Ok(row);
+        }
+        if &*event.event_type == "listing.created" {
+            return Ok(Some(ListingRow::new(event, data(event)?)));
+        }
+        let Some(mut row) = row else { return Ok(None) };
+        match &*event.event_type {
+            "listing.updated" => {
+                let Updated { title, price, currency } = data(event)?;
+                (row.title, row.price_amount, row.currency) = (title, price, currency);
+            }
+            "listing.archived" => "ARCHIVED".clone_into(&mut row.status),
+            "listing.reserved" => "RESERVED".clone_into(&mut row.status),
+            "listing.sold" => "SOLD".clone_into(&mut row.status),
+            "listing.relisted" => "ACTIVE".clone_into(&mut row.status),
+            "inventory.reserved" => {
+                let Moved { quantity } = data(event)?;
+                row.available -= quantity;
+                row.reserved += quantity;
+            }
+            "inventory.allocated" => {
+                let Moved { quantity } = data(event)?;
+                row.reserved -= quantity;
+                row.sold += quantity;
+            }
+            "inventory.released" => row.give_back(&data(event)?),
+            _ => {}
+        }
+        row.version = version;
+        row.updated_at = event.timestamp;
+        Ok(Some(row))
+    }
+
+    fn values(row: &ListingRow) -> Vec<Param> {
+        vec![
+            row.listing_id.into(),
+            row.seller_id.into(),
+            (&row.title).into(),
+            row.category_id.into(),
+            row.price_amount.into(),
+            (&row.currency).into(),
+            (&row.status).into(),
+            row.available.into(),
+            row.reserved.into(),
+            row.sold.into(),
+            row.version.into(),
+            row.created_at.into(),
+            row.updated_at.into(),
+        ]
+    }
+
+    fn read(row: &Row) -> Result<ListingRow, ReadError> {
+        Ok(ListingRow {
+            listing_id: row.id(0)?,
+            seller_id: row.id(1)?,
+            title: row.text(2)?,
+            category_id: row.id(3)?,
+            price_amount: row.int(4)?,
+            currency: row.text(5)?,
+            status: row.text(6)?,
+            available: row.int(7)?,
+            reserved: row.int(8)?,
+            sold: row.int(9)?,
+            version: row.int(10)?,
+            created_at: row.time(11)?,
+            updated_at: row.time(12)?,
+        })
+    }
+}
+
+impl ListingRow {
+    fn new(event: &StoredEvent, created: Created) -> Self {
+        Self {
+            listing_id: event.aggregate_id,
+            seller_id: created.seller_id,
+            title: created.title,
+            category_id: created.category_id,
+            price_amount: created.price,
+            currency: created.currency,
+            status: "ACTIVE".to_owned(),
+            available: created.quantity,
+            reserved: 0,
+            sold: 0,
+            version: i64::try_from(event.aggregate_version).unwrap_or(i64::MAX),
+            created_at: event.timestamp,
+            updated_at: event.timestamp,
+        }
+    }
+
+    fn give_back(&mut self, released: &Released) {
+        self.available += released.quantity;
+        if released.allocated {
+            self.sold -= released.quantity;
+        } else {
+            self.reserved -= released.quantity;
+        }
+    }
+}
+
+/// The listings that match, the newest first.
+pub async fn find(
+    db: &ReadDb,
+    filter: &ListingFilter,
+    before: Option<(i64, Uuid)>,
+    limit: u32,
+) -> Result<Vec<ListingRow>, ReadError> {
+    let query = Query::select(ListingsView::COLUMNS, ListingsView::TABLE)
+        .when(" AND seller_id = ", filter.seller_id)
+        .when(" AND status = ", filter.status.as_ref())
+        .when(" AND category_id = ", filter.category_id)
+        .before("created_ms, listing_id", before)
+        .then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ")
+        .value(limit);
+    db.fetch_as(query, ListingsView::read).await
+}
+
+/// How many listings of a seller can be bought.
+pub async fn count_active(db: &ReadDb, seller_id: Uuid) -> Result<u64, ReadError> {
+    let query = Query::new("SELECT COUNT(*) FROM listings_v1 WHERE status = 'ACTIVE'")
+        .then(" AND seller_id = ")
+        .value(seller_id);
+    Ok(db.fetch_as(query, |row| row.count(0)).await?.first().copied().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{CategoryId, ListingId, OrderId, ReservationId, UserId};
+    use crate::domain::listing::{
+        InventoryAllocated, InventoryReleased, InventoryReservationFailed, InventoryReserved,
+        ListingCreated, ListingSold, ReservationFailure, WAREHOUSE,
+    };
+    use crate::domain::money::Currency;
+    use crate::projections::testing::{row_of, stored};
+
+    const AT: Timestamp = Timestamp::from_millis(0);
+
+    fn listing() -> ListingId {
+        ListingId(Uuid::from_u128(1))
+    }
+
+    fn order(number: u128) -> OrderId {
+        OrderId(Uuid::from_u128(number))
+    }
+
+    fn history(events: Vec<ListingEvent>) -> Vec<StoredEvent> {
+        (1..)
+            .zip(events)
+            .map(|(aggregate_version, event)| StoredEvent {
+                aggregate_version,
+                ..stored(&event, "listing", listing().uuid())
+            })
+            .collect()
+    }
+
+    fn created() -> ListingEvent {
+        ListingEvent::Created(ListingCreated {
+            listing_id: listing(),
+            seller_id: UserId(Uuid::from_u128(2)),
+            title: "Loom".to_owned(),
+            description: String::new(),
+            category_id: CategoryId::of_slug("home"),
+            price: 150_000,
+            currency: Currency::Vnd,
+            sku: "SKU".to_owned(),
+            quantity: 3,
+            images: Vec::new(),
+            created_at: AT,
+        })
+    }
+
+    fn reserved(order_id: OrderId, quantity: u32) -> ListingEvent {
+        ListingEvent::InventoryReserved(InventoryReserved {
+            order_id,
+            transaction_id: order_id,
+            listing_id: listing(),
+            product_id: listing(),
+            sku: "SKU".to_owned(),
+            warehouse_id: WAREHOUSE.to_owned(),
+            quantity,
+            quantity_reserved: quantity,
+            reservation_id: ReservationId::of(listing(), order_id),
+            customer_id: UserId(Uuid::from_u128(3)),
+            reserved_at: AT,
+            expires_at: AT,
+            reservations: Vec::new(),
+        })
+    }
+
+    fn allocated(order_id: OrderId, quantity: u32) -> ListingEvent {
+        ListingEvent::Allocated(InventoryAllocated {
+            order_id,
+            listing_id: listing(),
+            sku: "SKU".to_owned(),
+            quantity,
+            reservation_id: ReservationId::of(listing(), order_id),
+            allocated_at: AT,
+        })
+    }
+
+    #[tokio::test]
+    async fn stock_moves_as_in_the_aggregate() {
+        let failed = ListingEvent::ReservationFailed(InventoryReservationFailed {
+            order_id: order(9),
+            listing_id: listing(),
+            quantity: 7,
+            available: 0,
+            reason: ReservationFailure::InsufficientStock,
+            failed_at: AT,
+        });
+        let released = ListingEvent::Released(InventoryReleased {
+            order_id: order(2),
+            listing_id: listing(),
+            sku: "SKU".to_owned(),
+            quantity: 1,
+            reservation_id: ReservationId::of(listing(), order(2)),
+            reason: "expired".to_owned(),
+            released_at: AT,
+        });
+        let sold = ListingEvent::Sold(ListingSold {
+            listing_id: listing(),
+            transaction_id: order(1),
+            sold_at: AT,
+        });
+        let events = vec![
+            created(),
+            reserved(order(1), 2),
+            reserved(order(2), 1),
+            failed,
+            allocated(order(1), 2),
+            released,
+            sold,
+        ];
+        let row = row_of::<ListingsView>(history(events)).await.unwrap();
+        assert_eq!((row.available, row.reserved, row.sold), (1, 0, 2));
+        assert_eq!((row.status.as_str(), row.version), ("SOLD", 7));
+        assert_eq!(
+            (row.title.as_str(), row.price_amount, row.currency.as_str()),
+            ("Loom", 150_000, "VND")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_twice_moves_stock_once() {
+        let mut events = history(vec![created(), reserved(order(1), 2)]);
+        events.push(events[1].clone());
+        events.push(events[0].clone());
+        let row = row_of::<ListingsView>(events).await.unwrap();
+        assert_eq!((row.available, row.reserved), (1, 2));
+    }
+}

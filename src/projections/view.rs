@@ -1,0 +1,387 @@
+//! How a projection commits: its rows and its checkpoint in one transaction, so that every event
+//! has effect exactly once however often it is delivered.
+//!
+//! A [`Table`] writes rows; [`Projected`] puts the transaction and the checkpoint around it. Most
+//! tables are [`View`]s: one row per aggregate, folded by a pure function from the row as it was
+//! and the next event. A batch reads each row once and writes it once, so that a thousand events
+//! of one hot listing cost two statements.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use souk_actors::event::{DecodeError, EventPayload, StoredEvent};
+use souk_actors::retry::Failure;
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::Projection;
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::db::{Insert, Param, ReadDb, ReadError, ReadTx, Row};
+use super::positions::Positions;
+
+/// A checkpoint without rows is kept in memory until it is this far ahead of the stored one: after
+/// a crash that many events are looked at again, and found to be of no concern again.
+const UNSTORED_MAX: u64 = 1_000;
+
+/// Ids in one `IN (…)`.
+const KEYS_MAX: usize = 500;
+
+/// Rows that follow from events.
+#[async_trait]
+pub trait Table: Send + Sync + 'static {
+    /// Names the projection and its checkpoints. Stored; never rename.
+    const NAME: &'static str;
+    /// The bounded context that it belongs to.
+    const CONTEXT: &'static str;
+    /// The topics that concern it.
+    const TOPICS: &'static [&'static str];
+
+    /// Writes what these events change. They are in order and of one partition. They are new, but
+    /// for a crash in the middle of a redelivery: then one may come twice in a row, and the rows
+    /// must not change the second time.
+    async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure>;
+}
+
+/// A table with its checkpoints: what the runtime runs as a projection.
+pub struct Projected<T> {
+    table: T,
+    db: ReadDb,
+    positions: Positions,
+}
+
+impl<T: Table> Projected<T> {
+    /// Projects into this database.
+    pub fn new(table: T, db: ReadDb, positions: Positions) -> Self {
+        Self { table, db, positions }
+    }
+
+    /// Everything of the partition up to here has had its effect.
+    pub async fn position(&self, partition: u16) -> Result<u64, ReadError> {
+        self.positions.get(&self.db, T::NAME, partition).await
+    }
+
+    /// Takes the events of the partition after `from` up to `to` that concern the table.
+    pub async fn advance(
+        &self,
+        partition: u16,
+        events: &[Arc<StoredEvent>],
+        to: u64,
+    ) -> Result<(), Failure> {
+        if events.is_empty() {
+            let stored = self.positions.stored(T::NAME, partition);
+            if stored.is_some_and(|stored| to < stored.saturating_add(UNSTORED_MAX)) {
+                self.positions.pass(T::NAME, partition, to);
+                return Ok(());
+            }
+        }
+        let mut tx = self.db.begin().await?;
+        let done = stored_position(&mut tx, T::NAME, partition).await?;
+        let fresh = &events[events.partition_point(|event| event.position <= done)..];
+        if !fresh.is_empty() {
+            self.table.write(&mut tx, fresh).await?;
+        }
+        let to = fresh.last().map_or(to, |last| to.max(last.position)).max(done);
+        store_position(&mut tx, T::NAME, partition, to).await?;
+        tx.commit().await?;
+        self.positions.store(T::NAME, partition, to);
+        Ok(())
+    }
+
+    /// Takes one event that was set aside; the checkpoint is past it and stays. Events of the same
+    /// aggregate behind it were set aside too and come after it, and a table bears a repeat.
+    pub async fn take_late(&self, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        let mut tx = self.db.begin().await?;
+        self.table.write(&mut tx, std::slice::from_ref(event)).await?;
+        Ok(tx.commit().await?)
+    }
+}
+
+#[async_trait]
+impl<T: Table> Projection for Projected<T> {
+    async fn checkpoint(&self, partition: u16) -> Result<u64, Failure> {
+        Ok(self.position(partition).await?)
+    }
+
+    async fn project(
+        &self,
+        _runtime: &Runtime,
+        partition: u16,
+        _from: u64,
+        events: &[Arc<StoredEvent>],
+        to: u64,
+    ) -> Result<(), Failure> {
+        self.advance(partition, events, to).await
+    }
+
+    async fn redeliver(&self, _runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        self.take_late(event).await
+    }
+}
+
+async fn stored_position(tx: &mut ReadTx, name: &str, partition: u16) -> Result<u64, ReadError> {
+    const SQL: &str =
+        "SELECT position FROM projection_checkpoints WHERE projection = $1 AND partition = $2";
+    let rows = tx.fetch(SQL, vec![name.into(), partition.into()]).await?;
+    rows.first().map_or(Ok(0), |row| row.count(0))
+}
+
+async fn store_position(
+    tx: &mut ReadTx,
+    name: &str,
+    partition: u16,
+    position: u64,
+) -> Result<(), ReadError> {
+    const SQL: &str = "INSERT INTO projection_checkpoints (projection, partition, position) \
+         VALUES ($1, $2, $3) \
+         ON CONFLICT (projection, partition) DO UPDATE SET position = excluded.position";
+    tx.execute(SQL, vec![name.into(), partition.into(), position.into()]).await.map(drop)
+}
+
+/// One row per aggregate, folded from its events.
+pub trait View: Send + Sync + 'static {
+    /// Names the projection and its checkpoints. Stored; never rename.
+    const NAME: &'static str;
+    /// The bounded context that it belongs to.
+    const CONTEXT: &'static str;
+    /// The topics that concern it.
+    const TOPICS: &'static [&'static str];
+    /// The table; its version is in its name.
+    const TABLE: &'static str;
+    /// The columns, the aggregate's id first.
+    const COLUMNS: &'static [&'static str];
+    /// A row.
+    type Row: Send + Sync;
+
+    /// The row after the event; `None`: there is still none.
+    fn fold(row: Option<Self::Row>, event: &StoredEvent) -> Result<Option<Self::Row>, Failure>;
+
+    /// The values of [`View::COLUMNS`].
+    fn values(row: &Self::Row) -> Vec<Param>;
+
+    /// Reads the values of [`View::COLUMNS`].
+    fn read(row: &Row) -> Result<Self::Row, ReadError>;
+}
+
+/// A [`View`] as a [`Table`].
+pub struct ViewTable<V> {
+    upsert: Insert,
+    view: std::marker::PhantomData<fn() -> V>,
+}
+
+impl<V: View> Default for ViewTable<V> {
+    fn default() -> Self {
+        Self { upsert: Insert::upsert(V::TABLE, V::COLUMNS), view: std::marker::PhantomData }
+    }
+}
+
+#[async_trait]
+impl<V: View> Table for ViewTable<V> {
+    const NAME: &'static str = V::NAME;
+    const CONTEXT: &'static str = V::CONTEXT;
+    const TOPICS: &'static [&'static str] = V::TOPICS;
+
+    async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {
+        let mut rows: BTreeMap<Uuid, Option<V::Row>> =
+            events.iter().map(|event| (event.aggregate_id, None)).collect();
+        load::<V>(tx, &mut rows).await?;
+        for event in events {
+            if let Some(row) = rows.get_mut(&event.aggregate_id) {
+                *row = V::fold(row.take(), event)?;
+            }
+        }
+        let values = rows.values().flatten().flat_map(V::values).collect();
+        Ok(self.upsert.run(tx, values).await?)
+    }
+}
+
+async fn load<V: View>(
+    tx: &mut ReadTx,
+    rows: &mut BTreeMap<Uuid, Option<V::Row>>,
+) -> Result<(), ReadError> {
+    let keys: Vec<Uuid> = rows.keys().copied().collect();
+    for keys in keys.chunks(KEYS_MAX) {
+        let marks: Vec<_> = (1..=keys.len()).map(|number| format!("${number}")).collect();
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {} IN ({})",
+            V::COLUMNS.join(", "),
+            V::TABLE,
+            V::COLUMNS[0],
+            marks.join(", ")
+        );
+        let params = keys.iter().map(|key| Param::from(*key)).collect();
+        for row in tx.fetch(AssertSqlSafe(sql), params).await? {
+            rows.insert(row.id(0)?, Some(V::read(&row)?));
+        }
+    }
+    Ok(())
+}
+
+/// Reads what a projection needs of an event's data: a plain struct that names some of its fields,
+/// never a personal one (those stay sealed here, and no read model wants them). `E` are the events
+/// of the aggregate, which know the versions and how to upcast the older ones.
+pub fn read_data<E: EventPayload, T: DeserializeOwned>(event: &StoredEvent) -> Result<T, Failure> {
+    let event_type = &*event.event_type;
+    let current = E::descriptors()
+        .iter()
+        .find(|descriptor| descriptor.event_type == event_type)
+        .ok_or_else(|| undecodable(&DecodeError::UnknownType(event_type.to_owned())))?
+        .major;
+    let malformed = |error: &serde_json::Error| {
+        undecodable(&DecodeError::Malformed {
+            event_type: event_type.to_owned(),
+            line: error.line(),
+            column: error.column(),
+        })
+    };
+    if event.major == current {
+        return serde_json::from_str(&event.data).map_err(|error| malformed(&error));
+    }
+    let unsupported = || {
+        undecodable(&DecodeError::UnsupportedVersion {
+            event_type: event_type.to_owned(),
+            major: event.major,
+        })
+    };
+    if event.major > current {
+        return Err(unsupported());
+    }
+    let mut value: Value = serde_json::from_str(&event.data).map_err(|error| malformed(&error))?;
+    for from in event.major..current {
+        let upcaster = E::upcasters()
+            .iter()
+            .find(|upcaster| upcaster.event_type == event_type && upcaster.from == from)
+            .ok_or_else(unsupported)?;
+        value = (upcaster.upcast)(value);
+    }
+    serde_json::from_value(value).map_err(|error| malformed(&error))
+}
+
+/// What cannot be decoded today cannot be decoded on a retry either.
+pub fn undecodable(error: &DecodeError) -> Failure {
+    Failure::permanent(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::retry::FailureKind;
+    use souk_actors::world::Timestamp;
+
+    use super::*;
+    use crate::domain::category::{CategoryCreated, CategoryEvent};
+    use crate::domain::ids::CategoryId;
+    use crate::projections::categories::{self, CategoriesView, CategoryRow};
+    use crate::projections::testing::{self, numbered, stored};
+
+    type Categories = Projected<ViewTable<CategoriesView>>;
+
+    fn categories(db: &ReadDb) -> Categories {
+        Projected::new(ViewTable::default(), db.clone(), Positions::default())
+    }
+
+    fn created(slug: &str) -> StoredEvent {
+        let id = CategoryId::of_slug(slug);
+        let payload = CategoryEvent::Created(CategoryCreated {
+            category_id: id,
+            name: slug.to_uppercase(),
+            slug: slug.to_owned(),
+            created_at: Timestamp::from_millis(0),
+        });
+        stored(&payload, "category", id.uuid())
+    }
+
+    fn changed(slug: &str, event_type: &str) -> StoredEvent {
+        testing::event(event_type, "category", CategoryId::of_slug(slug).uuid().as_u128())
+    }
+
+    async fn slugs(db: &ReadDb) -> Vec<(String, bool)> {
+        let rows: Vec<CategoryRow> = categories::all(db).await.unwrap();
+        rows.into_iter().map(|row| (row.slug, row.active)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_redelivery_has_no_second_effect_also_after_a_restart() {
+        let test = testing::open().await;
+        let events = numbered([
+            created("books"),
+            changed("books", "category.deactivated"),
+            changed("books", "category.activated"),
+        ]);
+        let projected = categories(&test.db);
+        projected.advance(0, &events, 3).await.unwrap();
+        projected.advance(0, &events[1..2], 2).await.unwrap();
+        assert_eq!(slugs(&test.db).await, [("books".to_owned(), true)]);
+        drop(projected);
+
+        let test = test.reopen().await;
+        let projected = categories(&test.db);
+        assert_eq!(projected.position(0).await.unwrap(), 3);
+        projected.advance(0, &events[..2], 2).await.unwrap();
+        assert_eq!(slugs(&test.db).await, [("books".to_owned(), true)]);
+        assert_eq!(projected.position(0).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_failed_batch_leaves_neither_rows_nor_checkpoint() {
+        let test = testing::open().await;
+        let projected = categories(&test.db);
+        let mut unreadable = created("fashion");
+        unreadable.data = r#"{"name": 7}"#.into();
+        let events = numbered([created("books"), unreadable, created("toys")]);
+        let failure = projected.advance(0, &events, 3).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Permanent);
+        assert!(slugs(&test.db).await.is_empty());
+        assert_eq!(projected.position(0).await.unwrap(), 0);
+
+        // Without the bad one the others go through: the connection is whole.
+        projected.advance(0, &[events[0].clone(), events[2].clone()], 3).await.unwrap();
+        assert_eq!(slugs(&test.db).await.len(), 2);
+        assert_eq!(projected.position(0).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_failed_checkpoint_takes_the_rows_back() {
+        let test = testing::open().await;
+        let mut tx = test.db.begin().await.unwrap();
+        tx.execute("ALTER TABLE projection_checkpoints RENAME TO elsewhere", vec![]).await.unwrap();
+        tx.commit().await.unwrap();
+        let projected = categories(&test.db);
+        let failure = projected.advance(0, &numbered([created("books")]), 1).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::System);
+        assert!(slugs(&test.db).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn partitions_have_checkpoints_of_their_own() {
+        let test = testing::open().await;
+        let projected = categories(&test.db);
+        projected.advance(0, &numbered([created("books")]), 1).await.unwrap();
+        projected.advance(3, &numbered([created("toys")]), 1).await.unwrap();
+        assert_eq!(slugs(&test.db).await.len(), 2);
+        assert_eq!(projected.position(3).await.unwrap(), 1);
+        assert_eq!(projected.position(1).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn events_of_no_concern_move_the_position_and_the_checkpoint_only_now_and_then() {
+        let test = testing::open().await;
+        let projected = categories(&test.db);
+        projected.advance(0, &numbered([created("books")]), 1).await.unwrap();
+        projected.advance(0, &[], 900).await.unwrap();
+        assert_eq!(projected.position(0).await.unwrap(), 900);
+        assert_eq!(categories(&test.db).position(0).await.unwrap(), 1);
+        projected.advance(0, &[], 1_001).await.unwrap();
+        assert_eq!(categories(&test.db).position(0).await.unwrap(), 1_001);
+    }
+
+    #[test]
+    fn a_newer_version_is_not_guessed_at() {
+        let mut event = created("books");
+        event.major = 99;
+        let failure = read_data::<CategoryEvent, CategoryCreated>(&event).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Permanent);
+        assert!(failure.message.contains("unsupported event version: 99"), "{failure}");
+    }
+}

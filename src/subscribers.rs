@@ -1,0 +1,80 @@
+//! Subscribers: what follows from events, beyond the aggregate that they happened to.
+//!
+//! ```text
+//!   event ──▶ handler ──command──▶ another aggregate      email-claims, notifications
+//!                    └──call────▶ the outside, then a     payment-gateway, mail-sender
+//!                                 command that reports it
+//! ```
+//!
+//! Delivery is at least once, so a handler must bear a repeat: the ids of its commands follow from
+//! the event, the purpose and the target, and the outside is called under a key that follows from
+//! the aggregate. What to do is decided by pure functions of the event and the state; the handlers
+//! around them only carry it out.
+
+pub mod email_claims;
+pub mod mail_sender;
+pub mod notifications;
+pub mod order_progress;
+pub mod payment_gateway;
+pub mod saga_router;
+pub mod templates;
+
+use souk_actors::command::{CommandError, Unavailable};
+use souk_actors::event::DecodeError;
+use souk_actors::retry::Failure;
+
+use crate::gateways::payment::GatewayError;
+use crate::projections::view::undecodable;
+
+/// What a failed command means to the handler that sent it.
+pub(crate) fn command_failed<R: std::error::Error>(error: &CommandError<R>) -> Failure {
+    match error {
+        // The aggregate's answer will not change by asking again.
+        CommandError::Rejected { .. }
+        | CommandError::VersionMismatch { .. }
+        | CommandError::KeyReused
+        | CommandError::Unavailable(Unavailable::Quarantined) => {
+            Failure::permanent(error.to_string())
+        }
+        CommandError::Unavailable(
+            Unavailable::Journal | Unavailable::Draining | Unavailable::Overloaded,
+        ) => Failure::system(error.to_string()),
+        CommandError::Unavailable(Unavailable::Restarting | Unavailable::DeadlinePassed)
+        | CommandError::OutcomeUnknown
+        | CommandError::Internal(_) => Failure::transient(error.to_string()),
+    }
+}
+
+pub(crate) fn decode_failed(error: DecodeError) -> Failure {
+    undecodable(&error)
+}
+
+pub(crate) fn gateway_failed(error: GatewayError) -> Failure {
+    match error {
+        GatewayError::Transient(_) => Failure::transient(error.to_string()),
+        GatewayError::Locked(_) => Failure::system(error.to_string()),
+        GatewayError::Invalid(_) => Failure::permanent(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::command::Refused;
+    use souk_actors::retry::FailureKind;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_while_the_journal_is_away_and_no_refusal_is_repeated() {
+        let kind = |error| command_failed::<Refused>(&error).kind;
+        let unavailable = |why| kind(CommandError::Unavailable(why));
+        assert_eq!(unavailable(Unavailable::Journal), FailureKind::System);
+        assert_eq!(unavailable(Unavailable::Draining), FailureKind::System);
+        assert_eq!(unavailable(Unavailable::Restarting), FailureKind::Transient);
+        assert_eq!(unavailable(Unavailable::Quarantined), FailureKind::Permanent);
+        assert_eq!(kind(CommandError::OutcomeUnknown), FailureKind::Transient);
+        let rejection = Refused { code: "not_found", message: String::new() };
+        let rejected = CommandError::Rejected { rejection, version: 0, replayed: false };
+        assert_eq!(kind(rejected), FailureKind::Permanent);
+    }
+}

@@ -1,0 +1,327 @@
+//! `notifications`: who is told what.
+//!
+//! | event | to | message |
+//! | --- | --- | --- |
+//! | `user.registered` | the user, by mail | `welcome_verification` |
+//! | `user.email_verified` | the user, by mail | `email_verified` |
+//! | `user.upgraded_to_seller` | the user, by mail and in the marketplace | `seller_welcome`, `seller_onboarding` |
+//! | | administrators | `seller_pending` |
+//! | `seller.verified`, `seller.rejected` | the seller | `seller_verified`, `seller_rejected` |
+//! | `order.confirmed` | the seller | `new_order` |
+//! | `order.paid` | the buyer and the seller | `payment_received`, `order_paid` |
+//! | `order.rejected`, `.payment_failed`, `.failed` | the buyer | the same with `_` |
+//! | `order.cancelled` | the seller | `order_cancelled` |
+//! | `payment.rejected` | administrators | `payment_rejected` |
+//!
+//! The saga of an order asks for its `order_confirmation` itself: it waits for the outcome. A
+//! message's id follows from the event, the template and the recipient, so that a repeat finds it
+//! there already.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use souk_actors::command::CommandContext;
+use souk_actors::event::{Metadata, StoredEvent};
+use souk_actors::personal::Personal;
+use souk_actors::retry::Failure;
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::Handler;
+use souk_actors::world::Timestamp;
+
+use super::{command_failed, decode_failed};
+use crate::domain::ids::{NotificationId, OrderId, UserId};
+use crate::domain::money::Money;
+use crate::domain::notification::{
+    Audience, Channel, NewNotification, Notification, NotificationCommand, Params,
+};
+use crate::domain::order::{Order, OrderDetails, OrderEvent};
+use crate::domain::payment::{Payment, PaymentEvent, PaymentRejected};
+use crate::domain::user::UserEvent;
+
+/// The subscription's name. Stored; never rename.
+pub const NAME: &str = "notifications";
+/// What it listens to.
+pub const TOPICS: &[&str] = &[
+    "user.registered",
+    "user.email_verified",
+    "user.upgraded_to_seller",
+    "seller.*",
+    "order.confirmed",
+    "order.paid",
+    "order.rejected",
+    "order.payment_failed",
+    "order.failed",
+    "order.cancelled",
+    "payment.rejected",
+];
+
+/// Parameter of `welcome_verification`: what the token is made from, together with a secret. The
+/// token itself is in no event.
+pub const NONCE: &str = "verification_token_nonce";
+
+/// The handler.
+pub struct Notifications;
+
+/// A message to be.
+#[derive(Debug, Clone, PartialEq)]
+struct Message {
+    recipient: UserId,
+    audience: Audience,
+    channel: Channel,
+    template: &'static str,
+    to: Option<Personal<String>>,
+    params: Params,
+    order_id: Option<OrderId>,
+}
+
+impl Message {
+    fn new(recipient: UserId, channel: Channel, template: &'static str) -> Self {
+        let (audience, to, order_id) = (Audience::User, None, None);
+        let params = Params::new();
+        Self { recipient, audience, channel, template, to, params, order_id }
+    }
+
+    fn mail(recipient: UserId, template: &'static str) -> Self {
+        Self::new(recipient, Channel::Email, template)
+    }
+
+    fn in_app(recipient: UserId, template: &'static str) -> Self {
+        Self::new(recipient, Channel::InApp, template)
+    }
+
+    /// For administrators, about somebody.
+    fn admin(about: UserId, template: &'static str) -> Self {
+        Self { audience: Audience::Admin, ..Self::in_app(about, template) }
+    }
+
+    fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.params.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn request(self, event: &StoredEvent, now: Timestamp) -> NewNotification {
+        let cause = event.event_id;
+        NewNotification {
+            notification_id: NotificationId::of(cause, self.template, self.recipient),
+            recipient: self.recipient,
+            audience: self.audience,
+            channel: self.channel,
+            template: self.template.to_owned(),
+            to: self.to,
+            params: Personal::new(self.recipient.uuid(), self.params),
+            order_id: self.order_id,
+            cause_event_id: cause,
+            now,
+        }
+    }
+}
+
+/// `by_operator`: the user was made at the console, verified from the start, and knows.
+fn about_user(event: &UserEvent, by_operator: bool) -> Vec<Message> {
+    match event {
+        UserEvent::Registered(_) | UserEvent::EmailVerified(_) if by_operator => Vec::new(),
+        UserEvent::Registered(user) => {
+            let mail = Message::mail(user.user_id, "welcome_verification")
+                .with(NONCE, &user.verification_token_nonce);
+            vec![Message { to: Some(user.email.clone()), ..mail }]
+        }
+        UserEvent::EmailVerified(user) => {
+            let mail = Message::mail(user.user_id, "email_verified");
+            vec![Message { to: Some(user.email.clone()), ..mail }]
+        }
+        UserEvent::UpgradedToSeller(seller) => {
+            let (user_id, name) = (seller.user_id, &seller.business_name);
+            vec![
+                Message::mail(user_id, "seller_welcome").with("business_name", name),
+                Message::in_app(user_id, "seller_onboarding").with("business_name", name),
+                Message::admin(user_id, "seller_pending").with("business_name", name),
+            ]
+        }
+        UserEvent::SellerVerified(seller) => {
+            vec![Message::in_app(seller.user_id, "seller_verified")]
+        }
+        UserEvent::SellerRejected(seller) => {
+            vec![Message::in_app(seller.user_id, "seller_rejected").with("reason", &seller.reason)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn about_order(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
+    let of_order = |recipient, template| Message {
+        order_id: Some(order.order_id),
+        ..Message::in_app(recipient, template)
+            .with("order_number", &order.order_number)
+            .with("amount", order.total.to_string())
+    };
+    let (buyer, seller) = (order.buyer_id, order.seller_id);
+    match event {
+        OrderEvent::Confirmed(_) => vec![of_order(seller, "new_order")],
+        OrderEvent::Paid(_) => {
+            vec![of_order(buyer, "payment_received"), of_order(seller, "order_paid")]
+        }
+        OrderEvent::Rejected(event) => {
+            vec![of_order(buyer, "order_rejected").with("reason", &event.reason)]
+        }
+        OrderEvent::PaymentFailed(event) => {
+            vec![of_order(buyer, "order_payment_failed").with("reason", &event.reason)]
+        }
+        OrderEvent::Failed(event) => {
+            vec![of_order(buyer, "order_failed").with("reason", &event.reason)]
+        }
+        OrderEvent::Cancelled(_) => vec![of_order(seller, "order_cancelled")],
+        OrderEvent::Placed(_)
+        | OrderEvent::Shipped(_)
+        | OrderEvent::Delivered(_)
+        | OrderEvent::Completed(_) => Vec::new(),
+    }
+}
+
+fn about_payment(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
+    let expected = Money::new(event.expected_amount, event.expected_currency);
+    let reported = Money::new(event.amount, event.currency);
+    vec![Message {
+        order_id: Some(event.order_id),
+        ..Message::admin(payer, "payment_rejected")
+            .with("expected", expected.to_string())
+            .with("reported", reported.to_string())
+    }]
+}
+
+async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>, Failure> {
+    let journal = runtime.journal();
+    match &*event.aggregate_type {
+        "user" => {
+            let user = journal.decode(event).await.map_err(decode_failed)?;
+            Ok(about_user(&user, by_operator(event)))
+        }
+        "order" => {
+            let change = journal.decode(event).await.map_err(decode_failed)?;
+            let orders = runtime.aggregate::<Order>();
+            let order = orders.read(event.aggregate_id, |order| order.details.clone()).await;
+            let details = order.map_err(|error| command_failed(&error))?.value;
+            Ok(details.map_or_else(Vec::new, |order| about_order(&change, &order)))
+        }
+        "payment" => {
+            let change = journal.decode(event).await.map_err(decode_failed)?;
+            let PaymentEvent::Rejected(rejected) = change else { return Ok(Vec::new()) };
+            let payments = runtime.aggregate::<Payment>();
+            let payment = payments
+                .read(event.aggregate_id, |payment| {
+                    payment.details.as_ref().map(|details| details.payer_id)
+                })
+                .await;
+            let payer = payment.map_err(|error| command_failed(&error))?.value;
+            Ok(payer.map_or_else(Vec::new, |payer| about_payment(&rejected, payer)))
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn by_operator(event: &StoredEvent) -> bool {
+    serde_json::from_str::<Metadata>(&event.metadata)
+        .is_ok_and(|metadata| metadata.actor_id == "system")
+}
+
+#[async_trait]
+impl Handler for Notifications {
+    async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        let notifications = runtime.aggregate::<Notification>();
+        for message in messages(runtime, event).await? {
+            let new = message.request(event, runtime.world().now());
+            let id = new.notification_id.uuid();
+            let context = CommandContext::because_of(event, "request-notification", id);
+            let command = NotificationCommand::Request(Box::new(new));
+            let sent = notifications.send(id, command, context, |_| ()).await;
+            sent.map_err(|error| command_failed(&error))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::testing::stored_event;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::ids::EmailClaimId;
+    use crate::domain::user::{UserRegistered, UserUpgradedToSeller, VerificationStatus};
+
+    fn user() -> UserId {
+        UserId(Uuid::from_u128(7))
+    }
+
+    fn personal(text: &str) -> Personal<String> {
+        Personal::new(user().uuid(), text.to_owned())
+    }
+
+    fn registered() -> UserEvent {
+        let at = Timestamp::from_millis(0);
+        UserEvent::Registered(UserRegistered {
+            user_id: user(),
+            email: personal("ada@example.com"),
+            first_name: personal("Ada"),
+            last_name: personal("Lovelace"),
+            email_claim_id: EmailClaimId(Uuid::nil()),
+            verification_token_hash: "hash".to_owned(),
+            verification_token_nonce: "nonce".to_owned(),
+            verification_expires_at: at,
+            registered_at: at,
+        })
+    }
+
+    #[test]
+    fn a_new_user_gets_one_mail_with_the_nonce_and_not_the_token() {
+        let messages = about_user(&registered(), false);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(messages[0].template, "welcome_verification");
+        assert_eq!(messages[0].channel, Channel::Email);
+        assert_eq!(messages[0].to, Some(personal("ada@example.com")));
+        assert_eq!(messages[0].params, Params::from([(NONCE.to_owned(), "nonce".to_owned())]));
+        assert!(about_user(&registered(), true).is_empty());
+    }
+
+    #[test]
+    fn a_repeat_makes_the_same_message() {
+        let event = stored_event("user.registered", "user", user().uuid(), &serde_json::json!({}));
+        let request = |millis| {
+            let message = about_user(&registered(), false).remove(0);
+            message.request(&event, Timestamp::from_millis(millis)).notification_id
+        };
+        assert_eq!(request(1), request(2));
+    }
+
+    #[test]
+    fn administrators_hear_of_a_seller_who_waits() {
+        let event = UserEvent::UpgradedToSeller(UserUpgradedToSeller {
+            user_id: user(),
+            business_name: "Looms".to_owned(),
+            business_address: personal("1 Street"),
+            business_phone: personal("+84901234567"),
+            verification_status: VerificationStatus::Pending,
+            upgraded_at: Timestamp::from_millis(0),
+        });
+        let messages = about_user(&event, false);
+        let told: Vec<_> = messages
+            .iter()
+            .map(|message| (message.template, message.audience, message.channel))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("seller_welcome", Audience::User, Channel::Email),
+                ("seller_onboarding", Audience::User, Channel::InApp),
+                ("seller_pending", Audience::Admin, Channel::InApp),
+            ]
+        );
+        let ids: std::collections::BTreeSet<_> = messages
+            .into_iter()
+            .map(|message| {
+                let cause = stored_event("e", "user", user().uuid(), &serde_json::json!({}));
+                message.request(&cause, Timestamp::from_millis(0)).notification_id
+            })
+            .collect();
+        assert_eq!(ids.len(), 3);
+    }
+}
