@@ -8,6 +8,8 @@
 //! ```
 
 pub mod contexts;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -247,24 +249,4 @@ async fn seed_categories(runtime: &Runtime) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_addresss_hash_is_keyed_and_knows_no_case() {
-        let hash = address_hash([1; 32]);
-        assert_eq!(hash("Ada@Example.com"), hash("ada@example.com"));
-        assert_ne!(hash("ada@example.com"), address_hash([2; 32])("ada@example.com"));
-        assert_eq!(hash("ada@example.com").len(), 64);
-    }
-
-    #[test]
-    fn default_categories_have_ids_of_their_own() {
-        let ids: std::collections::BTreeSet<_> =
-            CATEGORIES.iter().map(|(slug, _)| CategoryId::of_slug(slug)).collect();
-        assert_eq!(ids.len(), CATEGORIES.len());
-    }
 }

@@ -16,7 +16,6 @@ pub mod events_index;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
-mod positions;
 pub mod sagas;
 pub mod shipments;
 #[cfg(test)]
@@ -43,7 +42,6 @@ pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 
 use db::ReadDb;
-use positions::Positions;
 use view::{Projected, Table, View, ViewTable};
 
 /// All events by what is asked of them. Stored; never rename, like the others.
@@ -96,14 +94,13 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
 #[derive(Clone)]
 pub struct ReadModels {
     db: ReadDb,
-    positions: Positions,
 }
 
 impl ReadModels {
     /// Opens the read models in this folder.
     pub async fn open(data_dir: &Path) -> anyhow::Result<Self> {
         let db = ReadDb::open(&data_dir.join(db::FILE_NAME)).await?;
-        Ok(Self { db, positions: Positions::default() })
+        Ok(Self { db })
     }
 
     /// As [`ReadModels::open`], but a file that has seen more of the journal than there is (the
@@ -157,7 +154,7 @@ impl ReadModels {
     }
 
     fn subscription<T: Table>(&self, table: T) -> Subscription {
-        let projected = Projected::new(table, self.db.clone(), self.positions.clone());
+        let projected = Projected::new(table, self.db.clone());
         Subscription::projection(T::NAME, T::CONTEXT, T::TOPICS, Arc::new(projected))
     }
 
@@ -248,13 +245,12 @@ impl ReadModels {
         sagas::find(&self.db, filter, limit).await
     }
 
-    /// Everything of the partition up to here has had its effect on this projection. An unknown
+    /// The stored checkpoint of a projection: everything of the partition up to here has had its
+    /// effect. The runtime does not trouble a projection with stretches of the log that do not
+    /// concern it, so a quiet one may stand further than this: its subscription knows. An unknown
     /// projection stands at 0.
     pub async fn position(&self, projection: &str, partition: u16) -> Result<u64, ReadError> {
-        match PROJECTIONS.into_iter().find(|name| *name == projection) {
-            Some(name) => self.positions.get(&self.db, name, partition).await,
-            None => Ok(0),
-        }
+        view::position(&self.db, projection, partition).await
     }
 
     /// Closes the database; what is not projected by now is projected after the next start.
@@ -275,7 +271,7 @@ mod tests {
     async fn filled(dir: &Path) -> ReadModels {
         let models = ReadModels::open(dir).await.unwrap();
         let index = events_index::EventsIndex::default();
-        let projected = Projected::new(index, models.db.clone(), models.positions.clone());
+        let projected = Projected::new(index, models.db.clone());
         let events = numbered([event("a.b", "a", 1), event("a.b", "a", 1)]);
         projected.advance(0, &events, 2).await.unwrap();
         models

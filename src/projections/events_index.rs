@@ -212,7 +212,7 @@ mod tests {
 
     async fn filled() -> (testing::TestDb, Projected<EventsIndex>) {
         let db = testing::open().await;
-        let index = Projected::new(EventsIndex::default(), db.db.clone(), Default::default());
+        let index = Projected::new(EventsIndex::default(), db.db.clone());
         let mut events: Vec<_> = (1..=20)
             .map(|position| {
                 let mut event = event("order.placed", "order", u128::from(position % 4));

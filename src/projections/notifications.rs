@@ -259,7 +259,7 @@ mod tests {
     async fn users_do_not_see_what_administrators_are_told_about_them() {
         let test = testing::open().await;
         let view = ViewTable::<NotificationsView>::default();
-        let projected = Projected::new(view, test.db.clone(), Default::default());
+        let projected = Projected::new(view, test.db.clone());
         let told = NotificationEvent::AdminSent(NotificationDelivered {
             notification_id: NotificationId(Uuid::from_u128(2)),
             user_id: user(),

@@ -277,7 +277,7 @@ mod tests {
     async fn lists_are_paged_from_the_newest_and_numbers_found() {
         let test = testing::open().await;
         let view = ViewTable::<OrdersView>::default();
-        let projected = Projected::new(view, test.db.clone(), Default::default());
+        let projected = Projected::new(view, test.db.clone());
         let events = numbered([placed(1, 7), placed(2, 8), placed(3, 7), placed(4, 7)]);
         projected.advance(0, &events, 4).await.unwrap();
 

@@ -1,0 +1,312 @@
+//! The wiring at work: a whole marketplace in a folder of its own, without HTTP.
+
+use std::time::Duration;
+
+use souk_actors::command::CommandContext;
+use souk_actors::world::SystemWorld;
+use uuid::Uuid;
+
+use super::*;
+use crate::domain::caller::Role;
+use crate::domain::email_claim::EmailClaimCommand;
+use crate::domain::ids::{EmailClaimId, ListingId, OrderId, PaymentId, UserId};
+use crate::domain::listing::{CategoryStanding, ListingCommand, ListingStatus, NewListing};
+use crate::domain::money::{Currency, Money};
+use crate::domain::order::{
+    Address, OrderCommand, OrderStatus, PaymentMethod, Placement, SagaDefinition, Wanted,
+};
+use crate::domain::user::{Registration, UserCommand, VerificationStatus};
+use crate::projections::{
+    EventFilter, ListingFilter, OrderFilter, PROJECTIONS, SagaFilter, UserFilter,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Market {
+    app: App,
+    dir: tempfile::TempDir,
+    /// Kept over a restart: the journal's lock ends with the process.
+    store: Arc<SqliteStore>,
+}
+
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        data_dir: dir.to_owned(),
+        partitions: 1,
+        development: true,
+        master_key: [7; 32],
+        lookup_key: [8; 32],
+        token_of: Arc::new(|user, nonce| format!("token-{user}-{nonce}")),
+        world: Arc::new(SystemWorld::new()),
+        options: Options::default(),
+    }
+}
+
+impl Market {
+    async fn open() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(&dir.path().join(JOURNAL_FILE), 1).await.unwrap());
+        let app = App::start_on(settings(dir.path()), store.clone()).await.unwrap();
+        Self { app, dir, store }
+    }
+
+    async fn restart(self) -> Self {
+        assert!(self.app.drain(PATIENCE).await);
+        let Self { dir, store, .. } = self;
+        let app = App::start_on(settings(dir.path()), store.clone()).await.unwrap();
+        Self { app, dir, store }
+    }
+
+    fn context(&self) -> CommandContext {
+        CommandContext::outside(&**self.app.runtime.world(), "req_1", "req_1")
+    }
+
+    /// Waits until nothing is under way any more.
+    async fn settle(&self) {
+        assert!(
+            self.app.runtime.subscriptions().quiesce(PATIENCE).await,
+            "it does not come to rest"
+        );
+        let letters = self.app.runtime.dead_letters().list(None, 10).await.unwrap();
+        assert!(letters.is_empty(), "{letters:?}");
+    }
+
+    async fn register(&self, email: &str) -> UserId {
+        let world = self.app.runtime.world();
+        let (user_id, now) = (UserId(world.new_id()), world.now());
+        let email_claim_id = EmailClaimId(souk_actors::id::derived("claim", &[email.as_bytes()]));
+        let expires_at = now.plus(Duration::from_secs(60));
+        let claim = EmailClaimCommand::Claim { user_id, now, expires_at };
+        let claims = self.app.runtime.aggregate::<EmailClaim>();
+        claims.send(email_claim_id.uuid(), claim, self.context(), |_| ()).await.unwrap();
+        let registration = Registration {
+            user_id,
+            email: email.to_owned(),
+            first_name: "Ada".to_owned(),
+            last_name: "Lovelace".to_owned(),
+            email_claim_id,
+            verification_token_hash: "hash".to_owned(),
+            verification_token_nonce: "nonce".to_owned(),
+            verification_expires_at: expires_at,
+            now,
+        };
+        self.user(user_id, UserCommand::Register(Box::new(registration))).await;
+        user_id
+    }
+
+    async fn user(&self, id: UserId, command: UserCommand) {
+        let users = self.app.runtime.aggregate::<User>();
+        users.send(id.uuid(), command, self.context(), |_| ()).await.unwrap();
+    }
+
+    async fn list_something(&self, seller_id: UserId, quantity: u32) -> ListingId {
+        let listing_id = ListingId(self.app.runtime.world().new_id());
+        let new = NewListing {
+            caller: Caller::user(seller_id, [Role::Seller]),
+            listing_id,
+            seller_id,
+            seller_standing: Some(VerificationStatus::Verified),
+            title: "Loom".to_owned(),
+            description: "It weaves.".to_owned(),
+            price: Money::new(150_000, Currency::Vnd),
+            category_id: CategoryId::of_slug("home"),
+            category_standing: CategoryStanding::Active,
+            sku: None,
+            quantity,
+            images: Vec::new(),
+            now: self.app.runtime.world().now(),
+        };
+        let listings = self.app.runtime.aggregate::<Listing>();
+        let command = ListingCommand::Create(Box::new(new));
+        listings.send(listing_id.uuid(), command, self.context(), |_| ()).await.unwrap();
+        listing_id
+    }
+
+    async fn buy(&self, buyer: UserId, seller: UserId, listing: ListingId, by: &str) -> OrderId {
+        let listings = self.app.runtime.aggregate::<Listing>();
+        let read = listings.read(listing.uuid(), |listing| listing.details.clone()).await.unwrap();
+        let details = read.value.unwrap();
+        let order_id = OrderId(self.app.runtime.world().new_id());
+        let address = Address {
+            recipient: None,
+            line1: "1 Secret Street".to_owned(),
+            line2: None,
+            ward: None,
+            district: "1".to_owned(),
+            city: "Hue".to_owned(),
+            postal_code: None,
+            country: "VN".to_owned(),
+            phone: None,
+        };
+        let placement = Placement {
+            caller: Caller::user(buyer, [Role::Buyer]),
+            order_id,
+            items: vec![Wanted {
+                listing_id: listing,
+                seller_id: seller,
+                status: ListingStatus::Active,
+                sku: details.sku,
+                unit_price: details.price,
+                quantity: 1,
+            }],
+            delivery_address: address,
+            payment_method: PaymentMethod::new(by),
+            saga_definition: SagaDefinition::ReserveFirst,
+            as_transaction: false,
+            now: self.app.runtime.world().now(),
+        };
+        let orders = self.app.runtime.aggregate::<Order>();
+        let command = OrderCommand::Place(Box::new(placement));
+        orders.send(order_id.uuid(), command, self.context(), |_| ()).await.unwrap();
+        order_id
+    }
+
+    async fn status(&self, order: OrderId) -> OrderStatus {
+        let orders = self.app.runtime.aggregate::<Order>();
+        let read =
+            orders.read(order.uuid(), |order| order.details.as_ref().map(|o| o.status)).await;
+        read.unwrap().value.unwrap()
+    }
+
+    async fn told(&self, user: UserId) -> Vec<String> {
+        let rows = self.app.read_models.notifications(Some(user.uuid()), false, None, 50).await;
+        let mut templates: Vec<_> = rows.unwrap().into_iter().map(|row| row.template).collect();
+        templates.sort_unstable();
+        templates
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_user_gets_one_mail_and_keeps_the_address_also_after_a_restart() {
+    let market = Market::open().await;
+    let user = market.register("ada@example.com").await;
+    market.settle().await;
+    let market = market.restart().await;
+    market.settle().await;
+
+    let sent = market.app.outbox.list("email", 50).await.unwrap();
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    assert_eq!((sent[0].to.as_str(), sent[0].subject.as_str()), ("ada@example.com", "Welcome!"));
+    assert!(sent[0].text.contains(&format!("token-{user}-nonce")), "{}", sent[0].text);
+    let claims = market.app.runtime.aggregate::<EmailClaim>();
+    let claim = souk_actors::id::derived("claim", &[b"ada@example.com"]);
+    let holder = claims.read(claim, |claim| claim.holder.clone()).await.unwrap().value.unwrap();
+    assert!(holder.confirmed && holder.user_id == user);
+    assert_eq!(market.app.read_models.categories().await.unwrap().len(), CATEGORIES.len());
+    let users = market.app.read_models.users(&UserFilter::default(), None, 9).await.unwrap();
+    assert_eq!(users.len(), 1);
+    assert_nothing_personal(market.dir.path());
+}
+
+/// Neither file holds anything readable about a person.
+fn assert_nothing_personal(dir: &Path) {
+    for file in std::fs::read_dir(dir).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        for secret in ["ada@example.com", "Lovelace", "Secret Street", "token-"] {
+            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!found, "{secret} is in {}", path.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purchase_goes_through_and_everybody_hears_of_it() {
+    let market = Market::open().await;
+    let seller = market.register("seller@example.com").await;
+    let buyer = market.register("ada@example.com").await;
+    let listing = market.list_something(seller, 2).await;
+    let order = market.buy(buyer, seller, listing, "sandbox").await;
+    market.settle().await;
+
+    assert_eq!(market.status(order).await, OrderStatus::Shipped);
+    assert_eq!(market.told(seller).await, ["new_order", "order_paid", "welcome_verification"]);
+    let heard = market.told(buyer).await;
+    assert_eq!(heard, ["order_confirmation", "payment_received", "welcome_verification"]);
+    assert_eq!(market.app.sandbox.calls().len(), 1);
+
+    let models = &market.app.read_models;
+    let orders = models.orders(&OrderFilter::default(), None, 9).await.unwrap();
+    assert_eq!((orders.len(), orders[0].status.as_str()), (1, "SHIPPED"));
+    let number = &orders[0].order_number;
+    assert_eq!(models.order_by_number(number).await.unwrap(), Some(order.uuid()));
+    let listings = models.listings(&ListingFilter::default(), None, 9).await.unwrap();
+    assert_eq!((listings[0].available, listings[0].reserved, listings[0].sold), (1, 0, 1));
+    assert_eq!(models.active_listings(seller.uuid()).await.unwrap(), 1);
+    assert_eq!(models.shipments(order.uuid()).await.unwrap().len(), 1);
+    let saga = SagaFilter { key: Some(order.uuid()), ..Default::default() };
+    let sagas = models.sagas(&saga, 9).await.unwrap();
+    assert_eq!((sagas.len(), sagas[0].status.as_str()), (1, "COMPLETED"));
+
+    let head = market.app.runtime.journal().heads()[0].position;
+    let all = models.events(&EventFilter::default(), &Default::default(), 1_000).await.unwrap();
+    assert_eq!(all.len() as u64, head);
+    for projection in PROJECTIONS {
+        let subscriptions = market.app.runtime.subscriptions();
+        assert_eq!(subscriptions.position(projection, 0), Some(head), "{projection}");
+        assert!(models.position(projection, 0).await.unwrap() > 0, "{projection}");
+    }
+    assert_nothing_personal(market.dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declined_payment_gives_the_stock_back() {
+    let market = Market::open().await;
+    let seller = market.register("seller@example.com").await;
+    let buyer = market.register("ada@example.com").await;
+    let listing = market.list_something(seller, 1).await;
+    let order = market.buy(buyer, seller, listing, "test_decline").await;
+    market.settle().await;
+
+    assert_eq!(market.status(order).await, OrderStatus::PaymentFailed);
+    let models = &market.app.read_models;
+    let listings = models.listings(&ListingFilter::default(), None, 9).await.unwrap();
+    assert_eq!((listings[0].available, listings[0].reserved), (1, 0));
+    assert_eq!(listings[0].status, "ACTIVE");
+    let saga = SagaFilter { state: Some("COMPENSATED".to_owned()), ..Default::default() };
+    assert_eq!(models.sagas(&saga, 9).await.unwrap().len(), 1);
+    assert!(market.told(buyer).await.contains(&"order_payment_failed".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_waits_for_the_buyer_is_voided_with_the_order() {
+    let market = Market::open().await;
+    let seller = market.register("seller@example.com").await;
+    let buyer = market.register("ada@example.com").await;
+    let listing = market.list_something(seller, 1).await;
+    let order = market.buy(buyer, seller, listing, "test_pending").await;
+    market.settle().await;
+    assert_eq!(market.status(order).await, OrderStatus::Confirmed);
+    let payment = PaymentId::of(order).uuid();
+    let payments = market.app.runtime.aggregate::<Payment>();
+    let read = payments.read(payment, |payment| payment.details.clone()).await.unwrap();
+    assert!(read.value.unwrap().instructions.is_some());
+
+    let orders = market.app.runtime.aggregate::<Order>();
+    let cancel = OrderCommand::Cancel {
+        caller: Caller::user(buyer, [Role::Buyer]),
+        reason: None,
+        now: market.app.runtime.world().now(),
+    };
+    orders.send(order.uuid(), cancel, market.context(), |_| ()).await.unwrap();
+    market.settle().await;
+    assert_eq!(market.status(order).await, OrderStatus::Cancelled);
+    let status = payments.read(payment, |payment| payment.details.clone().unwrap().status).await;
+    assert_eq!(status.unwrap().value, crate::domain::payment::PaymentStatus::Voided);
+    assert_ne!(payment, Uuid::nil());
+}
+
+#[test]
+fn an_addresss_hash_is_keyed_and_knows_no_case() {
+    let hash = address_hash([1; 32]);
+    assert_eq!(hash("Ada@Example.com"), hash("ada@example.com"));
+    assert_ne!(hash("ada@example.com"), address_hash([2; 32])("ada@example.com"));
+    assert_eq!(hash("ada@example.com").len(), 64);
+}
+
+#[test]
+fn default_categories_have_ids_of_their_own() {
+    let ids: std::collections::BTreeSet<_> =
+        CATEGORIES.iter().map(|(slug, _)| CategoryId::of_slug(slug)).collect();
+    assert_eq!(ids.len(), CATEGORIES.len());
+}
