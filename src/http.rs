@@ -51,10 +51,13 @@ use souk_actors::runtime::Runtime;
 use souk_actors::world::Timestamp;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::app::App as Market;
 use crate::config::Config;
+use crate::gateways::sms::Sms;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
 use crate::projections::ReadModels;
+use crate::subscribers::mail_sender::Outbox;
 
 /// Marks the answer to a repeat.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -66,21 +69,14 @@ pub const PROJECTION_POSITION: HeaderName = HeaderName::from_static("souk-projec
 /// How long a read waits for `min_position`.
 const PROJECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// What the stand-ins of a channel (`email`, `sms`) have sent; none: no such channel.
-pub type Sent = Arc<dyn Fn(&str) -> Option<Vec<serde_json::Value>> + Send + Sync>;
-
 /// What the HTTP layer is built from.
 pub struct Parts {
-    /// The actors.
-    pub runtime: Runtime,
-    /// The read models.
-    pub reads: ReadModels,
+    /// The actors, the read models and the stand-ins of the outside world.
+    pub market: Market,
     /// The configuration.
     pub config: Arc<Config>,
     /// The recorder of metrics.
     pub metrics: PrometheusHandle,
-    /// What development mode shows as sent.
-    pub sent: Sent,
 }
 
 /// The application, as handlers see it. Cheap to clone.
@@ -103,7 +99,7 @@ impl App {
         let keys = &parts.config.keys;
         Self(Arc::new(Shared {
             tokens: Tokens::new(keys.token.bytes()),
-            passwords: Passwords::new(parts.runtime.world().clone()),
+            passwords: Passwords::new(parts.market.runtime.world().clone()),
             cursors: cursor::Cursors::new(*keys.token.bytes()),
             document: OnceLock::new(),
             started: AtomicBool::new(false),
@@ -114,12 +110,12 @@ impl App {
 
     /// The actors.
     pub fn runtime(&self) -> &Runtime {
-        &self.0.parts.runtime
+        &self.0.parts.market.runtime
     }
 
     /// The read models.
     pub fn reads(&self) -> &ReadModels {
-        &self.0.parts.reads
+        &self.0.parts.market.read_models
     }
 
     /// The configuration.
@@ -179,8 +175,12 @@ impl App {
         &self.0.parts.metrics
     }
 
-    fn sent(&self, channel: &str) -> Option<Vec<serde_json::Value>> {
-        (self.0.parts.sent)(channel)
+    fn outbox(&self) -> &Outbox {
+        &self.0.parts.market.outbox
+    }
+
+    fn texts(&self) -> Vec<Sms> {
+        self.0.parts.market.texts.messages()
     }
 
     /// Waits until a projection has handled everything up to `at`.

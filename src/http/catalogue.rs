@@ -2,38 +2,13 @@
 
 use std::sync::LazyLock;
 
-use souk_actors::event::{EventDescriptor, EventPayload};
+use souk_actors::event::EventDescriptor;
 
-use crate::domain::category::CategoryEvent;
-use crate::domain::email_claim::EmailClaimEvent;
-use crate::domain::escrow::EscrowEvent;
-use crate::domain::listing::ListingEvent;
-use crate::domain::notification::NotificationEvent;
-use crate::domain::order::OrderEvent;
-use crate::domain::payment::PaymentEvent;
-use crate::domain::session::SessionEvent;
-use crate::domain::shipment::ShipmentEvent;
-use crate::domain::user::UserEvent;
+use crate::app::contexts::descriptors;
 
 /// Every declared event type, by context and in the order of declaration.
 pub(super) fn all() -> &'static [&'static EventDescriptor] {
-    static ALL: LazyLock<Vec<&'static EventDescriptor>> = LazyLock::new(|| {
-        [
-            UserEvent::descriptors(),
-            EmailClaimEvent::descriptors(),
-            SessionEvent::descriptors(),
-            CategoryEvent::descriptors(),
-            ListingEvent::descriptors(),
-            OrderEvent::descriptors(),
-            PaymentEvent::descriptors(),
-            EscrowEvent::descriptors(),
-            ShipmentEvent::descriptors(),
-            NotificationEvent::descriptors(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    });
+    static ALL: LazyLock<Vec<&'static EventDescriptor>> = LazyLock::new(|| descriptors().collect());
     &ALL
 }
 
@@ -43,7 +18,7 @@ pub(super) fn find(event_type: &str) -> Option<&'static EventDescriptor> {
 }
 
 /// What a filter means: a canonical type, a name or an alias of it, and perhaps `.v<major>` behind
-/// it. A name that nobody declared is taken as it is: it may be a type of the runtime's own.
+/// it. A name that nobody declared is taken as it is, and nothing will be found.
 pub(super) fn resolve(filter: &str) -> (Vec<String>, Option<u16>) {
     if let Some(types) = types_named(filter) {
         return (types, None);

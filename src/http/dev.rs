@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -41,7 +41,17 @@ async fn outbox(
     params: Params,
 ) -> Result<Answer<Page<SentBody>>, ApiError> {
     let channel = params.text("channel").unwrap_or("email");
-    let sent = app.sent(channel).ok_or_else(|| wrong("channel", "must be email or sms"))?;
+    let sent: Vec<Value> = match channel {
+        "sms" => app.texts().into_iter().map(|sms| json!({ "to": sms.to, "text": sms.text })).collect(),
+        "email" | "in_app" => {
+            let sent = app.outbox().list(channel, params.limit()?).await.map_err(|error| {
+                let detail = error.to_string();
+                ApiError::unavailable("read_model_unavailable", detail, Duration::from_secs(1))
+            })?;
+            sent.iter().filter_map(|message| serde_json::to_value(message).ok()).collect()
+        }
+        _ => return Err(wrong("channel", "must be email, sms or in_app")),
+    };
     Ok(Answer::ok(Page::whole(sent.into_iter().map(SentBody).collect())))
 }
 
@@ -123,7 +133,7 @@ impl FromFields for NewFault {
         let key = fields.optional_text(&["key"]);
         let delay_ms = number(fields.optional_integer(&["delay_ms", "delayMs"]));
         let (target, mode) = (target?, mode?);
-        let raw = serde_json::json!({
+        let raw = json!({
             "target": target,
             "mode": mode,
             "kind": kind.clone().unwrap_or_else(|| "transient".to_owned()),

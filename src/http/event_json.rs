@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use souk_actors::event::{Metadata, Position, StoredEvent};
-use souk_actors::runtime::Reveal;
+use souk_actors::journal::codec::Reveal;
 use uuid::Uuid;
 
 use super::catalogue;

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::Value;
 use souk_actors::event::{Position, StoredEvent};
-use souk_actors::runtime::Reveal;
+use souk_actors::journal::codec::Reveal;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -25,8 +25,6 @@ use crate::projections::EventFilter;
 
 /// The projection that filters rest on.
 pub(super) const VIEW: &str = "events-index";
-/// How many dead letters of a subscription are looked at for one event's deliveries.
-const LETTERS_MAX: usize = 1_000;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -230,11 +228,11 @@ async fn get_event(
 pub struct DeliveryBody {
     /// The subscription.
     pub subscription: String,
-    /// `acked`, `pending` or `dead_lettered`.
+    /// `acked`, `pending`, `dead` or `waiting` (behind a dead one of its key).
     #[schema(example = "acked")]
     pub state: &'static str,
     /// How often it was tried, where that is known: only exceptions are stored.
-    pub attempts: Option<u64>,
+    pub attempts: Option<u32>,
     /// Why it failed.
     pub last_error: Option<String>,
 }
@@ -267,47 +265,22 @@ async fn get_deliveries(
 ) -> Result<Answer<DeliveriesBody>, ApiError> {
     call.staff()?;
     let event = find(&app, &id).await?;
-    let letters = app.runtime().dead_letters().list(None, LETTERS_MAX).await?;
-    let letters: Vec<Value> = letters.iter().filter_map(|of| serde_json::to_value(of).ok()).collect();
-    let subscriptions = app.runtime().subscriptions();
-    let mut data = Vec::new();
-    for status in subscriptions.list() {
-        let status = serde_json::to_value(&status).unwrap_or_default();
-        if super::subscriptions::takes(&status, &event.event_type) {
-            let name = status["name"].as_str().unwrap_or_default();
-            let position = subscriptions.position(name, event.partition);
-            data.push(delivery(name, position, &event, &letters));
-        }
-    }
+    let deliveries = app.runtime().subscriptions().deliveries(&event).await?;
+    let data = deliveries.into_iter().map(|delivery| DeliveryBody {
+        subscription: delivery.subscription.to_owned(),
+        state: delivery.state,
+        attempts: (delivery.attempts > 0).then_some(delivery.attempts),
+        last_error: delivery.last_error,
+    });
     let stored_at = event.timestamp.to_string();
     let published_at = stored_at.clone();
-    let event_id = event.event_id;
-    Ok(Answer::ok(DeliveriesBody { event_id, stored_at, published_at, data }))
-}
-
-fn delivery(
-    subscription: &str,
-    position: Option<u64>,
-    event: &StoredEvent,
-    letters: &[Value],
-) -> DeliveryBody {
-    let letter = letters.iter().find(|letter| {
-        letter["subscription"] == subscription
-            && letter["partition"] == event.partition
-            && letter["position"] == event.position
-    });
-    let state = match (letter, position) {
-        (Some(_), _) => "dead_lettered",
-        (None, Some(position)) if position >= event.position => "acked",
-        (None, _) => "pending",
+    let body = DeliveriesBody {
+        event_id: event.event_id,
+        stored_at,
+        published_at,
+        data: data.collect(),
     };
-    let text = |name: &str| letter.and_then(|letter| letter[name].as_str()).map(str::to_owned);
-    DeliveryBody {
-        subscription: subscription.to_owned(),
-        state,
-        attempts: letter.and_then(|letter| letter["attempts"].as_u64()),
-        last_error: text("error").or_else(|| text("last_error")),
-    }
+    Ok(Answer::ok(body))
 }
 
 #[cfg(test)]

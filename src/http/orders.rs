@@ -7,6 +7,7 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use souk_actors::command::Done;
+use souk_actors::journal::partition_of;
 use souk_actors::personal::Personal;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -545,7 +546,7 @@ async fn place(
         return Ok(answer.with(prefer::APPLIED, "respond-async").into_response());
     }
     if let Some(wait) = prefer.wait {
-        body = at_rest(app, order_id, wait, done.position.map(|at| at.partition)).await?;
+        body = at_rest(app, order_id, wait).await?;
     }
     let tag = version_tag(body.version);
     let answer = Answer::created(&location, body).after(&done).with(header::ETAG, &tag);
@@ -556,13 +557,9 @@ async fn place(
 }
 
 /// The order once it has come to rest, or its buyer must act, or the time is over.
-async fn at_rest(
-    app: &App,
-    order: OrderId,
-    wait: Duration,
-    partition: Option<u16>,
-) -> Result<OrderBody, ApiError> {
+async fn at_rest(app: &App, order: OrderId, wait: Duration) -> Result<OrderBody, ApiError> {
     let until = Instant::now() + wait;
+    let partition = partition_of(order.uuid(), app.runtime().partitions());
     loop {
         let heads = app.runtime().journal().heads();
         let body = current(app, order).await?;
@@ -570,7 +567,7 @@ async fn at_rest(
         if body.has_come_to_rest() || body.payment.instructions.is_some() || left.is_zero() {
             return Ok(body);
         }
-        let head = heads.into_iter().find(|head| partition.is_none_or(|of| of == head.partition));
+        let head = heads.into_iter().find(|head| head.partition == partition);
         tokio::time::sleep(LOOK_AT_MOST.min(left)).await;
         if let Some(head) = head {
             app.runtime().journal().wait_past(head, LOOK_AT_LEAST.min(left)).await;

@@ -1,10 +1,9 @@
 //! Who gets which events, and how far they have come.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use axum::extract::{Path, State};
 use serde::Serialize;
 use serde_json::Value;
+use souk_actors::broker::Pattern;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,6 +14,7 @@ use super::call::Call;
 use super::params::Params;
 use super::problem::ApiError;
 use super::{App, catalogue};
+use crate::app::contexts::contexts;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -32,14 +32,24 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 pub struct SubscriptionBody(pub Value);
 
 /// Whether a subscription gets events of a type.
-pub(super) fn takes(status: &Value, event_type: &str) -> bool {
-    status["event_types"].as_array().is_some_and(|types| types.iter().any(|of| of == event_type))
-        || status["patterns"].as_array().into_iter().flatten().any(|pattern| pattern == "#")
+fn takes(status: &Value, event_type: &str) -> bool {
+    let patterns = status["patterns"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    patterns
+        .filter_map(|pattern| Pattern::parse(pattern).ok())
+        .any(|pattern| pattern.matches(event_type))
 }
 
 fn all(app: &App) -> Vec<Value> {
     let all = app.runtime().subscriptions().list();
-    all.iter().filter_map(|status| serde_json::to_value(status).ok()).collect()
+    all.iter().filter_map(|status| serde_json::to_value(status).ok()).map(with_event_types).collect()
+}
+
+/// Adds the declared types that its patterns select.
+fn with_event_types(mut status: Value) -> Value {
+    let types = catalogue::all().iter().map(|descriptor| descriptor.event_type);
+    let types: Vec<_> = types.filter(|event_type| takes(&status, event_type)).collect();
+    status["event_types"] = Value::from(types);
+    status
 }
 
 fn one(app: &App, name: &str) -> Result<SubscriptionBody, ApiError> {
@@ -97,7 +107,7 @@ async fn pause_subscription(
     _: Valid<Nothing>,
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
     call.staff()?;
-    if !app.runtime().subscriptions().pause(&name) {
+    if !app.runtime().subscriptions().pause(&name).await? {
         return Err(missing());
     }
     Ok(Answer::ok(one(&app, &name)?))
@@ -114,7 +124,7 @@ async fn resume_subscription(
     _: Valid<Nothing>,
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
     call.staff()?;
-    if !app.runtime().subscriptions().resume(&name) {
+    if !app.runtime().subscriptions().resume(&name).await? {
         return Err(missing());
     }
     Ok(Answer::ok(one(&app, &name)?))
@@ -125,46 +135,46 @@ async fn resume_subscription(
 pub struct ContextBody {
     /// Its name.
     #[schema(example = "orders")]
-    pub name: String,
+    pub name: &'static str,
+    /// What it is about.
+    pub description: &'static str,
     /// `publisher`, `consumer`, or both.
     pub roles: Vec<&'static str>,
     /// The event types it publishes.
-    pub publishes: Vec<String>,
-    /// The subscriptions it has.
-    pub subscriptions: Vec<String>,
+    pub publishes: Vec<&'static str>,
+    /// What it listens to.
+    pub subscribes: Vec<ContextSubscriptionBody>,
+}
+
+/// What a context listens to.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ContextSubscriptionBody {
+    /// The subscription.
+    pub name: &'static str,
+    /// Its topics.
+    pub topics: Vec<&'static str>,
 }
 
 /// Bounded contexts
 #[utoipa::path(get, path = "/admin/contexts", tag = "admin",
     responses((status = 200, description = "All of them", body = Page<ContextBody>)))]
-async fn list_contexts(
-    State(app): State<App>,
-    call: Call,
-) -> Result<Answer<Page<ContextBody>>, ApiError> {
+async fn list_contexts(call: Call) -> Result<Answer<Page<ContextBody>>, ApiError> {
     call.staff()?;
-    let mut publishes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for descriptor in catalogue::all() {
-        let types = publishes.entry(descriptor.context.to_owned()).or_default();
-        types.insert(descriptor.event_type.to_owned());
-    }
-    let mut subscriptions: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for status in all(&app) {
-        let text = |name: &str| status[name].as_str().unwrap_or_default().to_owned();
-        subscriptions.entry(text("context")).or_default().push(text("name"));
-    }
-    let names: BTreeSet<_> = publishes.keys().chain(subscriptions.keys()).cloned().collect();
-    let data = names.into_iter().map(|name| {
-        let published = publishes.remove(&name);
-        let consumed = subscriptions.remove(&name);
+    let data = contexts().into_iter().map(|context| {
         let roles = [
-            published.is_some().then_some("publisher"),
-            consumed.is_some().then_some("consumer"),
+            (!context.publishes.is_empty()).then_some("publisher"),
+            (!context.subscribes.is_empty()).then_some("consumer"),
         ];
+        let subscribes = context.subscribes.into_iter().map(|of| ContextSubscriptionBody {
+            name: of.name,
+            topics: of.topics.to_vec(),
+        });
         ContextBody {
+            name: context.name,
+            description: context.description,
             roles: roles.into_iter().flatten().collect(),
-            publishes: published.unwrap_or_default().into_iter().collect(),
-            subscriptions: consumed.unwrap_or_default(),
-            name,
+            publishes: context.publishes,
+            subscribes: subscribes.collect(),
         }
     });
     Ok(Answer::ok(Page::whole(data.collect())))
