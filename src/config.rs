@@ -161,12 +161,7 @@ pub struct Outbox {
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self {
-            poll_interval: Duration::from_secs(1),
-            batch_size: 100,
-            retries_max: 5,
-            push: true,
-        }
+        Self { poll_interval: Duration::from_secs(1), batch_size: 100, retries_max: 5, push: true }
     }
 }
 
@@ -228,7 +223,8 @@ fn storage(reader: &mut Reader<'_>) -> Storage {
     let database_url = reader.text("DATABASE_URL");
     if let Some(url) = &database_url {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            reader.error("DATABASE_URL", "PostgreSQL is not supported yet; leave it out for SQLite");
+            reader
+                .error("DATABASE_URL", "PostgreSQL is not supported yet; leave it out for SQLite");
         } else if !url.starts_with("sqlite:") {
             reader.error("DATABASE_URL", "must start with sqlite: or be left out");
         }
@@ -247,7 +243,10 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
         );
     }
     let public_url = reader.text("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned());
-    if public_url.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+    if public_url
+        .as_ref()
+        .is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://"))
+    {
         reader.error("PUBLIC_URL", "must start with http:// or https://");
     }
     let reveal_verification_token = reader.flag("REVEAL_VERIFICATION_TOKEN", false);
@@ -289,7 +288,8 @@ fn runtime(reader: &mut Reader<'_>) -> Runtime {
 fn retry(reader: &mut Reader<'_>) -> Retry {
     let default = Retry::default();
     let millis = |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
-    let as_millis = |number: usize| Duration::from_millis(u64::try_from(number).unwrap_or(u64::MAX));
+    let as_millis =
+        |number: usize| Duration::from_millis(u64::try_from(number).unwrap_or(u64::MAX));
     Retry {
         retries_max: reader.small("RETRY_MAX_RETRIES", default.retries_max),
         delay: as_millis(reader.number("RETRY_DELAY_MS", millis(default.delay), 1..=3_600_000)),

@@ -21,8 +21,8 @@ mod events_await;
 pub mod idempotency;
 pub mod info;
 pub mod listings;
-pub mod money;
 mod middleware;
+pub mod money;
 pub mod notifications;
 pub mod openapi;
 pub mod orders;
@@ -38,8 +38,8 @@ pub mod shipments;
 pub mod subscriptions;
 pub mod users;
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;

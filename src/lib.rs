@@ -9,5 +9,6 @@ pub mod gateways;
 pub mod http;
 pub mod identity;
 pub mod projections;
+pub mod serve;
 pub mod subscribers;
 pub mod telemetry;

@@ -221,7 +221,8 @@ mod tests {
             .event_format(JsonLine)
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            let span = tracing::info_span!("request", correlation_id = "req_456", trace_id = "0af7");
+            let span =
+                tracing::info_span!("request", correlation_id = "req_456", trace_id = "0af7");
             span.in_scope(|| tracing::info!(attempt = 2, "sent \"it\""));
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();

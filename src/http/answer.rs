@@ -78,7 +78,8 @@ impl<T: Serialize> Answer<T> {
 
 impl<T: Serialize> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self.body).expect("answers are plain data, keys are strings");
+        let body =
+            serde_json::to_vec(&self.body).expect("answers are plain data, keys are strings");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;

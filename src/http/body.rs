@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 
-use super::problem::{ApiError, FieldProblem};
 use super::App;
+use super::problem::{ApiError, FieldProblem};
 
 /// How deep a body may nest. Nothing that is asked for nests deeper than four.
 const DEPTH_MAX: usize = 32;

@@ -37,7 +37,8 @@ impl FromRequestParts<App> for Call {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let info = parts.extensions.get::<RequestInfo>().cloned();
         Ok(Self {
-            info: info.unwrap_or_else(|| RequestInfo::new(&parts.headers, &**app.runtime().world())),
+            info: info
+                .unwrap_or_else(|| RequestInfo::new(&parts.headers, &**app.runtime().world())),
             claims: claims(parts, app)?,
             if_match: IfMatch::from_request_parts(parts, app).await?,
             key: IdempotencyKey::from_request_parts(parts, app).await?,
@@ -66,9 +67,9 @@ impl Call {
 
     /// Who asks, when it must be somebody.
     pub fn someone(&self) -> Result<UserId, ApiError> {
-        self.caller().user_id().ok_or_else(|| {
-            ApiError::unauthorized("unauthenticated", "this needs an access token")
-        })
+        self.caller()
+            .user_id()
+            .ok_or_else(|| ApiError::unauthorized("unauthenticated", "this needs an access token"))
     }
 
     /// The session of the token.
@@ -118,8 +119,7 @@ impl Call {
     pub fn plain_context(&self, app: &App) -> CommandContext {
         let world = app.runtime().world();
         let info = &self.info;
-        let mut context =
-            CommandContext::outside(&**world, &info.correlation_id, &info.request_id);
+        let mut context = CommandContext::outside(&**world, &info.correlation_id, &info.request_id);
         context.actor_id = self.caller().actor_id().into();
         context.tenant_id = Arc::from(TENANT);
         context.traceparent = Some(info.traceparent.clone());

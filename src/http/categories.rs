@@ -129,13 +129,8 @@ async fn create_category(
     let NewCategory { name, slug } = valid.body;
     let category_id = CategoryId::of_slug(&slug);
     let context = call.context(&app, "categories.create", "", &valid.canonical);
-    let create = CategoryCommand::Create {
-        caller: call.caller(),
-        category_id,
-        name,
-        slug,
-        now: app.now(),
-    };
+    let create =
+        CategoryCommand::Create { caller: call.caller(), category_id, name, slug, now: app.now() };
     let categories = app.runtime().aggregate::<Category>();
     let done = categories.send(category_id.uuid(), create, context, view).await?;
     let (body, done) = split(done);

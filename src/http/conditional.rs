@@ -161,7 +161,9 @@ mod tests {
     #[test]
     fn if_none_match_saves_the_body() {
         let read = |value| {
-            IfNoneMatch(Tags::read(&headers(header::IF_NONE_MATCH, value), &header::IF_NONE_MATCH).unwrap())
+            IfNoneMatch(
+                Tags::read(&headers(header::IF_NONE_MATCH, value), &header::IF_NONE_MATCH).unwrap(),
+            )
         };
         assert!(read("\"1\", \"7\"").has("\"7\""));
         assert!(read("W/\"7\"").has("\"7\""));

@@ -42,7 +42,9 @@ async fn outbox(
 ) -> Result<Answer<Page<SentBody>>, ApiError> {
     let channel = params.text("channel").unwrap_or("email");
     let sent: Vec<Value> = match channel {
-        "sms" => app.texts().into_iter().map(|sms| json!({ "to": sms.to, "text": sms.text })).collect(),
+        "sms" => {
+            app.texts().into_iter().map(|sms| json!({ "to": sms.to, "text": sms.text })).collect()
+        }
         "email" | "in_app" => {
             let sent = app.outbox().list(channel, params.limit()?).await.map_err(|error| {
                 let detail = error.to_string();
@@ -160,7 +162,8 @@ pub struct FaultBody {
     responses((status = 200, description = "All of them", body = Page<FaultBody>)))]
 async fn list_faults(State(app): State<App>) -> Result<Answer<Page<FaultBody>>, ApiError> {
     let all = app.runtime().faults().list().into_iter();
-    let shown = |(id, fault)| FaultBody { id, fault: serde_json::to_value(fault).unwrap_or_default() };
+    let shown =
+        |(id, fault)| FaultBody { id, fault: serde_json::to_value(fault).unwrap_or_default() };
     Ok(Answer::ok(Page::whole(all.map(shown).collect())))
 }
 
@@ -181,10 +184,7 @@ async fn add_fault(
 /// Take a fault away
 #[utoipa::path(delete, path = "/dev/faults/{id}", tag = "dev", params(("id" = u64, Path)),
     responses((status = 204, description = "It is gone")))]
-async fn remove_fault(
-    State(app): State<App>,
-    Path(id): Path<u64>,
-) -> Result<StatusCode, ApiError> {
+async fn remove_fault(State(app): State<App>, Path(id): Path<u64>) -> Result<StatusCode, ApiError> {
     if app.runtime().faults().remove(id) {
         return Ok(StatusCode::NO_CONTENT);
     }

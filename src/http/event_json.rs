@@ -5,9 +5,9 @@ use souk_actors::event::{Metadata, Position, StoredEvent};
 use souk_actors::journal::codec::Reveal;
 use uuid::Uuid;
 
+use super::App;
 use super::catalogue;
 use super::problem::ApiError;
-use super::App;
 
 /// The media type of one CloudEvent.
 pub(super) const CLOUDEVENT: &str = "application/cloudevents+json";
@@ -205,7 +205,8 @@ pub(super) fn event_name(text: &str) -> Option<EventName> {
     let rest = text.strip_prefix("evt_").or_else(|| text.strip_prefix("evt-"))?;
     let number = match rest.split_once('_') {
         Some((context, number)) => {
-            let named = !context.is_empty() && context.bytes().all(|byte| byte.is_ascii_lowercase());
+            let named =
+                !context.is_empty() && context.bytes().all(|byte| byte.is_ascii_lowercase());
             named.then_some(number)?
         }
         None => rest,
@@ -254,7 +255,13 @@ mod tests {
         let mut names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
         let expected = [
-            "aggregateId", "aggregateType", "eventId", "eventType", "occurredAt", "payload", "version",
+            "aggregateId",
+            "aggregateType",
+            "eventId",
+            "eventType",
+            "occurredAt",
+            "payload",
+            "version",
         ];
         assert_eq!(names, expected);
         assert_eq!(json["eventType"], "OrderPlaced");
@@ -277,9 +284,22 @@ mod tests {
     fn the_native_form_is_the_envelope() {
         let json = native(&event(), json!({}));
         for name in [
-            "event_id", "event_ref", "event_type", "name", "version", "schema_version",
-            "aggregate_type", "aggregate_id", "aggregate_version", "partition", "position",
-            "timestamp", "correlation_id", "causation_id", "data", "metadata",
+            "event_id",
+            "event_ref",
+            "event_type",
+            "name",
+            "version",
+            "schema_version",
+            "aggregate_type",
+            "aggregate_id",
+            "aggregate_version",
+            "partition",
+            "position",
+            "timestamp",
+            "correlation_id",
+            "causation_id",
+            "data",
+            "metadata",
         ] {
             assert!(json.get(name).is_some(), "{name}");
         }

@@ -92,11 +92,7 @@ pub(super) fn form(params: &Params, headers: &HeaderMap) -> Form {
 }
 
 /// One event as an answer.
-pub(super) async fn one(
-    app: &App,
-    event: &StoredEvent,
-    form: Form,
-) -> Result<Response, ApiError> {
+pub(super) async fn one(app: &App, event: &StoredEvent, form: Form) -> Result<Response, ApiError> {
     // Only administrators come here, and they read personal fields in clear.
     let answer = Answer::ok(write(app, event, form, Reveal::Clear).await?);
     Ok(match form {
@@ -188,7 +184,9 @@ async fn list_events(
     let answer = params.with_next(Page { data, has_more, next_cursor });
     let answer = answer.projected(&app, VIEW);
     Ok(match form {
-        Form::Cloud => answer.map(|page| page.data).with(header::CONTENT_TYPE, CLOUDEVENTS).into_response(),
+        Form::Cloud => {
+            answer.map(|page| page.data).with(header::CONTENT_TYPE, CLOUDEVENTS).into_response()
+        }
         Form::Native | Form::Camel => answer.into_response(),
     })
 }
@@ -274,12 +272,8 @@ async fn get_deliveries(
     });
     let stored_at = event.timestamp.to_string();
     let published_at = stored_at.clone();
-    let body = DeliveriesBody {
-        event_id: event.event_id,
-        stored_at,
-        published_at,
-        data: data.collect(),
-    };
+    let body =
+        DeliveriesBody { event_id: event.event_id, stored_at, published_at, data: data.collect() };
     Ok(Answer::ok(body))
 }
 

@@ -110,7 +110,8 @@ async fn next_in(
 }
 
 async fn sleep_until_more(app: &App, after: &BTreeMap<u16, u64>, at_most: Duration) {
-    let mut partitions = after.iter().map(|(&partition, &position)| Position { partition, position });
+    let mut partitions =
+        after.iter().map(|(&partition, &position)| Position { partition, position });
     match (partitions.next(), partitions.next()) {
         (Some(only), None) => drop(app.runtime().journal().wait_past(only, at_most).await),
         _ => tokio::time::sleep(at_most).await,
@@ -149,7 +150,8 @@ mod tests {
         };
         assert!(matches(&types(&["order.paid", "order.placed"]), &event));
         assert!(!matches(&types(&["order.paid"]), &event));
-        let other = EventFilter { correlation_id: Some("other".into()), ..types(&["order.placed"]) };
+        let other =
+            EventFilter { correlation_id: Some("other".into()), ..types(&["order.placed"]) };
         assert!(!matches(&other, &event));
         let at = Timestamp::from_millis(0);
         assert!(matches(&EventFilter { from: Some(at), ..EventFilter::default() }, &event));

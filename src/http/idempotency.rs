@@ -5,8 +5,8 @@
 //! follow from the key too, so that repeats meet in one aggregate wherever they arrive.
 
 use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use souk_actors::command::Once;
 use souk_actors::id::{keyed, keyed_hash};
 use uuid::Uuid;

@@ -49,7 +49,8 @@ impl RequestInfo {
 /// The trace id and the flags of a trace context, if it is one.
 fn trace_of(text: &str) -> Option<(&str, &str)> {
     let mut parts = text.split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, length: usize| {
         text.len() == length
             && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
@@ -113,7 +114,9 @@ mod tests {
     #[test]
     fn a_broken_trace_is_started_anew() {
         let zeros = format!("00-{}-b7ad6b7169203331-01", "0".repeat(32));
-        for bad in ["", "00-abc-def-01", &zeros, "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+        for bad in
+            ["", "00-abc-def-01", &zeros, "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]
+        {
             let info = info(&[(TRACEPARENT, bad)]);
             assert_eq!(info.traceparent.len(), 55, "{bad}");
             assert_ne!(info.trace_id(), "0".repeat(32));

@@ -169,7 +169,9 @@ impl ListingBody {
             sku: details.sku.clone(),
             images: details.images.clone(),
             status: details.status,
-            quantity: u64::from(stock.available) + u64::from(stock.reserved) + u64::from(stock.sold),
+            quantity: u64::from(stock.available)
+                + u64::from(stock.reserved)
+                + u64::from(stock.sold),
             available_quantity: stock.available,
             reserved_quantity: stock.reserved,
             sold_quantity: stock.sold,

@@ -82,15 +82,18 @@ fn render_problem(response: &mut Response, instance: &str, info: &RequestInfo) {
         Some(error) => error,
         None if !(status.is_client_error() || status.is_server_error()) => return,
         None if response.extensions().get::<Plain>().is_some() => return,
-        None if response.headers().get(header::CONTENT_TYPE).is_some_and(|of| of == problem::MEDIA_TYPE) => {
+        None if response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|of| of == problem::MEDIA_TYPE) =>
+        {
             return;
         }
         None => ApiError::from_status(status),
     };
-    let about =
-        About { instance, correlation_id: &info.correlation_id, trace_id: info.trace_id() };
-    let body = serde_json::to_vec(&error.render(about))
-        .expect("a problem is plain data with string keys");
+    let about = About { instance, correlation_id: &info.correlation_id, trace_id: info.trace_id() };
+    let body =
+        serde_json::to_vec(&error.render(about)).expect("a problem is plain data with string keys");
     *response.body_mut() = body.into();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));

@@ -356,7 +356,8 @@ fn provider(method: &PaymentMethod) -> String {
 impl OrderBody {
     fn new(details: &OrderDetails) -> Self {
         let id = details.order_id.uuid();
-        let confirmed = |change: &crate::domain::order::StatusChange| change.status == OrderStatus::Confirmed;
+        let confirmed =
+            |change: &crate::domain::order::StatusChange| change.status == OrderStatus::Confirmed;
         let held = details.history.iter().any(confirmed);
         let reservations = details.items.iter().filter(|_| held).map(|item| ReservationBody {
             reservation_id: ReservationId::of(item.listing_id, details.order_id).uuid(),
@@ -677,7 +678,9 @@ async fn get_history(
     let order_id = named(&app, &call, &id).await?.order_id;
     let look = |order: &Order| {
         let history = &order.details.as_ref()?.history;
-        Some(history.iter().map(|change| (change.status, change.at.to_string())).collect::<Vec<_>>())
+        Some(
+            history.iter().map(|change| (change.status, change.at.to_string())).collect::<Vec<_>>(),
+        )
     };
     let done = app.runtime().aggregate::<Order>().read(order_id, look).await?;
     let history = done.value.ok_or_else(missing)?;
@@ -780,8 +783,8 @@ pub struct EntryBody {
 impl EscrowBody {
     fn new(details: &EscrowDetails) -> Self {
         let entries = details.entries.iter();
-        let entries = entries
-            .map(|entry| EntryBody { account: entry.account.clone(), amount: entry.amount });
+        let entries =
+            entries.map(|entry| EntryBody { account: entry.account.clone(), amount: entry.amount });
         Self {
             escrow_id: details.escrow_id.uuid(),
             order_id: details.order_id.uuid(),
@@ -824,11 +827,8 @@ async fn cancel_order(
     valid: Valid<Reason>,
 ) -> Result<Answer<OrderBody>, ApiError> {
     let order = OrderId(named(&app, &call, &id).await?.order_id);
-    let cancel = OrderCommand::Cancel {
-        caller: call.caller(),
-        reason: valid.body.reason,
-        now: app.now(),
-    };
+    let cancel =
+        OrderCommand::Cancel { caller: call.caller(), reason: valid.body.reason, now: app.now() };
     let target = order.to_string();
     let context = call.change_context(&app, "orders.cancel", &target, &valid.canonical);
     let orders = app.runtime().aggregate::<Order>();

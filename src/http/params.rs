@@ -131,7 +131,8 @@ impl Params {
     /// The answer with a page and its `Link` to the next.
     pub fn with_next<T: Serialize>(&self, page: Page<T>) -> Answer<Page<T>> {
         let link = page.next_cursor.as_ref().map(|cursor| {
-            let mut query: Vec<_> = self.others().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+            let mut query: Vec<_> =
+                self.others().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
             query.extend(self.text("limit").map(|limit| format!("limit={limit}")));
             query.push(format!("cursor={cursor}"));
             format!("<{}?{}>; rel=\"next\"", self.path, query.join("&"))
@@ -203,7 +204,14 @@ mod tests {
         for uri in ["/x?eventType=OrderPlaced", "/x?event_type=OrderPlaced"] {
             assert_eq!(params(uri).text("event_type"), Some("OrderPlaced"));
         }
-        assert_eq!(params("/x?from=2026-01-01T00:00:00%2B02:00").time("from").unwrap().unwrap().to_string(), "2025-12-31T22:00:00.000Z");
+        assert_eq!(
+            params("/x?from=2026-01-01T00:00:00%2B02:00")
+                .time("from")
+                .unwrap()
+                .unwrap()
+                .to_string(),
+            "2025-12-31T22:00:00.000Z"
+        );
     }
 
     #[test]

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::StatusCode;
+use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use souk_actors::aggregate::Rejection;
@@ -387,7 +387,11 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("listing_unavailable", 409, "The listing is not active or has too few left."),
     ("self_purchase", 409, "Sellers cannot buy their own listings."),
     ("invalid_transition", 409, "The order's state does not allow this."),
-    ("version_mismatch", 412, "If-Match names another version; current_version is the current one."),
+    (
+        "version_mismatch",
+        412,
+        "If-Match names another version; current_version is the current one.",
+    ),
     ("payload_too_large", 413, "The body is larger than the service takes."),
     ("unsupported_media_type", 415, "Send application/json."),
     ("invalid", 422, "Some fields are missing or wrong; errors names every one by JSON pointer."),
@@ -425,7 +429,9 @@ pub(super) fn describe(code: &str) -> Option<ProblemKind> {
     let known = CATALOGUE.iter().find(|(known, ..)| *known == code);
     let status = known.map_or_else(|| status_of(code).as_u16(), |(_, status, _)| *status);
     let plausible = (1..=64).contains(&code.len())
-        && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     plausible.then(|| ProblemKind {
         code: code.to_owned(),
         title: title_of(code),

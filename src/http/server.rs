@@ -63,9 +63,7 @@ impl Server {
         // The receiver is gone only when the loop has ended already.
         let _ = self.stop.send(());
         match self.accepting.await {
-            Ok(connections) => {
-                tokio::time::timeout(timeout, connections.shutdown()).await.is_ok()
-            }
+            Ok(connections) => tokio::time::timeout(timeout, connections.shutdown()).await.is_ok(),
             Err(_) => false,
         }
     }
@@ -188,7 +186,10 @@ mod tests {
         };
         assert_eq!(lead("/orders"), "/api/v1/orders");
         assert_eq!(lead("/orders/7/cancel?x=1"), "/api/v1/orders/7/cancel?x=1");
-        assert_eq!(lead("/api/events?eventType=OrderPlaced"), "/api/v1/events?eventType=OrderPlaced");
+        assert_eq!(
+            lead("/api/events?eventType=OrderPlaced"),
+            "/api/v1/events?eventType=OrderPlaced"
+        );
         assert_eq!(lead("/ordersome"), "/ordersome");
         assert_eq!(lead("/api/v1/orders"), "/api/v1/orders");
     }

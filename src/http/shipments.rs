@@ -79,11 +79,7 @@ fn missing() -> ApiError {
 }
 
 /// The shipment, if there is one that the caller may see.
-async fn visible(
-    app: &App,
-    call: &Call,
-    id: ShipmentId,
-) -> Result<Option<ShipmentBody>, ApiError> {
+async fn visible(app: &App, call: &Call, id: ShipmentId) -> Result<Option<ShipmentBody>, ApiError> {
     let user = call.someone()?.uuid();
     let done = app.runtime().aggregate::<Shipment>().read(id.uuid(), view).await?;
     let version = done.version;

@@ -41,7 +41,10 @@ fn takes(status: &Value, event_type: &str) -> bool {
 
 fn all(app: &App) -> Vec<Value> {
     let all = app.runtime().subscriptions().list();
-    all.iter().filter_map(|status| serde_json::to_value(status).ok()).map(with_event_types).collect()
+    all.iter()
+        .filter_map(|status| serde_json::to_value(status).ok())
+        .map(with_event_types)
+        .collect()
 }
 
 /// Adds the declared types that its patterns select.
@@ -165,10 +168,10 @@ async fn list_contexts(call: Call) -> Result<Answer<Page<ContextBody>>, ApiError
             (!context.publishes.is_empty()).then_some("publisher"),
             (!context.subscribes.is_empty()).then_some("consumer"),
         ];
-        let subscribes = context.subscribes.into_iter().map(|of| ContextSubscriptionBody {
-            name: of.name,
-            topics: of.topics.to_vec(),
-        });
+        let subscribes = context
+            .subscribes
+            .into_iter()
+            .map(|of| ContextSubscriptionBody { name: of.name, topics: of.topics.to_vec() });
         ContextBody {
             name: context.name,
             description: context.description,

@@ -349,10 +349,8 @@ async fn verify_email(
         ApiError::new(status, "token_unknown", "this verification token is not known")
     };
     let user_id = verification::user_of(&token).ok_or_else(unknown)?;
-    let verify = UserCommand::VerifyEmail {
-        token_hash: verification::token_hash(&token),
-        now: app.now(),
-    };
+    let verify =
+        UserCommand::VerifyEmail { token_hash: verification::token_hash(&token), now: app.now() };
     let target = user_id.to_string();
     let mut context = call.context(&app, "users.verify_email", &target, &valid.canonical);
     context.actor_id = target.into();
@@ -386,11 +384,7 @@ async fn read_user(
 /// Who I am
 #[utoipa::path(get, path = "/users/me", tag = "users",
     responses((status = 200, description = "The caller", body = UserBody)))]
-async fn me(
-    State(app): State<App>,
-    call: Call,
-    theirs: IfNoneMatch,
-) -> Result<Response, ApiError> {
+async fn me(State(app): State<App>, call: Call, theirs: IfNoneMatch) -> Result<Response, ApiError> {
     let user = call.someone()?;
     read_user(&app, &call, user, &theirs).await
 }
@@ -468,8 +462,7 @@ async fn upgrade_to_seller(
         now: app.now(),
     };
     let operation = "users.upgrade_to_seller";
-    let (body, done) =
-        change_user(&app, &call, user, operation, &valid.canonical, command).await?;
+    let (body, done) = change_user(&app, &call, user, operation, &valid.canonical, command).await?;
     Ok(Answer::ok(body.seller_profile.ok_or_else(missing)?).after(&done))
 }
 

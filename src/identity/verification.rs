@@ -26,7 +26,8 @@ pub fn new_nonce(world: &dyn World) -> String {
 
 /// The token that `nonce` (in hexadecimal, as events hold it) makes for a user.
 pub fn verification_token(key: &Secret, user_id: Uuid, nonce: &str) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key.bytes()).expect("HMAC takes keys of any length");
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key.bytes()).expect("HMAC takes keys of any length");
     mac.update(nonce.as_bytes());
     mac.update(user_id.as_bytes());
     let mac = mac.finalize().into_bytes();
