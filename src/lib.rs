@@ -1,7 +1,14 @@
 //! Souk, an actor-model marketplace service.
+#![warn(missing_docs)]
 
 pub mod app;
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod gateways;
+pub mod http;
+pub mod identity;
 pub mod projections;
+pub mod serve;
 pub mod subscribers;
+pub mod telemetry;

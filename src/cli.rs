@@ -1,0 +1,171 @@
+//! The command line.
+
+mod admin;
+mod demo;
+mod journal;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, Source};
+use crate::telemetry;
+
+/// Souk: an actor-model marketplace service.
+#[derive(Parser)]
+#[command(name = "souk", version, about)]
+struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Each stands for the variable of its name, and comes before it.
+#[derive(Args)]
+struct Flags {
+    /// development or production [APP_ENV]
+    #[arg(long, global = true, value_name = "MODE")]
+    app_env: Option<String>,
+    /// The folder of all files [DATA_DIR, ./data]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// The journal's database; SQLite in the data folder unless given [DATABASE_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// Where to listen; port 0 takes a free one [HTTP_ADDR, 127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    http_addr: Option<String>,
+    /// How clients reach the service [PUBLIC_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    public_url: Option<String>,
+    /// How many partitions a new journal gets [PARTITIONS]
+    #[arg(long, global = true, value_name = "NUMBER")]
+    partitions: Option<String>,
+    /// A level or a filter [LOG_LEVEL, info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API (also without a command)
+    Serve,
+    /// Bring the databases up to date, and end
+    Migrate,
+    /// Administrators
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// The journal
+    #[command(subcommand)]
+    Journal(JournalCommand),
+    /// Make a whole purchase and show every request, event and state
+    Demo(demo::Options),
+}
+
+#[derive(Subcommand)]
+enum AdminCommand {
+    /// Make an administrator; the password is read from standard input
+    Create {
+        /// The address to log in with
+        #[arg(long)]
+        email: String,
+        /// The first name
+        #[arg(long, default_value = "Marketplace")]
+        first_name: String,
+        /// The last name
+        #[arg(long, default_value = "Administrator")]
+        last_name: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum JournalCommand {
+    /// Check the hash chain of every partition
+    Verify,
+}
+
+/// Runs the program with the process's arguments and environment.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match load(&cli.flags, &cli.command) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(config::EXIT_CODE);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(cli.command, config)),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("souk: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(flags: &Flags, command: &Option<Command>) -> Result<Config, config::ConfigErrors> {
+    // A demonstration against another server needs no configuration of its own, and one with a
+    // server of its own has a folder of its own.
+    if let Some(Command::Demo(_)) = command {
+        let level = flags.log_level.clone().or_else(|| Some("warn".to_owned()));
+        let folder = demo::folder();
+        let nothing = |_: &str| None;
+        return Config::load(
+            &Source::new(&nothing)
+                .with_flag("DATA_DIR", Some(folder.to_string_lossy().into_owned()))
+                .with_flag("HTTP_ADDR", Some("127.0.0.1:0".to_owned()))
+                .with_flag("LOG_LEVEL", level),
+        );
+    }
+    let environment = |name: &str| std::env::var(name).ok();
+    let source = Source::new(&environment)
+        .with_flag("APP_ENV", flags.app_env.clone())
+        .with_flag("DATA_DIR", flags.data_dir.clone())
+        .with_flag("DATABASE_URL", flags.database_url.clone())
+        .with_flag("HTTP_ADDR", flags.http_addr.clone())
+        .with_flag("PUBLIC_URL", flags.public_url.clone())
+        .with_flag("PARTITIONS", flags.partitions.clone())
+        .with_flag("LOG_LEVEL", flags.log_level.clone());
+    Config::load(&source)
+}
+
+async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<ExitCode> {
+    telemetry::start_logging(&config.log_level);
+    match command {
+        None | Some(Command::Serve) => serve::serve(config).await,
+        Some(Command::Migrate) => journal::migrate(&config).await,
+        Some(Command::Admin(AdminCommand::Create { email, first_name, last_name })) => {
+            admin::create(&config, &email, &first_name, &last_name).await
+        }
+        Some(Command::Journal(JournalCommand::Verify)) => journal::verify(&config).await,
+        Some(Command::Demo(options)) => demo::demo(config, options).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_what_happens_without_a_command() {
+        let cli = Cli::try_parse_from(["souk", "--http-addr", "127.0.0.1:0"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.flags.http_addr.as_deref(), Some("127.0.0.1:0"));
+        let cli = Cli::try_parse_from(["souk", "admin", "create", "--email", "a@b.co"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Admin(_))));
+    }
+}

@@ -1,0 +1,295 @@
+//! `souk demo`: a whole purchase, step by step, over plain HTTP.
+//!
+//! Without `--url` it starts a server of its own on a free port with a folder that is deleted
+//! afterwards, so that one command shows everything.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use souk_actors::world::{SystemWorld, World as _};
+
+use crate::config::Config;
+use crate::serve::{ADMIN_TOKEN_FILE, Running};
+
+/// What to demonstrate on.
+#[derive(Args)]
+pub(super) struct Options {
+    /// A server in development mode that is running; one of its own when absent
+    #[arg(long)]
+    url: Option<String>,
+    /// The file with an administrator's token of that server
+    #[arg(long, value_name = "FILE", default_value = "data/admin-token")]
+    admin_token_file: PathBuf,
+}
+
+/// A folder for one demonstration.
+pub(super) fn folder() -> PathBuf {
+    std::env::temp_dir().join(format!("souk-demo-{}", SystemWorld::new().new_id().simple()))
+}
+
+pub(super) async fn demo(config: Config, options: Options) -> anyhow::Result<ExitCode> {
+    let folder = config.storage.data_dir.clone();
+    let (running, url, token_file) = match options.url {
+        Some(url) => (None, url, options.admin_token_file),
+        None => {
+            let running = Running::start(config).await?;
+            let url = running.url();
+            println!("A server of its own listens on {url}.");
+            (Some(running), url, folder.join(ADMIN_TOKEN_FILE))
+        }
+    };
+    let done = purchase(&url, &token_file).await;
+    if let Some(running) = running {
+        running.stop().await;
+    }
+    if let Err(error) = std::fs::remove_dir_all(&folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        eprintln!("souk: {} is left behind: {error}", folder.display());
+    }
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn purchase(url: &str, token_file: &PathBuf) -> anyhow::Result<()> {
+    let token = std::fs::read_to_string(token_file).with_context(|| {
+        format!("cannot read the administrator's token {}", token_file.display())
+    })?;
+    let run = SystemWorld::new().new_id().simple().to_string();
+    let visitor = Client::new(url, None);
+    let admin = visitor.with_token(token.trim());
+
+    heading("A seller registers, proves the address and is let in");
+    let (seller_id, seller) = member(&visitor, &admin, "Sam", &run).await?;
+    let business = json!({
+        "business_name": "Sam's Bicycles",
+        "business_address": "12 Hàng Bạc, Hà Nội",
+        "business_phone": "+84 24 3926 0000",
+    });
+    seller.post("/api/v1/users/upgrade-to-seller", &business).await?;
+    admin.post(&format!("/api/v1/admin/sellers/{seller_id}/verify"), &json!({})).await?;
+
+    heading("The seller offers two bicycles");
+    let slug = format!("bicycles-{run}");
+    let category =
+        admin.post("/api/v1/categories", &json!({ "name": "Bicycles", "slug": slug })).await?;
+    let offer = json!({
+        "title": "A blue bicycle",
+        "description": "Ridden only on Sundays.",
+        "price": { "amount": 1_500_000, "currency": "VND" },
+        "category_id": category["category_id"],
+        "quantity": 2,
+    });
+    let listing = seller.post("/api/v1/listings", &offer).await?;
+
+    heading("A buyer registers and buys one");
+    let (_, buyer) = member(&visitor, &admin, "Bea", &run).await?;
+    let wish = json!({
+        "items": [{ "listing_id": listing["listing_id"], "quantity": 1 }],
+        "delivery_address": { "line1": "3 Tràng Tiền", "district": "Hoàn Kiếm", "city": "Hà Nội" },
+        "payment_method": "sandbox",
+    });
+    let order = buyer.named(&format!("demo-{run}")).waiting().post("/api/v1/orders", &wish).await?;
+    let order_id = order["order_id"].as_str().context("an order has an id")?;
+
+    heading("What the order went through");
+    buyer.get(&format!("/api/v1/orders/{order_id}/history")).await?;
+    buyer.get(&format!("/api/v1/orders/{order_id}/escrow")).await?;
+    buyer.get(&format!("/api/v1/shipments?orderId={order_id}")).await?;
+    seller.get(&format!("/api/v1/listings/{}", text(&listing, "listing_id"))).await?;
+    heading("Every event that this one request led to");
+    show_events(&admin, &format!("demo-{run}")).await?;
+    heading("What was mailed");
+    let sent = admin.quiet_get("/api/v1/dev/outbox?channel=email").await?;
+    for mail in sent["data"].as_array().into_iter().flatten() {
+        println!("  {:<32} {}", text(mail, "to"), text(mail, "subject"));
+    }
+    match text(&order, "status") {
+        "SHIPPED" => Ok(()),
+        other => bail!("the order should have been SHIPPED but is {other}"),
+    }
+}
+
+/// Registers somebody, proves the address with the token that was mailed, and logs in.
+async fn member(
+    visitor: &Client,
+    admin: &Client,
+    name: &str,
+    run: &str,
+) -> anyhow::Result<(String, Client)> {
+    let email = format!("{}.{run}@example.com", name.to_lowercase());
+    let password = format!("correct horse {run}");
+    let who = json!({
+        "email": email, "password": password, "first_name": name, "last_name": "Demo",
+    });
+    let user = visitor.post("/api/v1/users/register", &who).await?;
+    let token = mailed_token(admin, &email).await?;
+    visitor.post("/api/v1/users/verify-email", &json!({ "verification_token": token })).await?;
+    let login = json!({ "email": email, "password": password });
+    let tokens = visitor.post("/api/v1/auth/login", &login).await?;
+    Ok((text(&user, "user_id").to_owned(), visitor.with_token(text(&tokens, "access_token"))))
+}
+
+/// The longest word of the mail is its token: 48 bytes in base64url.
+async fn mailed_token(admin: &Client, email: &str) -> anyhow::Result<String> {
+    for _ in 0..100 {
+        let sent = admin.quiet_get("/api/v1/dev/outbox?channel=email").await?;
+        let mails = sent["data"].as_array().cloned().unwrap_or_default();
+        let body =
+            mails.iter().find(|mail| text(mail, "to") == email).map(|mail| text(mail, "text"));
+        let part =
+            |character: char| !(character.is_ascii_alphanumeric() || "-_".contains(character));
+        if let Some(token) = body.and_then(|body| body.split(part).find(|word| word.len() == 64)) {
+            return Ok(token.to_owned());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    bail!("no mail with a token came for {email}")
+}
+
+async fn show_events(admin: &Client, correlation: &str) -> anyhow::Result<()> {
+    let wait = format!("/api/v1/events/await?eventType=saga.completed&correlationId={correlation}");
+    admin.quiet_get(&wait).await?;
+    let mut url = format!("/api/v1/events?correlationId={correlation}&limit=200");
+    let mut first = None;
+    loop {
+        let page = admin.quiet_get(&url).await?;
+        for event in page["data"].as_array().into_iter().flatten() {
+            let at = event["position"].as_u64().unwrap_or_default();
+            let first = *first.get_or_insert(at);
+            let (kind, aggregate) = (text(event, "event_type"), text(event, "aggregate_type"));
+            let time = text(event, "timestamp").get(11..23).unwrap_or_default();
+            println!(
+                "  +{:<4} {time} {kind:<32} {aggregate} v{}",
+                at - first,
+                event["aggregate_version"]
+            );
+        }
+        match page["next_cursor"].as_str() {
+            Some(cursor) => {
+                url =
+                    format!("/api/v1/events?correlationId={correlation}&limit=200&cursor={cursor}");
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
+fn heading(text: &str) {
+    println!("\n{text}\n{}", "─".repeat(text.chars().count()));
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+/// Says what it asks and what it hears.
+#[derive(Clone)]
+struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Option<String>,
+    correlation: Option<String>,
+    wait: bool,
+}
+
+impl Client {
+    fn new(url: &str, token: Option<String>) -> Self {
+        let url = url.trim_end_matches('/').to_owned();
+        Self { http: reqwest::Client::new(), url, token, correlation: None, wait: false }
+    }
+
+    fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    fn named(&self, correlation: &str) -> Self {
+        Self { correlation: Some(correlation.to_owned()), ..self.clone() }
+    }
+
+    fn waiting(&self) -> Self {
+        Self { wait: true, ..self.clone() }
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
+        let mut request = request;
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(correlation) = &self.correlation {
+            request = request.header("X-Correlation-Id", correlation);
+        }
+        if self.wait {
+            request = request.header("Prefer", "wait=10");
+        }
+        let response = request.send().await.context("the server does not answer")?;
+        let status = response.status().as_u16();
+        let body = response.text().await.context("the answer broke off")?;
+        let body = serde_json::from_str(&body).unwrap_or(Value::Null);
+        if status >= 400 {
+            bail!("{status}: {body}");
+        }
+        Ok((status, body))
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        println!("→ POST {path} {}", without_secrets(body));
+        let (status, answer) =
+            self.send(self.http.post(format!("{}{path}", self.url)).json(body)).await?;
+        println!("← {status} {}", summary(&answer));
+        Ok(answer)
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        println!("→ GET {path}");
+        let answer = self.quiet_get(path).await?;
+        println!("← 200 {}", summary(&answer));
+        Ok(answer)
+    }
+
+    async fn quiet_get(&self, path: &str) -> anyhow::Result<Value> {
+        Ok(self.send(self.http.get(format!("{}{path}", self.url))).await?.1)
+    }
+}
+
+fn without_secrets(body: &Value) -> Value {
+    let mut body = body.clone();
+    for secret in ["password", "verification_token"] {
+        if let Some(value) = body.get_mut(secret) {
+            *value = Value::from("…");
+        }
+    }
+    body
+}
+
+/// What of an answer is worth a line.
+fn summary(answer: &Value) -> Value {
+    const TOLD: &[&str] = &[
+        "user_id",
+        "status",
+        "roles",
+        "email_verified",
+        "business_name",
+        "verification_status",
+        "listing_id",
+        "title",
+        "available_quantity",
+        "reserved_quantity",
+        "sold_quantity",
+        "order_number",
+        "amount",
+        "balance",
+        "currency",
+        "statuses",
+        "tracking_number",
+        "slug",
+        "expires_in",
+    ];
+    if let Some(items) = answer["data"].as_array().filter(|_| answer.get("statuses").is_none()) {
+        return Value::Array(items.iter().map(summary).collect());
+    }
+    let told = TOLD.iter().filter_map(|name| Some(((*name).to_owned(), answer.get(name)?.clone())));
+    Value::Object(told.collect())
+}

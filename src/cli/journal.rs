@@ -1,0 +1,47 @@
+//! `souk migrate` and `souk journal verify`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use souk_actors::journal::Store as _;
+use souk_actors::journal::chain;
+use souk_actors::journal::sqlite::SqliteStore;
+
+use crate::app::JOURNAL_FILE;
+use crate::config::Config;
+use crate::projections::ReadModels;
+
+async fn open(config: &Config) -> anyhow::Result<SqliteStore> {
+    let folder = &config.storage.data_dir;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
+    let path = folder.join(JOURNAL_FILE);
+    SqliteStore::open(&path, config.runtime.partitions.unwrap_or(1))
+        .await
+        .with_context(|| format!("cannot open the journal {}", path.display()))
+}
+
+pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
+    let store = open(config).await?;
+    println!("journal: up to date, {} partition(s)", store.partitions());
+    let models = ReadModels::open(&config.storage.data_dir).await?;
+    models.close().await;
+    println!("read models: up to date");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn verify(config: &Config) -> anyhow::Result<ExitCode> {
+    let store = open(config).await?;
+    let mut whole = true;
+    for partition in 0..store.partitions() {
+        let verified = chain::verify(&store, partition, |_| ()).await?;
+        match verified.damage {
+            None => println!("partition {partition}: {} events, all whole", verified.events),
+            Some(damage) => {
+                whole = false;
+                println!("partition {partition}: damaged at {}: {}", damage.position, damage.what);
+            }
+        }
+    }
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,407 @@
+//! Configuration: flags before environment before defaults, one small struct per concern.
+//!
+//! Only start-up reads the environment. Everything that is wrong is reported together, one line per
+//! variable, and the program ends with [`EXIT_CODE`].
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub(crate) mod reader;
+mod secret;
+
+pub use reader::{ConfigError, ConfigErrors, Source};
+pub use secret::Secret;
+
+use reader::Reader;
+
+/// The exit code of a program that was configured wrongly (`EX_CONFIG` of sysexits).
+pub const EXIT_CODE: u8 = 78;
+
+/// How the program takes itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Loopback only, `/dev/*` exists, secrets are made up once and kept in the data folder.
+    Development,
+    /// No `/dev/*`, no default secret.
+    Production,
+}
+
+impl Mode {
+    /// Whether this is development mode.
+    pub fn is_development(self) -> bool {
+        self == Self::Development
+    }
+
+    /// The name as `APP_ENV` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// Everything the program was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `APP_ENV`.
+    pub mode: Mode,
+    /// Where data is kept.
+    pub storage: Storage,
+    /// How HTTP is served.
+    pub http: Http,
+    /// The keys that stored data and tokens rest on.
+    pub keys: Keys,
+    /// The runtime's limits.
+    pub runtime: Runtime,
+    /// How handlers of events are retried.
+    pub retry: Retry,
+    /// How relays pass events on.
+    pub outbox: Outbox,
+    /// How people are reached.
+    pub messaging: Messaging,
+    /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
+    pub log_level: String,
+}
+
+/// Where data is kept.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// `DATA_DIR`: the folder of everything that is kept in files.
+    pub data_dir: PathBuf,
+    /// `DATABASE_URL`: the journal's database; none means SQLite files in the data folder.
+    pub database_url: Option<String>,
+}
+
+/// How HTTP is served.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// `HTTP_ADDR`: where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// `PUBLIC_URL`: how clients reach the service, for links in mails and documents.
+    pub public_url: Option<String>,
+    /// `HTTP_CONNECTIONS_MAX`: how many connections are served at once; more wait unaccepted.
+    pub connections_max: usize,
+    /// `HTTP_BODY_BYTES_MAX`: the largest request body.
+    pub body_bytes_max: usize,
+    /// `HTTP_HEADER_TIMEOUT`: how long a connection may take to send a request's head, and so also
+    /// how long it may be idle.
+    pub header_timeout: Duration,
+    /// `HTTP_BODY_TIMEOUT`: how long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// `SHUTDOWN_DELAY`: how long `/readyz` says 503 before the listener closes.
+    pub shutdown_delay: Duration,
+    /// `SHUTDOWN_TIMEOUT`: how long open requests and actors may take to finish.
+    pub shutdown_timeout: Duration,
+    /// `REVEAL_VERIFICATION_TOKEN`: answer a registration with its token (development only).
+    pub reveal_verification_token: bool,
+}
+
+/// The keys that stored data and tokens rest on. They must never change.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// `MASTER_KEY`: wraps the keys of personal data.
+    pub master: Secret,
+    /// `TOKEN_KEY`: signs tokens and cursors.
+    pub token: Secret,
+    /// `LOOKUP_KEY`: hashes what is looked up but must not be guessed.
+    pub lookup: Secret,
+}
+
+/// The runtime's limits.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// `PARTITIONS`: how many partitions a new journal gets; none means the store's default.
+    pub partitions: Option<u16>,
+    /// `MAILBOX_CAP`: how many commands may wait at one aggregate.
+    pub mailbox_cap: Option<usize>,
+    /// `AGGREGATE_IDLE_TIMEOUT`: how long an aggregate stays in memory unused.
+    pub aggregate_idle_timeout: Option<Duration>,
+    /// `EVENT_TYPE_PREFIX`: what stands before an event's type in CloudEvents.
+    pub event_type_prefix: String,
+}
+
+/// How handlers of events are retried.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retry {
+    /// `RETRY_MAX_RETRIES`: how often after the first try.
+    pub retries_max: u32,
+    /// `RETRY_DELAY_MS`: the first wait.
+    pub delay: Duration,
+    /// `RETRY_EXPONENTIAL_BACKOFF`: whether each wait is twice the one before.
+    pub exponential: bool,
+    /// `RETRY_MAX_DELAY_MS`: the longest wait.
+    pub delay_max: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            retries_max: 3,
+            delay: Duration::from_secs(1),
+            exponential: true,
+            delay_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How relays pass events on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outbox {
+    /// `OUTBOX_POLL_INTERVAL`: how often a relay looks for what it was not woken for.
+    pub poll_interval: Duration,
+    /// `OUTBOX_BATCH_SIZE`: how many events a relay takes at once.
+    pub batch_size: usize,
+    /// `OUTBOX_MAX_RETRIES`: how often a relay tries an event again.
+    pub retries_max: u32,
+    /// `OUTBOX_PUSH`: whether commits wake relays; without it only the interval does.
+    pub push: bool,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { poll_interval: Duration::from_secs(1), batch_size: 100, retries_max: 5, push: true }
+    }
+}
+
+/// How people are reached. `log` writes messages to the log and to the development outbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Messaging {
+    /// `EMAIL_ADAPTER`.
+    pub email_adapter: String,
+    /// `SMS_ADAPTER`.
+    pub sms_adapter: String,
+}
+
+impl Config {
+    /// Reads everything, or says everything that is wrong. In development mode missing keys are
+    /// made up and written to the data folder.
+    pub fn load(source: &Source<'_>) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(source);
+        let mode = mode(&mut reader);
+        let storage = storage(&mut reader);
+        let http = http(&mut reader, mode);
+        let keys = keys(&mut reader, mode, &storage.data_dir);
+        let runtime = runtime(&mut reader);
+        let retry = retry(&mut reader);
+        let outbox = outbox(&mut reader);
+        let messaging = messaging(&mut reader);
+        let log_level = log_level(&mut reader);
+        reader.finish()?;
+        let keys = keys.expect("a missing key is an error that ended this above");
+        Ok(Self { mode, storage, http, keys, runtime, retry, outbox, messaging, log_level })
+    }
+
+    /// A development configuration on a free port with made-up keys, for tests and for `souk demo`.
+    pub fn for_testing(data_dir: &Path) -> Self {
+        let vars = [
+            ("DATA_DIR", data_dir.to_string_lossy().into_owned()),
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("SHUTDOWN_DELAY", "0s".to_owned()),
+        ];
+        let read = |name: &str| {
+            vars.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+        };
+        Self::load(&Source::new(&read)).expect("these few values are valid, the folder is writable")
+    }
+}
+
+fn mode(reader: &mut Reader<'_>) -> Mode {
+    let text = reader.text("APP_ENV").unwrap_or_else(|| "development".to_owned());
+    match text.as_str() {
+        "development" | "dev" => Mode::Development,
+        "production" | "prod" => Mode::Production,
+        _ => {
+            reader.error("APP_ENV", "must be development or production");
+            Mode::Production
+        }
+    }
+}
+
+fn storage(reader: &mut Reader<'_>) -> Storage {
+    let database_url = reader.text("DATABASE_URL");
+    if let Some(url) = &database_url {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            reader
+                .error("DATABASE_URL", "PostgreSQL is not supported yet; leave it out for SQLite");
+        } else if !url.starts_with("sqlite:") {
+            reader.error("DATABASE_URL", "must start with sqlite: or be left out");
+        }
+    }
+    let data_dir = PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| "./data".to_owned()));
+    Storage { data_dir, database_url }
+}
+
+fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
+    let local = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let address = reader.parsed("HTTP_ADDR", local, "an address and a port (127.0.0.1:8080)");
+    if mode.is_development() && !address.ip().is_loopback() {
+        reader.error(
+            "HTTP_ADDR",
+            "development mode listens on loopback only; set APP_ENV=production to listen elsewhere",
+        );
+    }
+    let public_url = reader.text("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned());
+    if public_url
+        .as_ref()
+        .is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://"))
+    {
+        reader.error("PUBLIC_URL", "must start with http:// or https://");
+    }
+    let reveal_verification_token = reader.flag("REVEAL_VERIFICATION_TOKEN", false);
+    if reveal_verification_token && !mode.is_development() {
+        reader.error("REVEAL_VERIFICATION_TOKEN", "is for development mode only");
+    }
+    let delay = if mode.is_development() { 0 } else { 3 };
+    Http {
+        address,
+        public_url,
+        connections_max: reader.number("HTTP_CONNECTIONS_MAX", 10_000, 1..=1_000_000),
+        body_bytes_max: reader.number("HTTP_BODY_BYTES_MAX", 1 << 20, 1_024..=(64 << 20)),
+        header_timeout: reader.duration("HTTP_HEADER_TIMEOUT", Duration::from_secs(20)),
+        body_timeout: reader.duration("HTTP_BODY_TIMEOUT", Duration::from_secs(15)),
+        shutdown_delay: reader.duration("SHUTDOWN_DELAY", Duration::from_secs(delay)),
+        shutdown_timeout: reader.duration("SHUTDOWN_TIMEOUT", Duration::from_secs(20)),
+        reveal_verification_token,
+    }
+}
+
+fn keys(reader: &mut Reader<'_>, mode: Mode, data_dir: &Path) -> Option<Keys> {
+    // All three are read before anything is decided, so that all three are reported.
+    let master = reader.secret("MASTER_KEY", mode, data_dir);
+    let token = reader.secret("TOKEN_KEY", mode, data_dir);
+    let lookup = reader.secret("LOOKUP_KEY", mode, data_dir);
+    Some(Keys { master: master?, token: token?, lookup: lookup? })
+}
+
+fn runtime(reader: &mut Reader<'_>) -> Runtime {
+    let partitions = reader.optional_number("PARTITIONS", 1..=256);
+    Runtime {
+        partitions: partitions.and_then(|number| u16::try_from(number).ok()),
+        mailbox_cap: reader.optional_number("MAILBOX_CAP", 1..=1_000_000),
+        aggregate_idle_timeout: reader.optional_duration("AGGREGATE_IDLE_TIMEOUT"),
+        event_type_prefix: reader.text("EVENT_TYPE_PREFIX").unwrap_or_else(|| "souk".to_owned()),
+    }
+}
+
+fn retry(reader: &mut Reader<'_>) -> Retry {
+    let default = Retry::default();
+    let millis = |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
+    let as_millis =
+        |number: usize| Duration::from_millis(u64::try_from(number).unwrap_or(u64::MAX));
+    Retry {
+        retries_max: reader.small("RETRY_MAX_RETRIES", default.retries_max),
+        delay: as_millis(reader.number("RETRY_DELAY_MS", millis(default.delay), 1..=3_600_000)),
+        exponential: reader.flag("RETRY_EXPONENTIAL_BACKOFF", default.exponential),
+        delay_max: as_millis(reader.number(
+            "RETRY_MAX_DELAY_MS",
+            millis(default.delay_max),
+            1..=86_400_000,
+        )),
+    }
+}
+
+fn outbox(reader: &mut Reader<'_>) -> Outbox {
+    let default = Outbox::default();
+    Outbox {
+        poll_interval: reader.duration("OUTBOX_POLL_INTERVAL", default.poll_interval),
+        batch_size: reader.number("OUTBOX_BATCH_SIZE", default.batch_size, 1..=10_000),
+        retries_max: reader.small("OUTBOX_MAX_RETRIES", default.retries_max),
+        push: reader.flag("OUTBOX_PUSH", default.push),
+    }
+}
+
+fn messaging(reader: &mut Reader<'_>) -> Messaging {
+    let mut adapter = |name: &'static str| {
+        let adapter = reader.text(name).unwrap_or_else(|| "log".to_owned());
+        if adapter != "log" {
+            reader.error(name, "only the adapter log is supported yet");
+        }
+        adapter
+    };
+    Messaging { email_adapter: adapter("EMAIL_ADAPTER"), sms_adapter: adapter("SMS_ADAPTER") }
+}
+
+fn log_level(reader: &mut Reader<'_>) -> String {
+    let level = reader.text("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
+    if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
+        reader.error("LOG_LEVEL", "must be a level (info) or a filter (info,souk=debug)");
+    }
+    level
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(vars: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+        let read = |name: &str| {
+            vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Config::load(&Source::new(&read))
+    }
+
+    #[test]
+    fn the_defaults_are_a_development_server_on_loopback() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = load(&[("DATA_DIR", dir.path().to_str().unwrap())]).unwrap();
+        assert_eq!(config.mode, Mode::Development);
+        assert_eq!(config.http.address.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.retry, Retry::default());
+        assert_eq!(config.outbox, Outbox::default());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let errors = load(&[
+            ("APP_ENV", "production"),
+            ("HTTP_ADDR", "nowhere"),
+            ("DATABASE_URL", "postgres://localhost/souk"),
+            ("PARTITIONS", "0"),
+            ("MASTER_KEY", "c2hvcnQ="),
+        ])
+        .unwrap_err();
+        let text = errors.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        for name in
+            ["HTTP_ADDR", "DATABASE_URL", "PARTITIONS", "MASTER_KEY", "TOKEN_KEY", "LOOKUP_KEY"]
+        {
+            assert_eq!(
+                lines.iter().filter(|line| line.starts_with(&format!("{name}: "))).count(),
+                1,
+                "{name} in {text}"
+            );
+        }
+        assert!(text.contains("not supported yet"));
+        assert!(!text.contains("c2hvcnQ="), "values of secrets are never repeated");
+    }
+
+    #[test]
+    fn development_never_listens_to_the_world() {
+        let errors = load(&[("HTTP_ADDR", "0.0.0.0:80")]).unwrap_err();
+        assert!(errors.to_string().contains("loopback"));
+    }
+
+    #[test]
+    fn made_up_keys_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let vars = [("DATA_DIR", dir.path().to_str().unwrap())];
+        let (first, second) = (load(&vars).unwrap(), load(&vars).unwrap());
+        assert_eq!(first.keys.master.bytes(), second.keys.master.bytes());
+        assert_ne!(first.keys.master.bytes(), first.keys.token.bytes());
+        assert!(!format!("{first:?}").contains(&first.keys.token.to_hex()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn made_up_keys_are_readable_by_the_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        load(&[("DATA_DIR", dir.path().to_str().unwrap())]).unwrap();
+        for name in ["master_key", "token_key", "lookup_key"] {
+            let mode = std::fs::metadata(dir.path().join("keys").join(name)).unwrap().permissions();
+            assert_eq!(mode.mode() & 0o777, 0o600, "{name}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The HTTP API: one file per resource, and around them what every request meets.
+//!
+//! A request passes the accept loop ([`server`]), one layer (`middleware`), its extractors and its
+//! handler, and leaves as an [`answer::Answer`] or a [`problem::ApiError`]. Only this module knows
+//! status codes. Every route is declared with its documentation, and the OpenAPI document is made
+//! from that.
+
+pub mod answer;
+pub mod auth;
+pub mod body;
+pub mod call;
+mod catalogue;
+pub mod categories;
+pub mod conditional;
+pub mod cursor;
+pub mod dev;
+pub mod dlq;
+mod event_json;
+pub mod events;
+mod events_await;
+pub mod idempotency;
+pub mod info;
+pub mod listings;
+mod middleware;
+pub mod money;
+pub mod notifications;
+pub mod openapi;
+pub mod orders;
+pub mod params;
+pub mod prefer;
+pub mod probes;
+pub mod problem;
+pub mod sagas;
+mod sagas_known;
+pub mod schemas;
+pub mod server;
+pub mod shipments;
+pub mod subscriptions;
+pub mod users;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::HeaderName;
+use metrics_exporter_prometheus::PrometheusHandle;
+use souk_actors::event::Position;
+use souk_actors::runtime::Runtime;
+use souk_actors::world::Timestamp;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App as Market;
+use crate::config::Config;
+use crate::gateways::sms::Sms;
+use crate::identity::password::Passwords;
+use crate::identity::token::Tokens;
+use crate::projections::ReadModels;
+use crate::subscribers::mail_sender::Outbox;
+
+/// Marks the answer to a repeat.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Where the events of a command stand.
+pub const POSITION: HeaderName = HeaderName::from_static("souk-position");
+/// How far the projection had come that a read rests on.
+pub const PROJECTION_POSITION: HeaderName = HeaderName::from_static("souk-projection-position");
+
+/// How long a read waits for `min_position`.
+const PROJECTION_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What the HTTP layer is built from.
+pub struct Parts {
+    /// The actors, the read models and the stand-ins of the outside world.
+    pub market: Market,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The recorder of metrics.
+    pub metrics: PrometheusHandle,
+}
+
+/// The application, as handlers see it. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+struct Shared {
+    parts: Parts,
+    tokens: Tokens,
+    passwords: Passwords,
+    cursors: cursor::Cursors,
+    document: OnceLock<Bytes>,
+    started: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl App {
+    /// From its parts.
+    pub fn new(parts: Parts) -> Self {
+        let keys = &parts.config.keys;
+        Self(Arc::new(Shared {
+            tokens: Tokens::new(keys.token.bytes()),
+            passwords: Passwords::new(parts.market.runtime.world().clone()),
+            cursors: cursor::Cursors::new(*keys.token.bytes()),
+            document: OnceLock::new(),
+            started: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            parts,
+        }))
+    }
+
+    /// The actors.
+    pub fn runtime(&self) -> &Runtime {
+        &self.0.parts.market.runtime
+    }
+
+    /// The read models.
+    pub fn reads(&self) -> &ReadModels {
+        &self.0.parts.market.read_models
+    }
+
+    /// The configuration.
+    pub fn settings(&self) -> &Config {
+        &self.0.parts.config
+    }
+
+    /// Access tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    /// Password hashing.
+    pub fn passwords(&self) -> &Passwords {
+        &self.0.passwords
+    }
+
+    /// Cursors of lists.
+    pub fn cursors(&self) -> &cursor::Cursors {
+        &self.0.cursors
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.runtime().world().now()
+    }
+
+    /// Says that migrations and recovery are done.
+    pub fn set_started(&self) {
+        self.0.started.store(true, Ordering::Release);
+    }
+
+    /// Says that the service is about to stop: `/readyz` turns 503.
+    pub fn set_stopping(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+    }
+
+    fn is_started(&self) -> bool {
+        self.0.started.load(Ordering::Acquire)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
+    }
+
+    /// The OpenAPI document; empty until the router has been made.
+    fn document(&self) -> Bytes {
+        self.0.document.get().cloned().unwrap_or_default()
+    }
+
+    fn set_document(&self, document: String) {
+        // Every router of one application has the same document.
+        self.0.document.get_or_init(|| Bytes::from(document));
+    }
+
+    fn metrics(&self) -> &PrometheusHandle {
+        &self.0.parts.metrics
+    }
+
+    fn outbox(&self) -> &Outbox {
+        &self.0.parts.market.outbox
+    }
+
+    fn texts(&self) -> Vec<Sms> {
+        self.0.parts.market.texts.messages()
+    }
+
+    /// Waits until a projection has handled everything up to `at`.
+    async fn projected(
+        &self,
+        projection: &str,
+        at: Option<Position>,
+    ) -> Result<(), problem::ApiError> {
+        let Some(at) = at else { return Ok(()) };
+        if self.runtime().subscriptions().wait_for(projection, at, PROJECTION_WAIT_MAX).await {
+            return Ok(());
+        }
+        Err(problem::ApiError::unavailable(
+            "projection_behind",
+            format!("this view has not reached {at} yet"),
+            Duration::from_secs(1),
+        ))
+    }
+
+    /// How far a projection has come in each partition, as the header says it.
+    fn projection_position(&self, projection: &str) -> String {
+        let subscriptions = self.runtime().subscriptions();
+        let places: Vec<_> = (0..self.runtime().partitions())
+            .filter_map(|partition| {
+                let position = subscriptions.position(projection, partition)?;
+                Some(Position { partition, position }.to_string())
+            })
+            .collect();
+        places.join(",")
+    }
+}
+
+/// Every route with its documentation.
+fn routes(development: bool) -> OpenApiRouter<App> {
+    let api = OpenApiRouter::default()
+        .merge(auth::routes())
+        .merge(users::routes())
+        .merge(categories::routes())
+        .merge(listings::routes())
+        .merge(orders::routes())
+        .merge(shipments::routes())
+        .merge(notifications::routes())
+        .merge(events::routes())
+        .merge(subscriptions::routes())
+        .merge(dlq::routes())
+        .merge(sagas::routes());
+    let api = if development { api.merge(dev::routes()) } else { api };
+    OpenApiRouter::with_openapi(openapi::base())
+        .nest("/api/v1", api)
+        .merge(probes::routes())
+        .merge(schemas::routes())
+}
+
+/// The router of the whole API.
+pub fn router(app: &App) -> Router {
+    let (router, document) = routes(app.settings().mode.is_development()).split_for_parts();
+    openapi::with_document(router, document, app)
+        .fallback(nowhere)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), middleware::around))
+        .with_state(app.clone())
+}
+
+async fn nowhere() -> problem::ApiError {
+    problem::ApiError::not_found("there is nothing at this path")
+}

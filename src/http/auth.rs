@@ -1,0 +1,257 @@
+//! Login, refresh and logout.
+//!
+//! A login says the same and takes as long whether the address exists or not. Login and refresh
+//! take no idempotency key: to repeat a login is to log in twice.
+
+use std::collections::BTreeSet;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use souk_actors::id::keyed;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::answer::Answer;
+use super::body::{Fields, FromFields, Nothing, Valid};
+use super::call::Call;
+use super::cursor::same;
+use super::problem::ApiError;
+use crate::domain::caller::Role;
+use crate::domain::email_claim::EmailClaim;
+use crate::domain::ids::{EmailClaimId, SessionId, UserId};
+use crate::domain::session::{Session, SessionCommand};
+use crate::domain::text::normal_email;
+use crate::domain::user::{User, UserStatus};
+use crate::identity::password::{self, Busy};
+use crate::identity::refresh::{self, RefreshToken};
+use crate::identity::token;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(login))
+        .routes(routes!(refresh_session))
+        .routes(routes!(logout))
+}
+
+/// The claim on an address.
+pub(super) fn email_claim_id(app: &App, email: &str) -> EmailClaimId {
+    let key = app.settings().keys.lookup.bytes();
+    EmailClaimId(keyed(key, "email_claim", &[normal_email(email).as_bytes()]))
+}
+
+impl From<Busy> for ApiError {
+    fn from(busy: Busy) -> Self {
+        let retry_after = std::time::Duration::from_secs(1);
+        Self::unavailable("too_many_logins", busy.to_string(), retry_after)
+    }
+}
+
+/// Who wants in.
+#[derive(Debug, ToSchema)]
+pub struct Login {
+    /// The address that was registered.
+    #[schema(format = Email)]
+    pub email: String,
+    /// The password.
+    #[schema(format = Password)]
+    pub password: String,
+}
+
+impl FromFields for Login {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let (email, password) = (fields.text(&["email"]), fields.text(&["password"]));
+        Some(Self { email: email?, password: password? })
+    }
+}
+
+/// A refresh token.
+#[derive(Debug, ToSchema)]
+pub struct Refresh {
+    /// The token of the last answer; it works once.
+    pub refresh_token: String,
+}
+
+impl FromFields for Refresh {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let refresh_token = fields.text(&["refresh_token", "refreshToken"])?;
+        Some(Self { refresh_token })
+    }
+}
+
+/// The way in.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokensBody {
+    /// For `Authorization: Bearer`.
+    pub access_token: String,
+    /// Always `Bearer`.
+    pub token_type: &'static str,
+    /// How many seconds the access token is good for.
+    pub expires_in: u64,
+    /// For the next refresh; it works once.
+    pub refresh_token: String,
+    /// Who this is.
+    pub user_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
+}
+
+/// What a token needs to know of a user.
+struct Standing {
+    status: UserStatus,
+    roles: BTreeSet<Role>,
+}
+
+async fn standing(app: &App, user: UserId) -> Result<Option<Standing>, ApiError> {
+    let view = |user: &User| {
+        let details = user.details.as_ref()?;
+        Some(Standing { status: details.status, roles: details.roles.clone() })
+    };
+    Ok(app.runtime().aggregate::<User>().read(user.uuid(), view).await?.value)
+}
+
+/// The standing of somebody who may be let in.
+async fn admitted(app: &App, user: UserId) -> Result<Standing, ApiError> {
+    match standing(app, user).await? {
+        Some(standing) if standing.status == UserStatus::Suspended => {
+            Err(ApiError::forbidden("suspended", "this user is suspended"))
+        }
+        Some(standing) if standing.status != UserStatus::Erased => Ok(standing),
+        _ => Err(wrong_credentials()),
+    }
+}
+
+fn wrong_credentials() -> ApiError {
+    ApiError::unauthorized("invalid_credentials", "the address or the password is wrong")
+}
+
+/// Log in
+#[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login,
+    responses((status = 200, description = "Tokens", body = TokensBody)))]
+async fn login(
+    State(app): State<App>,
+    call: Call,
+    valid: Valid<Login>,
+) -> Result<Answer<TokensBody>, ApiError> {
+    let Login { email, password } = valid.body;
+    let claim = email_claim_id(&app, &email);
+    let claims = app.runtime().aggregate::<EmailClaim>();
+    let holder = claims.read(claim.uuid(), |claim| claim.holder.as_ref().map(|of| of.user_id));
+    let holder = holder.await?.value;
+    // Whoever is not there is looked up all the same.
+    let row = holder.map_or(Uuid::nil(), UserId::uuid);
+    let phc = app.runtime().control().get(password::SPACE, row.as_bytes()).await?;
+    let phc = phc.and_then(|bytes| String::from_utf8(bytes).ok());
+    let fits = app.passwords().matches(password, phc).await?;
+    let Some(user) = holder.filter(|_| fits) else { return Err(wrong_credentials()) };
+    let standing = admitted(&app, user).await?;
+
+    let now = app.now();
+    let session = SessionId(app.runtime().world().new_id());
+    let expires_at = now.plus(refresh::LIFETIME);
+    let refresh = RefreshToken::new(session.uuid(), 1, &**app.runtime().world());
+    let mut context = call.plain_context(&app);
+    context.actor_id = user.to_string().into();
+    context.attach = vec![refresh.row(app.settings().keys.token.bytes(), expires_at)];
+    let start = SessionCommand::Start { session_id: session, user_id: user, now, expires_at };
+    let sessions = app.runtime().aggregate::<Session>();
+    let done = sessions.send(session.uuid(), start, context, |_| ()).await?;
+    Ok(Answer::ok(tokens(&app, user, session, standing.roles, &refresh)).after(&done))
+}
+
+fn tokens(
+    app: &App,
+    user: UserId,
+    session: SessionId,
+    roles: BTreeSet<Role>,
+    refresh: &RefreshToken,
+) -> TokensBody {
+    let id = app.runtime().world().new_id();
+    let access_token = app.tokens().issue(
+        user.uuid(),
+        Some(session.uuid()),
+        roles,
+        app.now(),
+        token::LIFETIME,
+        id,
+    );
+    TokensBody {
+        access_token,
+        token_type: "Bearer",
+        expires_in: token::LIFETIME.as_secs(),
+        refresh_token: refresh.text(),
+        user_id: user.uuid(),
+        session_id: session.uuid(),
+    }
+}
+
+/// Replace tokens
+///
+/// A refresh token works once. One that comes again ends the whole session.
+#[utoipa::path(post, path = "/auth/refresh", tag = "auth", request_body = Refresh,
+    responses((status = 200, description = "Tokens", body = TokensBody)))]
+async fn refresh_session(
+    State(app): State<App>,
+    call: Call,
+    valid: Valid<Refresh>,
+) -> Result<Answer<TokensBody>, ApiError> {
+    let not_valid = || ApiError::unauthorized("invalid_token", "the refresh token is not valid");
+    let shown = RefreshToken::parse(&valid.body.refresh_token).ok_or_else(not_valid)?;
+    let key = app.settings().keys.token.bytes();
+    let kept = app.runtime().control().get(refresh::SPACE, &shown.key()).await?;
+    if !kept.is_some_and(|kept| same(&kept, &shown.hash(key))) {
+        return Err(not_valid());
+    }
+    let sessions = app.runtime().aggregate::<Session>();
+    let found = sessions.read(shown.session, |session| {
+        session.details.as_ref().map(|details| (details.user_id, details.expires_at))
+    });
+    let (user, expires_at) = found.await?.value.ok_or_else(not_valid)?;
+    let standing = admitted(&app, user).await?;
+
+    let world = app.runtime().world();
+    let next = RefreshToken::new(shown.session, shown.generation.saturating_add(1), &**world);
+    let mut context = call.plain_context(&app);
+    context.actor_id = user.to_string().into();
+    context.attach = vec![next.row(key, expires_at)];
+    let rotate = SessionCommand::Rotate { generation: shown.generation, now: app.now() };
+    let is_open = |session: &Session| {
+        session.details.as_ref().is_some_and(|details| details.revoked.is_none())
+    };
+    let done = sessions.send(shown.session, rotate, context, is_open).await?;
+    if !done.value {
+        return Err(ApiError::unauthorized(
+            "session_revoked",
+            "this refresh token was used before, so its session has ended",
+        ));
+    }
+    let body = tokens(&app, user, SessionId(shown.session), standing.roles, &next);
+    Ok(Answer::ok(body).after(&done))
+}
+
+/// Log out
+///
+/// Ends the session of the access token. Its refresh token no longer works; the access token itself
+/// works until it expires.
+#[utoipa::path(post, path = "/auth/logout", tag = "auth",
+    responses((status = 204, description = "The session has ended")))]
+async fn logout(
+    State(app): State<App>,
+    call: Call,
+    _: Valid<Nothing>,
+) -> Result<StatusCode, ApiError> {
+    call.someone()?;
+    if let Some(session) = call.session() {
+        let revoke = SessionCommand::Revoke {
+            caller: call.caller(),
+            reason: "logout".to_owned(),
+            now: app.now(),
+        };
+        let sessions = app.runtime().aggregate::<Session>();
+        sessions.send(session.uuid(), revoke, call.plain_context(&app), |_| ()).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,155 @@
+//! One call: who asks, under which ids, with which key and on which version.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
+use souk_actors::command::CommandContext;
+use uuid::Uuid;
+
+use super::App;
+use super::conditional::IfMatch;
+use super::idempotency::{IdempotencyKey, Scope};
+use super::info::RequestInfo;
+use super::problem::ApiError;
+use crate::domain::caller::{Caller, Role};
+use crate::domain::ids::{SessionId, UserId};
+use crate::identity::token::{Claims, TokenError};
+
+/// The tenant of everything, until there are several.
+const TENANT: &str = "default";
+
+/// Everything about a request but its parameters and its body.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its ids.
+    pub info: RequestInfo,
+    /// `If-Match`.
+    pub if_match: IfMatch,
+    claims: Option<Claims>,
+    key: IdempotencyKey,
+}
+
+impl FromRequestParts<App> for Call {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let info = parts.extensions.get::<RequestInfo>().cloned();
+        Ok(Self {
+            info: info
+                .unwrap_or_else(|| RequestInfo::new(&parts.headers, &**app.runtime().world())),
+            claims: claims(parts, app)?,
+            if_match: IfMatch::from_request_parts(parts, app).await?,
+            key: IdempotencyKey::from_request_parts(parts, app).await?,
+        })
+    }
+}
+
+/// What the token says; a bad one is an error even where none is needed.
+fn claims(parts: &Parts, app: &App) -> Result<Option<Claims>, ApiError> {
+    let Some(value) = parts.headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let invalid = |detail: &str| ApiError::unauthorized("invalid_token", detail);
+    let text = value.to_str().unwrap_or_default();
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(invalid("send Authorization: Bearer with an access token"));
+    }
+    let read = app.tokens().read(token.trim(), app.now());
+    read.map(Some).map_err(|error: TokenError| invalid(&error.to_string()))
+}
+
+impl Call {
+    /// Who asks.
+    pub fn caller(&self) -> Caller {
+        self.claims.as_ref().map_or(Caller::Anonymous, Claims::caller)
+    }
+
+    /// Who asks, when it must be somebody.
+    pub fn someone(&self) -> Result<UserId, ApiError> {
+        self.caller()
+            .user_id()
+            .ok_or_else(|| ApiError::unauthorized("unauthenticated", "this needs an access token"))
+    }
+
+    /// The session of the token.
+    pub fn session(&self) -> Option<SessionId> {
+        self.claims.as_ref().and_then(Claims::session)
+    }
+
+    /// Whether an administrator asks.
+    pub fn is_staff(&self) -> bool {
+        self.caller().has(Role::Admin)
+    }
+
+    /// Refuses everybody but administrators.
+    pub fn staff(&self) -> Result<UserId, ApiError> {
+        let user = self.someone()?;
+        if self.is_staff() {
+            return Ok(user);
+        }
+        Err(ApiError::forbidden("insufficient_scope", "this is for administrators"))
+    }
+
+    /// Whether a repeat of this request must have no second effect.
+    pub fn is_repeatable(&self) -> bool {
+        self.key.0.is_some()
+    }
+
+    /// The context of the one command of this request: its id follows from the idempotency key,
+    /// where there is one. `target` and `canonical_body` are what makes a repeat the same request.
+    pub fn context(
+        &self,
+        app: &App,
+        operation: &str,
+        target: &str,
+        canonical_body: &[u8],
+    ) -> CommandContext {
+        let mut context = self.plain_context(app);
+        let actor = self.caller().actor_id();
+        if let Some(key) = &self.key.0 {
+            let scope = scope(app, &actor, operation);
+            context.command_id = scope.id("command", key);
+            context.once = Some(scope.once(target, canonical_body));
+        }
+        context
+    }
+
+    /// The context of a command that is harmless to repeat.
+    pub fn plain_context(&self, app: &App) -> CommandContext {
+        let world = app.runtime().world();
+        let info = &self.info;
+        let mut context = CommandContext::outside(&**world, &info.correlation_id, &info.request_id);
+        context.actor_id = self.caller().actor_id().into();
+        context.tenant_id = Arc::from(TENANT);
+        context.traceparent = Some(info.traceparent.clone());
+        context
+    }
+
+    /// The context of a change that may rest on a version.
+    pub fn change_context(
+        &self,
+        app: &App,
+        operation: &str,
+        target: &str,
+        canonical_body: &[u8],
+    ) -> CommandContext {
+        let mut context = self.context(app, operation, target, canonical_body);
+        context.expected_version = self.if_match.0;
+        context
+    }
+
+    /// The id of what this request creates: it follows from the idempotency key, where there is
+    /// one, so that repeats meet in one aggregate.
+    pub fn new_id(&self, app: &App, operation: &str) -> Uuid {
+        let actor = self.caller().actor_id();
+        match &self.key.0 {
+            Some(key) => scope(app, &actor, operation).id("create", key),
+            None => app.runtime().world().new_id(),
+        }
+    }
+}
+
+fn scope<'a>(app: &'a App, caller: &'a str, operation: &'a str) -> Scope<'a> {
+    Scope { secret: app.settings().keys.lookup.bytes(), tenant: TENANT, caller, operation }
+}

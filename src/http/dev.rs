@@ -1,0 +1,228 @@
+//! What exists in development mode only: the outbox, the clock, faults, and an echo.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::answer::{Answer, Page};
+use super::body::{Fields, FromFields, Valid};
+use super::call::Call;
+use super::params::{Params, wrong};
+use super::problem::ApiError;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(outbox))
+        .routes(routes!(advance_clock))
+        .routes(routes!(list_faults, add_fault))
+        .routes(routes!(remove_fault))
+        .routes(routes!(echo))
+}
+
+/// A message that was "sent".
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct SentBody(pub Value);
+
+/// What the log adapters have sent, the newest first
+#[utoipa::path(get, path = "/dev/outbox", tag = "dev",
+    params(("channel" = Option<String>, Query, description = "`email` (when absent) or `sms`")),
+    responses((status = 200, description = "Messages", body = Page<SentBody>)))]
+async fn outbox(
+    State(app): State<App>,
+    params: Params,
+) -> Result<Answer<Page<SentBody>>, ApiError> {
+    let channel = params.text("channel").unwrap_or("email");
+    let sent: Vec<Value> = match channel {
+        "sms" => {
+            app.texts().into_iter().map(|sms| json!({ "to": sms.to, "text": sms.text })).collect()
+        }
+        "email" | "in_app" => {
+            let sent = app.outbox().list(channel, params.limit()?).await.map_err(|error| {
+                let detail = error.to_string();
+                ApiError::unavailable("read_model_unavailable", detail, Duration::from_secs(1))
+            })?;
+            sent.iter().filter_map(|message| serde_json::to_value(message).ok()).collect()
+        }
+        _ => return Err(wrong("channel", "must be email, sms or in_app")),
+    };
+    Ok(Answer::ok(Page::whole(sent.into_iter().map(SentBody).collect())))
+}
+
+/// How far to move the clock.
+#[derive(ToSchema)]
+pub struct Advance {
+    /// By how many seconds; or as `by`, with a unit (`25h`, `31days`).
+    pub seconds: u64,
+}
+
+impl FromFields for Advance {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        if !fields.has(&["by"]) {
+            let seconds = fields.integer(&["seconds"])?;
+            let seconds = u64::try_from(seconds).ok();
+            if seconds.is_none() {
+                fields.error("seconds", "out_of_range", "time does not go back");
+            }
+            return Some(Self { seconds: seconds? });
+        }
+        let text = fields.optional_text(&["by"])?;
+        match humantime::parse_duration(text.trim_start_matches('+')) {
+            Ok(by) => Some(Self { seconds: by.as_secs() }),
+            Err(_) => {
+                fields.error("by", "invalid", "must be a duration with a unit (25h)");
+                None
+            }
+        }
+    }
+}
+
+/// The time after the clock was moved.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ClockBody {
+    /// Now.
+    #[schema(format = DateTime)]
+    pub now: String,
+}
+
+/// Move the clock forward; due timers fire
+#[utoipa::path(post, path = "/dev/clock/advance", tag = "dev", request_body = Advance,
+    responses((status = 200, description = "The time now", body = ClockBody)))]
+async fn advance_clock(
+    State(app): State<App>,
+    valid: Valid<Advance>,
+) -> Result<Answer<ClockBody>, ApiError> {
+    if !app.runtime().advance_clock(Duration::from_secs(valid.body.seconds)) {
+        return Err(ApiError::conflict("clock_fixed", "this clock cannot be moved"));
+    }
+    Ok(Answer::ok(ClockBody { now: app.now().to_string() }))
+}
+
+/// A failure to inject.
+#[derive(ToSchema)]
+#[schema(title = "Fault")]
+pub struct NewFault {
+    /// The subscription, gateway or `journal`.
+    pub target: String,
+    /// `fail`, `panic`, `delay`, `timeout` (or, for the journal, `lose_answer`).
+    pub mode: String,
+    /// For `fail`: `transient`, `permanent` or `system`.
+    pub kind: Option<String>,
+    /// How often; until it is taken away when absent.
+    pub times: Option<u64>,
+    /// Only for this aggregate or key.
+    pub key: Option<String>,
+    /// For `delay`, in milliseconds.
+    pub delay_ms: Option<u64>,
+    #[schema(ignore)]
+    raw: Value,
+}
+
+impl FromFields for NewFault {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let number = |value: Option<i64>| value.and_then(|number| u64::try_from(number).ok());
+        let (target, mode) = (fields.text(&["target"]), fields.text(&["mode"]));
+        let kind = fields.optional_text(&["kind"]);
+        let times = number(fields.optional_integer(&["times"]));
+        let key = fields.optional_text(&["key"]);
+        let delay_ms = number(fields.optional_integer(&["delay_ms", "delayMs"]));
+        let (target, mode) = (target?, mode?);
+        let raw = json!({
+            "target": target,
+            "mode": mode,
+            "kind": kind.clone().unwrap_or_else(|| "transient".to_owned()),
+            "times": times,
+            "key": key,
+            "delay_ms": delay_ms.unwrap_or(0),
+        });
+        Some(Self { target, mode, kind, times, key, delay_ms, raw })
+    }
+}
+
+/// A fault in force.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FaultBody {
+    /// Takes it away again.
+    pub id: u64,
+    /// What it is.
+    #[schema(value_type = Object)]
+    pub fault: Value,
+}
+
+/// Faults in force
+#[utoipa::path(get, path = "/dev/faults", tag = "dev",
+    responses((status = 200, description = "All of them", body = Page<FaultBody>)))]
+async fn list_faults(State(app): State<App>) -> Result<Answer<Page<FaultBody>>, ApiError> {
+    let all = app.runtime().faults().list().into_iter();
+    let shown =
+        |(id, fault)| FaultBody { id, fault: serde_json::to_value(fault).unwrap_or_default() };
+    Ok(Answer::ok(Page::whole(all.map(shown).collect())))
+}
+
+/// Inject failures
+#[utoipa::path(post, path = "/dev/faults", tag = "dev", request_body = NewFault,
+    responses((status = 201, description = "The fault", body = FaultBody)))]
+async fn add_fault(
+    State(app): State<App>,
+    valid: Valid<NewFault>,
+) -> Result<Answer<FaultBody>, ApiError> {
+    let raw = valid.body.raw;
+    let fault = serde_json::from_value(raw.clone())
+        .map_err(|_| ApiError::invalid_field("/mode", "invalid", "mode or kind is not known"))?;
+    let id = app.runtime().faults().add(fault);
+    Ok(Answer::created(&format!("/api/v1/dev/faults/{id}"), FaultBody { id, fault: raw }))
+}
+
+/// Take a fault away
+#[utoipa::path(delete, path = "/dev/faults/{id}", tag = "dev", params(("id" = u64, Path)),
+    responses((status = 204, description = "It is gone")))]
+async fn remove_fault(State(app): State<App>, Path(id): Path<u64>) -> Result<StatusCode, ApiError> {
+    if app.runtime().faults().remove(id) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(ApiError::not_found("there is no such fault"))
+}
+
+/// Any JSON object.
+#[derive(ToSchema)]
+#[schema(value_type = Object)]
+pub struct Echo(Value);
+
+impl FromFields for Echo {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self(fields.whole()))
+    }
+}
+
+/// What an echo says.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EchoBody {
+    /// What was sent.
+    #[schema(value_type = Object)]
+    pub echo: Value,
+    /// Who sent it.
+    pub caller: String,
+}
+
+/// Everything that a command passes through on its way to an actor, and no actor
+///
+/// The measure that throughput is compared with.
+#[utoipa::path(post, path = "/dev/echo", tag = "dev", request_body = Echo,
+    responses((status = 200, description = "The same", body = EchoBody)))]
+async fn echo(
+    State(app): State<App>,
+    call: Call,
+    valid: Valid<Echo>,
+) -> Result<Answer<EchoBody>, ApiError> {
+    let context = call.context(&app, "dev.echo", "", &valid.canonical);
+    let caller = context.actor_id.to_string();
+    Ok(Answer::ok(EchoBody { echo: valid.body.0, caller }))
+}

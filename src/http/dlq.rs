@@ -1,0 +1,160 @@
+//! The dead-letter queue. Events of one key wait behind a dead one until it is retried or
+//! discarded; other keys go on.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+use souk_actors::subscriber::{Redrive, Redriven};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::answer::{Answer, Page};
+use super::body::{Nothing, Valid};
+use super::call::Call;
+use super::params::Params;
+use super::problem::ApiError;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(list_letters))
+        .routes(routes!(retry_letter))
+        .routes(routes!(discard_letter))
+        .routes(routes!(list_quarantined))
+        .routes(routes!(release))
+}
+
+/// A dead letter: a pointer to an event, why it could not be handled, how often and since when.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct LetterBody(pub Value);
+
+/// What became of a key's letters.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ResolvedBody {
+    /// The subscription.
+    pub subscription: String,
+    /// The partition.
+    pub partition: u16,
+    /// The key.
+    pub key: Uuid,
+    /// `retry` or `discard`.
+    pub verb: &'static str,
+    /// How many letters were handled now.
+    pub handled: usize,
+    /// How many were given up.
+    pub discarded: usize,
+    /// How many are left: none unless one failed again.
+    pub left: usize,
+}
+
+/// Dead letters
+#[utoipa::path(get, path = "/dlq", tag = "dlq",
+    params(("subscription" = Option<String>, Query), ("limit" = Option<u32>, Query)),
+    responses((status = 200, description = "Letters, the oldest first", body = Page<LetterBody>)))]
+async fn list_letters(
+    State(app): State<App>,
+    call: Call,
+    params: Params,
+) -> Result<Answer<Page<LetterBody>>, ApiError> {
+    call.staff()?;
+    let limit = usize::try_from(params.limit()?).unwrap_or(usize::MAX);
+    let letters = app.runtime().dead_letters().list(params.text("subscription"), limit + 1).await?;
+    let has_more = letters.len() > limit;
+    let shown = letters.iter().take(limit).filter_map(|letter| serde_json::to_value(letter).ok());
+    let data = shown.map(LetterBody).collect();
+    Ok(Answer::ok(Page { data, next_cursor: None, has_more }))
+}
+
+async fn redrive(
+    app: &App,
+    (subscription, partition, key): (String, u16, Uuid),
+    what: Redrive,
+    verb: &'static str,
+) -> Result<Answer<ResolvedBody>, ApiError> {
+    let missing = || ApiError::not_found("there is no such letter");
+    let letters = app.runtime().dead_letters();
+    let done = letters.redrive(&subscription, partition, key, what).await.ok_or_else(missing)?;
+    let done = done.map_err(|failure| {
+        let retry_after = std::time::Duration::from_secs(1);
+        ApiError::unavailable("redrive_failed", failure.message, retry_after)
+    })?;
+    if (done.handled, done.discarded, done.left) == (0, 0, 0) {
+        return Err(missing());
+    }
+    let Redriven { handled, discarded, left } = done;
+    let body = ResolvedBody { subscription, partition, key, verb, handled, discarded, left };
+    Ok(Answer::ok(body))
+}
+
+/// Try a key's letters again, in order
+#[utoipa::path(post, path = "/dlq/{subscription}/{partition}/{key}/retry", tag = "dlq",
+    params(("subscription" = String, Path), ("partition" = u16, Path), ("key" = Uuid, Path)),
+    responses((status = 200, description = "How far that came", body = ResolvedBody)))]
+async fn retry_letter(
+    State(app): State<App>,
+    call: Call,
+    Path(letter): Path<(String, u16, Uuid)>,
+    _: Valid<Nothing>,
+) -> Result<Answer<ResolvedBody>, ApiError> {
+    call.staff()?;
+    redrive(&app, letter, Redrive::Retry, "retry").await
+}
+
+/// Give a key's first letter up
+///
+/// Its event is skipped for this subscription, and the key's later events go on.
+#[utoipa::path(post, path = "/dlq/{subscription}/{partition}/{key}/discard", tag = "dlq",
+    params(("subscription" = String, Path), ("partition" = u16, Path), ("key" = Uuid, Path)),
+    responses((status = 200, description = "How far that came", body = ResolvedBody)))]
+async fn discard_letter(
+    State(app): State<App>,
+    call: Call,
+    Path(letter): Path<(String, u16, Uuid)>,
+    _: Valid<Nothing>,
+) -> Result<Answer<ResolvedBody>, ApiError> {
+    call.staff()?;
+    redrive(&app, letter, Redrive::Discard, "discard").await
+}
+
+/// Quarantined aggregates
+///
+/// Each failed again and again, and refuses commands until it is released.
+#[utoipa::path(get, path = "/admin/quarantine", tag = "dlq",
+    responses((status = 200, description = "All of them", body = Page<QuarantineBody>)))]
+async fn list_quarantined(
+    State(app): State<App>,
+    call: Call,
+) -> Result<Answer<Page<QuarantineBody>>, ApiError> {
+    call.staff()?;
+    let all = app.runtime().quarantined();
+    let shown = all.iter().filter_map(|record| serde_json::to_value(record).ok());
+    Ok(Answer::ok(Page::whole(shown.map(QuarantineBody).collect())))
+}
+
+/// A quarantined aggregate: which, since when, and what it failed at.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct QuarantineBody(pub Value);
+
+/// Let a quarantined aggregate run again
+#[utoipa::path(post, path = "/admin/quarantine/{aggregate_type}/{id}/release", tag = "dlq",
+    params(("aggregate_type" = String, Path), ("id" = Uuid, Path)),
+    responses((status = 204, description = "It runs again")))]
+async fn release(
+    State(app): State<App>,
+    call: Call,
+    Path((aggregate_type, id)): Path<(String, Uuid)>,
+    _: Valid<Nothing>,
+) -> Result<StatusCode, ApiError> {
+    call.staff()?;
+    if app.runtime().release(&aggregate_type, id).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(ApiError::not_found("this aggregate is not quarantined"))
+}

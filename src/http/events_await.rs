@@ -1,0 +1,160 @@
+//! Waiting for an event, one that has already been stored included.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use souk_actors::event::{Position, StoredEvent};
+use tokio::time::Instant;
+
+use super::App;
+use super::call::Call;
+use super::events::{self, EventBody};
+use super::params::{Params, wrong};
+use super::problem::ApiError;
+use crate::projections::EventFilter;
+
+/// How long a caller waits when nobody says otherwise, and at most.
+const TIMEOUT_DEFAULT_SECONDS: u64 = 5;
+const TIMEOUT_MAX_SECONDS: u64 = 30;
+/// How many events are read from the log at once.
+const BATCH: usize = 256;
+/// How long to sleep at most on one partition before the others are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Wait for an event
+///
+/// Answers with the first event that matches, already stored or yet to come; 204 when none has come
+/// within `timeout` seconds (5 when absent, at most 30). Name what it belongs to: `correlationId`,
+/// `causedBy` (the id of an event or a request), or `aggregateId`.
+#[utoipa::path(get, path = "/events/await", tag = "events",
+    params(("eventType" = Option<String>, Query), ("correlationId" = Option<String>, Query),
+        ("causedBy" = Option<String>, Query), ("aggregateId" = Option<String>, Query),
+        ("timeout" = Option<u64>, Query), ("case" = Option<String>, Query)),
+    responses((status = 200, description = "The event", body = EventBody),
+        (status = 204, description = "None has come in time")))]
+pub(super) async fn await_event(
+    State(app): State<App>,
+    call: Call,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    call.staff()?;
+    let mut filter = events::filter(&params)?;
+    if let Some(cause) = params.text("caused_by") {
+        filter.causation_id = Some(cause.to_owned());
+    }
+    let belongs = filter.correlation_id.is_some()
+        || filter.causation_id.is_some()
+        || filter.aggregate_id.is_some();
+    if !belongs {
+        let problem = "or causedBy, or aggregateId, is required";
+        return Err(wrong("correlationId", problem));
+    }
+    let seconds = params.parsed::<u64>("timeout")?.unwrap_or(TIMEOUT_DEFAULT_SECONDS);
+    let timeout = Duration::from_secs(seconds.min(TIMEOUT_MAX_SECONDS));
+    match first(&app, &filter, Instant::now() + timeout).await? {
+        Some(event) => events::one(&app, &event, events::form(&params, &headers)).await,
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+/// The index answers for the past up to where it has come; from there on the log itself is read.
+async fn first(
+    app: &App,
+    filter: &EventFilter,
+    until: Instant,
+) -> Result<Option<Arc<StoredEvent>>, ApiError> {
+    let subscriptions = app.runtime().subscriptions();
+    let mut after: BTreeMap<u16, u64> = (0..app.runtime().partitions())
+        .map(|of| (of, subscriptions.position(events::VIEW, of).unwrap_or(0)))
+        .collect();
+    let indexed = app.reads().events(filter, &BTreeMap::new(), 1).await?;
+    if let Some(&at) = indexed.first()
+        && let Some(event) = app.runtime().journal().event_at(at).await?
+    {
+        return Ok(Some(event));
+    }
+    loop {
+        for (&partition, position) in &mut after {
+            if let Some(event) = next_in(app, filter, partition, position).await? {
+                return Ok(Some(event));
+            }
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        sleep_until_more(app, &after, left.min(LOOK_EVERY)).await;
+    }
+}
+
+/// The first match behind `position`, which moves on over what does not match.
+async fn next_in(
+    app: &App,
+    filter: &EventFilter,
+    partition: u16,
+    position: &mut u64,
+) -> Result<Option<Arc<StoredEvent>>, ApiError> {
+    loop {
+        let batch = app.runtime().journal().read_from(partition, *position, BATCH).await?;
+        let Some(last) = batch.last() else { return Ok(None) };
+        *position = last.position;
+        if let Some(event) = batch.iter().find(|event| matches(filter, event)) {
+            return Ok(Some(event.clone()));
+        }
+    }
+}
+
+async fn sleep_until_more(app: &App, after: &BTreeMap<u16, u64>, at_most: Duration) {
+    let mut partitions =
+        after.iter().map(|(&partition, &position)| Position { partition, position });
+    match (partitions.next(), partitions.next()) {
+        (Some(only), None) => drop(app.runtime().journal().wait_past(only, at_most).await),
+        _ => tokio::time::sleep(at_most).await,
+    }
+}
+
+/// The index's filter, on an event in hand.
+fn matches(filter: &EventFilter, event: &StoredEvent) -> bool {
+    let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|of| of == is);
+    (filter.event_types.is_empty() || filter.event_types.iter().any(|of| **of == *event.event_type))
+        && filter.majors.is_none_or(|major| major == event.major)
+        && filter.aggregate_id.is_none_or(|id| id == event.aggregate_id)
+        && fits(&filter.aggregate_type, &event.aggregate_type)
+        && fits(&filter.correlation_id, &event.correlation_id)
+        && fits(&filter.causation_id, &event.causation_id)
+        && filter.from.is_none_or(|from| event.timestamp >= from)
+        && filter.to.is_none_or(|to| event.timestamp < to)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use souk_actors::testing::stored_event;
+    use souk_actors::world::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_is_all_of_its_parts() {
+        let event = stored_event("order.placed", "order", Uuid::from_u128(1), &json!({}));
+        assert!(matches(&EventFilter::default(), &event));
+        let types = |types: &[&str]| EventFilter {
+            event_types: types.iter().map(|of| (*of).to_owned()).collect(),
+            ..EventFilter::default()
+        };
+        assert!(matches(&types(&["order.paid", "order.placed"]), &event));
+        assert!(!matches(&types(&["order.paid"]), &event));
+        let other =
+            EventFilter { correlation_id: Some("other".into()), ..types(&["order.placed"]) };
+        assert!(!matches(&other, &event));
+        let at = Timestamp::from_millis(0);
+        assert!(matches(&EventFilter { from: Some(at), ..EventFilter::default() }, &event));
+        assert!(!matches(&EventFilter { to: Some(at), ..EventFilter::default() }, &event));
+    }
+}

@@ -1,0 +1,125 @@
+//! Who is who in one request: its ids, its trace, and whoever sent it.
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
+use souk_actors::world::World;
+
+/// Names everything that one request leads to; the client may choose it.
+pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+/// Names the request; always ours.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The W3C trace context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The longest correlation id that is taken over.
+const CORRELATION_ID_MAX: usize = 128;
+
+/// The ids of one request.
+#[derive(Debug, Clone)]
+pub struct RequestInfo {
+    /// Ties together everything that the request leads to.
+    pub correlation_id: Arc<str>,
+    /// Names the request, and so causes its commands.
+    pub request_id: Arc<str>,
+    /// The trace context of this hop.
+    pub traceparent: Arc<str>,
+}
+
+impl RequestInfo {
+    /// Takes over what the client sent, where it is well formed, and makes up the rest.
+    pub fn new(headers: &HeaderMap, world: &dyn World) -> Self {
+        let request_id: Arc<str> = format!("req_{}", world.new_id().simple()).into();
+        let sent = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let correlation_id = sent(CORRELATION_ID)
+            .filter(|id| (1..=CORRELATION_ID_MAX).contains(&id.len()))
+            .filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()))
+            .map_or_else(|| request_id.clone(), Arc::from);
+        let trace = sent(TRACEPARENT).and_then(trace_of);
+        Self { correlation_id, request_id, traceparent: next_hop(trace, world) }
+    }
+
+    /// The trace's id.
+    pub fn trace_id(&self) -> &str {
+        self.traceparent.get(3..35).unwrap_or_default()
+    }
+}
+
+/// The trace id and the flags of a trace context, if it is one.
+fn trace_of(text: &str) -> Option<(&str, &str)> {
+    let mut parts = text.split('-');
+    let (version, trace, span, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length: usize| {
+        text.len() == length
+            && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let zero = |text: &str| text.bytes().all(|byte| byte == b'0');
+    let known = hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
+    let whole = hex(trace, 32) && !zero(trace) && hex(span, 16) && !zero(span) && hex(flags, 2);
+    (known && whole).then_some((trace, flags))
+}
+
+fn next_hop(trace: Option<(&str, &str)>, world: &dyn World) -> Arc<str> {
+    let mut random = [0; 24];
+    world.fill(&mut random);
+    // An id of only zeros would be no id.
+    random[0] |= 1;
+    random[16] |= 1;
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+    let span = hex(&random[16..]);
+    match trace {
+        Some((trace, flags)) => format!("00-{trace}-{span}-{flags}").into(),
+        None => format!("00-{}-{span}-01", hex(&random[..16])).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use souk_actors::world::SystemWorld;
+
+    use super::*;
+
+    fn info(headers: &[(HeaderName, &str)]) -> RequestInfo {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
+            .collect();
+        RequestInfo::new(&headers, &SystemWorld::new())
+    }
+
+    #[test]
+    fn a_good_correlation_id_is_kept_and_a_bad_one_replaced() {
+        assert_eq!(&*info(&[(CORRELATION_ID, "req_456")]).correlation_id, "req_456");
+        let long = "x".repeat(129);
+        for bad in ["", "has space", &long] {
+            let made = info(&[(CORRELATION_ID, bad)]);
+            assert!(made.correlation_id.starts_with("req_"), "{bad}");
+        }
+        assert_ne!(info(&[]).correlation_id, info(&[]).correlation_id);
+    }
+
+    #[test]
+    fn a_trace_is_continued_with_a_new_span() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let sent = format!("00-{trace}-b7ad6b7169203331-00");
+        let info_of = info(&[(TRACEPARENT, &sent)]);
+        assert_eq!(info_of.trace_id(), trace);
+        assert!(info_of.traceparent.ends_with("-00"));
+        assert_ne!(*info_of.traceparent, *sent);
+    }
+
+    #[test]
+    fn a_broken_trace_is_started_anew() {
+        let zeros = format!("00-{}-b7ad6b7169203331-01", "0".repeat(32));
+        for bad in
+            ["", "00-abc-def-01", &zeros, "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]
+        {
+            let info = info(&[(TRACEPARENT, bad)]);
+            assert_eq!(info.traceparent.len(), 55, "{bad}");
+            assert_ne!(info.trace_id(), "0".repeat(32));
+        }
+    }
+}

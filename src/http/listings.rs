@@ -1,0 +1,452 @@
+//! Listings: what is for sale.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use serde::Serialize;
+use souk_actors::command::Done;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::answer::{Answer, Page, split};
+use super::body::{Fields, FromFields, Nothing, Valid};
+use super::call::Call;
+use super::conditional::IfNoneMatch;
+use super::money::{MoneyBody, money, optional_money};
+use super::params::{Params, path_id};
+use super::problem::ApiError;
+use crate::domain::category::Category;
+use crate::domain::ids::{CategoryId, ListingId, UserId};
+use crate::domain::listing::{
+    CategoryStanding, Listing, ListingCommand, ListingDetails, ListingStatus,
+    NewListing as Creation,
+};
+use crate::domain::money::{Currency, Money};
+use crate::domain::user::{User, VerificationStatus};
+use crate::projections::{ListingFilter, ListingRow};
+
+/// The projection that lists rest on.
+const VIEW: &str = "listings-view";
+/// The most images of one listing.
+const IMAGES_MAX: usize = 10;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(browse, create_listing))
+        .routes(routes!(get_listing, update_listing))
+        .routes(routes!(archive_listing))
+        .routes(routes!(my_listings))
+}
+
+/// Something to sell.
+#[derive(ToSchema)]
+pub struct NewListing {
+    /// What it is.
+    #[schema(max_length = 200, example = "A blue bicycle")]
+    pub title: String,
+    /// What it is, at length.
+    #[schema(max_length = 10000)]
+    pub description: String,
+    /// The price of one; also a whole number beside `currency`.
+    #[schema(value_type = MoneyBody)]
+    pub price: Money,
+    /// Where it belongs.
+    #[schema(value_type = Uuid)]
+    pub category_id: CategoryId,
+    /// The seller's stock-keeping unit; made up when absent.
+    #[schema(max_length = 64)]
+    pub sku: Option<String>,
+    /// How many units; one when absent.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub quantity: Option<u32>,
+    /// Where its images are, at most ten.
+    #[schema(max_items = 10)]
+    pub images: Vec<String>,
+}
+
+impl FromFields for NewListing {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let title = fields.text(&["title"]);
+        let description = fields.text(&["description"]);
+        let price = money(fields, "price");
+        let category_id = fields.parsed(&["category_id", "categoryId"]);
+        let images = fields.optional_texts(&["images"]);
+        if images.len() > IMAGES_MAX {
+            fields.error("images", "too_many", "must be at most 10 images");
+        }
+        let sku = fields.optional_text(&["sku"]);
+        let quantity = fields.optional_count(&["quantity"]);
+        Some(Self {
+            title: title?,
+            description: description?,
+            price: price?,
+            category_id: category_id?,
+            sku,
+            quantity,
+            images,
+        })
+    }
+}
+
+/// What changes; what is absent stays.
+#[derive(ToSchema)]
+pub struct UpdateListing {
+    /// What it is.
+    pub title: Option<String>,
+    /// What it is, at length.
+    pub description: Option<String>,
+    /// The price of one, in the same currency.
+    #[schema(value_type = Option<MoneyBody>)]
+    pub price: Option<Money>,
+}
+
+impl FromFields for UpdateListing {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            title: fields.optional_text(&["title"]),
+            description: fields.optional_text(&["description"]),
+            price: optional_money(fields, "price"),
+        })
+    }
+}
+
+/// A listing with its stock.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ListingBody {
+    /// The listing.
+    pub id: Uuid,
+    /// The same.
+    pub listing_id: Uuid,
+    /// The same, as a product.
+    pub product_id: Uuid,
+    /// Who sells.
+    pub seller_id: Uuid,
+    /// What it is.
+    pub title: String,
+    /// What it is, at length.
+    pub description: String,
+    /// Where it belongs.
+    pub category_id: Uuid,
+    /// The price of one.
+    pub price: MoneyBody,
+    /// The stock-keeping unit.
+    pub sku: String,
+    /// Where its images are.
+    pub images: Vec<String>,
+    /// `ACTIVE`, `RESERVED`, `SOLD` or `ARCHIVED`.
+    #[schema(value_type = String, example = "ACTIVE")]
+    pub status: ListingStatus,
+    /// How many units there are in all.
+    pub quantity: u64,
+    /// How many can be bought.
+    pub available_quantity: u32,
+    /// How many are held for orders that are not paid.
+    pub reserved_quantity: u32,
+    /// How many are paid for.
+    pub sold_quantity: u32,
+    /// When it was created.
+    #[schema(format = DateTime)]
+    pub created_at: String,
+    /// The version; also the `ETag`.
+    pub version: u64,
+}
+
+impl ListingBody {
+    fn new(details: &ListingDetails) -> Self {
+        let id = details.listing_id.uuid();
+        let stock = details.stock;
+        Self {
+            id,
+            listing_id: id,
+            product_id: id,
+            seller_id: details.seller_id.uuid(),
+            title: details.title.clone(),
+            description: details.description.clone(),
+            category_id: details.category_id.uuid(),
+            price: details.price.into(),
+            sku: details.sku.clone(),
+            images: details.images.clone(),
+            status: details.status,
+            quantity: u64::from(stock.available)
+                + u64::from(stock.reserved)
+                + u64::from(stock.sold),
+            available_quantity: stock.available,
+            reserved_quantity: stock.reserved,
+            sold_quantity: stock.sold,
+            created_at: details.created_at.to_string(),
+            version: 0,
+        }
+    }
+}
+
+/// A listing in a list.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ListingSummary {
+    /// The listing.
+    pub listing_id: Uuid,
+    /// Who sells.
+    pub seller_id: Uuid,
+    /// What it is.
+    pub title: String,
+    /// Where it belongs.
+    pub category_id: Uuid,
+    /// The price of one.
+    pub price: MoneyBody,
+    /// How it stands.
+    #[schema(example = "ACTIVE")]
+    pub status: String,
+    /// How many can be bought.
+    pub available_quantity: i64,
+    /// How many are held for orders that are not paid.
+    pub reserved_quantity: i64,
+    /// How many are paid for.
+    pub sold_quantity: i64,
+    /// The version the row was made from.
+    pub version: i64,
+    /// When it was created.
+    #[schema(format = DateTime)]
+    pub created_at: String,
+    /// When the row last changed.
+    #[schema(format = DateTime)]
+    pub updated_at: String,
+}
+
+impl From<ListingRow> for ListingSummary {
+    fn from(row: ListingRow) -> Self {
+        Self {
+            listing_id: row.listing_id,
+            seller_id: row.seller_id,
+            title: row.title,
+            category_id: row.category_id,
+            price: MoneyBody { amount: row.price_amount, currency: row.currency },
+            status: row.status,
+            available_quantity: row.available,
+            reserved_quantity: row.reserved,
+            sold_quantity: row.sold,
+            version: row.version,
+            created_at: row.created_at.to_string(),
+            updated_at: row.updated_at.to_string(),
+        }
+    }
+}
+
+fn view(listing: &Listing) -> Option<ListingBody> {
+    listing.details.as_ref().map(ListingBody::new)
+}
+
+fn missing() -> ApiError {
+    ApiError::not_found("there is no such listing")
+}
+
+fn shown(done: Done<Option<ListingBody>>) -> Result<(ListingBody, Done<()>), ApiError> {
+    let (body, done) = split(done);
+    let mut body = body.ok_or_else(missing)?;
+    body.version = done.version;
+    Ok((body, done))
+}
+
+async fn seller_standing(
+    app: &App,
+    seller: UserId,
+) -> Result<Option<VerificationStatus>, ApiError> {
+    let view = |user: &User| {
+        let seller = user.details.as_ref()?.seller.as_ref()?;
+        Some(seller.verification_status)
+    };
+    Ok(app.runtime().aggregate::<User>().read(seller.uuid(), view).await?.value)
+}
+
+async fn category_standing(app: &App, category: CategoryId) -> Result<CategoryStanding, ApiError> {
+    let view = |category: &Category| match &category.details {
+        None => CategoryStanding::Unknown,
+        Some(details) if details.active => CategoryStanding::Active,
+        Some(_) => CategoryStanding::Inactive,
+    };
+    Ok(app.runtime().aggregate::<Category>().read(category.uuid(), view).await?.value)
+}
+
+/// Offer something for sale
+///
+/// For verified sellers, in an active category.
+#[utoipa::path(post, path = "/listings", tag = "listings", request_body = NewListing,
+    responses((status = 201, description = "The listing", body = ListingBody)))]
+async fn create_listing(
+    State(app): State<App>,
+    call: Call,
+    valid: Valid<NewListing>,
+) -> Result<Answer<ListingBody>, ApiError> {
+    let seller_id = call.someone()?;
+    let body = valid.body;
+    let listing_id = ListingId(call.new_id(&app, "listings.create"));
+    let create = ListingCommand::Create(Box::new(Creation {
+        caller: call.caller(),
+        listing_id,
+        seller_id,
+        seller_standing: seller_standing(&app, seller_id).await?,
+        title: body.title,
+        description: body.description,
+        price: body.price,
+        category_id: body.category_id,
+        category_standing: category_standing(&app, body.category_id).await?,
+        sku: body.sku,
+        quantity: body.quantity.unwrap_or(1),
+        images: body.images,
+        now: app.now(),
+    }));
+    let context = call.context(&app, "listings.create", "", &valid.canonical);
+    let listings = app.runtime().aggregate::<Listing>();
+    let (body, done) = shown(listings.send(listing_id.uuid(), create, context, view).await?)?;
+    Ok(Answer::created(&format!("/api/v1/listings/{listing_id}"), body).after(&done))
+}
+
+/// A listing
+#[utoipa::path(get, path = "/listings/{id}", tag = "listings", params(("id" = String, Path)),
+    responses((status = 200, description = "The listing", body = ListingBody)))]
+async fn get_listing(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    theirs: IfNoneMatch,
+) -> Result<Response, ApiError> {
+    let id: ListingId = path_id(&id)?;
+    let (body, done) = shown(app.runtime().aggregate::<Listing>().read(id.uuid(), view).await?)?;
+    Ok(Answer::ok(body).at_version(done.version, &theirs))
+}
+
+async fn change(
+    app: &App,
+    call: &Call,
+    id: &str,
+    operation: &str,
+    canonical: &[u8],
+    command: ListingCommand,
+) -> Result<Answer<ListingBody>, ApiError> {
+    let id: ListingId = path_id(id)?;
+    let context = call.change_context(app, operation, &id.to_string(), canonical);
+    let listings = app.runtime().aggregate::<Listing>();
+    let (body, done) = shown(listings.send(id.uuid(), command, context, view).await?)?;
+    Ok(Answer::ok(body).after(&done))
+}
+
+/// Change a listing
+///
+/// Needs `If-Match`: an order confirms the price that its buyer saw, so a change must rest on what
+/// its seller saw.
+#[utoipa::path(patch, path = "/listings/{id}", tag = "listings", params(("id" = String, Path)),
+    request_body = UpdateListing,
+    responses((status = 200, description = "The listing as it is now", body = ListingBody)))]
+async fn update_listing(
+    State(app): State<App>,
+    call: Call,
+    Path(id): Path<String>,
+    valid: Valid<UpdateListing>,
+) -> Result<Answer<ListingBody>, ApiError> {
+    call.someone()?;
+    call.if_match.required()?;
+    let UpdateListing { title, description, price } = valid.body;
+    let command =
+        ListingCommand::Update { caller: call.caller(), title, description, price, now: app.now() };
+    change(&app, &call, &id, "listings.update", &valid.canonical, command).await
+}
+
+/// Withdraw a listing
+#[utoipa::path(post, path = "/listings/{id}/archive", tag = "listings",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The listing as it is now", body = ListingBody)))]
+async fn archive_listing(
+    State(app): State<App>,
+    call: Call,
+    Path(id): Path<String>,
+    valid: Valid<Nothing>,
+) -> Result<Answer<ListingBody>, ApiError> {
+    call.someone()?;
+    let command = ListingCommand::Archive { caller: call.caller(), now: app.now() };
+    change(&app, &call, &id, "listings.archive", &valid.canonical, command).await
+}
+
+async fn list(
+    app: &App,
+    params: &Params,
+    filter: ListingFilter,
+) -> Result<Answer<Page<ListingSummary>>, ApiError> {
+    app.projected(VIEW, params.min_position()?).await?;
+    let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
+    let rows = app.reads().listings(&filter, before, limit + 1).await?;
+    let cursor = |row: &ListingRow| (row.created_at.millis(), row.listing_id);
+    Ok(params.rows(app, rows, limit, cursor).projected(app, VIEW))
+}
+
+/// Browse listings
+#[utoipa::path(get, path = "/listings", tag = "listings",
+    params(("seller_id" = Option<String>, Query), ("category_id" = Option<String>, Query),
+        ("status" = Option<String>, Query, description = "`ACTIVE` when absent; `ALL` for all"),
+        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
+        ("min_position" = Option<String>, Query)),
+    responses((status = 200, description = "A page of listings", body = Page<ListingSummary>)))]
+async fn browse(
+    State(app): State<App>,
+    params: Params,
+) -> Result<Answer<Page<ListingSummary>>, ApiError> {
+    let status = params.text("status").unwrap_or("ACTIVE").to_ascii_uppercase();
+    let filter = ListingFilter {
+        seller_id: params.parsed::<UserId>("seller_id")?.map(UserId::uuid),
+        category_id: params.parsed::<CategoryId>("category_id")?.map(CategoryId::uuid),
+        status: (status != "ALL").then_some(status),
+    };
+    list(&app, &params, filter).await
+}
+
+/// My listings
+#[utoipa::path(get, path = "/me/listings", tag = "listings",
+    params(("status" = Option<String>, Query),
+        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
+        ("min_position" = Option<String>, Query)),
+    responses((status = 200, description = "A page of listings", body = Page<ListingSummary>)))]
+async fn my_listings(
+    State(app): State<App>,
+    call: Call,
+    params: Params,
+) -> Result<Answer<Page<ListingSummary>>, ApiError> {
+    let filter = ListingFilter {
+        seller_id: Some(call.someone()?.uuid()),
+        category_id: None,
+        status: params.text("status").map(str::to_ascii_uppercase),
+    };
+    list(&app, &params, filter).await
+}
+
+/// What the door needs to know of a listing.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub(super) seller_id: UserId,
+    pub(super) status: ListingStatus,
+    pub(super) sku: String,
+    pub(super) price: Money,
+}
+
+impl Offer {
+    /// An offer of nothing, where a repeat no longer needs to know.
+    pub(super) fn unknown() -> Self {
+        Self {
+            seller_id: UserId::default(),
+            status: ListingStatus::Active,
+            sku: String::new(),
+            price: Money::new(1, Currency::Vnd),
+        }
+    }
+}
+
+/// Looks a listing up.
+pub(super) async fn offer(app: &App, listing: ListingId) -> Result<Option<Offer>, ApiError> {
+    let view = |listing: &Listing| {
+        let details = listing.details.as_ref()?;
+        Some(Offer {
+            seller_id: details.seller_id,
+            status: details.status,
+            sku: details.sku.clone(),
+            price: details.price,
+        })
+    };
+    Ok(app.runtime().aggregate::<Listing>().read(listing.uuid(), view).await?.value)
+}

@@ -1,0 +1,164 @@
+//! What surrounds every handler, in one layer: ids in and out, a span, a panic's end, the problem
+//! document, metrics and a log line.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument as _;
+
+use super::App;
+use super::info::{CORRELATION_ID, REQUEST_ID, RequestInfo, TRACEPARENT};
+use super::probes::Plain;
+use super::problem::{self, About, ApiError};
+
+/// Marks a request that came in under another path than its canonical one.
+#[derive(Debug, Clone)]
+pub(super) struct CameAs(pub(super) String);
+
+/// The layer.
+pub(super) async fn around(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let info = RequestInfo::new(request.headers(), &**app.runtime().world());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let came_as = request.extensions_mut().remove::<CameAs>().map(|CameAs(path)| path);
+    request.extensions_mut().insert(info.clone());
+
+    let span = tracing::info_span!(
+        "request",
+        correlation_id = %info.correlation_id,
+        trace_id = info.trace_id(),
+        request_id = %info.request_id,
+    );
+    let mut response = match unwinding(next.run(request)).instrument(span.clone()).await {
+        Ok(response) => response,
+        Err(panic) => span.in_scope(|| after_panic(&*panic)).into_response(),
+    };
+    let asked_for = came_as.as_deref().unwrap_or(&path);
+    render_problem(&mut response, asked_for, &info);
+    add_headers(response.headers_mut(), &info, came_as.is_some().then_some(&*path));
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    span.in_scope(|| record(&method, route, response.status(), began));
+    response
+}
+
+/// The answer, or what the handler panicked with.
+async fn unwinding<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}
+
+fn after_panic(panic: &(dyn Any + Send)) -> ApiError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let error_id = problem::uuid_of_failure();
+    tracing::error!(error_id, panic = message, "a request handler panicked");
+    ApiError::internal(error_id)
+}
+
+/// Writes the problem document of an error, ours or the framework's.
+fn render_problem(response: &mut Response, instance: &str, info: &RequestInfo) {
+    let status = response.status();
+    let error = match response.extensions_mut().remove::<ApiError>() {
+        Some(error) => error,
+        None if !(status.is_client_error() || status.is_server_error()) => return,
+        None if response.extensions().get::<Plain>().is_some() => return,
+        None if response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|of| of == problem::MEDIA_TYPE) =>
+        {
+            return;
+        }
+        None => ApiError::from_status(status),
+    };
+    let about = About { instance, correlation_id: &info.correlation_id, trace_id: info.trace_id() };
+    let body =
+        serde_json::to_vec(&error.render(about)).expect("a problem is plain data with string keys");
+    *response.body_mut() = body.into();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.remove(header::CONTENT_LENGTH);
+}
+
+fn add_headers(headers: &mut HeaderMap, info: &RequestInfo, canonical: Option<&str>) {
+    for (name, value) in [
+        (CORRELATION_ID, &info.correlation_id),
+        (REQUEST_ID, &info.request_id),
+        (TRACEPARENT, &info.traceparent),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Nearly everything here is about somebody; what is not says so itself.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Some(canonical) = canonical
+        && let Ok(link) = HeaderValue::from_str(&format!("<{canonical}>; rel=\"canonical\""))
+    {
+        headers.append(header::LINK, link);
+    }
+}
+
+/// Successes are logged at DEBUG only: at tens of thousands a second the log would be the load.
+fn record(method: &Method, route: &str, status: StatusCode, began: Instant) {
+    let seconds = began.elapsed().as_secs_f64();
+    let (method, route) = (method_label(method), route.to_owned());
+    metrics::counter!(
+        "souk_http_requests_total",
+        "method" => method, "route" => route.clone(), "status" => status_label(status)
+    )
+    .increment(1);
+    metrics::histogram!(
+        "souk_http_request_duration_seconds",
+        "method" => method, "route" => route.clone()
+    )
+    .record(seconds);
+    let status = status.as_u16();
+    match status {
+        500.. => tracing::warn!(method, route, status, seconds, "request failed"),
+        400.. => tracing::info!(method, route, status, seconds, "request refused"),
+        _ => tracing::debug!(method, route, status, seconds, "request answered"),
+    }
+}
+
+/// Clients may make up methods; metrics must not grow by them.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PATCH" => "PATCH",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "OTHER",
+    }
+}
+
+fn status_label(status: StatusCode) -> String {
+    status.as_u16().to_string()
+}

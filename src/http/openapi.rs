@@ -1,0 +1,272 @@
+//! The OpenAPI document: made from the routes, completed with what all of them have in common.
+
+use axum::Router;
+use axum::response::Redirect;
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+use super::App;
+use super::problem::{FieldProblem, Problem};
+use crate::telemetry;
+
+const ABOUT: &str = "An actor-model marketplace. Every user, listing and order is one actor; what \
+it decides is an event, durable before anyone is told.\n\n\
+**Idempotency.** Every POST takes an `Idempotency-Key`, except login and refresh: the same key and \
+body get the first answer again (`Idempotent-Replayed: true`), also after a crash. Another body with \
+the same key is 422. Keys are remembered for 24 hours and belong to the caller and the operation.\n\n\
+**Concurrency.** `ETag` is the version. `If-Match` makes a change rest on a version (412 otherwise), \
+`If-None-Match` answers 304.\n\n\
+**Reading your own writes.** Resources are never stale. Lists are projections: send the command's \
+`Souk-Position` as `min_position`, and the answer waits until it is included.\n\n\
+**Aliases.** `/orders...` and `/api/events...` are the same as below `/api/v1`.";
+
+/// What is not made from routes.
+#[derive(OpenApi)]
+#[openapi(components(schemas(Problem, FieldProblem)))]
+struct Base;
+
+/// The document to begin with.
+pub(super) fn base() -> utoipa::openapi::OpenApi {
+    let mut base = Base::openapi();
+    base.info = utoipa::openapi::Info::new("Souk", telemetry::VERSION);
+    base.info.description = Some(ABOUT.to_owned());
+    base
+}
+
+/// The router with the finished document and its page.
+pub(super) fn with_document(
+    router: Router<App>,
+    document: utoipa::openapi::OpenApi,
+    app: &App,
+) -> Router<App> {
+    let document = finished(&document);
+    app.set_document(document.to_string());
+    let config = utoipa_swagger_ui::Config::from("/openapi.json");
+    let page = utoipa_swagger_ui::SwaggerUi::new("/docs").config(config);
+    let page: Router<App> = page.into();
+    router.merge(page).route("/", get(|| async { Redirect::temporary("/docs") }))
+}
+
+/// Everything that all operations have in common, once.
+fn finished(document: &utoipa::openapi::OpenApi) -> Value {
+    let mut document = serde_json::to_value(document).expect("a document is plain data");
+    document["openapi"] = Value::from("3.1.0");
+    document["jsonSchemaDialect"] = Value::from("https://json-schema.org/draft/2020-12/schema");
+    document["webhooks"] = json!({});
+    document["components"]["securitySchemes"] = json!({
+        "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
+    });
+    document["components"]["responses"] = json!({
+        "Problem": {
+            "description": "What is wrong (RFC 9457)",
+            "content": { "application/problem+json": {
+                "schema": { "$ref": "#/components/schemas/Problem" },
+            } },
+        },
+    });
+    document["components"]["headers"] = headers();
+    document["components"]["parameters"] = parameters();
+    let paths = document["paths"].as_object_mut();
+    for (path, item) in paths.into_iter().flatten() {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            if let Some(operation) = operation.as_object_mut() {
+                complete(path, method, operation);
+            }
+        }
+    }
+    document
+}
+
+fn headers() -> Value {
+    json!({
+        "ETag": { "description": "The version", "schema": { "type": "string" } },
+        "Souk-Position": {
+            "description": "Where the command's last event stands",
+            "schema": { "type": "string", "examples": ["0:812"] },
+        },
+        "Idempotent-Replayed": {
+            "description": "Whether this is the answer to an earlier request with this key",
+            "schema": { "type": "string", "enum": ["true"] },
+        },
+        "X-Correlation-Id": {
+            "description": "Names everything that the request leads to",
+            "schema": { "type": "string" },
+        },
+    })
+}
+
+fn parameters() -> Value {
+    json!({
+        "IdempotencyKey": {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "Makes the request have effect once, for 24 hours. A string in double \
+                quotes (RFC 8941) or bare, at most 255 characters.",
+            "schema": { "type": "string", "maxLength": 257 },
+            "example": "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
+            "x-lifetime": "PT24H",
+        },
+        "IfMatch": {
+            "name": "If-Match",
+            "in": "header",
+            "description": "The version that the change rests on",
+            "schema": { "type": "string" },
+            "example": "\"3\"",
+        },
+        "IfNoneMatch": {
+            "name": "If-None-Match",
+            "in": "header",
+            "description": "What the caller has",
+            "schema": { "type": "string" },
+        },
+        "CorrelationId": {
+            "name": "X-Correlation-Id",
+            "in": "header",
+            "description": "Names everything that the request leads to; made up when absent",
+            "schema": { "type": "string", "maxLength": 128 },
+        },
+    })
+}
+
+/// What can be done without a token.
+fn is_open(path: &str, method: &str) -> bool {
+    !path.starts_with("/api/v1/")
+        || path.starts_with("/api/v1/dev/")
+        || matches!(
+            path,
+            "/api/v1/auth/login"
+                | "/api/v1/auth/refresh"
+                | "/api/v1/users/register"
+                | "/api/v1/users/verify-email"
+        )
+        || (method == "get"
+            && ["/api/v1/listings", "/api/v1/categories", "/api/v1/users/{id}"]
+                .iter()
+                .any(|open| path.starts_with(open)))
+}
+
+fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
+    let parameter = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
+    let mut parameters = Vec::new();
+    let keyless = path.ends_with("/auth/login") || path.ends_with("/auth/refresh");
+    if method == "post" && !keyless {
+        parameters.push(parameter("IdempotencyKey"));
+    }
+    if method == "patch" || (method == "post" && path.contains("/{")) {
+        parameters.push(parameter("IfMatch"));
+    }
+    if method == "get" && path.contains("/{") {
+        parameters.push(parameter("IfNoneMatch"));
+    }
+    if path.starts_with("/api/") {
+        parameters.push(parameter("CorrelationId"));
+    }
+    match operation.get_mut("parameters").and_then(Value::as_array_mut) {
+        Some(own) => own.extend(parameters),
+        None => drop(operation.insert("parameters".to_owned(), Value::from(parameters))),
+    }
+    let security = if is_open(path, method) { json!([]) } else { json!([{ "bearer": [] }]) };
+    operation.insert("security".to_owned(), security);
+    let problem = json!({ "$ref": "#/components/responses/Problem" });
+    let mut statuses = vec!["400", "500"];
+    if !is_open(path, method) {
+        statuses.extend(["401", "403"]);
+    }
+    if path.contains("/{") {
+        statuses.push("404");
+    }
+    if matches!(method, "post" | "patch" | "put" | "delete") {
+        statuses.extend(["409", "412", "413", "415", "422", "503", "504"]);
+    }
+    let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for status in statuses {
+        responses.entry(status).or_insert_with(|| problem.clone());
+    }
+    for (status, response) in responses {
+        if matches!(method, "post" | "patch") && status.starts_with('2') {
+            response["headers"] = json!({
+                "ETag": { "$ref": "#/components/headers/ETag" },
+                "Souk-Position": { "$ref": "#/components/headers/Souk-Position" },
+                "Idempotent-Replayed": { "$ref": "#/components/headers/Idempotent-Replayed" },
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn document() -> Value {
+        let (_, document) = super::super::routes(true).split_for_parts();
+        finished(&document)
+    }
+
+    #[test]
+    fn the_document_is_openapi_3_1_with_what_all_have_in_common() {
+        let document = document();
+        assert_eq!(document["openapi"], "3.1.0");
+        assert!(document["webhooks"].is_object());
+        let register = &document["paths"]["/api/v1/users/register"]["post"];
+        assert!(register["responses"]["409"]["$ref"].is_string());
+        assert!(register["parameters"].to_string().contains("IdempotencyKey"));
+        assert_eq!(register["security"], json!([]));
+        let place = &document["paths"]["/api/v1/orders"]["post"];
+        assert_eq!(place["security"], json!([{ "bearer": [] }]));
+        let login = &document["paths"]["/api/v1/auth/login"]["post"];
+        assert!(!login["parameters"].to_string().contains("IdempotencyKey"));
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn check(value: &Value, document: &Value) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(target) = members.get("$ref").and_then(Value::as_str) {
+                        let pointer = target.trim_start_matches('#');
+                        assert!(document.pointer(pointer).is_some(), "{target}");
+                    }
+                    members.values().for_each(|value| check(value, document));
+                }
+                Value::Array(items) => items.iter().for_each(|value| check(value, document)),
+                _ => {}
+            }
+        }
+        let document = document();
+        check(&document, &document);
+    }
+
+    #[test]
+    fn every_operation_has_its_own_id() {
+        let document = document();
+        let mut seen = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+                assert!(seen.insert(id.clone()), "{method} {path}: {id}");
+            }
+        }
+    }
+
+    /// Routes come about through `routes!`, which documents them, and nowhere else but here.
+    #[test]
+    fn every_route_is_documented() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.ends_with("openapi.rs") || path.ends_with("server.rs") {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            assert!(!source.contains(".route("), "{}", path.display());
+            let handlers = source.matches("#[utoipa::path(").count();
+            let routed = source.matches("routes!(").count();
+            assert!(handlers == 0 || routed > 0 || path.ends_with("events_await.rs"));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Query parameters: `eventType` and `event_type` are the same, and what is wrong is named.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::Uri;
+use axum::http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use souk_actors::event::Position;
+use souk_actors::world::Timestamp;
+
+use super::App;
+use super::answer::{Answer, Page};
+use super::cursor::Cursors;
+use super::problem::ApiError;
+
+/// The most items of one page.
+const LIMIT_MAX: u32 = 200;
+/// The items of a page when nobody says otherwise.
+const LIMIT_DEFAULT: u32 = 50;
+
+/// The query of a request.
+#[derive(Debug, Clone, Default)]
+pub struct Params {
+    values: BTreeMap<String, String>,
+    path: String,
+}
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Self::read(&parts.uri)
+    }
+}
+
+impl Params {
+    fn read(uri: &Uri) -> Result<Self, ApiError> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|_| ApiError::bad_request("invalid_parameter", "the query cannot be read"))?;
+        let values = pairs
+            .into_iter()
+            .map(|(name, value)| (snake(&name), value))
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        Ok(Self { values, path: uri.path().to_owned() })
+    }
+
+    /// A parameter's text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// Whether a parameter is there, with or without a value of its own.
+    pub fn flag(&self, name: &str) -> bool {
+        self.text(name).is_some_and(|value| value != "false")
+    }
+
+    /// A parameter that is written as text.
+    pub fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, ApiError>
+    where
+        T::Err: Display,
+    {
+        self.text(name)
+            .map(|text| text.parse().map_err(|error| wrong(name, &format!("{error}"))))
+            .transpose()
+    }
+
+    /// A time.
+    pub fn time(&self, name: &str) -> Result<Option<Timestamp>, ApiError> {
+        self.text(name)
+            .map(|text| Timestamp::parse(text).ok_or_else(|| wrong(name, "not an RFC 3339 time")))
+            .transpose()
+    }
+
+    /// `min_position`: what the answer must include.
+    pub fn min_position(&self) -> Result<Option<Position>, ApiError> {
+        self.parsed("min_position")
+    }
+
+    /// `limit`: how many items to give.
+    pub fn limit(&self) -> Result<u32, ApiError> {
+        let limit = self.parsed::<u32>("limit")?.unwrap_or(LIMIT_DEFAULT);
+        if (1..=LIMIT_MAX).contains(&limit) {
+            return Ok(limit);
+        }
+        Err(wrong("limit", &format!("must be from 1 to {LIMIT_MAX}")))
+    }
+
+    /// `cursor`: where to go on in the list of this path and filter.
+    pub fn cursor<T: DeserializeOwned>(&self, cursors: &Cursors) -> Result<Option<T>, ApiError> {
+        self.text("cursor").map(|cursor| cursors.open(&self.list(), cursor)).transpose()
+    }
+
+    /// The answer with a page of `limit` items out of up to one more, and the way to the next.
+    pub fn page<T: Serialize, C: Serialize>(
+        &self,
+        cursors: &Cursors,
+        mut data: Vec<T>,
+        limit: u32,
+        cursor_behind: impl FnOnce(&T) -> C,
+    ) -> Answer<Page<T>> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = data.len() > limit;
+        data.truncate(limit);
+        let at = data.last().filter(|_| has_more).map(cursor_behind);
+        let next_cursor = at.map(|at| cursors.seal(&self.list(), &at));
+        self.with_next(Page { data, has_more: next_cursor.is_some(), next_cursor })
+    }
+
+    /// The same for rows of a read model, whose cursor needs more than what is shown.
+    pub fn rows<R, T: From<R> + Serialize, C: Serialize>(
+        &self,
+        app: &App,
+        mut rows: Vec<R>,
+        limit: u32,
+        cursor_behind: impl FnOnce(&R) -> C,
+    ) -> Answer<Page<T>> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let at = rows.last().filter(|_| has_more).map(cursor_behind);
+        let next_cursor = at.map(|at| app.cursors().seal(&self.list(), &at));
+        let data = rows.into_iter().map(T::from).collect();
+        self.with_next(Page { data, has_more: next_cursor.is_some(), next_cursor })
+    }
+
+    /// The answer with a page and its `Link` to the next.
+    pub fn with_next<T: Serialize>(&self, page: Page<T>) -> Answer<Page<T>> {
+        let link = page.next_cursor.as_ref().map(|cursor| {
+            let mut query: Vec<_> =
+                self.others().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+            query.extend(self.text("limit").map(|limit| format!("limit={limit}")));
+            query.push(format!("cursor={cursor}"));
+            format!("<{}?{}>; rel=\"next\"", self.path, query.join("&"))
+        });
+        let answer = Answer::ok(page);
+        match link {
+            Some(link) => answer.with(axum::http::header::LINK, &link),
+            None => answer,
+        }
+    }
+
+    /// Names the list: a cursor is good for the same path and filter only.
+    pub fn list(&self) -> String {
+        let filter: Vec<_> = self.others().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("{}?{}", self.path, filter.join("&"))
+    }
+
+    /// The filter: everything that does not say which part of the list is meant.
+    fn others(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| !matches!(*name, "cursor" | "limit" | "min_position" | "after"))
+    }
+}
+
+/// 400: a parameter is wrong.
+pub fn wrong(name: &str, problem: &str) -> ApiError {
+    ApiError::bad_request("invalid_parameter", format!("{name}: {problem}"))
+}
+
+/// The id in a path, or 404: what cannot be an id is not there.
+pub fn path_id<T: FromStr>(text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|_| ApiError::not_found("there is nothing with this id"))
+}
+
+fn snake(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 4);
+    for character in name.chars() {
+        if character.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(character.to_ascii_lowercase());
+    }
+    snake
+}
+
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte);
+    let write = |byte: u8| {
+        if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    text.bytes().map(write).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header;
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    fn params(uri: &str) -> Params {
+        Params::read(&uri.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn both_spellings_are_one_parameter() {
+        for uri in ["/x?eventType=OrderPlaced", "/x?event_type=OrderPlaced"] {
+            assert_eq!(params(uri).text("event_type"), Some("OrderPlaced"));
+        }
+        assert_eq!(
+            params("/x?from=2026-01-01T00:00:00%2B02:00")
+                .time("from")
+                .unwrap()
+                .unwrap()
+                .to_string(),
+            "2025-12-31T22:00:00.000Z"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for uri in ["/x?limit=0", "/x?limit=201", "/x?limit=ten"] {
+            let error = params(uri).limit().unwrap_err();
+            assert_eq!(error.code(), "invalid_parameter", "{uri}");
+        }
+        assert!(params("/x?min_position=7").min_position().is_err());
+        assert_eq!(params("/x").limit().unwrap(), 50);
+    }
+
+    #[test]
+    fn a_page_leads_to_the_next_one_of_the_same_list() {
+        let cursors = Cursors::new([1; 32]);
+        let first = params("/x?status=A%20B&limit=2");
+        let response = first.page(&cursors, vec![1, 2, 3], 2, |item| *item).into_response();
+        let link = response.headers()[header::LINK].to_str().unwrap().to_owned();
+        let uri = link.trim_start_matches('<').split('>').next().unwrap();
+        assert!(uri.starts_with("/x?status=A%20B&limit=2&cursor="), "{uri}");
+        assert_eq!(params(uri).cursor::<u32>(&cursors).unwrap(), Some(2));
+        let other = uri.replace("A%20B", "C");
+        assert_eq!(params(&other).cursor::<u32>(&cursors).unwrap_err().code(), "invalid_cursor");
+        let last = first.page(&cursors, vec![3], 2, |item| *item).into_response();
+        assert!(last.headers().get(header::LINK).is_none());
+    }
+}

@@ -1,0 +1,164 @@
+//! Sagas: which there are, how far they have come, and what they are made of.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::answer::{Answer, Page};
+use super::call::Call;
+use super::conditional::IfNoneMatch;
+use super::params::{Params, path_id};
+use super::problem::ApiError;
+use crate::domain::ids::OrderId;
+use crate::projections::{SagaFilter, SagaRow};
+
+/// The projection that lists rest on.
+const VIEW: &str = "sagas-view";
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(list_sagas))
+        .routes(routes!(list_definitions))
+        .routes(routes!(get_saga))
+}
+
+/// A saga in a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SagaSummary {
+    /// The instance.
+    pub saga_id: Uuid,
+    /// The saga.
+    #[schema(example = "order")]
+    pub saga: String,
+    /// The same.
+    pub definition: String,
+    /// What it is about: the order.
+    pub key: Uuid,
+    /// The same.
+    pub order_id: Uuid,
+    /// How it stands.
+    pub status: String,
+    /// The step it is at.
+    pub step: String,
+    /// When it began.
+    #[schema(format = DateTime)]
+    pub started_at: String,
+    /// When it last changed.
+    #[schema(format = DateTime)]
+    pub updated_at: String,
+}
+
+impl From<SagaRow> for SagaSummary {
+    fn from(row: SagaRow) -> Self {
+        Self {
+            saga_id: row.saga_id,
+            definition: row.saga.clone(),
+            saga: row.saga,
+            key: row.key,
+            order_id: row.key,
+            status: row.status,
+            step: row.step,
+            started_at: row.started_at.to_string(),
+            updated_at: row.updated_at.to_string(),
+        }
+    }
+}
+
+/// Sagas
+#[utoipa::path(get, path = "/admin/sagas", tag = "admin",
+    params(("order_id" = Option<String>, Query), ("saga" = Option<String>, Query),
+        ("state" = Option<String>, Query), ("limit" = Option<u32>, Query),
+        ("min_position" = Option<String>, Query)),
+    responses((status = 200, description = "Sagas, the newest first", body = Page<SagaSummary>)))]
+async fn list_sagas(
+    State(app): State<App>,
+    call: Call,
+    params: Params,
+) -> Result<Answer<Page<SagaSummary>>, ApiError> {
+    call.staff()?;
+    app.projected(VIEW, params.min_position()?).await?;
+    let filter = SagaFilter {
+        key: params.parsed::<OrderId>("order_id")?.map(OrderId::uuid),
+        saga: params.text("saga").map(str::to_owned),
+        state: params.text("state").map(str::to_owned),
+    };
+    let limit = params.limit()?;
+    let mut rows = app.reads().sagas(&filter, limit + 1).await?;
+    let has_more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let data = rows.into_iter().map(SagaSummary::from).collect();
+    Ok(Answer::ok(Page { data, next_cursor: None, has_more }).projected(&app, VIEW))
+}
+
+/// An instance: its key, its status, its steps with their times, and what it knows.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct SagaBody(pub Value);
+
+/// A saga with its history
+#[utoipa::path(get, path = "/admin/sagas/{id}", tag = "admin", params(("id" = String, Path)),
+    responses((status = 200, description = "The saga", body = SagaBody)))]
+async fn get_saga(
+    State(app): State<App>,
+    call: Call,
+    Path(id): Path<String>,
+    theirs: IfNoneMatch,
+) -> Result<Response, ApiError> {
+    call.staff()?;
+    let id: Uuid = path_id(&id)?;
+    let (version, body) = super::sagas_known::read(&app, id).await?;
+    if version == 0 {
+        return Err(ApiError::not_found("there is no such saga"));
+    }
+    Ok(Answer::ok(SagaBody(body)).at_version(version, &theirs))
+}
+
+/// What a saga is made of.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DefinitionBody {
+    /// The saga's name.
+    pub name: String,
+    /// Its variant.
+    pub variant: String,
+    /// What it listens to.
+    pub topics: Vec<String>,
+    /// Its steps, in order.
+    pub steps: Vec<StepBody>,
+}
+
+/// A step of a saga.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StepBody {
+    /// Its name.
+    pub name: String,
+    /// The state that the saga has once it is done.
+    pub done_as: String,
+    /// How long each try may take.
+    pub time_limit_seconds: u64,
+    /// How it is tried again.
+    pub retry: StepRetryBody,
+    /// Whether the saga goes on when it fails.
+    pub optional: bool,
+}
+
+/// How a step is tried again.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StepRetryBody {
+    /// How often after the first try.
+    pub max_retries: u32,
+}
+
+/// What sagas are made of
+#[utoipa::path(get, path = "/admin/sagas/definitions", tag = "admin",
+    responses((status = 200, description = "All definitions", body = Page<DefinitionBody>)))]
+async fn list_definitions(call: Call) -> Result<Answer<Page<DefinitionBody>>, ApiError> {
+    call.staff()?;
+    Ok(Answer::ok(Page::whole(super::sagas_known::definitions())))
+}

@@ -1,0 +1,237 @@
+//! The accept loop: every connection, request head and body has a limit in time and size.
+//!
+//! Built on hyper-util rather than `axum::serve`, which sets no timer and so keeps a half-sent
+//! request head open for good.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tower::Service as _;
+
+use super::middleware::CameAs;
+use crate::config;
+
+/// How many requests one HTTP/2 connection may have open.
+const STREAMS_MAX: u32 = 256;
+/// The largest request head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long to wait after an accept that failed (usually: out of file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A server that is listening.
+pub struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    accepting: JoinHandle<GracefulShutdown>,
+}
+
+impl Server {
+    /// Serves `router` on `listener`.
+    pub fn start(
+        listener: TcpListener,
+        router: Router,
+        settings: &config::Http,
+    ) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let connections = Arc::new(Semaphore::new(settings.connections_max));
+        let builder = builder(settings.header_timeout);
+        let accepting = tokio::spawn(accept(listener, router, builder, connections, stopped));
+        Ok(Self { address, stop, accepting })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, lets open requests finish, and says whether they did in time.
+    pub async fn stop(self, timeout: Duration) -> bool {
+        // The receiver is gone only when the loop has ended already.
+        let _ = self.stop.send(());
+        match self.accepting.await {
+            Ok(connections) => tokio::time::timeout(timeout, connections.shutdown()).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+}
+
+fn builder(header_timeout: Duration) -> Arc<auto::Builder<TokioExecutor>> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // The timer of the head starts as soon as a connection waits for one, so it ends idle
+    // connections too.
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(header_timeout)
+        .keep_alive_timeout(header_timeout);
+    Arc::new(builder)
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    connections: Arc<Semaphore>,
+    mut stopped: oneshot::Receiver<()>,
+) -> GracefulShutdown {
+    let graceful = GracefulShutdown::new();
+    let open = metrics::gauge!("souk_http_connections");
+    loop {
+        // At the limit the kernel's queue is where clients wait.
+        let permit = tokio::select! {
+            permit = connections.clone().acquire_owned() => permit,
+            _ = &mut stopped => return graceful,
+        };
+        let Ok(permit) = permit else { return graceful };
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return graceful,
+        };
+        let stream = match stream {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (watcher, open) = (graceful.watcher(), open.clone());
+        let (router, builder) = (router.clone(), builder.clone());
+        tokio::spawn(async move {
+            open.increment(1.0);
+            serve(stream, router, &builder, watcher).await;
+            open.decrement(1.0);
+            drop(permit);
+        });
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    router: Router,
+    builder: &auto::Builder<TokioExecutor>,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "no TCP_NODELAY");
+    }
+    let service = service_fn(move |request: Request<Incoming>| call(router.clone(), request));
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        tracing::debug!(error, "connection ended");
+    }
+}
+
+async fn call(
+    mut router: Router,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    // A router is always ready.
+    router.call(canonical(request.map(Body::new))).await
+}
+
+/// Leads the unprefixed paths (`/orders`, `/api/events`) to the canonical ones.
+pub(super) fn canonical(mut request: Request<Body>) -> Request<Body> {
+    let path = request.uri().path();
+    let below = |prefix: &str| {
+        path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let rest = match (below("/orders"), below("/api/events")) {
+        (Some(rest), _) => format!("/api/v1/orders{rest}"),
+        (None, Some(rest)) => format!("/api/v1/events{rest}"),
+        (None, None) => return request,
+    };
+    let came_as = path.to_owned();
+    let target = match request.uri().query() {
+        Some(query) => format!("{rest}?{query}"),
+        None => rest,
+    };
+    if let Ok(uri) = target.parse::<Uri>() {
+        *request.uri_mut() = uri;
+        request.extensions_mut().insert(CameAs(came_as));
+    }
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unprefixed_paths_lead_to_the_canonical_ones() {
+        let lead = |from: &str| {
+            let request = Request::builder().uri(from).body(Body::empty()).unwrap();
+            canonical(request).uri().to_string()
+        };
+        assert_eq!(lead("/orders"), "/api/v1/orders");
+        assert_eq!(lead("/orders/7/cancel?x=1"), "/api/v1/orders/7/cancel?x=1");
+        assert_eq!(
+            lead("/api/events?eventType=OrderPlaced"),
+            "/api/v1/events?eventType=OrderPlaced"
+        );
+        assert_eq!(lead("/ordersome"), "/ordersome");
+        assert_eq!(lead("/api/v1/orders"), "/api/v1/orders");
+    }
+
+    async fn start(router: Router, header_timeout: Duration) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = config::Config::for_testing(folder.path()).http;
+        settings.header_timeout = header_timeout;
+        Server::start(listener, router, &settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_half_sent_head_is_cut_off() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let server = start(Router::new(), Duration::from_millis(100)).await;
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        tokio::time::timeout(Duration::from_secs(10), read).await.unwrap().unwrap();
+        assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+    }
+
+    #[tokio::test]
+    async fn an_open_request_may_finish_when_the_server_stops() {
+        let started = Arc::new(tokio::sync::Notify::new());
+        let go_on = Arc::new(tokio::sync::Notify::new());
+        let (inside, released) = (started.clone(), go_on.clone());
+        let handler = move || async move {
+            inside.notify_one();
+            released.notified().await;
+            "done"
+        };
+        let router = Router::new().fallback(handler);
+        let server = start(router, Duration::from_secs(5)).await;
+        let url = format!("http://{}/", server.address());
+        let request = tokio::spawn(async move { reqwest::get(url).await?.text().await });
+        started.notified().await;
+        let stopping = tokio::spawn(server.stop(Duration::from_secs(10)));
+        go_on.notify_one();
+        assert_eq!(request.await.unwrap().unwrap(), "done");
+        assert!(stopping.await.unwrap());
+    }
+}

@@ -1,0 +1,7 @@
+//! Who somebody is: passwords, tokens and sessions.
+#![warn(missing_docs)]
+
+pub mod password;
+pub mod refresh;
+pub mod token;
+pub mod verification;

@@ -1,0 +1,144 @@
+//! The whole service in one process: the market behind its HTTP API, from start to stop.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use souk_actors::id::derived;
+use souk_actors::runtime::Options;
+use souk_actors::world::{SystemWorld, World};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::app::{App as Market, Settings};
+use crate::config::{Config, reader::write_owner_only};
+use crate::domain::caller::Role;
+use crate::http::server::Server;
+use crate::http::{self, Parts};
+use crate::identity::token::{ADMIN_LIFETIME, Tokens};
+use crate::identity::verification::verification_token;
+use crate::telemetry;
+
+/// The file with the development administrator's token, in the data folder.
+pub const ADMIN_TOKEN_FILE: &str = "admin-token";
+
+/// A service that is running.
+pub struct Running {
+    address: SocketAddr,
+    admin_token_path: Option<PathBuf>,
+    config: Arc<Config>,
+    market: Market,
+    app: http::App,
+    server: Server,
+    upkeep: JoinHandle<()>,
+}
+
+/// The market's settings, from the configuration.
+pub fn settings(config: &Config) -> Settings {
+    let development = config.mode.is_development();
+    let world: Arc<dyn World> =
+        if development { Arc::new(SystemWorld::movable()) } else { Arc::new(SystemWorld::new()) };
+    let mut options = Options::default();
+    options.aggregates.version = telemetry::VERSION.to_owned();
+    if let Some(cap) = config.runtime.mailbox_cap {
+        options.aggregates.mailbox_max = cap;
+    }
+    if let Some(timeout) = config.runtime.aggregate_idle_timeout {
+        options.aggregates.idle_timeout = timeout;
+    }
+    let token_key = config.keys.token.clone();
+    Settings {
+        data_dir: config.storage.data_dir.clone(),
+        partitions: config.runtime.partitions.unwrap_or(1),
+        development,
+        master_key: *config.keys.master.bytes(),
+        lookup_key: *config.keys.lookup.bytes(),
+        token_of: Arc::new(move |user, nonce| verification_token(&token_key, user, nonce)),
+        world,
+        options,
+    }
+}
+
+impl Running {
+    /// Starts everything. It answers requests when this returns.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let metrics = telemetry::metrics_handle();
+        // First the address: if it is taken, nothing else needs to be tried.
+        let listener = TcpListener::bind(config.http.address)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.http.address))?;
+        let market = Market::start(settings(&config)).await?;
+        let parts =
+            Parts { market: market.clone(), config: config.clone(), metrics: metrics.clone() };
+        let app = http::App::new(parts);
+        let server = Server::start(listener, http::router(&app), &config.http)?;
+        let admin_token_path = match config.mode.is_development() {
+            true => Some(write_admin_token(&config, &market)?),
+            false => None,
+        };
+        app.set_started();
+        let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
+        let address = server.address();
+        Ok(Self { address, admin_token_path, config, market, app, server, upkeep })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How it is reached from here.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where the development administrator's token is, in development mode.
+    pub fn admin_token_path(&self) -> Option<&PathBuf> {
+        self.admin_token_path.as_ref()
+    }
+
+    /// The market behind it.
+    pub fn market(&self) -> &Market {
+        &self.market
+    }
+
+    /// Resolves, with the reason, when something failed that cannot be restarted.
+    pub async fn fatal(&self) -> String {
+        self.market.runtime.fatal().await
+    }
+
+    /// Stops in order: say so, take no more connections, finish open requests, drain the actors.
+    /// Returns whether all of it was done in time.
+    pub async fn stop(self) -> bool {
+        let (delay, timeout) = (self.config.http.shutdown_delay, self.config.http.shutdown_timeout);
+        self.app.set_stopping();
+        tokio::time::sleep(delay).await;
+        let answered = self.server.stop(timeout).await;
+        let drained = self.market.drain(timeout).await;
+        self.upkeep.abort();
+        if !(answered && drained) {
+            tracing::warn!(answered, drained, "stopped before everything was finished");
+        }
+        answered && drained
+    }
+}
+
+/// A token of an administrator who is nobody in particular, for the developer's own use.
+fn write_admin_token(config: &Config, market: &Market) -> anyhow::Result<PathBuf> {
+    let world = market.runtime.world();
+    let token = Tokens::new(config.keys.token.bytes()).issue(
+        derived("development administrator", &[]),
+        None,
+        BTreeSet::from([Role::Admin]),
+        world.now(),
+        ADMIN_LIFETIME,
+        world.new_id(),
+    );
+    let path = config.storage.data_dir.join(ADMIN_TOKEN_FILE);
+    write_owner_only(&path, token.as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,247 @@
+//! What the program says about itself: JSON log lines and Prometheus metrics.
+//!
+//! Log lines are one JSON object each, with the names of the Elastic Common Schema where it has one
+//! (`@timestamp`, `log.level`, `message`, `trace.id`). Fields come from the event and from the spans
+//! around it, so that a line from deep inside still carries its request's correlation id.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde_json::Value;
+use souk_actors::world::{SystemWorld, World as _};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The revision it was built from, where the build says so.
+pub const REVISION: &str = match option_env!("SOUK_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Upper bounds of durations, in seconds: from a command in memory to a client's patience.
+const SECONDS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+];
+/// Upper bounds of sizes of batches.
+const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0];
+
+/// Starts logging to standard error. A second call changes nothing (tests start many servers).
+pub fn start_logging(filter: &str) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+        .event_format(JsonLine)
+        .finish();
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        tracing::debug!("logging has already been started");
+    }
+}
+
+/// The process's recorder of metrics, installed on first use.
+pub fn metrics_handle() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let handle = recorder()
+                .install_recorder()
+                .expect("no other recorder is installed in this process");
+            metrics_process::Collector::default().describe();
+            metrics::gauge!("souk_build_info", "version" => VERSION, "revision" => REVISION)
+                .set(1.0);
+            handle
+        })
+        .clone()
+}
+
+/// Everything measured so far as Prometheus text (format 0.0.4).
+pub fn render_metrics(handle: &PrometheusHandle) -> String {
+    metrics_process::Collector::default().collect();
+    handle.render()
+}
+
+/// Keeps the recorder small: histograms are folded only here and when somebody scrapes.
+pub async fn keep_metrics_tidy(handle: PrometheusHandle) {
+    let mut every = tokio::time::interval(std::time::Duration::from_secs(5));
+    loop {
+        every.tick().await;
+        handle.run_upkeep();
+    }
+}
+
+/// Buckets, not the exporter's default of summaries: those cannot be added up over processes.
+fn recorder() -> PrometheusBuilder {
+    PrometheusBuilder::new()
+        .set_buckets(SECONDS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Suffix("_batch_events".to_owned()), COUNTS)
+        })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(Matcher::Suffix("_depth".to_owned()), COUNTS)
+        })
+        .expect("neither list of buckets is empty")
+}
+
+/// Writes an event as one line of JSON.
+struct JsonLine;
+
+impl<S, N> FormatEvent<S, N> for JsonLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let mut fields = Fields::default();
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            if let Some(text) = extensions.get::<FormattedFields<N>>()
+                && let Ok(Value::Object(of_span)) = serde_json::from_str(text)
+            {
+                fields.0.extend(of_span.into_iter().map(|(name, value)| (renamed(&name), value)));
+            }
+        }
+        event.record(&mut fields);
+        let meta = event.metadata();
+        let message = fields.0.remove("message").unwrap_or_default();
+        let mut line = String::with_capacity(256);
+        line.push_str("{\"@timestamp\":");
+        push(&mut line, &Value::from(SystemWorld::new().now().to_string()));
+        line.push_str(",\"log.level\":");
+        push(&mut line, &Value::from(meta.level().as_str()));
+        line.push_str(",\"message\":");
+        push(&mut line, &message);
+        line.push_str(",\"log.logger\":");
+        push(&mut line, &Value::from(meta.target()));
+        for (name, value) in &fields.0 {
+            line.push(',');
+            push(&mut line, &Value::from(name.as_str()));
+            line.push(':');
+            push(&mut line, value);
+        }
+        writeln!(writer, "{line}}}")
+    }
+}
+
+fn push(line: &mut String, value: &Value) {
+    if write!(line, "{value}").is_err() {
+        line.push_str("null");
+    }
+}
+
+/// Field names of `tracing` cannot always be those of the log: dots need quotes there, and few
+/// people write them.
+fn renamed(name: &str) -> String {
+    match name {
+        "trace_id" => "trace.id".to_owned(),
+        "span_id" => "span.id".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+#[derive(Default)]
+struct Fields(BTreeMap<String, Value>);
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: Value) {
+        self.0.insert(renamed(field.name()), value);
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, Value::from(value));
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, Value::from(value));
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, Value::from(value));
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, Value::from(value));
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, Value::from(value));
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let mut chain = value.to_string();
+        let mut cause = value.source();
+        while let Some(error) = cause {
+            chain = format!("{chain}: {error}");
+            cause = error.source();
+        }
+        self.put(field, Value::from(chain));
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.put(field, Value::from(format!("{value:?}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_json_object_with_the_fields_of_its_spans() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
+            .event_format(JsonLine)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let span =
+                tracing::info_span!("request", correlation_id = "req_456", trace_id = "0af7");
+            span.in_scope(|| tracing::info!(attempt = 2, "sent \"it\""));
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["log.level"], "INFO");
+        assert_eq!(line["message"], "sent \"it\"");
+        assert_eq!(line["correlation_id"], "req_456");
+        assert_eq!(line["trace.id"], "0af7");
+        assert_eq!(line["attempt"], 2);
+        assert!(line["@timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn histograms_have_buckets() {
+        let recorder = recorder().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::histogram!("souk_command_duration_seconds").record(0.003);
+        });
+        assert!(recorder.handle().render().contains("souk_command_duration_seconds_bucket"));
+    }
+}
