@@ -368,6 +368,8 @@ mod tests {
         handle.add(mine.clone());
         handle.add(other.clone());
         let running = tokio::spawn(async move { broker.run().await });
+        // On this one thread it runs until it waits: nothing is skipped after that.
+        tokio::task::yield_now().await;
         handle.committed(vec![event(1), event(2)]);
         mine.changed().await;
         while mine.news().0 < 2 || other.news().0 < 2 {

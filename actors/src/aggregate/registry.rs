@@ -182,7 +182,10 @@ impl<A: Aggregate> Registry<A> {
             match self.slot(id).offer(job) {
                 Ok(()) => return,
                 // It was passivated between the look-up and now.
-                Err(back) => job = back,
+                Err(back) => {
+                    job = back;
+                    std::hint::spin_loop();
+                }
             }
         }
     }
@@ -393,6 +396,8 @@ impl<A: Aggregate> Slot<A> {
         }
         inner.phase = Phase::Closed;
         inner.exit = Some(Exit::Passivated);
+        // Never the map's lock under a slot's: whoever walks the map takes them the other way.
+        drop(inner);
         self.registry.slots.remove(&self.id);
         true
     }

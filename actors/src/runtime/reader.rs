@@ -125,6 +125,16 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Destroys a person's key: everything sealed with it is erased, here and in every backup that
+    /// is restored from now on with these keys. No event changes.
+    pub async fn forget(&self, subject: Uuid) -> Result<(), Unavailable> {
+        let writer = &self.0.0.partitions[0].writer;
+        let destroyed_keys = vec![subject];
+        writer.store(Batch { destroyed_keys, ..Batch::default() }).await
+    }
+}
+
 /// The subscriptions of all partitions.
 #[derive(Clone, Debug)]
 pub struct Subscriptions(pub(super) Runtime);

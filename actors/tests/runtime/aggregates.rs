@@ -308,6 +308,13 @@ async fn personal_fields_are_sealed_in_the_file_and_erased_with_their_key() {
     assert_eq!(shown(Reveal::Redacted).await, "[redacted]");
     let decoded = journal.decode::<AccountEvent>(&event).await.unwrap();
     assert_eq!(decoded.descriptor().event_type, "account.opened");
+    rig.runtime.control().forget(id(77)).await.unwrap();
+    assert_eq!(shown(Reveal::Clear).await, "[erased]");
+    let erased = rig.accounts().at_version(id(1), 1, |account| account.owner.clone()).await;
+    let owner = erased.unwrap().unwrap().unwrap();
+    assert_eq!((owner.get(), owner.subject()), (None, id(77)));
+    let verified = chain::verify(&*rig.store, 0, |_| {}).await.unwrap();
+    assert_eq!(verified.damage, None, "an erasure leaves the chain whole");
     for entry in std::fs::read_dir(rig.folder.as_ref().unwrap().path()).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         let found = bytes.windows(8).any(|window| window == b"jane.doe");
