@@ -256,7 +256,8 @@ pub fn payload_schema<T: JsonSchema>() -> Value {
 /// }
 /// ```
 ///
-/// An optional `upcasters = EXPR;` after the variants names a `&'static [Upcaster]`.
+/// A variant of another context says so behind its aliases: `[] in "inventory" as
+/// "warehouse-service";`. An optional `upcasters = EXPR;` after the variants names a `&'static [Upcaster]`.
 #[macro_export]
 macro_rules! events {
     (
@@ -264,7 +265,8 @@ macro_rules! events {
         $vis:vis enum $name:ident in $context:literal as $service:literal {
             $(
                 $(#[$inner:meta])*
-                $variant:ident($payload:ty) = $event_type:literal, $pascal:literal, $version:literal, [$($alias:literal),* $(,)?];
+                $variant:ident($payload:ty) = $event_type:literal, $pascal:literal, $version:literal, [$($alias:literal),* $(,)?]
+                    $(in $own_context:literal as $own_service:literal)?;
             )+
             $(upcasters = $upcasters:expr;)?
         }
@@ -284,8 +286,8 @@ macro_rules! events {
                         aliases: &[$($alias),*],
                         major: $crate::event::major_of(stringify!($version)),
                         minor: $crate::event::minor_of(stringify!($version)),
-                        context: $context,
-                        service: $service,
+                        context: $crate::event::own_or(&[$($own_context)?], $context),
+                        service: $crate::event::own_or(&[$($own_service)?], $service),
                         schema: $crate::event::payload_schema::<$payload>,
                     }),+
                 ];
@@ -325,6 +327,12 @@ macro_rules! events {
             })?
         }
     };
+}
+
+/// A variant's own word, or the one for all. Used by [`events!`](crate::events).
+#[doc(hidden)]
+pub const fn own_or(own: &[&'static str], common: &'static str) -> &'static str {
+    if own.is_empty() { common } else { own[0] }
 }
 
 /// The number before the point of a version literal. Used by [`events!`](crate::events).

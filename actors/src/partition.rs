@@ -47,6 +47,8 @@ pub(crate) struct PartitionParts {
     pub faults: Arc<Faults>,
     pub options: Options,
     pub stopping: watch::Receiver<bool>,
+    /// Everything is flushed: the last workers end.
+    pub ended: watch::Receiver<bool>,
     pub fatal: watch::Sender<Option<String>>,
 }
 
@@ -199,31 +201,55 @@ impl Partition {
         let _ = self.supervisor.cast(Supervise::Start(worker));
     }
 
+    /// Starts what must run until everything is flushed, and cannot be done without.
+    fn spawn_core<F, L>(&self, name: &str, run: F)
+    where
+        F: Fn() -> L + Send + Sync + 'static,
+        L: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let ended = self.parts.ended.clone();
+        self.spawn(Worker::new(name, true, move || {
+            let (life, mut ended) = (run(), ended.clone());
+            async move {
+                tokio::select! {
+                    end = life => end,
+                    _ = ended.wait_for(|ended| *ended) => Ok(()),
+                }
+            }
+        }));
+    }
+
+    /// Lets go of everything, once it is flushed.
+    pub(crate) fn end(&self) {
+        self.supervisor.stop(None);
+        self.registries.iter().for_each(|registry| registry.clear());
+    }
+
     fn start_core(
         &self,
         writer: Arc<Writer>,
         broker: Arc<Broker>,
         dead_letters: Arc<DeadLetterActor>,
     ) {
-        self.spawn(Worker::new("writer", true, move || {
+        self.spawn_core("writer", move || {
             let writer = writer.clone();
             async move { writer.run().await.map_err(|error| error.to_string()) }
-        }));
-        self.spawn(Worker::new("broker", true, move || {
+        });
+        self.spawn_core("broker", move || {
             let broker = broker.clone();
             async move {
                 broker.run().await;
                 Ok(())
             }
-        }));
+        });
         let handle = self.writer.clone();
-        self.spawn(Worker::new("dead-letters", true, move || {
+        self.spawn_core("dead-letters", move || {
             let (dead_letters, handle) = (dead_letters.clone(), handle.clone());
             async move {
                 dead_letters.run(&handle).await;
                 Ok(())
             }
-        }));
+        });
     }
 
     /// Starts the subscriptions, the timers and the housekeeping.

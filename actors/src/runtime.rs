@@ -98,6 +98,7 @@ struct Inner {
     faults: Arc<Faults>,
     partitions: Vec<Partition>,
     stopping: watch::Sender<bool>,
+    ended: watch::Sender<bool>,
     fatal: watch::Receiver<Option<String>>,
 }
 
@@ -155,6 +156,7 @@ impl Builder {
         no_duplicates("aggregates", self.makers.iter().map(|(name, ..)| *name))?;
         no_duplicates("subscriptions", self.subscriptions.iter().map(|s| s.name))?;
         let (stopping, stopping_receiver) = watch::channel(false);
+        let (ended, ended_receiver) = watch::channel(false);
         let (fatal_sender, fatal) = watch::channel(None);
         let faults = Arc::new(Faults::default());
         let parts = PartitionParts {
@@ -164,6 +166,7 @@ impl Builder {
             faults: faults.clone(),
             options: self.options,
             stopping: stopping_receiver,
+            ended: ended_receiver,
             fatal: fatal_sender,
         };
         let mut paused = Vec::new();
@@ -187,6 +190,7 @@ impl Builder {
             faults,
             partitions,
             stopping,
+            ended,
             fatal,
         };
         let runtime = Runtime(Arc::new(inner));
@@ -371,8 +375,11 @@ impl Runtime {
         for partition in &self.0.partitions {
             let flushed = partition.writer.store(Batch::default());
             written &= matches!(tokio::time::timeout_at(until, flushed).await, Ok(Ok(())));
-            partition.supervisor.stop(None);
         }
+        self.0.ended.send_replace(true);
+        let over = |runtime: &Self| runtime.0.partitions.iter().all(|p| p.running.is_empty());
+        self.wait_until(until, over).await;
+        self.0.partitions.iter().for_each(Partition::end);
         outside_done && stopped && inside_done && written
     }
 

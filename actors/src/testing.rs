@@ -1,5 +1,7 @@
 //! Test kits: given/when/then for aggregates and sagas.
 
+pub mod contract;
+
 use std::fmt::Debug;
 
 use uuid::Uuid;

@@ -2,8 +2,8 @@
 //! for the AsyncAPI document; delivery rests on the subscriptions.
 
 use serde::Serialize;
-use souk_actors::event::{EventDescriptor, EventPayload};
-use souk_actors::saga::{Saga, SagaEvent};
+use souk_actors::event::EventDescriptor;
+use souk_actors::saga::Saga;
 
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
@@ -58,14 +58,13 @@ const HANDLERS: [(&str, &str, &[&str]); 5] = [
 
 /// Every event type: the marketplace's, and those of the runtime's sagas.
 pub fn descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
-    registry::all_descriptors().chain(SagaEvent::descriptors())
+    registry::all_descriptors()
 }
 
 /// The context that publishes a type. Stock and escrow are kept by the aggregates of listings and
 /// payments, and are contexts to whoever listens.
 pub fn context_of(descriptor: &EventDescriptor) -> &'static str {
     match descriptor.event_type.split_once('.') {
-        Some(("inventory", _)) => "inventory",
         Some(("escrow", _)) => "escrow",
         _ => descriptor.context,
     }

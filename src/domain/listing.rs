@@ -238,17 +238,22 @@ souk_actors::events! {
         /// Something is left again.
         Relisted(ListingRelisted) = "listing.relisted", "ListingRelisted", 1.0, [];
         /// Stock is held for an order.
-        InventoryReserved(InventoryReserved) = "inventory.reserved", "InventoryReserved", 1.0, [];
+        InventoryReserved(InventoryReserved) = "inventory.reserved", "InventoryReserved", 1.0, []
+            in "inventory" as "warehouse-service";
         /// Stock could not be held for an order.
         ReservationFailed(InventoryReservationFailed) = "inventory.reservation_failed",
-            "InventoryReservationFailed", 1.0, [];
+            "InventoryReservationFailed", 1.0, []
+            in "inventory" as "warehouse-service";
         /// The order was given up before it asked for stock: it will get none.
         ReservationBarred(InventoryReservationBarred) = "inventory.reservation_barred",
-            "InventoryReservationBarred", 1.0, [];
+            "InventoryReservationBarred", 1.0, []
+            in "inventory" as "warehouse-service";
         /// What was held is paid for.
-        Allocated(InventoryAllocated) = "inventory.allocated", "InventoryAllocated", 1.0, [];
+        Allocated(InventoryAllocated) = "inventory.allocated", "InventoryAllocated", 1.0, []
+            in "inventory" as "warehouse-service";
         /// What was held or sold can be bought again.
-        Released(InventoryReleased) = "inventory.released", "InventoryReleased", 1.0, [];
+        Released(InventoryReleased) = "inventory.released", "InventoryReleased", 1.0, []
+            in "inventory" as "warehouse-service";
     }
 }
 
@@ -459,6 +464,8 @@ pub struct InventoryReleased {
     pub sku: String,
     /// How many units.
     pub quantity: u32,
+    /// Whether they were paid for: then they were sold, and not just held.
+    pub allocated: bool,
     /// The hold.
     pub reservation_id: ReservationId,
     /// Why, as a stable code: `expired` when its time was over.
@@ -969,6 +976,7 @@ impl Listing {
             listing_id,
             sku: details.sku.clone(),
             quantity: hold.quantity,
+            allocated: hold.state == HoldState::Allocated,
             reservation_id: ReservationId::of(listing_id, order_id),
             reason: reason.to_owned(),
             released_at: now,

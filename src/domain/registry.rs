@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use souk_actors::event::{EventDescriptor, EventPayload};
+use souk_actors::saga::SagaEvent;
 
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
@@ -29,6 +30,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         EscrowEvent::descriptors(),
         ShipmentEvent::descriptors(),
         NotificationEvent::descriptors(),
+        SagaEvent::descriptors(),
     ]
     .into_iter()
     .flatten()

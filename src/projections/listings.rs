@@ -331,6 +331,7 @@ mod tests {
             listing_id: listing(),
             sku: "SKU".to_owned(),
             quantity: 1,
+            allocated: false,
             reservation_id: ReservationId::of(listing(), order(2)),
             reason: "expired".to_owned(),
             released_at: AT,

@@ -498,6 +498,8 @@ pub(crate) trait AnyRegistry: Send + Sync {
     fn quarantined(&self) -> Vec<Quarantine>;
     /// Lets a quarantined aggregate run again; the record is the caller's to remove.
     fn release(&self, id: Uuid) -> bool;
+    /// Forgets every aggregate: the partition has ended.
+    fn clear(&self);
 }
 
 #[async_trait]
@@ -557,6 +559,11 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
             }
         }
         known
+    }
+
+    fn clear(&self) {
+        self.0.slots.clear();
+        self.0.shared.watched.clear();
     }
 }
 

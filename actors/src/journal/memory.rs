@@ -199,11 +199,8 @@ impl Store for MemoryStore {
 
     async fn stream_max(&self, partition: u16) -> Result<i64, Error> {
         let rows = self.rows();
-        let mine = rows
-            .streams
-            .iter()
-            .filter(|((_, id), _)| super::partition_of(*id, self.partitions) == partition);
-        Ok(mine.map(|(_, stream)| *stream).max().unwrap_or(0))
+        let mine = rows.streams.values().filter(|stream| **stream >> 48 == i64::from(partition));
+        Ok(mine.copied().max().unwrap_or(0))
     }
 
     async fn append(&self, lease: Lease, batch: &Batch) -> Result<(), AppendError> {

@@ -1,0 +1,353 @@
+//! Subscriptions: order, repeats, retries, letters, circuits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use souk_actors::event::StoredEvent;
+use souk_actors::faults::{Fault, Mode};
+use souk_actors::journal::LetterState;
+use souk_actors::retry::{Failure, FailureKind, RetryPolicy};
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::{Handler, Projection, Redrive, Subscription};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::account::{Rig, options};
+
+/// Notes what it is given; fails where it is told to.
+#[derive(Default)]
+struct Notes {
+    seen: Mutex<Vec<Arc<StoredEvent>>>,
+    tries: Mutex<Vec<(Uuid, u64)>>,
+    fails_on: Mutex<Option<(Uuid, u64, FailureKind)>>,
+    panics_on: Mutex<Option<(Uuid, u64, u32)>>,
+    hangs_on: Mutex<Option<(Uuid, u64)>>,
+}
+
+impl Notes {
+    fn of(&self, id: u128) -> Vec<u64> {
+        let seen = self.seen.lock().unwrap();
+        let mine = seen.iter().filter(|event| event.aggregate_id == Uuid::from_u128(id));
+        mine.map(|event| event.aggregate_version).collect()
+    }
+
+    fn tries_of(&self, id: u128, version: u64) -> usize {
+        let wanted = (Uuid::from_u128(id), version);
+        self.tries.lock().unwrap().iter().filter(|tried| **tried == wanted).count()
+    }
+
+    fn fail_on(&self, id: u128, version: u64, kind: FailureKind) {
+        *self.fails_on.lock().unwrap() = Some((Uuid::from_u128(id), version, kind));
+    }
+}
+
+struct Shared(Arc<Notes>);
+
+#[async_trait]
+impl Handler for Shared {
+    async fn handle(&self, _runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        let this = (event.aggregate_id, event.aggregate_version);
+        self.0.tries.lock().unwrap().push(this);
+        let fails_on = *self.0.fails_on.lock().unwrap();
+        if let Some((id, version, kind)) = fails_on {
+            if (id, version) == this {
+                return Err(Failure { kind, message: "as told".to_owned() });
+            }
+        }
+        let panics = {
+            let mut panics_on = self.0.panics_on.lock().unwrap();
+            match &mut *panics_on {
+                Some((id, version, times)) if (*id, *version) == this && *times > 0 => {
+                    *times -= 1;
+                    true
+                }
+                _ => false,
+            }
+        };
+        assert!(!panics, "as told");
+        let hangs = self.0.hangs_on.lock().unwrap().take_if(|hang| *hang == this).is_some();
+        if hangs {
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+        }
+        self.0.seen.lock().unwrap().push(event.clone());
+        Ok(())
+    }
+}
+
+fn quick() -> RetryPolicy {
+    RetryPolicy { retry_delay: Duration::from_millis(5), ..RetryPolicy::default() }
+}
+
+async fn rig(notes: &Arc<Notes>, durable: bool) -> Rig {
+    let handler = Arc::new(Shared(notes.clone()));
+    let subscription = Subscription::handler("notes", "tests", &["account.*"], handler)
+        .retrying(quick())
+        .within(Duration::from_millis(200));
+    Rig::build(durable, 1, options(), |builder| builder.subscribe(subscription)).await
+}
+
+async fn quiet(rig: &Rig) {
+    assert!(rig.runtime.subscriptions().quiesce(Duration::from_secs(30)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_arrives_once_and_in_order_per_aggregate() {
+    let notes = Arc::<Notes>::default();
+    let rig = Arc::new(rig(&notes, true).await);
+    let mut running = JoinSet::new();
+    for n in 0..1_000 {
+        let rig = rig.clone();
+        running.spawn(async move { rig.change(n % 20, 1).await.unwrap() });
+    }
+    running.join_all().await;
+    quiet(&rig).await;
+    for account in 0..20 {
+        assert_eq!(notes.of(account), (1..=50).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_goes_on_where_it_was_after_a_restart() {
+    let notes = Arc::<Notes>::default();
+    let first = rig(&notes, true).await;
+    for _ in 0..20 {
+        first.change(1, 1).await.unwrap();
+    }
+    quiet(&first).await;
+    assert!(first.runtime.drain(Duration::from_secs(5)).await);
+    let Rig { store, folder, .. } = first;
+    let handler = Arc::new(Shared(notes.clone()));
+    let subscription = Subscription::handler("notes", "tests", &["account.*"], handler);
+    let again = Rig::on(store, folder, options(), |b| b.subscribe(subscription)).await;
+    again.change(1, 1).await.unwrap();
+    quiet(&again).await;
+    assert_eq!(notes.of(1), (1..=21).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_event_stops_its_own_key_only_and_goes_on_in_order() {
+    let notes = Arc::<Notes>::default();
+    let rig = rig(&notes, true).await;
+    notes.fail_on(1, 2, FailureKind::Permanent);
+    for _ in 0..5 {
+        for account in 0..10 {
+            rig.change(account, 1).await.unwrap();
+        }
+    }
+    quiet(&rig).await;
+    for account in (0..10).filter(|account| *account != 1) {
+        assert_eq!(notes.of(account), [1, 2, 3, 4, 5]);
+    }
+    assert_eq!(notes.of(1), [1]);
+    assert_eq!(notes.tries_of(1, 2), 1, "a permanent failure is not retried");
+    let letters = rig.runtime.dead_letters();
+    let list = letters.list(Some("notes"), 10).await.unwrap();
+    let states: Vec<_> = list.iter().map(|letter| (letter.state, letter.attempts)).collect();
+    let waiting = (LetterState::Waiting, 0);
+    assert_eq!(states, [(LetterState::Dead, 1), waiting, waiting, waiting]);
+    let key = Uuid::from_u128(1);
+    let redrive = async |what| letters.redrive("notes", 0, key, what).await.unwrap().unwrap();
+    let still = redrive(Redrive::Retry).await;
+    assert_eq!((still.handled, still.left), (0, 4));
+    *notes.fails_on.lock().unwrap() = None;
+    let done = redrive(Redrive::Retry).await;
+    assert_eq!((done.handled, done.left), (4, 0));
+    rig.change(1, 1).await.unwrap();
+    quiet(&rig).await;
+    assert_eq!(notes.of(1), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(letters.list(None, 10).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_letter_lets_those_behind_it_go() {
+    let notes = Arc::<Notes>::default();
+    let rig = rig(&notes, true).await;
+    notes.fail_on(1, 1, FailureKind::Permanent);
+    for _ in 0..3 {
+        rig.change(1, 1).await.unwrap();
+    }
+    quiet(&rig).await;
+    let letters = rig.runtime.dead_letters();
+    let key = Uuid::from_u128(1);
+    let done = letters.redrive("notes", 0, key, Redrive::Discard).await.unwrap().unwrap();
+    assert_eq!((done.discarded, done.handled, done.left), (1, 2, 0));
+    assert_eq!(notes.of(1), [2, 3]);
+    assert!(letters.redrive("unknown", 0, key, Redrive::Retry).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_still_block_their_key_after_a_restart() {
+    let notes = Arc::<Notes>::default();
+    let first = rig(&notes, true).await;
+    notes.fail_on(1, 1, FailureKind::Permanent);
+    first.change(1, 1).await.unwrap();
+    quiet(&first).await;
+    assert!(first.runtime.drain(Duration::from_secs(5)).await);
+    *notes.fails_on.lock().unwrap() = None;
+    let Rig { store, folder, .. } = first;
+    let handler = Arc::new(Shared(notes.clone()));
+    let subscription = Subscription::handler("notes", "tests", &["account.*"], handler);
+    let again = Rig::on(store, folder, options(), |b| b.subscribe(subscription)).await;
+    again.change(1, 1).await.unwrap();
+    quiet(&again).await;
+    assert_eq!(notes.of(1), Vec::<u64>::new());
+    let letters = again.runtime.dead_letters();
+    let key = Uuid::from_u128(1);
+    let done = letters.redrive("notes", 0, key, Redrive::Retry).await.unwrap().unwrap();
+    assert_eq!(done.handled, 2);
+    assert_eq!(notes.of(1), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transient_failures_are_retried_three_times_then_a_letter() {
+    let notes = Arc::<Notes>::default();
+    let rig = rig(&notes, false).await;
+    notes.fail_on(1, 1, FailureKind::Transient);
+    rig.change(1, 1).await.unwrap();
+    quiet(&rig).await;
+    assert_eq!(notes.tries_of(1, 1), 4);
+    let letters = rig.runtime.dead_letters().list(None, 10).await.unwrap();
+    assert_eq!((letters[0].attempts, &*letters[0].class), (4, "transient"));
+    assert_eq!(letters[0].error, "as told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_panics_once_is_retried_and_one_that_goes_on_is_a_letter() {
+    let notes = Arc::<Notes>::default();
+    let rig = rig(&notes, false).await;
+    *notes.panics_on.lock().unwrap() = Some((Uuid::from_u128(1), 1, 1));
+    rig.change(1, 1).await.unwrap();
+    quiet(&rig).await;
+    assert_eq!(notes.of(1), [1]);
+    *notes.panics_on.lock().unwrap() = Some((Uuid::from_u128(2), 1, 99));
+    rig.change(2, 1).await.unwrap();
+    quiet(&rig).await;
+    let letters = rig.runtime.dead_letters().list(None, 10).await.unwrap();
+    assert_eq!((letters[0].attempts, &*letters[0].class), (2, "permanent"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_has_a_time_limit() {
+    let notes = Arc::<Notes>::default();
+    let rig = rig(&notes, false).await;
+    *notes.hangs_on.lock().unwrap() = Some((Uuid::from_u128(1), 1));
+    rig.change(1, 1).await.unwrap();
+    quiet(&rig).await;
+    assert_eq!((notes.of(1), notes.tries_of(1, 1)), (vec![1], 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_world_is_unwell_delivery_pauses_and_nothing_is_lost() {
+    let notes = Arc::<Notes>::default();
+    let rig = rig(&notes, false).await;
+    let fault = rig.runtime.faults().add(Fault {
+        target: "notes".to_owned(),
+        mode: Mode::Fail,
+        kind: FailureKind::System,
+        times: None,
+        key: None,
+        delay_ms: 0,
+    });
+    for _ in 0..10 {
+        rig.change(1, 1).await.unwrap();
+    }
+    let state = || rig.runtime.subscriptions().list()[0].state;
+    while state() != "circuit_open" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(notes.of(1), Vec::<u64>::new());
+    rig.runtime.faults().remove(fault);
+    quiet(&rig).await;
+    assert_eq!(notes.of(1), (1..=10).collect::<Vec<_>>());
+    assert_eq!(rig.runtime.dead_letters().list(None, 10).await.unwrap(), []);
+    assert_eq!(state(), "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_subscription_stands_still_and_the_others_go_on() {
+    let (one, two) = (Arc::<Notes>::default(), Arc::<Notes>::default());
+    let make = |name, notes: &Arc<Notes>| {
+        Subscription::handler(name, "tests", &["account.*"], Arc::new(Shared(notes.clone())))
+    };
+    let (a, b) = (make("one", &one), make("two", &two));
+    let rig = Rig::build(true, 1, options(), |builder| builder.subscribe(a).subscribe(b)).await;
+    let subscriptions = rig.runtime.subscriptions();
+    assert!(subscriptions.pause("one").await.unwrap());
+    assert!(!subscriptions.pause("three").await.unwrap());
+    let done = rig.change(1, 1).await.unwrap();
+    let at = done.position.unwrap();
+    assert!(subscriptions.wait_for("two", at, Duration::from_secs(10)).await);
+    assert!(!subscriptions.wait_for("one", at, Duration::from_millis(50)).await);
+    assert!(subscriptions.resume("one").await.unwrap());
+    assert!(subscriptions.wait_for("one", at, Duration::from_secs(10)).await);
+    assert_eq!((one.of(1), two.of(1)), (vec![1], vec![1]));
+}
+
+/// Rows in memory, committed with their checkpoint.
+#[derive(Default)]
+struct Totals {
+    rows: Mutex<(HashMap<Uuid, u64>, u64)>,
+    refuses: Mutex<Option<(Uuid, u64)>>,
+}
+
+struct SharedTotals(Arc<Totals>);
+
+#[async_trait]
+impl Projection for SharedTotals {
+    async fn checkpoint(&self, _partition: u16) -> Result<u64, Failure> {
+        Ok(self.0.rows.lock().unwrap().1)
+    }
+
+    async fn project(
+        &self,
+        _runtime: &Runtime,
+        _partition: u16,
+        from: u64,
+        events: &[Arc<StoredEvent>],
+        to: u64,
+    ) -> Result<(), Failure> {
+        let mut rows = self.0.rows.lock().unwrap();
+        assert!(from >= rows.1);
+        let refuses = *self.0.refuses.lock().unwrap();
+        let mut next = rows.0.clone();
+        for event in events {
+            if Some((event.aggregate_id, event.aggregate_version)) == refuses {
+                return Err(Failure::permanent("as told"));
+            }
+            *next.entry(event.aggregate_id).or_default() += event.aggregate_version;
+        }
+        *rows = (next, to);
+        Ok(())
+    }
+
+    async fn redeliver(&self, _: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        let mut rows = self.0.rows.lock().unwrap();
+        *rows.0.entry(event.aggregate_id).or_default() += event.aggregate_version;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_that_a_projection_cannot_take_stops_its_own_key_only() {
+    let totals = Arc::<Totals>::default();
+    let projection = Arc::new(SharedTotals(totals.clone()));
+    let subscription = Subscription::projection("totals", "tests", &["#"], projection);
+    let rig = Rig::build(true, 1, options(), |b| b.subscribe(subscription)).await;
+    *totals.refuses.lock().unwrap() = Some((Uuid::from_u128(1), 2));
+    for _ in 0..3 {
+        for account in 0..5 {
+            rig.change(account, 1).await.unwrap();
+        }
+    }
+    quiet(&rig).await;
+    let total = |account| totals.rows.lock().unwrap().0[&Uuid::from_u128(account)];
+    assert_eq!((total(0), total(1), total(4)), (6, 1, 6));
+    *totals.refuses.lock().unwrap() = None;
+    let key = Uuid::from_u128(1);
+    let letters = rig.runtime.dead_letters();
+    let done = letters.redrive("totals", 0, key, Redrive::Retry).await.unwrap().unwrap();
+    assert_eq!((done.handled, done.left), (2, 0));
+    assert_eq!(total(1), 6);
+}

@@ -1,0 +1,9 @@
+//! The runtime's promises, on a small aggregate: an account.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod account;
+mod aggregates;
+mod delivery;
+mod journal;
+mod sagas;
+mod structure;

@@ -1,0 +1,79 @@
+//! Rules about what is absent, read from the sources.
+
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            found.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+fn runtime() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert!(found.len() > 20, "the sources are where this test looks");
+    found
+}
+
+/// The part of a file before its tests, without comments.
+fn code(text: &str) -> String {
+    let before_tests = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = before_tests.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_runtime_knows_no_marketplace_type() {
+    for (path, text) in runtime() {
+        let code = code(&text).to_lowercase();
+        for word in ["listing", "escrow", "shipment", "seller", "buyer", "marketplace", "axum"] {
+            assert!(!code.contains(word), "{} speaks of {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_journal_writer_appends() {
+    for (path, text) in runtime() {
+        let name = path.display().to_string();
+        if name.ends_with("journal/writer.rs") || name.contains("testing") {
+            continue;
+        }
+        assert!(!code(&text).contains(".append("), "{name} appends");
+    }
+}
+
+/// Floors, from the ground up: a module uses its own floor and those below.
+const FLOORS: &[&[&str]] = &[
+    &["event", "world", "id", "retry", "personal", "command", "faults"],
+    &["journal"],
+    &["admission", "aggregate", "broker", "timer", "dead_letter", "supervisor"],
+    &["saga", "subscriber", "runtime", "partition"],
+];
+
+#[test]
+fn imports_run_down_only() {
+    let floor_of = |module: &str| FLOORS.iter().position(|floor| floor.contains(&module));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (path, text) in runtime() {
+        let module = path.strip_prefix(&root).unwrap().components().next().unwrap();
+        let module = module.as_os_str().to_string_lossy().replace(".rs", "");
+        let Some(own) = floor_of(&module) else { continue };
+        for line in code(&text).lines().filter(|line| line.trim_start().starts_with("use crate::"))
+        {
+            let used = line.trim_start().trim_start_matches("use crate::");
+            let used: String =
+                used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            // What a journal entry says about a command's fate and what it may inject is shared.
+            let below = floor_of(&used).is_none_or(|floor| floor <= own);
+            let known =
+                matches!((&*module, &*used), ("faults", "journal") | ("command", "aggregate"));
+            assert!(below || known, "{} uses {used}, which is above it", path.display());
+        }
+    }
+}
