@@ -135,7 +135,7 @@ impl Call {
         canonical_body: &[u8],
     ) -> CommandContext {
         let mut context = self.context(app, operation, target, canonical_body);
-        context.expected_version = self.if_match.0;
+        context.expected_version = self.if_match.version();
         context
     }
 

@@ -95,8 +95,8 @@ async fn list_categories(
     app.projected(VIEW, params.min_position()?).await?;
     let rows = app.reads().categories().await?;
     let data = rows.into_iter().map(|row| CategoryBody {
-        id: row.category_id.into(),
-        category_id: row.category_id.into(),
+        id: row.category_id,
+        category_id: row.category_id,
         name: row.name,
         slug: row.slug,
         active: row.active,

@@ -49,30 +49,47 @@ fn tag_of(text: &str) -> Option<(bool, String)> {
 
 /// `If-Match`: the version that the caller's change rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IfMatch(pub Option<u64>);
+pub enum IfMatch {
+    /// Nothing was sent.
+    Absent,
+    /// `*`: whichever version there is.
+    Any,
+    /// This one. A tag that cannot be a version is one that there never is.
+    Version(u64),
+}
 
 impl IfMatch {
     fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
         match Tags::read(headers, &header::IF_MATCH)? {
-            None | Some(Tags::Any) => Ok(Self(None)),
+            None => Ok(Self::Absent),
+            Some(Tags::Any) => Ok(Self::Any),
             // Weak tags never match here (RFC 9110 §13.1.1), nor do tags that are no version.
             Some(Tags::These(tags)) => match tags.as_slice() {
-                [(false, tag)] => Ok(Self(Some(tag.parse().unwrap_or(u64::MAX)))),
-                [(true, _)] => Ok(Self(Some(u64::MAX))),
+                [(false, tag)] => Ok(Self::Version(tag.parse().unwrap_or(u64::MAX))),
+                [(true, _)] => Ok(Self::Version(u64::MAX)),
                 _ => Err(ApiError::bad_request("invalid_parameter", "If-Match takes one tag here")),
             },
         }
     }
 
-    /// The version, where a change needs one.
-    pub fn required(self) -> Result<u64, ApiError> {
-        self.0.ok_or_else(|| {
-            ApiError::new(
-                StatusCode::PRECONDITION_REQUIRED,
-                "precondition_required",
-                "send If-Match with the ETag that this change rests on",
-            )
-        })
+    /// The version to expect, if it matters.
+    pub fn version(self) -> Option<u64> {
+        match self {
+            Self::Version(version) => Some(version),
+            Self::Absent | Self::Any => None,
+        }
+    }
+
+    /// Refuses a change that needs one and came without.
+    pub fn required(self) -> Result<(), ApiError> {
+        if self != Self::Absent {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "precondition_required",
+            "send If-Match with the ETag that this change rests on",
+        ))
     }
 }
 
@@ -148,10 +165,11 @@ mod tests {
     #[test]
     fn if_match_names_one_version() {
         let read = |value| IfMatch::read(&headers(header::IF_MATCH, value));
-        assert_eq!(read("\"7\"").unwrap(), IfMatch(Some(7)));
-        assert_eq!(read("*").unwrap(), IfMatch(None));
-        assert_eq!(read("W/\"7\"").unwrap(), IfMatch(Some(u64::MAX)));
-        assert_eq!(read("\"abc\"").unwrap(), IfMatch(Some(u64::MAX)));
+        assert_eq!(read("\"7\"").unwrap(), IfMatch::Version(7));
+        assert_eq!(read("*").unwrap(), IfMatch::Any);
+        assert!(IfMatch::Any.required().is_ok());
+        assert_eq!(read("W/\"7\"").unwrap(), IfMatch::Version(u64::MAX));
+        assert_eq!(read("\"abc\"").unwrap(), IfMatch::Version(u64::MAX));
         assert!(read("7").is_err());
         assert!(read("\"7\", \"8\"").is_err());
         let none = IfMatch::read(&HeaderMap::new()).unwrap();

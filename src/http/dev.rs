@@ -128,12 +128,19 @@ pub struct NewFault {
 
 impl FromFields for NewFault {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        let number = |value: Option<i64>| value.and_then(|number| u64::try_from(number).ok());
+        let number = |fields: &mut Fields<'_>, names: &[&'static str]| {
+            let number = fields.optional_integer(names)?;
+            let positive = u64::try_from(number).ok();
+            if positive.is_none() {
+                fields.error(names[0], "out_of_range", "must not be negative");
+            }
+            positive
+        };
         let (target, mode) = (fields.text(&["target"]), fields.text(&["mode"]));
         let kind = fields.optional_text(&["kind"]);
-        let times = number(fields.optional_integer(&["times"]));
+        let times = number(fields, &["times"]);
         let key = fields.optional_text(&["key"]);
-        let delay_ms = number(fields.optional_integer(&["delay_ms", "delayMs"]));
+        let delay_ms = number(fields, &["delay_ms", "delayMs"]);
         let (target, mode) = (target?, mode?);
         let raw = json!({
             "target": target,

@@ -124,7 +124,7 @@ mod tests {
         for bad in [&b"\"\""[..], b"\"open", b"\"a\" b", b"\"a\\x\"", b"\xff", long.as_bytes()] {
             assert_eq!(read(bad).unwrap_err().code(), "invalid_idempotency_key");
         }
-        assert!(read(long[..255].as_bytes()).is_ok());
+        assert!(read(&long.as_bytes()[..255]).is_ok());
     }
 
     #[test]

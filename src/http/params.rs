@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::{FromRequestParts, OriginalUri, Query};
 use axum::http::Uri;
 use axum::http::request::Parts;
 use serde::Serialize;
@@ -33,7 +33,9 @@ impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        Self::read(&parts.uri)
+        // A nested router sees its own part of the path only.
+        let original = parts.extensions.get::<OriginalUri>();
+        Self::read(original.map_or(&parts.uri, |OriginalUri(uri)| uri))
     }
 }
 
@@ -41,22 +43,18 @@ impl Params {
     fn read(uri: &Uri) -> Result<Self, ApiError> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| ApiError::bad_request("invalid_parameter", "the query cannot be read"))?;
-        let values = pairs
-            .into_iter()
-            .map(|(name, value)| (snake(&name), value))
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
+        let values = pairs.into_iter().map(|(name, value)| (snake(&name), value)).collect();
         Ok(Self { values, path: uri.path().to_owned() })
     }
 
     /// A parameter's text.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// Whether a parameter is there, with or without a value of its own.
     pub fn flag(&self, name: &str) -> bool {
-        self.text(name).is_some_and(|value| value != "false")
+        self.values.get(name).is_some_and(|value| value != "false")
     }
 
     /// A parameter that is written as text.
@@ -155,6 +153,7 @@ impl Params {
         self.values
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(_, value)| !value.is_empty())
             .filter(|(name, _)| !matches!(*name, "cursor" | "limit" | "min_position" | "after"))
     }
 }
@@ -212,6 +211,14 @@ mod tests {
                 .to_string(),
             "2025-12-31T22:00:00.000Z"
         );
+    }
+
+    #[test]
+    fn a_flag_needs_no_value() {
+        assert!(params("/x?verbose").flag("verbose"));
+        assert!(!params("/x?verbose=false").flag("verbose"));
+        assert!(!params("/x").flag("verbose"));
+        assert_eq!(params("/x?status=").text("status"), None);
     }
 
     #[test]
