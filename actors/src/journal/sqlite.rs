@@ -6,7 +6,7 @@
 //! batch's size in autocommit, which saves most of the round trips to the connection's thread.
 //!
 //! Checkpoints are kept off the commit path, in two phases: a second connection moves pages in the
-//! background, and when the log has grown past [`WAL_BYTES_MAX`] all the same, the writer runs one
+//! background, and when the log has grown past 32 MiB all the same, the writer runs one
 //! more itself after it has released its replies, so that the next commit starts the log over.
 
 mod append;
