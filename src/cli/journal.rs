@@ -2,23 +2,18 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use souk_actors::journal::Store as _;
 use souk_actors::journal::chain;
 use souk_actors::journal::sqlite::SqliteStore;
 
-use crate::app::JOURNAL_FILE;
+use crate::app::open_journal;
 use crate::config::Config;
+use crate::files::private_folder;
 use crate::projections::ReadModels;
 
 async fn open(config: &Config) -> anyhow::Result<SqliteStore> {
-    let folder = &config.storage.data_dir;
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    let path = folder.join(JOURNAL_FILE);
-    SqliteStore::open(&path, config.runtime.partitions.unwrap_or(1))
-        .await
-        .with_context(|| format!("cannot open the journal {}", path.display()))
+    private_folder(&config.storage.data_dir)?;
+    open_journal(&config.storage.journal, config.runtime.partitions.unwrap_or(1)).await
 }
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
