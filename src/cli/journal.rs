@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use souk_actors::journal::Store as _;
 use souk_actors::journal::chain;
 use souk_actors::journal::sqlite::SqliteStore;
@@ -27,8 +28,8 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 
 pub(super) async fn verify(config: &Config) -> anyhow::Result<ExitCode> {
     // To look at it is enough: the server may be running.
-    let path = config.storage.data_dir.join(JOURNAL_FILE);
-    let store = SqliteStore::open_read_only(&path)
+    let path = &config.storage.journal;
+    let store = SqliteStore::open_read_only(path)
         .await
         .with_context(|| format!("there is no journal to read at {}", path.display()))?;
     let mut whole = true;
