@@ -175,6 +175,10 @@ mod tests {
         "notification.user.sent",
         "notification.admin.sent",
         "notification.read",
+        "saga.started",
+        "saga.advanced",
+        "saga.completed",
+        "saga.failed",
     ];
 
     #[test]
