@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
-use souk_actors::command::Done;
+use souk_actors::command::{CommandError, Done};
 use souk_actors::id::keyed_hash;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,7 +24,8 @@ use crate::domain::email_claim::{EmailClaim, EmailClaimCommand};
 use crate::domain::ids::UserId;
 use crate::domain::text;
 use crate::domain::user::{
-    Registration, SellerProfile, User, UserCommand, UserDetails, UserStatus, VerificationStatus,
+    Registration, SellerProfile, User, UserCommand, UserDetails, UserRejection, UserStatus,
+    VerificationStatus,
 };
 use crate::identity::password;
 use crate::identity::verification;
@@ -364,7 +365,12 @@ async fn verify_email(
         })
     };
     let users = app.runtime().aggregate::<User>();
-    let (body, done) = split(users.send(user_id, verify, context, view).await?);
+    let done = users.send(user_id, verify, context, view).await.map_err(|error| match error {
+        // A token names its user: one of nobody is as unknown as any other.
+        CommandError::Rejected { rejection: UserRejection::NotFound, .. } => unknown(),
+        other => other.into(),
+    })?;
+    let (body, done) = split(done);
     Ok(Answer::ok(body.ok_or_else(unknown)?).after(&done))
 }
 
