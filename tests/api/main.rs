@@ -6,4 +6,7 @@
 
 mod support;
 
-mod smoke;
+mod listings;
+mod registration;
+mod sellers;
+mod sessions;
