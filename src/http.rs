@@ -53,6 +53,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App as Market;
 use crate::config::Config;
+use crate::gateways::sandbox::SandboxCall;
 use crate::gateways::sms::Sms;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
@@ -177,6 +178,10 @@ impl App {
 
     fn outbox(&self) -> &Outbox {
         &self.0.parts.market.outbox
+    }
+
+    fn gateway_calls(&self) -> Vec<SandboxCall> {
+        self.0.parts.market.sandbox.calls()
     }
 
     fn texts(&self) -> Vec<Sms> {
