@@ -6,7 +6,9 @@
 
 mod support;
 
+mod failures;
 mod listings;
+mod purchases;
 mod registration;
 mod sellers;
 mod sessions;

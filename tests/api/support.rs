@@ -22,8 +22,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 pub use client::{Answer, Client};
-pub use events::{data_of, names_of, types_of};
-pub use market::{Order, address};
+pub use events::{data_of, names_of, position, types_of};
+pub use market::{Order, PRICE, Sale, address, order_of, wish};
 pub use people::{Person, business, somebody};
 pub use server::{Command, Server, Start};
 
