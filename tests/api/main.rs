@@ -6,9 +6,11 @@
 
 mod support;
 
+mod event_store;
 mod failures;
 mod listings;
 mod purchases;
 mod registration;
+mod sagas;
 mod sellers;
 mod sessions;

@@ -18,8 +18,12 @@ mod people;
 mod server;
 
 use std::future::{Future, poll_fn};
+use std::path::Path;
 use std::task::Poll;
 use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteConnectOptions;
 
 pub use client::{Answer, Client};
 pub use events::{data_of, names_of, position, types_of};
@@ -67,4 +71,10 @@ where
     })
     .await;
     done.into_iter().flatten().collect()
+}
+
+/// Opens a database of the server's, beside the server.
+pub async fn open(file: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(file);
+    SqlitePool::connect_with(options).await.unwrap()
 }
