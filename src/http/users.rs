@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
-use souk_actors::command::Done;
+use souk_actors::command::{CommandError, Done};
 use souk_actors::id::keyed_hash;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -365,7 +365,12 @@ async fn verify_email(
         })
     };
     let users = app.runtime().aggregate::<User>();
-    let (body, done) = split(users.send(user_id, verify, context, view).await?);
+    let done = users.send(user_id, verify, context, view).await.map_err(|error| match error {
+        // A token names its user: one of nobody is as unknown as any other.
+        CommandError::Rejected { rejection: UserRejection::NotFound, .. } => unknown(),
+        other => other.into(),
+    })?;
+    let (body, done) = split(done);
     Ok(Answer::ok(body.ok_or_else(unknown)?).after(&done))
 }
 
