@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use souk_actors::journal::Store as _;
 use souk_actors::journal::chain;
 use souk_actors::journal::sqlite::SqliteStore;
@@ -26,6 +27,11 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn verify(config: &Config) -> anyhow::Result<ExitCode> {
+    let path = &config.storage.journal;
+    // Opening would begin a new one, of which everything is whole.
+    if !path.exists() {
+        bail!("there is no journal at {}", path.display());
+    }
     let store = open(config).await?;
     let mut whole = true;
     for partition in 0..store.partitions() {
