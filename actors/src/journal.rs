@@ -323,7 +323,7 @@ pub struct LetterFilter {
     pub after: u64,
 }
 
-/// Where a journal is kept. One contract suite ([`crate::testing::contract`]) runs against every
+/// Where a journal is kept. One contract suite (`testing::contract`) runs against every
 /// store; whatever it promises here is tested there.
 ///
 /// * [`Store::append`] stores all of a batch or nothing, durably before it returns, and only if

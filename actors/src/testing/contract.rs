@@ -1,5 +1,7 @@
 //! The contract of a journal store: one suite, handed every store, so that none can drift apart.
 
+#![allow(clippy::unwrap_used, reason = "a suite of tests")]
+
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -99,9 +101,9 @@ async fn events_are_read_back_as_written(store: &dyn Store) {
 
     assert_eq!(store.head(0).await.unwrap(), log.head);
     assert_eq!(store.read_from(0, 0, 3).await.unwrap(), events);
-    assert_eq!(store.read_from(0, 3, 10).await.unwrap(), [more.clone()]);
+    assert_eq!(store.read_from(0, 3, 10).await.unwrap(), std::slice::from_ref(&more));
     assert_eq!(store.read_stream(1, 1, 10).await.unwrap(), [events[1].clone(), more.clone()]);
-    assert_eq!(store.read_aggregate(id(1), 2, 10).await.unwrap(), [more.clone()]);
+    assert_eq!(store.read_aggregate(id(1), 2, 10).await.unwrap(), std::slice::from_ref(&more));
     assert_eq!(store.event(more.event_id).await.unwrap(), Some(more.clone()));
     assert_eq!(store.event(id(9)).await.unwrap(), None);
     assert_eq!(store.by_correlation(&more.correlation_id, 10).await.unwrap().len(), 4);

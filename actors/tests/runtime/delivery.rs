@@ -51,10 +51,10 @@ impl Handler for Shared {
         let this = (event.aggregate_id, event.aggregate_version);
         self.0.tries.lock().unwrap().push(this);
         let fails_on = *self.0.fails_on.lock().unwrap();
-        if let Some((id, version, kind)) = fails_on {
-            if (id, version) == this {
-                return Err(Failure { kind, message: "as told".to_owned() });
-            }
+        if let Some((id, version, kind)) = fails_on
+            && (id, version) == this
+        {
+            return Err(Failure { kind, message: "as told".to_owned() });
         }
         let panics = {
             let mut panics_on = self.0.panics_on.lock().unwrap();

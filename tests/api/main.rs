@@ -1,0 +1,10 @@
+//! Black-box tests: the real program, through its HTTP API and its command line.
+//!
+//! One module a capability; `support` is what all of them start from. Comments name the rows of the
+//! requirements that a test stands for.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
+mod support;
+
+mod crash;
+mod smoke;

@@ -1,0 +1,50 @@
+//! What every test starts from: the real program in a folder of its own, and clients that do what
+//! clients do.
+//!
+//! ```text
+//!   test ──▶ Server ──starts──▶ souk (port 0, temporary folder)
+//!    │         └── admin(), visitor() ──▶ Client ──HTTP──▶ souk
+//!    └──▶ people and the market: register, buyer, seller, listing, order, events …
+//! ```
+//!
+//! Nothing sleeps for a fixed time: [`eventually`] waits for a condition, up to a deadline that a
+//! slow machine does not meet by accident. Orderly tests end with [`Server::finish`], which fails
+//! when a dead letter is left behind.
+
+mod client;
+mod events;
+mod market;
+mod people;
+mod server;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use client::{Answer, Client};
+pub use events::{data_of, names_of, types_of};
+pub use market::{Order, address};
+pub use people::Person;
+pub use server::{Command, Server, Start};
+
+/// How long a condition may take to come true. Far longer than it does, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Asks until there is an answer.
+///
+/// # Panics
+/// When there is none in time: `what` says what was waited for.
+pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < until, "waited in vain for {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

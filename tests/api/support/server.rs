@@ -1,0 +1,332 @@
+//! The program: started, watched, stopped and killed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Client, eventually};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_souk");
+/// How long the program may take to listen, and to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many lines of its log are shown when a test fails.
+const LOG_LINES_SHOWN: usize = 60;
+
+/// How to start a server.
+#[derive(Clone, Default)]
+pub struct Start {
+    variables: BTreeMap<String, String>,
+}
+
+impl Start {
+    /// With a variable of its environment.
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// With so many partitions.
+    pub fn partitions(self, number: u16) -> Self {
+        self.with("PARTITIONS", number)
+    }
+
+    /// Starts it in a folder that is deleted afterwards.
+    pub async fn start(self) -> Server {
+        let folder = tempfile::Builder::new().prefix("souk-test-").tempdir().unwrap();
+        let mut server = Server {
+            start: self,
+            folder,
+            process: None,
+            url: Arc::default(),
+            admin: String::new(),
+            log: Arc::default(),
+            closed: false,
+        };
+        server.launch().await;
+        server
+    }
+}
+
+/// A server of one test. It is killed when the test is over.
+pub struct Server {
+    start: Start,
+    folder: TempDir,
+    process: Option<Process>,
+    /// Where it listens; another address after each start, and clients follow.
+    url: Arc<RwLock<String>>,
+    admin: String,
+    log: Arc<Mutex<Vec<String>>>,
+    closed: bool,
+}
+
+struct Process {
+    child: Child,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// A server in development mode with one partition.
+    pub async fn start() -> Self {
+        Start::default().start().await
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The journal's file.
+    pub fn journal(&self) -> PathBuf {
+        self.folder().join("journal.db")
+    }
+
+    /// Where it listens now.
+    pub fn url(&self) -> String {
+        self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The process's id, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").child.id()
+    }
+
+    /// Somebody without a token.
+    pub fn visitor(&self) -> Client {
+        Client::new(self.url.clone())
+    }
+
+    /// The development administrator.
+    pub fn admin(&self) -> Client {
+        self.visitor().with_token(&self.admin)
+    }
+
+    /// Every line of its log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A command of the program on the same folder and with the same settings.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(arguments).with("DATA_DIR", self.folder().display());
+        for (name, value) in &self.start.variables {
+            command = command.with(name, value);
+        }
+        command
+    }
+
+    /// Kills it at once, as a power cut would.
+    pub fn kill_9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.child.kill().unwrap();
+            process.child.wait().unwrap();
+            process.join();
+        }
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        let pid = self.pid();
+        let sent = std::process::Command::new("sh")
+            .args(["-c", &format!("kill -TERM {pid}")])
+            .status()
+            .unwrap();
+        assert!(sent.success(), "SIGTERM could not be sent");
+        self.exited().await
+    }
+
+    /// Waits until it has ended.
+    pub async fn exited(&mut self) -> ExitStatus {
+        let process = self.process.as_mut().expect("the server runs");
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < until, "the server does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        self.process.take().expect("it was there").join();
+        status
+    }
+
+    /// Starts it again on the same folder, after [`Self::kill_9`] or [`Self::terminate`].
+    pub async fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the server still runs");
+        self.launch().await;
+    }
+
+    /// The same after a kill.
+    pub async fn kill_9_and_start_again(&mut self) {
+        self.kill_9();
+        self.launch().await;
+    }
+
+    /// The orderly end of a test: no dead letter is left behind, and the server ends well when
+    /// asked to.
+    pub async fn finish(mut self) {
+        let letters = self.letters(None).await;
+        assert!(letters.is_empty(), "dead letters are left: {letters:#?}");
+        let status = self.terminate().await;
+        assert!(status.success(), "the server ended with {status}");
+        self.closed = true;
+    }
+
+    /// The dead letters, of one subscription or of all.
+    pub async fn letters(&self, subscription: Option<&str>) -> Vec<Value> {
+        let filter = subscription.map(|name| format!("?subscription={name}")).unwrap_or_default();
+        let page = self.admin().get(&format!("/api/v1/dlq{filter}")).await.expect(200);
+        page["data"].as_array().unwrap().clone()
+    }
+
+    async fn launch(&mut self) {
+        let mut command = std::process::Command::new(PROGRAM);
+        command
+            .arg("serve")
+            .env_clear()
+            .env("DATA_DIR", self.folder.path())
+            .env("HTTP_ADDR", "127.0.0.1:0")
+            .env("LOG_LEVEL", "info")
+            .envs(&self.start.variables)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (said, says) = channel();
+        let output = listen(child.stdout.take().unwrap(), move |line| {
+            // Nobody listens any more once the address is known.
+            let _: Result<(), _> = said.send(line);
+        });
+        let log = self.log.clone();
+        let errors = listen(child.stderr.take().unwrap(), move |line| {
+            log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        });
+        self.process = Some(Process { child, readers: vec![output, errors] });
+        let url = self.address(&says);
+        *self.url.write().unwrap_or_else(PoisonError::into_inner) = url;
+        let token = self.folder().join("admin-token");
+        self.admin = std::fs::read_to_string(token).unwrap_or_default().trim().to_owned();
+        let visitor = self.visitor();
+        eventually("/readyz", || async {
+            (visitor.get("/readyz").await.status() == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// The address in its first line.
+    fn address(&self, says: &Receiver<String>) -> String {
+        let line = says.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            panic!("the server did not say where it listens:\n{}", self.log().join("\n"))
+        });
+        let url = line.split_whitespace().find(|word| word.starts_with("http://"));
+        url.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned()
+    }
+}
+
+impl Process {
+    fn join(self) {
+        for reader in self.readers {
+            reader.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself.
+            let _: std::io::Result<()> = process.child.kill();
+            let _: std::io::Result<ExitStatus> = process.child.wait();
+            process.join();
+        }
+        if std::thread::panicking() && !self.closed {
+            let log = self.log();
+            let from = log.len().saturating_sub(LOG_LINES_SHOWN);
+            eprintln!("the server's log ended with:\n{}", log[from..].join("\n"));
+        }
+    }
+}
+
+fn listen(
+    from: impl Read + Send + 'static,
+    mut each: impl FnMut(String) + Send + 'static,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        BufReader::new(from).lines().map_while(Result::ok).for_each(&mut each);
+    })
+}
+
+/// One run of the program that ends by itself.
+pub struct Command {
+    arguments: Vec<String>,
+    variables: BTreeMap<String, String>,
+    input: String,
+}
+
+/// How a run ended.
+pub struct Ended {
+    pub code: i32,
+    pub output: String,
+    pub errors: String,
+}
+
+impl Command {
+    /// With these arguments and an empty environment.
+    pub fn new(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        Self { arguments, variables: BTreeMap::new(), input: String::new() }
+    }
+
+    /// With a variable of its environment.
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// With something to read.
+    pub fn reading(mut self, input: &str) -> Self {
+        input.clone_into(&mut self.input);
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn run(self) -> Ended {
+        let mut child = std::process::Command::new(PROGRAM)
+            .args(&self.arguments)
+            .env_clear()
+            .envs(&self.variables)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A program that ends without reading closes the pipe.
+        let _: std::io::Result<()> = child.stdin.take().unwrap().write_all(self.input.as_bytes());
+        let (done, waiting): (Sender<()>, _) = channel();
+        let pid = child.id();
+        let watchdog = std::thread::spawn(move || {
+            if waiting
+                .recv_timeout(PATIENCE)
+                .is_err_and(|error| error.to_string().contains("timed"))
+            {
+                let kill = format!("kill -KILL {pid}");
+                std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        drop(done);
+        watchdog.join().unwrap();
+        Ended {
+            code: output.status.code().unwrap_or(-1),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
