@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, shown, split};
 use super::auth::email_claim_id;
-use super::body::{Fields, FromFields, Nothing, Unread, Valid};
+use super::body::{Fields, FromFields, Nothing, Reason, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
 use super::conditional::IfNoneMatch;
 use super::params::path_id;
@@ -155,20 +155,6 @@ impl FromFields for UpdateUser {
             first_name: fields.optional_text(&["first_name", "firstName"]),
             last_name: fields.optional_text(&["last_name", "lastName"]),
         })
-    }
-}
-
-/// Why.
-#[derive(ToSchema)]
-pub struct Reason {
-    /// The reason, for those it concerns.
-    #[schema(max_length = 500)]
-    pub reason: Option<String>,
-}
-
-impl FromFields for Reason {
-    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { reason: fields.optional_text(&["reason"]) })
     }
 }
 
