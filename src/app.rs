@@ -21,6 +21,7 @@ use souk_actors::event::Position;
 use souk_actors::journal::Store;
 use souk_actors::journal::codec::Keyring;
 use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::retry::RetryPolicy;
 use souk_actors::runtime::{Options, Runtime};
 use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
@@ -38,11 +39,12 @@ use crate::domain::payment::Payment;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
 use crate::domain::user::User;
+use crate::files::{private_file, private_folder};
 use crate::gateways::mail::LogMailer;
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::sms::LogSms;
-use crate::projections::ReadModels;
+use crate::projections::{ReadModels, db};
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
 use crate::subscribers::notifications::Notifications;
@@ -52,9 +54,6 @@ use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::{
     email_claims, mail_sender, notifications, order_progress, payment_gateway,
 };
-
-/// The journal's file in the data folder.
-pub const JOURNAL_FILE: &str = "journal.db";
 
 /// Lanes of the subscriptions on the way of every purchase. Each lane waits for the journal (and a
 /// payment's, at worst, for the provider's time limit), so there are many more than processors.
@@ -75,8 +74,10 @@ const CATEGORIES: [(&str, &str); 6] = [
 
 /// What the application is started with.
 pub struct Settings {
-    /// The folder of the journal and the read models.
+    /// The folder of the read models and of everything else that is kept in files.
     pub data_dir: PathBuf,
+    /// The journal's file.
+    pub journal: PathBuf,
     /// How many partitions a new journal gets.
     pub partitions: u16,
     /// Whether default categories are made.
@@ -89,6 +90,8 @@ pub struct Settings {
     pub token_of: TokenOf,
     /// Time, randomness and ids.
     pub world: Arc<dyn World>,
+    /// How handlers are retried. Sagas and projections keep the runtime's own policy.
+    pub retry: RetryPolicy,
     /// The runtime's limits.
     pub options: Options,
 }
@@ -113,13 +116,8 @@ pub struct App {
 impl App {
     /// Starts on the files in the data folder.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let path = settings.data_dir.join(JOURNAL_FILE);
-        std::fs::create_dir_all(&settings.data_dir).with_context(|| {
-            format!("cannot make the data folder {}", settings.data_dir.display())
-        })?;
-        let store = SqliteStore::open(&path, settings.partitions)
-            .await
-            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        private_folder(&settings.data_dir)?;
+        let store = open_journal(&settings.journal, settings.partitions).await?;
         Self::start_on(settings, Arc::new(store)).await
     }
 
@@ -143,7 +141,7 @@ impl App {
         let address_hash = address_hash(settings.lookup_key);
         let sender = MailSender::new(mails.clone(), settings.token_of.clone(), address_hash);
         for subscription in handlers(sandbox.clone(), sender) {
-            builder = builder.subscribe(subscription);
+            builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         for subscription in read_models.subscriptions() {
             builder = builder.subscribe(subscription);
@@ -166,12 +164,21 @@ impl App {
     }
 }
 
+/// Opens the journal in this file, or begins one there.
+pub async fn open_journal(path: &Path, partitions: u16) -> anyhow::Result<SqliteStore> {
+    private_file(path)?;
+    SqliteStore::open(path, partitions)
+        .await
+        .with_context(|| format!("cannot open the journal {}", path.display()))
+}
+
 async fn open_read_models(data_dir: &Path, store: &dyn Store) -> anyhow::Result<ReadModels> {
     let mut heads = Vec::new();
     for partition in 0..store.partitions() {
         let head = store.head(partition).await.context("cannot read the journal")?;
         heads.push(Position { partition, position: head.position });
     }
+    private_file(&data_dir.join(db::FILE_NAME))?;
     ReadModels::open_for(data_dir, &heads).await
 }
 

@@ -12,9 +12,34 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, Config, Source};
 use crate::telemetry;
 
+/// The variables that have no flag.
+const VARIABLES: &str = "\
+Variables without a flag (durations have a unit: 500ms, 30s, 5m):
+  MASTER_KEY, TOKEN_KEY, LOOKUP_KEY  32 bytes each in base64 or hexadecimal; <name>_FILE names a
+                             file. Development makes them up once
+  RETRY_MAX_RETRIES          How often a handler of events is tried again [3]
+  RETRY_DELAY_MS             The first wait before that [1000]
+  RETRY_EXPONENTIAL_BACKOFF  Whether each wait is twice the one before [true]
+  RETRY_MAX_DELAY_MS         The longest wait [30000]
+  OUTBOX_POLL_INTERVAL       How often a subscription looks for events it was not told of [1s]
+  OUTBOX_BATCH_SIZE          For relays to message brokers, which do not exist yet: no effect
+  OUTBOX_MAX_RETRIES         The same
+  MAILBOX_CAP                How many commands may wait at one aggregate [1024]
+  AGGREGATE_IDLE_TIMEOUT     How long an unused aggregate stays in memory [5m]
+  EVENT_TYPE_PREFIX          What stands before the type of a CloudEvent [souk]
+  HTTP_CONNECTIONS_MAX       How many connections are served at once [10000]
+  HTTP_BODY_BYTES_MAX        The largest request body [1048576]
+  HTTP_HEADER_TIMEOUT        How long a request's head may take, and a connection be idle [20s]
+  HTTP_BODY_TIMEOUT          How long a request's body may take [15s]
+  SHUTDOWN_DELAY             How long /readyz says 503 before the listener closes [3s; 0s in
+                             development]
+  SHUTDOWN_TIMEOUT           How long open requests and actors may take to finish [20s]
+  REVEAL_VERIFICATION_TOKEN  Answer a registration with its token (development only) [false]
+  EMAIL_ADAPTER, SMS_ADAPTER Only log so far [log]";
+
 /// Souk: an actor-model marketplace service.
 #[derive(Parser)]
-#[command(name = "souk", version, about)]
+#[command(name = "souk", version, about, after_long_help = VARIABLES)]
 struct Cli {
     #[command(flatten)]
     flags: Flags,
@@ -31,15 +56,12 @@ struct Flags {
     /// The folder of all files [DATA_DIR, ./data]
     #[arg(long, global = true, value_name = "FOLDER")]
     data_dir: Option<String>,
-    /// The journal's database; SQLite in the data folder unless given [DATABASE_URL]
+    /// The journal, as sqlite:<path> [DATABASE_URL, journal.db in the data folder]
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
     /// Where to listen; port 0 takes a free one [HTTP_ADDR, 127.0.0.1:8080]
     #[arg(long, global = true, value_name = "ADDRESS")]
     http_addr: Option<String>,
-    /// How clients reach the service [PUBLIC_URL]
-    #[arg(long, global = true, value_name = "URL")]
-    public_url: Option<String>,
     /// How many partitions a new journal gets [PARTITIONS]
     #[arg(long, global = true, value_name = "NUMBER")]
     partitions: Option<String>,
@@ -130,7 +152,6 @@ fn load(flags: &Flags, command: &Option<Command>) -> Result<Config, config::Conf
         .with_flag("DATA_DIR", flags.data_dir.clone())
         .with_flag("DATABASE_URL", flags.database_url.clone())
         .with_flag("HTTP_ADDR", flags.http_addr.clone())
-        .with_flag("PUBLIC_URL", flags.public_url.clone())
         .with_flag("PARTITIONS", flags.partitions.clone())
         .with_flag("LOG_LEVEL", flags.log_level.clone());
     Config::load(&source)

@@ -7,13 +7,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) mod reader;
+mod reader;
 mod secret;
 
 pub use reader::{ConfigError, ConfigErrors, Source};
 pub use secret::Secret;
 
 use reader::Reader;
+use souk_actors::retry::RetryPolicy;
+
+/// The journal's file in the data folder.
+pub const JOURNAL_FILE: &str = "journal.db";
 
 /// The exit code of a program that was configured wrongly (`EX_CONFIG` of sysexits).
 pub const EXIT_CODE: u8 = 78;
@@ -55,9 +59,11 @@ pub struct Config {
     pub keys: Keys,
     /// The runtime's limits.
     pub runtime: Runtime,
-    /// How handlers of events are retried.
-    pub retry: Retry,
-    /// How relays pass events on.
+    /// How handlers of events are retried: `RETRY_MAX_RETRIES` after the first try,
+    /// `RETRY_DELAY_MS` the first wait, `RETRY_EXPONENTIAL_BACKOFF` whether each wait is twice the
+    /// one before, `RETRY_MAX_DELAY_MS` the longest.
+    pub retry: RetryPolicy,
+    /// How events are passed on.
     pub outbox: Outbox,
     /// How people are reached.
     pub messaging: Messaging,
@@ -70,8 +76,9 @@ pub struct Config {
 pub struct Storage {
     /// `DATA_DIR`: the folder of everything that is kept in files.
     pub data_dir: PathBuf,
-    /// `DATABASE_URL`: the journal's database; none means SQLite files in the data folder.
-    pub database_url: Option<String>,
+    /// `DATABASE_URL` (`sqlite:<path>`): the journal's file; `journal.db` in the data folder when
+    /// there is none.
+    pub journal: PathBuf,
 }
 
 /// How HTTP is served.
@@ -79,8 +86,6 @@ pub struct Storage {
 pub struct Http {
     /// `HTTP_ADDR`: where to listen; port 0 takes a free one.
     pub address: SocketAddr,
-    /// `PUBLIC_URL`: how clients reach the service, for links in mails and documents.
-    pub public_url: Option<String>,
     /// `HTTP_CONNECTIONS_MAX`: how many connections are served at once; more wait unaccepted.
     pub connections_max: usize,
     /// `HTTP_BODY_BYTES_MAX`: the largest request body.
@@ -122,46 +127,22 @@ pub struct Runtime {
     pub event_type_prefix: String,
 }
 
-/// How handlers of events are retried.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Retry {
-    /// `RETRY_MAX_RETRIES`: how often after the first try.
-    pub retries_max: u32,
-    /// `RETRY_DELAY_MS`: the first wait.
-    pub delay: Duration,
-    /// `RETRY_EXPONENTIAL_BACKOFF`: whether each wait is twice the one before.
-    pub exponential: bool,
-    /// `RETRY_MAX_DELAY_MS`: the longest wait.
-    pub delay_max: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            retries_max: 3,
-            delay: Duration::from_secs(1),
-            exponential: true,
-            delay_max: Duration::from_secs(30),
-        }
-    }
-}
-
-/// How relays pass events on.
+/// How events are passed on. The journal is the outbox: what is committed there wakes every
+/// subscription.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outbox {
-    /// `OUTBOX_POLL_INTERVAL`: how often a relay looks for what it was not woken for.
+    /// `OUTBOX_POLL_INTERVAL`: how often a subscription looks for what it was not woken for.
     pub poll_interval: Duration,
-    /// `OUTBOX_BATCH_SIZE`: how many events a relay takes at once.
+    /// `OUTBOX_BATCH_SIZE`: how many events a relay to a message broker takes at once. There are no
+    /// relays yet, so this is read and checked and has no effect.
     pub batch_size: usize,
-    /// `OUTBOX_MAX_RETRIES`: how often a relay tries an event again.
+    /// `OUTBOX_MAX_RETRIES`: how often a relay tries an event again. No effect yet, as above.
     pub retries_max: u32,
-    /// `OUTBOX_PUSH`: whether commits wake relays; without it only the interval does.
-    pub push: bool,
 }
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { poll_interval: Duration::from_secs(1), batch_size: 100, retries_max: 5, push: true }
+        Self { poll_interval: Duration::from_secs(1), batch_size: 100, retries_max: 5 }
     }
 }
 
@@ -220,17 +201,22 @@ fn mode(reader: &mut Reader<'_>) -> Mode {
 }
 
 fn storage(reader: &mut Reader<'_>) -> Storage {
-    let database_url = reader.text("DATABASE_URL");
-    if let Some(url) = &database_url {
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            reader
-                .error("DATABASE_URL", "PostgreSQL is not supported yet; leave it out for SQLite");
-        } else if !url.starts_with("sqlite:") {
-            reader.error("DATABASE_URL", "must start with sqlite: or be left out");
+    let data_dir = PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| "./data".to_owned()));
+    let mut journal = data_dir.join(JOURNAL_FILE);
+    if let Some(url) = reader.text("DATABASE_URL") {
+        let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
+        match path {
+            Some(path) if !path.is_empty() && !path.contains([':', '?']) => {
+                journal = PathBuf::from(path);
+            }
+            None if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                let problem = "PostgreSQL is not supported yet; leave it out for SQLite";
+                reader.error("DATABASE_URL", problem);
+            }
+            _ => reader.error("DATABASE_URL", "must be sqlite:<path of a file>, or be left out"),
         }
     }
-    let data_dir = PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| "./data".to_owned()));
-    Storage { data_dir, database_url }
+    Storage { data_dir, journal }
 }
 
 fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
@@ -242,13 +228,6 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
             "development mode listens on loopback only; set APP_ENV=production to listen elsewhere",
         );
     }
-    let public_url = reader.text("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned());
-    if public_url
-        .as_ref()
-        .is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://"))
-    {
-        reader.error("PUBLIC_URL", "must start with http:// or https://");
-    }
     let reveal_verification_token = reader.flag("REVEAL_VERIFICATION_TOKEN", false);
     if reveal_verification_token && !mode.is_development() {
         reader.error("REVEAL_VERIFICATION_TOKEN", "is for development mode only");
@@ -256,7 +235,6 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
     let delay = if mode.is_development() { 0 } else { 3 };
     Http {
         address,
-        public_url,
         connections_max: reader.number("HTTP_CONNECTIONS_MAX", 10_000, 1..=1_000_000),
         body_bytes_max: reader.number("HTTP_BODY_BYTES_MAX", 1 << 20, 1_024..=(64 << 20)),
         header_timeout: reader.duration("HTTP_HEADER_TIMEOUT", Duration::from_secs(20)),
@@ -285,20 +263,22 @@ fn runtime(reader: &mut Reader<'_>) -> Runtime {
     }
 }
 
-fn retry(reader: &mut Reader<'_>) -> Retry {
-    let default = Retry::default();
+fn retry(reader: &mut Reader<'_>) -> RetryPolicy {
+    let default = RetryPolicy::default();
     let millis = |duration: Duration| usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
     let as_millis =
         |number: usize| Duration::from_millis(u64::try_from(number).unwrap_or(u64::MAX));
-    Retry {
-        retries_max: reader.small("RETRY_MAX_RETRIES", default.retries_max),
-        delay: as_millis(reader.number("RETRY_DELAY_MS", millis(default.delay), 1..=3_600_000)),
-        exponential: reader.flag("RETRY_EXPONENTIAL_BACKOFF", default.exponential),
-        delay_max: as_millis(reader.number(
-            "RETRY_MAX_DELAY_MS",
-            millis(default.delay_max),
-            1..=86_400_000,
+    let longest = millis(default.max_retry_delay);
+    RetryPolicy {
+        max_retries: reader.small("RETRY_MAX_RETRIES", default.max_retries),
+        retry_delay: as_millis(reader.number(
+            "RETRY_DELAY_MS",
+            millis(default.retry_delay),
+            1..=3_600_000,
         )),
+        exponential_backoff: reader.flag("RETRY_EXPONENTIAL_BACKOFF", default.exponential_backoff),
+        max_retry_delay: as_millis(reader.number("RETRY_MAX_DELAY_MS", longest, 1..=86_400_000)),
+        ..default
     }
 }
 
@@ -308,7 +288,6 @@ fn outbox(reader: &mut Reader<'_>) -> Outbox {
         poll_interval: reader.duration("OUTBOX_POLL_INTERVAL", default.poll_interval),
         batch_size: reader.number("OUTBOX_BATCH_SIZE", default.batch_size, 1..=10_000),
         retries_max: reader.small("OUTBOX_MAX_RETRIES", default.retries_max),
-        push: reader.flag("OUTBOX_PUSH", default.push),
     }
 }
 
@@ -348,7 +327,7 @@ mod tests {
         let config = load(&[("DATA_DIR", dir.path().to_str().unwrap())]).unwrap();
         assert_eq!(config.mode, Mode::Development);
         assert_eq!(config.http.address.to_string(), "127.0.0.1:8080");
-        assert_eq!(config.retry, Retry::default());
+        assert_eq!(config.retry, RetryPolicy::default());
         assert_eq!(config.outbox, Outbox::default());
     }
 
@@ -378,8 +357,35 @@ mod tests {
     }
 
     #[test]
+    fn handlers_are_retried_as_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = load(&[
+            ("DATA_DIR", dir.path().to_str().unwrap()),
+            ("RETRY_MAX_RETRIES", "7"),
+            ("RETRY_DELAY_MS", "20"),
+            ("RETRY_EXPONENTIAL_BACKOFF", "false"),
+            ("DATABASE_URL", "sqlite:///var/lib/souk/j.db"),
+        ]);
+        let config = config.unwrap();
+        let policy = RetryPolicy {
+            max_retries: 7,
+            retry_delay: Duration::from_millis(20),
+            exponential_backoff: false,
+            ..RetryPolicy::default()
+        };
+        assert_eq!(config.retry, policy);
+        assert_eq!(config.storage.journal, Path::new("/var/lib/souk/j.db"));
+        for url in ["sqlite:", "sqlite::memory:", "mysql://x"] {
+            let folder = ("DATA_DIR", dir.path().to_str().unwrap());
+            assert!(load(&[folder, ("DATABASE_URL", url)]).is_err(), "{url}");
+        }
+    }
+
+    #[test]
     fn development_never_listens_to_the_world() {
-        let errors = load(&[("HTTP_ADDR", "0.0.0.0:80")]).unwrap_err();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ("DATA_DIR", dir.path().to_str().unwrap());
+        let errors = load(&[folder, ("HTTP_ADDR", "0.0.0.0:80")]).unwrap_err();
         assert!(errors.to_string().contains("loopback"));
     }
 

@@ -36,6 +36,8 @@ pub mod schemas;
 pub mod server;
 pub mod shipments;
 pub mod subscriptions;
+#[cfg(test)]
+mod tests;
 pub mod users;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,8 +13,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::app::{App as Market, Settings};
-use crate::config::{Config, reader::write_owner_only};
+use crate::config::Config;
 use crate::domain::caller::Role;
+use crate::files::write_owner_only;
 use crate::http::server::Server;
 use crate::http::{self, Parts};
 use crate::identity::token::{ADMIN_LIFETIME, Tokens};
@@ -48,15 +49,18 @@ pub fn settings(config: &Config) -> Settings {
     if let Some(timeout) = config.runtime.aggregate_idle_timeout {
         options.aggregates.idle_timeout = timeout;
     }
+    options.poll_interval = config.outbox.poll_interval;
     let token_key = config.keys.token.clone();
     Settings {
         data_dir: config.storage.data_dir.clone(),
+        journal: config.storage.journal.clone(),
         partitions: config.runtime.partitions.unwrap_or(1),
         development,
         master_key: *config.keys.master.bytes(),
         lookup_key: *config.keys.lookup.bytes(),
         token_of: Arc::new(move |user, nonce| verification_token(&token_key, user, nonce)),
         world,
+        retry: config.retry.clone(),
         options,
     }
 }

@@ -98,6 +98,6 @@ fn announce(letter: &Letter) {
         metrics::counter!("souk_dlq_letters_total", "subscription" => subscription, "class" => letter.class.clone())
             .increment(1);
     }
-    metrics::gauge!("souk_dlq_letters", "subscription" => letter.subscription.clone())
+    metrics::gauge!("souk_dlq_letters", "subscription" => letter.subscription.clone(), "partition" => letter.partition.to_string())
         .increment(1.0);
 }

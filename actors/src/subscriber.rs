@@ -280,7 +280,7 @@ impl Cell {
             route,
             paused: watch::channel(paused).0,
             runtime: OnceLock::new(),
-            circuit: Circuit::new(subscription.name, subscription.circuit.clone()),
+            circuit: Circuit::new(subscription.name, partition, subscription.circuit.clone()),
             lanes: (0..subscription.lanes).map(|_| LaneState::default()).collect(),
             dispatched: AtomicU64::new(0),
             progress: Notify::new(),
@@ -314,6 +314,10 @@ impl Cell {
             }
             moved.await;
         }
+    }
+
+    fn letters_gauge(&self) -> metrics::Gauge {
+        metrics::gauge!("souk_dlq_letters", "subscription" => self.subscription.name, "partition" => self.partition.to_string())
     }
 
     fn moved(&self) {

@@ -7,6 +7,7 @@ use souk_actors::world::SystemWorld;
 use uuid::Uuid;
 
 use super::*;
+use crate::config::JOURNAL_FILE;
 use crate::domain::caller::Role;
 use crate::domain::email_claim::EmailClaimCommand;
 use crate::domain::ids::{EmailClaimId, ListingId, OrderId, PaymentId, UserId};
@@ -32,12 +33,14 @@ struct Market {
 fn settings(dir: &Path) -> Settings {
     Settings {
         data_dir: dir.to_owned(),
+        journal: dir.join(JOURNAL_FILE),
         partitions: 1,
         development: true,
         master_key: [7; 32],
         lookup_key: [8; 32],
         token_of: Arc::new(|user, nonce| format!("token-{user}-{nonce}")),
         world: Arc::new(SystemWorld::new()),
+        retry: RetryPolicy::default(),
         options: Options::default(),
     }
 }

@@ -7,18 +7,14 @@ use souk_actors::journal::Store as _;
 use souk_actors::journal::chain;
 use souk_actors::journal::sqlite::SqliteStore;
 
-use crate::app::JOURNAL_FILE;
+use crate::app::open_journal;
 use crate::config::Config;
+use crate::files::private_folder;
 use crate::projections::ReadModels;
 
 async fn open(config: &Config) -> anyhow::Result<SqliteStore> {
-    let folder = &config.storage.data_dir;
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    let path = folder.join(JOURNAL_FILE);
-    SqliteStore::open(&path, config.runtime.partitions.unwrap_or(1))
-        .await
-        .with_context(|| format!("cannot open the journal {}", path.display()))
+    private_folder(&config.storage.data_dir)?;
+    open_journal(&config.storage.journal, config.runtime.partitions.unwrap_or(1)).await
 }
 
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
@@ -31,7 +27,11 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn verify(config: &Config) -> anyhow::Result<ExitCode> {
-    let store = open(config).await?;
+    // To look at it is enough: the server may be running.
+    let path = &config.storage.journal;
+    let store = SqliteStore::open_read_only(path)
+        .await
+        .with_context(|| format!("there is no journal to read at {}", path.display()))?;
     let mut whole = true;
     for partition in 0..store.partitions() {
         let verified = chain::verify(&store, partition, |_| ()).await?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use souk_actors::world::{SystemWorld, World};
 
 use super::{Mode, Secret};
+use crate::files::write_owner_only;
 
 /// One thing that is wrong with one setting. It never repeats the value: it may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -206,19 +207,4 @@ impl<'a> Reader<'a> {
             }
         }
     }
-}
-
-/// Writes a file that only its owner may read, with the folders above it.
-pub(crate) fn write_owner_only(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::App;
 use super::answer::Answer;
 use super::body::{Fields, FromFields, Nothing, Valid};
-use super::call::Call;
+use super::call::{Call, SignedIn};
 use super::cursor::same;
 use super::problem::ApiError;
 use crate::domain::caller::Role;
@@ -240,10 +240,9 @@ async fn refresh_session(
     responses((status = 204, description = "The session has ended")))]
 async fn logout(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     _: Valid<Nothing>,
 ) -> Result<StatusCode, ApiError> {
-    call.someone()?;
     if let Some(session) = call.session() {
         let revoke = SessionCommand::Revoke {
             caller: call.caller(),

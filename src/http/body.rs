@@ -35,7 +35,27 @@ impl<T: FromFields + Send> FromRequest<App> for Valid<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
+        Unread(request).read(app).await
+    }
+}
+
+/// A request's body before anybody looked at it, for handlers that must first find out whether the
+/// caller may ask at all.
+#[derive(Debug)]
+pub struct Unread(Request);
+
+impl FromRequest<App> for Unread {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
+        Ok(Self(request))
+    }
+}
+
+impl Unread {
+    /// Takes the body in and reads it.
+    pub async fn read<T: FromFields>(self, app: &App) -> Result<Valid<T>, ApiError> {
+        let (parts, body) = self.0.into_parts();
         let bytes = collect(app, body).await?;
         if !(bytes.is_empty() || is_json(&parts.headers)) {
             return Err(ApiError::new(

@@ -46,6 +46,35 @@ impl FromRequestParts<App> for Call {
     }
 }
 
+/// A call of somebody. Whoever is nobody hears 401 before anything else is said about the request:
+/// it stands before the path, the query and the body among a handler's arguments.
+#[derive(Debug, Clone)]
+pub struct SignedIn(pub Call);
+
+impl FromRequestParts<App> for SignedIn {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let call = Call::from_request_parts(parts, app).await?;
+        call.someone()?;
+        Ok(Self(call))
+    }
+}
+
+/// A call of an administrator; everybody else hears 401 or 403 first, as with [`SignedIn`].
+#[derive(Debug, Clone)]
+pub struct Staff(pub Call);
+
+impl FromRequestParts<App> for Staff {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let call = Call::from_request_parts(parts, app).await?;
+        call.staff()?;
+        Ok(Self(call))
+    }
+}
+
 /// What the token says; a bad one is an error even where none is needed.
 fn claims(parts: &Parts, app: &App) -> Result<Option<Claims>, ApiError> {
     let Some(value) = parts.headers.get(header::AUTHORIZATION) else { return Ok(None) };

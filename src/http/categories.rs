@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, Page, split};
 use super::body::{Fields, FromFields, Nothing, Valid};
-use super::call::Call;
+use super::call::{Call, Staff};
 use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
@@ -122,10 +122,9 @@ async fn get_category(
     responses((status = 201, description = "The category", body = CategoryBody)))]
 async fn create_category(
     State(app): State<App>,
-    call: Call,
+    Staff(call): Staff,
     valid: Valid<NewCategory>,
 ) -> Result<Answer<CategoryBody>, ApiError> {
-    call.staff()?;
     let NewCategory { name, slug } = valid.body;
     let category_id = CategoryId::of_slug(&slug);
     let context = call.context(&app, "categories.create", "", &valid.canonical);
@@ -158,11 +157,10 @@ async fn change(
     responses((status = 200, description = "The category", body = CategoryBody)))]
 async fn deactivate_category(
     State(app): State<App>,
-    call: Call,
+    Staff(call): Staff,
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<CategoryBody>, ApiError> {
-    call.staff()?;
     let command = CategoryCommand::Deactivate { caller: call.caller(), now: app.now() };
     change(&app, &call, &id, "categories.deactivate", command).await
 }
@@ -173,11 +171,10 @@ async fn deactivate_category(
     responses((status = 200, description = "The category", body = CategoryBody)))]
 async fn activate_category(
     State(app): State<App>,
-    call: Call,
+    Staff(call): Staff,
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<CategoryBody>, ApiError> {
-    call.staff()?;
     let command = CategoryCommand::Activate { caller: call.caller(), now: app.now() };
     change(&app, &call, &id, "categories.activate", command).await
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, Page};
 use super::body::{Nothing, Valid};
-use super::call::Call;
+use super::call::Staff;
 use super::params::Params;
 use super::problem::ApiError;
 
@@ -58,10 +58,9 @@ pub struct ResolvedBody {
     responses((status = 200, description = "Letters, the oldest first", body = Page<LetterBody>)))]
 async fn list_letters(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     params: Params,
 ) -> Result<Answer<Page<LetterBody>>, ApiError> {
-    call.staff()?;
     let limit = usize::try_from(params.limit()?).unwrap_or(usize::MAX);
     let letters = app.runtime().dead_letters().list(params.text("subscription"), limit + 1).await?;
     let has_more = letters.len() > limit;
@@ -97,11 +96,10 @@ async fn redrive(
     responses((status = 200, description = "How far that came", body = ResolvedBody)))]
 async fn retry_letter(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(letter): Path<(String, u16, Uuid)>,
     _: Valid<Nothing>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
-    call.staff()?;
     redrive(&app, letter, Redrive::Retry, "retry").await
 }
 
@@ -113,11 +111,10 @@ async fn retry_letter(
     responses((status = 200, description = "How far that came", body = ResolvedBody)))]
 async fn discard_letter(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(letter): Path<(String, u16, Uuid)>,
     _: Valid<Nothing>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
-    call.staff()?;
     redrive(&app, letter, Redrive::Discard, "discard").await
 }
 
@@ -128,9 +125,8 @@ async fn discard_letter(
     responses((status = 200, description = "All of them", body = Page<QuarantineBody>)))]
 async fn list_quarantined(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
 ) -> Result<Answer<Page<QuarantineBody>>, ApiError> {
-    call.staff()?;
     let all = app.runtime().quarantined();
     let shown = all.iter().filter_map(|record| serde_json::to_value(record).ok());
     Ok(Answer::ok(Page::whole(shown.map(QuarantineBody).collect())))
@@ -148,11 +144,10 @@ pub struct QuarantineBody(pub Value);
     responses((status = 204, description = "It runs again")))]
 async fn release(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path((aggregate_type, id)): Path<(String, Uuid)>,
     _: Valid<Nothing>,
 ) -> Result<StatusCode, ApiError> {
-    call.staff()?;
     if app.runtime().release(&aggregate_type, id).await? {
         return Ok(StatusCode::NO_CONTENT);
     }

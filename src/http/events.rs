@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::answer::{Answer, Page};
-use super::call::Call;
+use super::call::Staff;
 use super::event_json::{CLOUDEVENT, CLOUDEVENTS, EventName, Form, event_name, write};
 use super::params::{Params, wrong};
 use super::problem::ApiError;
@@ -160,11 +160,10 @@ fn after(app: &App, params: &Params) -> Result<BTreeMap<u16, u64>, ApiError> {
     responses((status = 200, description = "A page of events", body = Page<EventBody>)))]
 async fn list_events(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    call.staff()?;
     let filter = filter(&params)?;
     app.projected(VIEW, params.min_position()?).await?;
     let (limit, mut at) = (params.limit()?, after(&app, &params)?);
@@ -211,12 +210,11 @@ async fn find(app: &App, name: &str) -> Result<Arc<StoredEvent>, ApiError> {
     responses((status = 200, description = "The event", body = EventBody)))]
 async fn get_event(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(id): Path<String>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    call.staff()?;
     let event = find(&app, &id).await?;
     one(&app, &event, form(&params, &headers)).await
 }
@@ -258,10 +256,9 @@ pub struct DeliveriesBody {
     responses((status = 200, description = "Its deliveries", body = DeliveriesBody)))]
 async fn get_deliveries(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(id): Path<String>,
 ) -> Result<Answer<DeliveriesBody>, ApiError> {
-    call.staff()?;
     let event = find(&app, &id).await?;
     let deliveries = app.runtime().subscriptions().deliveries(&event).await?;
     let data = deliveries.into_iter().map(|delivery| DeliveryBody {

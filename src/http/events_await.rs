@@ -11,7 +11,7 @@ use souk_actors::event::{Position, StoredEvent};
 use tokio::time::Instant;
 
 use super::App;
-use super::call::Call;
+use super::call::Staff;
 use super::events::{self, EventBody};
 use super::params::{Params, wrong};
 use super::problem::ApiError;
@@ -38,11 +38,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
         (status = 204, description = "None has come in time")))]
 pub(super) async fn await_event(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    call.staff()?;
     let mut filter = events::filter(&params)?;
     if let Some(cause) = params.text("caused_by") {
         filter.causation_id = Some(cause.to_owned());

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page, split};
-use super::body::{Fields, FromFields, Nothing, Valid};
-use super::call::Call;
+use super::body::{Fields, FromFields, Nothing, Unread, Valid};
+use super::call::{Call, SignedIn};
 use super::conditional::IfNoneMatch;
 use super::money::{MoneyBody, money, optional_money};
 use super::params::{Params, path_id};
@@ -20,7 +20,7 @@ use super::problem::ApiError;
 use crate::domain::category::Category;
 use crate::domain::ids::{CategoryId, ListingId, UserId};
 use crate::domain::listing::{
-    CategoryStanding, Listing, ListingCommand, ListingDetails, ListingStatus,
+    CategoryStanding, Listing, ListingCommand, ListingDetails, ListingRejection, ListingStatus,
     NewListing as Creation,
 };
 use crate::domain::money::{Currency, Money};
@@ -240,6 +240,11 @@ fn missing() -> ApiError {
     ApiError::not_found("there is no such listing")
 }
 
+/// What the aggregate would say too, were it asked before the body is looked at.
+fn forbidden() -> ApiError {
+    ApiError::forbidden("forbidden", ListingRejection::Forbidden.to_string())
+}
+
 fn shown(done: Done<Option<ListingBody>>) -> Result<(ListingBody, Done<()>), ApiError> {
     let (body, done) = split(done);
     let mut body = body.ok_or_else(missing)?;
@@ -274,17 +279,22 @@ async fn category_standing(app: &App, category: CategoryId) -> Result<CategorySt
     responses((status = 201, description = "The listing", body = ListingBody)))]
 async fn create_listing(
     State(app): State<App>,
-    call: Call,
-    valid: Valid<NewListing>,
+    SignedIn(call): SignedIn,
+    unread: Unread,
 ) -> Result<Answer<ListingBody>, ApiError> {
     let seller_id = call.someone()?;
+    let seller_standing = seller_standing(&app, seller_id).await?;
+    if seller_standing.is_none() {
+        return Err(forbidden());
+    }
+    let valid = unread.read::<NewListing>(&app).await?;
     let body = valid.body;
     let listing_id = ListingId(call.new_id(&app, "listings.create"));
     let create = ListingCommand::Create(Box::new(Creation {
         caller: call.caller(),
         listing_id,
         seller_id,
-        seller_standing: seller_standing(&app, seller_id).await?,
+        seller_standing,
         title: body.title,
         description: body.description,
         price: body.price,
@@ -338,12 +348,16 @@ async fn change(
     responses((status = 200, description = "The listing as it is now", body = ListingBody)))]
 async fn update_listing(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
-    valid: Valid<UpdateListing>,
+    unread: Unread,
 ) -> Result<Answer<ListingBody>, ApiError> {
-    call.someone()?;
+    let offer = offer(&app, path_id(&id)?).await?.ok_or_else(missing)?;
+    if !call.caller().may_act_for(offer.seller_id) {
+        return Err(forbidden());
+    }
     call.if_match.required()?;
+    let valid = unread.read::<UpdateListing>(&app).await?;
     let UpdateListing { title, description, price } = valid.body;
     let command =
         ListingCommand::Update { caller: call.caller(), title, description, price, now: app.now() };
@@ -356,11 +370,10 @@ async fn update_listing(
     responses((status = 200, description = "The listing as it is now", body = ListingBody)))]
 async fn archive_listing(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     valid: Valid<Nothing>,
 ) -> Result<Answer<ListingBody>, ApiError> {
-    call.someone()?;
     let command = ListingCommand::Archive { caller: call.caller(), now: app.now() };
     change(&app, &call, &id, "listings.archive", &valid.canonical, command).await
 }
@@ -405,7 +418,7 @@ async fn browse(
     responses((status = 200, description = "A page of listings", body = Page<ListingSummary>)))]
 async fn my_listings(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<ListingSummary>>, ApiError> {
     let filter = ListingFilter {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page};
-use super::call::Call;
+use super::call::SignedIn;
 use super::params::Params;
 use super::problem::ApiError;
 use crate::domain::ids::UserId;
@@ -82,7 +82,7 @@ impl From<NotificationRow> for NotificationBody {
     responses((status = 200, description = "A page, the newest first", body = Page<NotificationBody>)))]
 async fn list_notifications(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<NotificationBody>>, ApiError> {
     let caller = call.someone()?;

@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page, split};
-use super::body::{Fields, FromFields, Valid};
-use super::call::Call;
+use super::body::{Fields, FromFields, Unread, Valid};
+use super::call::{Call, SignedIn};
 use super::conditional::{IfNoneMatch, content_tag, version_tag};
 use super::listings::{Offer, offer};
 use super::money::{MoneyBody, optional_money};
@@ -587,7 +587,7 @@ async fn at_rest(app: &App, order: OrderId, wait: Duration) -> Result<OrderBody,
         (status = 202, description = "The order, with `Prefer: respond-async`", body = OrderBody)))]
 async fn place_order(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     prefer: Prefer,
     valid: Valid<OrderWish>,
 ) -> Result<Response, ApiError> {
@@ -603,7 +603,7 @@ async fn place_order(
     responses((status = 201, description = "The order", body = OrderBody)))]
 async fn create_transaction(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     prefer: Prefer,
     valid: Valid<TransactionWish>,
 ) -> Result<Response, ApiError> {
@@ -624,7 +624,7 @@ fn composed<T: Serialize>(body: &T, theirs: &IfNoneMatch) -> Response {
     responses((status = 200, description = "The order", body = OrderBody)))]
 async fn get_order(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
@@ -636,7 +636,7 @@ async fn get_order(
     responses((status = 200, description = "The order", body = OrderBody)))]
 async fn get_transaction(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
@@ -671,7 +671,7 @@ pub struct StatusBody {
     responses((status = 200, description = "Every status and since when", body = HistoryBody)))]
 async fn get_history(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
@@ -740,7 +740,7 @@ impl PaymentBody {
     responses((status = 200, description = "The payment", body = PaymentBody)))]
 async fn get_payment(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
@@ -802,7 +802,7 @@ impl EscrowBody {
     responses((status = 200, description = "The escrow", body = EscrowBody)))]
 async fn get_escrow(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
@@ -822,11 +822,12 @@ async fn get_escrow(
     responses((status = 200, description = "The order as it is now", body = OrderBody)))]
 async fn cancel_order(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
-    valid: Valid<Reason>,
+    unread: Unread,
 ) -> Result<Answer<OrderBody>, ApiError> {
     let order = OrderId(named(&app, &call, &id).await?.order_id);
+    let valid = unread.read::<Reason>(&app).await?;
     let cancel =
         OrderCommand::Cancel { caller: call.caller(), reason: valid.body.reason, now: app.now() };
     let target = order.to_string();
@@ -901,7 +902,7 @@ async fn list(
     responses((status = 200, description = "A page of orders", body = Page<OrderSummary>)))]
 async fn my_orders(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
     let buyer_id = Some(call.someone()?.uuid());
@@ -915,7 +916,7 @@ async fn my_orders(
     responses((status = 200, description = "A page of orders", body = Page<OrderSummary>)))]
 async fn my_sales(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
     let seller_id = Some(call.someone()?.uuid());

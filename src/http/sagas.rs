@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page};
-use super::call::Call;
+use super::call::Staff;
 use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
@@ -78,10 +78,9 @@ impl From<SagaRow> for SagaSummary {
     responses((status = 200, description = "Sagas, the newest first", body = Page<SagaSummary>)))]
 async fn list_sagas(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     params: Params,
 ) -> Result<Answer<Page<SagaSummary>>, ApiError> {
-    call.staff()?;
     app.projected(VIEW, params.min_position()?).await?;
     let filter = SagaFilter {
         key: params.parsed::<OrderId>("order_id")?.map(OrderId::uuid),
@@ -107,11 +106,10 @@ pub struct SagaBody(pub Value);
     responses((status = 200, description = "The saga", body = SagaBody)))]
 async fn get_saga(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
-    call.staff()?;
     let id: Uuid = path_id(&id)?;
     let (version, body) = super::sagas_known::read(&app, id).await?;
     if version == 0 {
@@ -158,7 +156,6 @@ pub struct StepRetryBody {
 /// What sagas are made of
 #[utoipa::path(get, path = "/admin/sagas/definitions", tag = "admin",
     responses((status = 200, description = "All definitions", body = Page<DefinitionBody>)))]
-async fn list_definitions(call: Call) -> Result<Answer<Page<DefinitionBody>>, ApiError> {
-    call.staff()?;
+async fn list_definitions(_: Staff) -> Result<Answer<Page<DefinitionBody>>, ApiError> {
     Ok(Answer::ok(Page::whole(super::sagas_known::definitions())))
 }

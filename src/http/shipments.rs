@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, Page, split};
 use super::body::{Nothing, Valid};
-use super::call::Call;
+use super::call::{Call, SignedIn};
 use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id, wrong};
 use super::problem::ApiError;
@@ -96,7 +96,7 @@ async fn visible(app: &App, call: &Call, id: ShipmentId) -> Result<Option<Shipme
     responses((status = 200, description = "The shipments", body = Page<ShipmentBody>)))]
 async fn list_shipments(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<ShipmentBody>>, ApiError> {
     let order = params.parsed::<OrderId>("order_id")?;
@@ -110,7 +110,7 @@ async fn list_shipments(
     responses((status = 200, description = "The shipment", body = ShipmentBody)))]
 async fn get_shipment(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
@@ -141,7 +141,7 @@ async fn change(
     responses((status = 200, description = "The shipment as it is now", body = ShipmentBody)))]
 async fn dispatch_shipment(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<ShipmentBody>, ApiError> {
@@ -155,7 +155,7 @@ async fn dispatch_shipment(
     responses((status = 200, description = "The shipment as it is now", body = ShipmentBody)))]
 async fn deliver_shipment(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<ShipmentBody>, ApiError> {

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::answer::{Answer, Page};
 use super::body::{Nothing, Valid};
-use super::call::Call;
+use super::call::Staff;
 use super::params::Params;
 use super::problem::ApiError;
 use super::{App, catalogue};
@@ -72,10 +72,9 @@ fn missing() -> ApiError {
     responses((status = 200, description = "All of them", body = Page<SubscriptionBody>)))]
 async fn list_subscriptions(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     params: Params,
 ) -> Result<Answer<Page<SubscriptionBody>>, ApiError> {
-    call.staff()?;
     let types = params.text("event_type").map(|name| catalogue::resolve(name).0);
     let fits = |status: &Value| {
         types.as_ref().is_none_or(|types| types.iter().any(|of| takes(status, of)))
@@ -90,10 +89,9 @@ async fn list_subscriptions(
     responses((status = 200, description = "The subscription", body = SubscriptionBody)))]
 async fn get_subscription(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(name): Path<String>,
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
-    call.staff()?;
     Ok(Answer::ok(one(&app, &name)?))
 }
 
@@ -105,11 +103,10 @@ async fn get_subscription(
     responses((status = 200, description = "The subscription", body = SubscriptionBody)))]
 async fn pause_subscription(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(name): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
-    call.staff()?;
     if !app.runtime().subscriptions().pause(&name).await? {
         return Err(missing());
     }
@@ -122,11 +119,10 @@ async fn pause_subscription(
     responses((status = 200, description = "The subscription", body = SubscriptionBody)))]
 async fn resume_subscription(
     State(app): State<App>,
-    call: Call,
+    _: Staff,
     Path(name): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
-    call.staff()?;
     if !app.runtime().subscriptions().resume(&name).await? {
         return Err(missing());
     }
@@ -161,8 +157,7 @@ pub struct ContextSubscriptionBody {
 /// Bounded contexts
 #[utoipa::path(get, path = "/admin/contexts", tag = "admin",
     responses((status = 200, description = "All of them", body = Page<ContextBody>)))]
-async fn list_contexts(call: Call) -> Result<Answer<Page<ContextBody>>, ApiError> {
-    call.staff()?;
+async fn list_contexts(_: Staff) -> Result<Answer<Page<ContextBody>>, ApiError> {
     let data = contexts().into_iter().map(|context| {
         let roles = [
             (!context.publishes.is_empty()).then_some("publisher"),

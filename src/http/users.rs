@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, shown, split};
 use super::auth::email_claim_id;
-use super::body::{Fields, FromFields, Nothing, Valid};
-use super::call::Call;
+use super::body::{Fields, FromFields, Nothing, Unread, Valid};
+use super::call::{Call, SignedIn, Staff};
 use super::conditional::IfNoneMatch;
 use super::params::path_id;
 use super::problem::{ApiError, FieldProblem};
@@ -390,7 +390,11 @@ async fn read_user(
 /// Who I am
 #[utoipa::path(get, path = "/users/me", tag = "users",
     responses((status = 200, description = "The caller", body = UserBody)))]
-async fn me(State(app): State<App>, call: Call, theirs: IfNoneMatch) -> Result<Response, ApiError> {
+async fn me(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    theirs: IfNoneMatch,
+) -> Result<Response, ApiError> {
     let user = call.someone()?;
     read_user(&app, &call, user, &theirs).await
 }
@@ -431,12 +435,15 @@ async fn change_user(
     responses((status = 200, description = "The user as it is now", body = UserBody)))]
 async fn update_user(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     Path(id): Path<String>,
-    valid: Valid<UpdateUser>,
+    unread: Unread,
 ) -> Result<Answer<UserBody>, ApiError> {
-    call.someone()?;
     let user: UserId = path_id(&id)?;
+    if !call.caller().may_act_for(user) {
+        return Err(ApiError::forbidden("forbidden", UserRejection::Forbidden.to_string()));
+    }
+    let valid = unread.read::<UpdateUser>(&app).await?;
     let command = UserCommand::UpdateProfile {
         caller: call.caller(),
         first_name: valid.body.first_name,
@@ -456,7 +463,7 @@ async fn update_user(
     responses((status = 200, description = "The seller profile", body = SellerProfileBody)))]
 async fn upgrade_to_seller(
     State(app): State<App>,
-    call: Call,
+    SignedIn(call): SignedIn,
     valid: Valid<UpgradeToSeller>,
 ) -> Result<Answer<SellerProfileBody>, ApiError> {
     let user = call.someone()?;
@@ -496,11 +503,10 @@ async fn get_seller_profile(
     responses((status = 200, description = "The seller profile", body = SellerProfileBody)))]
 async fn verify_seller(
     State(app): State<App>,
-    call: Call,
+    Staff(call): Staff,
     Path(id): Path<String>,
     valid: Valid<Nothing>,
 ) -> Result<Answer<SellerProfileBody>, ApiError> {
-    call.staff()?;
     let user: UserId = path_id(&id)?;
     let command = UserCommand::VerifySeller { caller: call.caller(), now: app.now() };
     let (body, done) =
@@ -514,11 +520,10 @@ async fn verify_seller(
     responses((status = 200, description = "The seller profile", body = SellerProfileBody)))]
 async fn reject_seller(
     State(app): State<App>,
-    call: Call,
+    Staff(call): Staff,
     Path(id): Path<String>,
     valid: Valid<Reason>,
 ) -> Result<Answer<SellerProfileBody>, ApiError> {
-    call.staff()?;
     let user: UserId = path_id(&id)?;
     let reason = valid.body.reason.ok_or_else(|| {
         ApiError::invalid(vec![FieldProblem::new("/reason", "required", "is required")])

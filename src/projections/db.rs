@@ -393,6 +393,7 @@ impl Query {
         Self { sql: sql.to_owned(), params: Vec::new() }
     }
 
+    /// The same query behind a word such as `EXPLAIN`.
     #[cfg(test)]
     pub fn prefix_for_tests(&mut self, prefix: &str) {
         self.sql.insert_str(0, prefix);

@@ -89,12 +89,12 @@ async fn look_up(
     id: Uuid,
 ) -> Result<Option<(NotificationDetails, Option<UserDetails>)>, Failure> {
     let notifications = runtime.aggregate::<Notification>();
-    let read = notifications.read(id, |notification| notification.details.clone()).await;
+    let read = notifications.read_inside(id, |notification| notification.details.clone()).await;
     let Some(details) = read.map_err(|error| command_failed(&error))?.value else {
         return Ok(None);
     };
     let users = runtime.aggregate::<User>();
-    let read = users.read(details.recipient.uuid(), |user| user.details.clone()).await;
+    let read = users.read_inside(details.recipient.uuid(), |user| user.details.clone()).await;
     let user = read.map_err(|error| command_failed(&error))?.value;
     Ok(Some((details, user)))
 }

@@ -198,7 +198,7 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
         "order" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;
             let orders = runtime.aggregate::<Order>();
-            let order = orders.read(event.aggregate_id, |order| order.details.clone()).await;
+            let order = orders.read_inside(event.aggregate_id, |order| order.details.clone()).await;
             let details = order.map_err(|error| command_failed(&error))?.value;
             Ok(details.map_or_else(Vec::new, |order| about_order(&change, &order)))
         }
@@ -207,7 +207,7 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
             let PaymentEvent::Rejected(rejected) = change else { return Ok(Vec::new()) };
             let payments = runtime.aggregate::<Payment>();
             let payment = payments
-                .read(event.aggregate_id, |payment| {
+                .read_inside(event.aggregate_id, |payment| {
                     payment.details.as_ref().map(|details| details.payer_id)
                 })
                 .await;

@@ -57,7 +57,7 @@ async fn tell_order(
 async fn release(runtime: &Runtime, event: &StoredEvent, order: OrderId) -> Result<(), Failure> {
     let shipments = runtime.aggregate::<Shipment>();
     let read = shipments
-        .read(event.aggregate_id, |shipment| {
+        .read_inside(event.aggregate_id, |shipment| {
             shipment.details.as_ref().map(|details| details.buyer_id)
         })
         .await;

@@ -198,7 +198,7 @@ impl Handler for PaymentGatewayHandler {
         let payment: PaymentEvent = runtime.journal().decode(event).await.map_err(decode_failed)?;
         let payments = runtime.aggregate::<Payment>();
         let id: Uuid = event.aggregate_id;
-        let state = payments.read(id, |payment| payment.details.clone()).await;
+        let state = payments.read_inside(id, |payment| payment.details.clone()).await;
         let details = state.map_err(|error| command_failed(&error))?.value;
         let Some(call) = details.and_then(|details| call(&payment, &details)) else {
             return Ok(());

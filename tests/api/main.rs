@@ -6,6 +6,7 @@
 
 mod support;
 
+mod crash;
 mod event_store;
 mod failures;
 mod listings;

@@ -1,10 +1,11 @@
 //! The hash chain: each event's hash covers the hash before it and every stored column, so that
 //! nothing can be changed, removed or reordered unseen.
 //!
-//! `hash(n) = BLAKE3(hash(n-1) ‖ columns)`, the first from 32 zero bytes. Columns in this order,
-//! integers as 8 bytes little-endian, text and bytes preceded by their length in that form:
-//! partition, position, event id, stream, aggregate type, aggregate id, aggregate version, event
-//! type, major, minor, timestamp in milliseconds, correlation id, causation id, data, metadata.
+//! `hash(n) = BLAKE3(hash(n-1) ‖ columns)`, the first from 32 zero bytes. Integers are 8 bytes
+//! little-endian. First partition and position, just so; then, each preceded by its length in
+//! bytes (an integer too): event id, stream, aggregate type, aggregate id, aggregate version,
+//! event type, major, minor, timestamp in milliseconds, correlation id, causation id, data,
+//! metadata. Never change.
 //! Personal fields are hashed sealed, so that an erasure leaves the chain whole.
 
 use crate::event::StoredEvent;

@@ -51,8 +51,9 @@ pub struct SqliteStore {
     writer: Mutex<Writer>,
     readers: SqlitePool,
     dirty: Arc<AtomicBool>,
-    checkpointer: tokio::task::JoinHandle<()>,
-    _lock: File,
+    checkpointer: Option<tokio::task::JoinHandle<()>>,
+    read_only: bool,
+    _lock: Option<File>,
 }
 
 #[derive(Debug)]
@@ -63,7 +64,9 @@ struct Writer {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        self.checkpointer.abort();
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.abort();
+        }
     }
 }
 
@@ -153,9 +156,50 @@ impl SqliteStore {
             }),
             readers,
             dirty,
-            checkpointer,
-            _lock: lock,
+            checkpointer: Some(checkpointer),
+            read_only: false,
+            _lock: Some(lock),
         })
+    }
+
+    /// Opens an existing journal to look at it, beside a process that has it open: it takes no
+    /// lease and no append.
+    pub async fn open_read_only(path: &Path) -> Result<Self, Error> {
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .connect_with(
+                SqliteConnectOptions::new()
+                    .filename(path)
+                    .read_only(true)
+                    .busy_timeout(Duration::from_secs(5))
+                    .disable_statement_logging(),
+            )
+            .await
+            .map_err(Error::database)?;
+        let stored: String =
+            sqlx::query_scalar("SELECT value FROM settings WHERE name = 'partitions'")
+                .fetch_one(&readers)
+                .await
+                .map_err(Error::database)?;
+        let partitions =
+            stored.parse().map_err(|_| Error::Damaged("the number of partitions".into()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            partitions,
+            writer: Mutex::new(Writer { connection: None, statements: Statements::default() }),
+            readers,
+            dirty: Arc::default(),
+            checkpointer: None,
+            read_only: true,
+            _lock: None,
+        })
+    }
+
+    fn refuse_if_read_only(&self) -> Result<(), Error> {
+        if self.read_only {
+            return Err(Error::Mismatch("the journal is open for reading only".into()));
+        }
+        Ok(())
     }
 
     async fn wal_bytes(&self) -> u64 {
@@ -233,6 +277,7 @@ impl Store for SqliteStore {
     }
 
     async fn acquire(&self, partition: u16) -> Result<Lease, Error> {
+        self.refuse_if_read_only()?;
         let mut writer = self.writer.lock().await;
         let connection = writer.connected(&self.path).await.map_err(Error::database)?;
         let epoch: i64 = sqlx::query_scalar(
@@ -279,6 +324,7 @@ impl Store for SqliteStore {
     }
 
     async fn append(&self, lease: Lease, batch: &Batch) -> Result<(), AppendError> {
+        self.refuse_if_read_only().map_err(|_| AppendError::Fenced)?;
         let mut writer = self.writer.lock().await;
         let Writer { connection, statements } = &mut *writer;
         if connection.is_none() {
@@ -535,6 +581,7 @@ impl Store for SqliteStore {
     }
 
     async fn purge(&self, outcomes_before: Timestamp, now: Timestamp) -> Result<u64, Error> {
+        self.refuse_if_read_only()?;
         let mut writer = self.writer.lock().await;
         let connection = writer.connected(&self.path).await.map_err(Error::database)?;
         let outcomes = sqlx::query(

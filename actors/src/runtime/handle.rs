@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::aggregate::registry::{Registry, Work};
 use crate::aggregate::{Aggregate, Command};
-use crate::command::{CommandContext, CommandError, Done};
+use crate::command::{CommandContext, CommandError, Done, Origin};
 use crate::journal::{self, partition_of};
 
 /// Sends commands to the aggregates of one type, and reads them. Cheap to clone.
@@ -67,9 +67,28 @@ impl<A: Aggregate> Handle<A> {
         id: Uuid,
         view: impl FnOnce(&A) -> R + Send + 'static,
     ) -> Result<Done<R>, CommandError<A::Rejection>> {
+        self.read_for(Origin::Outside, id, view).await
+    }
+
+    /// As [`Handle::read`], on the budget of sagas, timers and subscribers: load from outside must
+    /// not keep them from looking.
+    pub async fn read_inside<R: Send + 'static>(
+        &self,
+        id: Uuid,
+        view: impl FnOnce(&A) -> R + Send + 'static,
+    ) -> Result<Done<R>, CommandError<A::Rejection>> {
+        self.read_for(Origin::Inside, id, view).await
+    }
+
+    async fn read_for<R: Send + 'static>(
+        &self,
+        origin: Origin,
+        id: Uuid,
+        view: impl FnOnce(&A) -> R + Send + 'static,
+    ) -> Result<Done<R>, CommandError<A::Rejection>> {
         let registry = self.registry(id);
         let world = &*registry.shared().world;
-        let context = CommandContext::outside(world, "", "");
+        let context = CommandContext { origin, ..CommandContext::outside(world, "", "") };
         registry.ask(id, Work::Read, context, view).await
     }
 

@@ -126,8 +126,8 @@ impl Control {
 }
 
 impl Control {
-    /// Destroys a person's key: everything sealed with it is erased, here and in every backup that
-    /// is restored from now on with these keys. No event changes.
+    /// Destroys a person's key: everything sealed with it is erased. No event changes. A backup
+    /// that was made before has the key still: restoring one must destroy it again.
     pub async fn forget(&self, subject: Uuid) -> Result<(), Unavailable> {
         let writer = &self.0.0.partitions[0].writer;
         let destroyed_keys = vec![subject];

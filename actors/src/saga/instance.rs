@@ -5,6 +5,8 @@
 //! followed by `saga.completed` or `saga.failed`. So the saga's state is a pure function of its
 //! stream, and what it commands follows from its events.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +15,9 @@ use uuid::Uuid;
 use super::{Progress, Saga, Step};
 use crate::aggregate::{Aggregate, Command, Rejection, TimerChange};
 use crate::world::Timestamp;
+
+/// However long an undo has been tried, it is tried again after this.
+const UNDO_WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 /// Where a saga stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -524,8 +529,15 @@ impl<S: Saga> Aggregate for SagaInstance<S> {
         };
         match self.current() {
             Some(step) if advance.transitions.iter().any(started) => {
-                let at = advance.at.plus((step.time_limit)(&self.state));
-                vec![TimerChange::Set { name: name(), at }]
+                let limit = (step.time_limit)(&self.state);
+                // An undo is never given up, but tried less and less often.
+                let wait = if self.status == SagaStatus::Compensating {
+                    let factor = 1u32.checked_shl(self.attempt.saturating_sub(1));
+                    limit.saturating_mul(factor.unwrap_or(u32::MAX)).min(UNDO_WAIT_MAX.max(limit))
+                } else {
+                    limit
+                };
+                vec![TimerChange::Set { name: name(), at: advance.at.plus(wait) }]
             }
             _ => Vec::new(),
         }

@@ -137,7 +137,7 @@ impl<S: Saga> Commands<S> {
         }
         let id = event.aggregate_id;
         let sagas = runtime.saga::<S>();
-        let read = sagas.read(id, |saga| (saga.state.clone(), saga.failure.clone())).await;
+        let read = sagas.read_inside(id, |saga| (saga.state.clone(), saga.failure.clone())).await;
         let (state, failure) = read.map_err(|error| error.to_failure())?.value;
         let now = runtime.world().now();
         let step_of = |name: &str| state.steps().iter().find(|step| step.name == name);

@@ -33,6 +33,7 @@ impl Default for CircuitPolicy {
 #[derive(Debug)]
 pub(super) struct Circuit {
     target: &'static str,
+    partition: u16,
     policy: CircuitPolicy,
     inner: Mutex<Inner>,
     changed: Notify,
@@ -56,10 +57,10 @@ enum State {
 }
 
 impl Circuit {
-    pub(super) fn new(target: &'static str, policy: CircuitPolicy) -> Self {
+    pub(super) fn new(target: &'static str, partition: u16, policy: CircuitPolicy) -> Self {
         let backoff = Backoff::new(policy.cooldown, policy.cooldown_max);
         let inner = Mutex::new(Inner { state: State::Closed, failures: 0, backoff });
-        Self { target, policy, inner, changed: Notify::new() }
+        Self { target, partition, policy, inner, changed: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -133,7 +134,8 @@ impl Circuit {
     }
 
     fn report(&self, value: f64) {
-        metrics::gauge!("souk_circuit_state", "target" => self.target).set(value);
+        metrics::gauge!("souk_circuit_state", "target" => self.target, "partition" => self.partition.to_string())
+            .set(value);
     }
 }
 
@@ -143,7 +145,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_probe_at_a_time_until_it_is_well() {
-        let circuit = Circuit::new("test", CircuitPolicy::default());
+        let circuit = Circuit::new("test", 0, CircuitPolicy::default());
         circuit.admit().await;
         circuit.unwell("down");
         assert_eq!(circuit.name(), "open");

@@ -305,8 +305,12 @@ pub(super) async fn redrive(
     request: RedriveRequest,
 ) {
     let RedriveRequest { key, what, reply } = request;
-    let outcome = redrive_key(cell, runtime, key, what).await;
-    if let Ok(redriven) = &outcome {
+    let mut outcome = redrive_key(cell, runtime, key, what).await;
+    if let Ok(redriven) = &mut outcome {
+        if redriven.left > 0 {
+            let known = blocked.get(&key).copied().unwrap_or(redriven.left);
+            redriven.left = known.saturating_sub(redriven.handled + redriven.discarded);
+        }
         if redriven.left == 0 {
             blocked.remove(&key);
         } else {
@@ -372,7 +376,7 @@ async fn resolve(cell: &Cell, letter: &Letter, verb: &'static str) -> Result<(),
     let name = cell.subscription.name;
     metrics::counter!("souk_dlq_resolved_total", "subscription" => name, "verb" => verb)
         .increment(1);
-    metrics::gauge!("souk_dlq_letters", "subscription" => name).decrement(1.0);
+    cell.letters_gauge().decrement(1.0);
     Ok(())
 }
 

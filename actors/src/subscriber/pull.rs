@@ -51,8 +51,7 @@ async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "letters are few")]
-    metrics::gauge!("souk_dlq_letters", "subscription" => cell.subscription.name)
-        .set(blocked.values().sum::<usize>() as f64);
+    cell.letters_gauge().set(blocked.values().sum::<usize>() as f64);
     Ok(blocked)
 }
 
@@ -292,7 +291,7 @@ async fn store_checkpoints(cell: &Cell, stored: &mut [u64]) {
 fn report_lag(cell: &Cell) {
     let lag = cell.broker.head().saturating_sub(cell.position());
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    metrics::gauge!("souk_subscription_lag_events", "subscription" => cell.subscription.name)
+    metrics::gauge!("souk_subscription_lag_events", "subscription" => cell.subscription.name, "partition" => cell.partition.to_string())
         .set(lag as f64);
 }
 
@@ -345,7 +344,7 @@ fn advance(puller: &mut Puller<'_>, position: u64) {
     puller.cell.dispatched.store(position, Ordering::Release);
     puller.cell.moved();
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    metrics::gauge!("souk_projection_position", "projection" => puller.cell.subscription.name, "version" => "1")
+    metrics::gauge!("souk_projection_position", "projection" => puller.cell.subscription.name, "version" => "1", "partition" => puller.cell.partition.to_string())
         .set(position as f64);
 }
 

@@ -1,6 +1,7 @@
 //! An account to test with, and a rig that runs it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -13,7 +14,7 @@ use souk_actors::journal::memory::MemoryStore;
 use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::personal::Personal;
 use souk_actors::runtime::{Builder, Handle, Options, Runtime};
-use souk_actors::world::{SystemWorld, Timestamp, World};
+use souk_actors::world::{SeededWorld, SystemWorld, Timestamp, World};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -87,6 +88,10 @@ pub struct Account {
     pub reminded: u64,
 }
 
+/// `on_timer` of an account with this balance panics as often as this says.
+pub const TIMER_PANICS_AT: i64 = 13;
+pub static TIMER_PANICS: AtomicU32 = AtomicU32::new(0);
+
 /// `apply` panics on this amount.
 pub const POISON: i64 = 666;
 
@@ -136,6 +141,11 @@ impl Aggregate for Account {
     }
 
     fn on_timer(&self, _name: &str, now: Timestamp) -> Option<AccountCommand> {
+        if self.balance == TIMER_PANICS_AT {
+            let left = TIMER_PANICS
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            assert!(left.is_err(), "on_timer panics");
+        }
         Some(AccountCommand::TimeIsUp { now })
     }
 }
@@ -185,7 +195,22 @@ impl Rig {
         options: Options,
         more: impl FnOnce(Builder) -> Builder,
     ) -> Self {
-        let world: Arc<dyn World> = Arc::new(SystemWorld::movable());
+        Self::with_world(store, folder, options, Arc::new(SystemWorld::movable()), more).await
+    }
+
+    /// In a world of its own, where everything follows from a seed.
+    pub async fn seeded(store: Arc<dyn Store>, seed: u64) -> Self {
+        let world = Arc::new(SeededWorld::new(seed));
+        Self::with_world(store, None, options(), world, |builder| builder).await
+    }
+
+    async fn with_world(
+        store: Arc<dyn Store>,
+        folder: Option<TempDir>,
+        options: Options,
+        world: Arc<dyn World>,
+        more: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let keys = Arc::new(Keyring::new(&MASTER, world.clone()));
         let builder = Runtime::builder(store.clone(), world.clone(), keys, options);
         let runtime = more(builder.aggregate::<Account>()).start().await.unwrap();

@@ -1,14 +1,17 @@
 //! Commands, durability, failure.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use souk_actors::aggregate::AggregateOptions;
 use souk_actors::command::{CommandError, Unavailable};
 use souk_actors::event::EventPayload;
 use souk_actors::faults::{Fault, Mode};
+use souk_actors::journal::Store;
 use souk_actors::journal::chain;
 use souk_actors::journal::codec::Reveal;
+use souk_actors::journal::memory::MemoryStore;
 use souk_actors::retry::FailureKind;
 use souk_actors::runtime::Options;
 use souk_actors::supervisor::RestartPolicy;
@@ -16,7 +19,10 @@ use souk_actors::world::Timestamp;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::account::{AccountCommand, AccountEvent, AccountRejection, Rig, options, sqlite};
+use crate::account::{
+    AccountCommand, AccountEvent, AccountRejection, Rig, TIMER_PANICS, TIMER_PANICS_AT, options,
+    sqlite,
+};
 
 fn id(n: u128) -> Uuid {
     Uuid::from_u128(n)
@@ -292,6 +298,99 @@ async fn a_timer_fires_once_in_effect_and_survives_a_restart() {
     }
     let reminded = rig.accounts().read(id(1), |account| account.reminded).await.unwrap();
     assert_eq!((reminded.value, reminded.version), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_panics_fires_all_the_same() {
+    let rig = Rig::on_sqlite().await;
+    TIMER_PANICS.store(2, Ordering::SeqCst);
+    rig.change(1, TIMER_PANICS_AT).await.unwrap();
+    let remind = AccountCommand::Remind { at: rig.world.now() };
+    rig.accounts().send(id(1), remind, rig.context(), |_| ()).await.unwrap();
+    while rig.store.next_timer(0).await.unwrap().is_some() {
+        tokio::task::yield_now().await;
+    }
+    let reminded = rig.accounts().read(id(1), |account| account.reminded).await.unwrap();
+    assert_eq!((reminded.value, reminded.version), (1, 3));
+    assert_eq!(TIMER_PANICS.load(Ordering::SeqCst), 0);
+}
+
+/// Whatever was in the writer's hands when it crashed has an unknown outcome; a repeat with the
+/// same id finds out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_crashes_is_restarted_and_answers_everybody() {
+    let rig = Arc::new(Rig::on_sqlite().await);
+    rig.change(1, 5).await.unwrap();
+    rig.runtime.faults().add(journal_fault(Mode::Panic, 1));
+    let mut running = JoinSet::new();
+    for key in 0..20 {
+        let rig = rig.clone();
+        running.spawn(async move {
+            let mut unknown = 0;
+            loop {
+                let context = rig.keyed(key);
+                let command = AccountCommand::Change(1);
+                match rig.accounts().send(id(key % 3), command, context, |_| ()).await {
+                    Ok(_) => return unknown,
+                    Err(CommandError::OutcomeUnknown) => unknown += 1,
+                    Err(CommandError::Unavailable(_)) => tokio::task::yield_now().await,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        });
+    }
+    let unknown: u32 = running.join_all().await.into_iter().sum();
+    assert!(unknown > 0, "somebody was in the writer's hands");
+    let total: i64 = rig.balance(0).await + rig.balance(1).await + rig.balance(2).await;
+    assert_eq!(total, 5 + 20);
+    assert_eq!(chain::verify(&*rig.store, 0, |_| {}).await.unwrap().damage, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_cannot_be_restarted_is_escalated_to_the_root() {
+    let restart = RestartPolicy {
+        restarts_max: 2,
+        backoff: Duration::from_millis(1),
+        ..RestartPolicy::default()
+    };
+    let rig = Rig::build(true, 1, Options { restart, ..options() }, |b| b).await;
+    rig.change(1, 5).await.unwrap();
+    rig.runtime.faults().add(journal_fault(Mode::Panic, 100));
+    let answer = rig.change(1, 1).await.unwrap_err();
+    assert_eq!(answer, CommandError::OutcomeUnknown);
+    let why = tokio::time::timeout(Duration::from_secs(20), rig.runtime.fatal()).await.unwrap();
+    assert!(why.contains("writer"), "{why}");
+    assert!(!rig.runtime.health().supervisors_alive);
+}
+
+/// The whole runtime on one thread, a paused clock and a seeded world: the same seed gives the same
+/// journal, to the last bit.
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let run = |seed| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1));
+            let rig = Rig::seeded(store, seed).await;
+            let at = rig.world.now().plus(Duration::from_secs(86_400));
+            let remind = AccountCommand::Remind { at };
+            rig.accounts().send(id(7), remind, rig.context(), |_| ()).await.unwrap();
+            for n in 0..50 {
+                rig.change(n % 5, 1).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(n as u64)).await;
+            }
+            tokio::time::sleep(Duration::from_secs(2 * 86_400)).await;
+            let reminded = rig.accounts().read(id(7), |account| account.reminded).await.unwrap();
+            assert_eq!(reminded.value, 1, "a day passed in no time");
+            rig.store.head(0).await.unwrap()
+        })
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,6 +75,21 @@ async fn tampering_shows_where_it_was_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_use_can_be_looked_at_and_not_written() {
+    let rig = Rig::on_sqlite().await;
+    rig.change(1, 5).await.unwrap();
+    let path = rig.folder.as_ref().unwrap().path().join("journal.db");
+    let reader = SqliteStore::open_read_only(&path).await.unwrap();
+    assert_eq!(chain::verify(&reader, 0, |_| {}).await.unwrap().events, 1);
+    assert!(reader.acquire(0).await.is_err());
+    rig.change(1, 5).await.unwrap();
+    assert_eq!(chain::verify(&reader, 0, |_| {}).await.unwrap().events, 2);
+    let nowhere = rig.folder.as_ref().unwrap().path().join("nowhere.db");
+    assert!(SqliteStore::open_read_only(&nowhere).await.is_err());
+    assert!(!nowhere.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_outbox_view_has_the_columns_of_an_outbox() {
     let rig = Rig::on_sqlite().await;
     rig.change(1, 5).await.unwrap();

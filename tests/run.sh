@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test: unit, integration and doc tests of both
+# crates, then the README's walk-through. Ends with how many passed and failed; the exit code is 0
+# only if nothing failed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "run: please install what is missing: ${missing[*]}" >&2
+        exit 1
+    fi
+}
+
+# A package for each command that is not there.
+missing=()
+command -v curl >/dev/null || missing+=(curl)
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "run: please install what is missing: ${missing[*]}" >&2
+        exit 1
+    fi
+    as_root apt-get update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+fi
+if ! command -v cargo >/dev/null; then
+    [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    command -v cargo >/dev/null || { echo "run: a Rust toolchain is needed: https://rustup.rs" >&2; exit 1; }
+fi
+
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+failed=0
+
+# All features: the test kits of the runtime are behind one, and have tests of their own.
+echo "== tests of both crates =="
+cargo test --workspace --all-features --no-fail-fast 2>&1 | tee "$output" || failed=1
+
+echo "== the README's walk-through =="
+walked=1
+# Without the test kits, as it is delivered: so it is also seen that it needs none of them.
+cargo build || exit 1
+bash tests/readme.sh || { walked=0; failed=1; }
+
+awk -v walked="$walked" '
+    /^test result: / {
+        for (i = 1; i < NF; i++) {
+            if ($(i + 1) == "passed;") passed += $i
+            if ($(i + 1) == "failed;") failed += $i
+        }
+    }
+    END { printf "%d passed, %d failed\n", passed + walked, failed + (1 - walked) }
+' "$output"
+exit "$failed"
