@@ -6,7 +6,9 @@
 
 mod support;
 
+mod conventions;
 mod crash;
+mod delivery;
 mod event_store;
 mod failures;
 mod listings;
