@@ -68,6 +68,7 @@ struct Created {
     price: i64,
     currency: String,
     quantity: i64,
+    created_at: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -207,7 +208,7 @@ impl ListingRow {
             reserved: 0,
             sold: 0,
             version: i64::try_from(event.aggregate_version).unwrap_or(i64::MAX),
-            created_at: event.timestamp,
+            created_at: created.created_at,
             updated_at: event.timestamp,
         }
     }

@@ -60,6 +60,7 @@ struct Placed {
     amount: i64,
     currency: String,
     items: Vec<serde::de::IgnoredAny>,
+    placed_at: Timestamp,
 }
 
 /// The status after an event of this type, if it changes it.
@@ -115,7 +116,7 @@ impl View for OrdersView {
                 currency: placed.currency,
                 item_count: i64::try_from(placed.items.len()).unwrap_or(i64::MAX),
                 version,
-                placed_at: event.timestamp,
+                placed_at: placed.placed_at,
                 updated_at: event.timestamp,
             }));
         }
@@ -199,9 +200,8 @@ mod tests {
     use crate::projections::testing::{self, event, numbered, row_of, stored};
     use crate::projections::view::{Projected, ViewTable};
 
-    const AT: Timestamp = Timestamp::from_millis(0);
-
     fn placed(id: u128, buyer: u128) -> StoredEvent {
+        let placed_at = Timestamp::from_millis(i64::try_from(id).unwrap());
         let (order_id, listing_id) = (OrderId(Uuid::from_u128(id)), ListingId(Uuid::from_u128(5)));
         let buyer_id = UserId(Uuid::from_u128(buyer));
         let address = Address {
@@ -239,13 +239,9 @@ mod tests {
             payment_id: PaymentId::of(order_id),
             payment_reference: "PAY".to_owned(),
             saga_definition: SagaDefinition::ReserveFirst,
-            placed_at: AT,
+            placed_at,
         });
-        let millis = i64::try_from(id).unwrap();
-        StoredEvent {
-            timestamp: Timestamp::from_millis(millis),
-            ..stored(&payload, "order", order_id.uuid())
-        }
+        StoredEvent { timestamp: placed_at, ..stored(&payload, "order", order_id.uuid()) }
     }
 
     fn later(event_type: &str, id: u128, aggregate_version: u64) -> StoredEvent {

@@ -39,6 +39,7 @@ pub struct ShipmentsView;
 struct Created {
     order_id: Uuid,
     tracking_number: String,
+    created_at: Timestamp,
 }
 
 impl View for ShipmentsView {
@@ -70,7 +71,7 @@ impl View for ShipmentsView {
                 status: "CREATED".to_owned(),
                 tracking_number: created.tracking_number,
                 version,
-                created_at: event.timestamp,
+                created_at: created.created_at,
                 updated_at: event.timestamp,
             }));
         }

@@ -6,10 +6,15 @@
 
 mod support;
 
+mod consistency;
+mod conventions;
 mod crash;
+mod delivery;
+mod documents;
 mod event_store;
 mod failures;
 mod listings;
+mod program;
 mod purchases;
 mod registration;
 mod sagas;

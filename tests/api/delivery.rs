@@ -1,0 +1,248 @@
+//! How events reach their handlers: retries, dead letters, pauses (S0-18, S0-99 to S0-101, S0-106,
+//! S1-142, S2-3, S2-68 to S2-70, X6, X8, X28).
+
+use serde_json::json;
+
+use crate::support::{Server, Start, eventually};
+
+/// Retries that do not take seconds.
+fn impatient() -> Start {
+    Start::default().with("RETRY_DELAY_MS", 20)
+}
+
+/// The sum of a metric's series with this label.
+async fn metric(server: &Server, name: &str, label: &str) -> f64 {
+    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let values = text.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+        labels.split(',').any(|found| found == label).then(|| value.parse::<f64>().unwrap())
+    });
+    values.sum()
+}
+
+#[tokio::test]
+async fn a_failure_that_passes_is_not_seen() {
+    let server = impatient().start().await;
+    server.fault("notifications", "fail", json!({ "times": 2 })).await;
+    let ann = server.newcomer("Ann").await;
+    server.verify(&ann.email).await.expect(200);
+    server.at_rest().await;
+    assert_eq!(server.mails(&ann.email).await.len(), 2);
+    let status = server.subscription("notifications").await;
+    assert_eq!(
+        (&status["partitions"][0]["failed"], &status["partitions"][0]["retried"]),
+        (&json!(2), &json!(2))
+    );
+    let label = "subscription=\"notifications\"";
+    assert_eq!(metric(&server, "souk_deliveries_retried_total", label).await, 2.0);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_failure_that_stays_makes_a_letter_and_keeps_the_order() {
+    let server = impatient().start().await;
+    let fault = server.fault("notifications", "fail", json!({})).await;
+    let ann = server.newcomer("Ann").await;
+    let letters = eventually("a letter", || async {
+        let letters = server.letters(Some("notifications")).await;
+        (!letters.is_empty()).then_some(letters)
+    })
+    .await;
+    // S2-68, S2-70: four attempts in all.
+    let letter = &letters[0];
+    assert_eq!((letters.len(), &letter["attempts"]), (1, &json!(4)));
+    assert_eq!(letter["event_type"], "user.registered");
+    assert_eq!(letter["key"], ann.user_id.as_str());
+    assert_eq!(letter["class"], "transient");
+    assert!(letter["error"].as_str().unwrap().contains("injected"));
+    assert!(letter["first_failed_at"].as_str() < letter["last_failed_at"].as_str());
+    let deliveries = format!("/api/v1/events/{}/deliveries", letter["event_id"].as_str().unwrap());
+    let dead = server.admin().get(&deliveries).await.expect(200);
+    let dead =
+        dead.items().iter().find(|of| of["subscription"] == "notifications").unwrap().clone();
+    assert_eq!((&dead["state"], &dead["attempts"]), (&json!("dead"), &json!(4)));
+    let label = "subscription=\"notifications\"";
+    eventually("the letter to be counted", || async {
+        (metric(&server, "souk_dlq_letters", label).await == 1.0).then_some(())
+    })
+    .await;
+
+    // X8: a later event of the same key waits, other keys go on.
+    server.mend(fault).await;
+    let tokens = server.events("eventType=user.registered").await;
+    assert_eq!(tokens.len(), 1);
+    let bob = server.buyer("Bob").await;
+    server.at_rest().await;
+    assert_eq!(server.mails(&bob.email).await.len(), 2);
+    assert_eq!(server.mails(&ann.email).await.len(), 0);
+    let path = format!("/api/v1/users/{}", ann.user_id);
+    ann.client.patch(&path, &json!({ "first_name": "Anna" })).await.expect(200);
+
+    let key = format!("/api/v1/dlq/notifications/0/{}", ann.user_id);
+    let retried = server.admin().post(&format!("{key}/retry"), &json!({})).await.expect(200);
+    assert_eq!((&retried["handled"], &retried["left"]), (&json!(1), &json!(0)));
+    server.verify(&ann.email).await.expect(200);
+    server.at_rest().await;
+    let templates: Vec<_> =
+        server.mails(&ann.email).await.iter().map(|mail| mail["template"].clone()).collect();
+    assert_eq!(templates, [json!("email_verified"), json!("welcome_verification")]);
+    server.admin().post(&format!("{key}/retry"), &json!({})).await.problem(404, "not_found");
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_letter_is_retried_in_order() {
+    let server = impatient().start().await;
+    let sam = server.buyer("Sam").await;
+    server.at_rest().await;
+    let permanent = json!({ "kind": "permanent", "key": sam.user_id, "times": 1 });
+    server.fault("notifications", "fail", permanent).await;
+    server.become_seller(&sam).await.expect(200);
+    server.at_rest().await;
+    server.admin_verifies(&sam).await.expect(200);
+    server.at_rest().await;
+    let letters = server.letters(Some("notifications")).await;
+    let seen: Vec<_> = letters.iter().map(|of| (&of["event_type"], &of["attempts"])).collect();
+    // X28: a permanent failure is not tried again.
+    let (first, second) = (json!("user.upgraded_to_seller"), json!("seller.verified"));
+    assert_eq!(seen, [(&first, &json!(1)), (&second, &json!(0))]);
+    assert_eq!(letters[0]["class"], "permanent");
+    assert_ne!(letters[0]["state"], letters[1]["state"]);
+    let path = format!("/api/v1/dlq/notifications/0/{}/retry", sam.user_id);
+    let retried = server.admin().post(&path, &json!({})).await.expect(200);
+    assert_eq!((&retried["handled"], &retried["left"]), (&json!(2), &json!(0)));
+    server.at_rest().await;
+    let told = server.notifications(&sam.user_id).await;
+    let at = |template: &str| told.iter().position(|of| of["template"] == template).unwrap();
+    // The newest first.
+    assert!(at("seller_verified") < at("seller_onboarding"), "{told:#?}");
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_letter_can_be_given_up() {
+    let server = impatient().start().await;
+    server.fault("notifications", "fail", json!({ "kind": "permanent", "times": 1 })).await;
+    let ann = server.newcomer("Ann").await;
+    server.at_rest().await;
+    let path = format!("/api/v1/dlq/notifications/0/{}", ann.user_id);
+    ann.client
+        .post(&format!("{path}/discard"), &json!({}))
+        .await
+        .problem(403, "insufficient_scope");
+    let given_up = server.admin().post(&format!("{path}/discard"), &json!({})).await.expect(200);
+    assert_eq!((&given_up["discarded"], &given_up["left"]), (&json!(1), &json!(0)));
+    server.at_rest().await;
+    assert_eq!(server.mails(&ann.email).await.len(), 0);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_panicking_handler_is_a_letter_and_not_the_end() {
+    let server = impatient().start().await;
+    let ann = server.newcomer("Ann").await;
+    server.at_rest().await;
+    server.fault("notifications", "panic", json!({ "key": "user.email_verified" })).await;
+    server.verify(&ann.email).await.expect(200);
+    let letters = eventually("a letter", || async {
+        let letters = server.letters(None).await;
+        (!letters.is_empty()).then_some(letters)
+    })
+    .await;
+    assert!(letters[0]["error"].as_str().unwrap().contains("panic"), "{letters:?}");
+    server.visitor().get("/readyz").await.expect(200);
+    server.register("Bob").await.expect(201);
+    server.mailed_token("bob@example.com").await;
+    let path = format!("/api/v1/dlq/notifications/0/{}/discard", ann.user_id);
+    server.admin().post(&path, &json!({})).await.expect(200);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn one_subscription_pauses_and_the_others_go_on() {
+    let mut server = Server::start().await;
+    // S2-3.
+    server.pause("notifications").await;
+    assert_eq!(server.subscription("notifications").await["state"], "paused");
+    let ann = server.newcomer("Ann").await;
+    server.caught_up("events-index").await;
+    server.caught_up("email-claims").await;
+    assert_eq!(server.events("eventType=user.registered").await.len(), 1);
+    assert_eq!(server.mails(&ann.email).await.len(), 0);
+    assert!(
+        server.subscription("notifications").await["partitions"][0]["lag_events"].as_u64()
+            > Some(0)
+    );
+    // A pause outlives a crash, and nothing is lost.
+    server.kill_9_and_start_again().await;
+    assert_eq!(server.subscription("notifications").await["state"], "paused");
+    assert_eq!(server.mails(&ann.email).await.len(), 0);
+    server.resume("notifications").await;
+    server.mailed_token(&ann.email).await;
+    server.at_rest().await;
+    let missing = "/api/v1/admin/subscriptions/nobody/pause";
+    server.admin().post(missing, &json!({})).await.problem(404, "not_found");
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_slow_handler_delays_nobody() {
+    let server = Server::start().await;
+    // S0-18, S0-106: three seconds for the handler, none for the answer.
+    let slow = json!({ "delay_ms": 3000, "times": 1 });
+    server.fault("notifications", "delay", slow).await;
+    let ann = server.newcomer("Ann").await;
+    assert_eq!(server.mails(&ann.email).await.len(), 0, "answered before the handler was done");
+    // And somebody else's events are handled meanwhile, as long as they go another lane.
+    server.mailed_token(&ann.email).await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn while_a_provider_is_away_nothing_is_lost() {
+    let server = impatient().start().await;
+    let fault = server.fault("mail-sender", "fail", json!({ "kind": "system" })).await;
+    let ann = server.newcomer("Ann").await;
+    eventually("the circuit to open", || async {
+        let status = server.subscription("mail-sender").await;
+        (status["partitions"][0]["circuit"] == "open" || status["state"] == "circuit_open")
+            .then_some(())
+    })
+    .await;
+    assert!(server.letters(None).await.is_empty());
+    server.mend(fault).await;
+    server.mailed_token(&ann.email).await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn the_retry_policy_is_configured() {
+    let server = impatient().with("RETRY_MAX_RETRIES", 1).start().await;
+    let policy = server.subscription("notifications").await["retry"].clone();
+    assert_eq!((&policy["max_retries"], &policy["retry_delay_ms"]), (&json!(1), &json!(20)));
+    server.fault("notifications", "fail", json!({ "times": 2 })).await;
+    let ann = server.newcomer("Ann").await;
+    let letter = eventually("a letter", || async {
+        server.letters(Some("notifications")).await.first().cloned()
+    })
+    .await;
+    assert_eq!(letter["attempts"], 2);
+    let path = format!("/api/v1/dlq/notifications/0/{}/retry", ann.user_id);
+    server.admin().post(&path, &json!({})).await.expect(200);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn contexts_and_subscriptions_are_shown() {
+    let server = Server::start().await;
+    let takers = server.admin().get("/api/v1/admin/subscriptions?event_type=OrderPlaced").await;
+    let takers = takers.expect(200);
+    let names: Vec<_> = takers.items().iter().map(|of| of["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"order_saga-facts") && !names.contains(&"users-view"), "{names:?}");
+    let contexts = server.admin().get("/api/v1/admin/contexts").await.expect(200);
+    let names: Vec<_> = contexts.items().iter().map(|of| of["name"].as_str().unwrap()).collect();
+    for name in ["users", "listings", "orders", "payments", "shipments", "notifications"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    server.finish().await;
+}

@@ -1,0 +1,288 @@
+//! The program itself: how it starts, stops, checks its journal, and what it leaves on the disk.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::support::{Command, Server, Start, address, business, open};
+
+#[tokio::test]
+async fn everything_that_is_configured_wrongly_is_said_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = Command::new(&["serve"])
+        .with("DATA_DIR", folder.path().display())
+        .with("APP_ENV", "production")
+        .with("HTTP_ADDR", "nowhere")
+        .with("PARTITIONS", "0")
+        .with("LOG_LEVEL", "=loud=")
+        .with("MASTER_KEY", "c2hvcnQ=")
+        .run();
+    assert_eq!(wrong.code, 78, "{}", wrong.errors);
+    for name in ["HTTP_ADDR", "PARTITIONS", "LOG_LEVEL", "MASTER_KEY", "TOKEN_KEY", "LOOKUP_KEY"] {
+        let of_it = wrong.errors.lines().filter(|line| line.starts_with(&format!("{name}: ")));
+        assert_eq!(of_it.count(), 1, "{name} in {}", wrong.errors);
+    }
+    assert_eq!(wrong.errors.lines().count(), 6, "{}", wrong.errors);
+    assert!(!wrong.errors.contains("c2hvcnQ="));
+    assert_eq!(wrong.output, "");
+    let open_to_all = Command::new(&["serve"])
+        .with("DATA_DIR", folder.path().display())
+        .with("HTTP_ADDR", "0.0.0.0:0")
+        .run();
+    assert_eq!(open_to_all.code, 78);
+    assert!(open_to_all.errors.starts_with("HTTP_ADDR: "), "{}", open_to_all.errors);
+}
+
+#[tokio::test]
+async fn another_number_of_partitions_is_refused() {
+    let mut server = Start::default().partitions(3).start().await;
+    assert!(server.terminate().await.success());
+    let refused = server.command(&["migrate"]).with("PARTITIONS", 2).run();
+    assert_ne!(refused.code, 0);
+    assert!(refused.errors.contains("partition"), "{}", refused.errors);
+    let same = server.command(&["migrate"]).run();
+    assert_eq!(same.code, 0, "{}", same.errors);
+}
+
+#[tokio::test]
+async fn a_stop_finishes_what_was_begun_and_loses_nothing() {
+    let mut server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 20).await;
+    let mut orders = Vec::new();
+    for _ in 0..20 {
+        orders.push(server.place_order(&bea.client, &listing, 1, "sandbox").await);
+    }
+    let status = server.terminate().await;
+    assert!(status.success(), "{status}");
+    server.start_again().await;
+    for order in &orders {
+        server.order_eventually(&order.id, "SHIPPED").await;
+    }
+    server.at_rest().await;
+    assert_eq!(server.stock(&listing).await, (0, 0, 20));
+    assert_eq!(server.events("eventType=payment.captured").await.len(), 20);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn who_is_waiting_is_answered_before_the_end() {
+    let mut server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 1).await;
+    let client = bea.client.waiting();
+    let waiting = tokio::spawn({
+        let body = crate::support::wish(&listing, 1, "test_late");
+        async move { client.post("/api/v1/orders", &body).await }
+    });
+    crate::support::eventually("the order to be placed", || async {
+        (server.events("eventType=order.placed").await.len() == 1).then_some(())
+    })
+    .await;
+    assert!(server.terminate().await.success());
+    waiting.await.unwrap().expect(201);
+}
+
+/// S2-54.
+#[tokio::test]
+async fn a_changed_journal_is_found_out() {
+    let mut server = Start::default().partitions(3).start().await;
+    let sale = server.sale(1, 1, "sandbox").await;
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    server.at_rest().await;
+    let placed = server.event("order.placed", &sale.order.correlation_id).await;
+    assert!(server.terminate().await.success());
+    let whole = server.command(&["journal", "verify"]).run();
+    assert_eq!(whole.code, 0, "{}{}", whole.output, whole.errors);
+    assert_eq!(whole.output.matches("all whole").count(), 3, "{}", whole.output);
+
+    let pool = open(&server.journal()).await;
+    let id = uuid::Uuid::parse_str(placed["event_id"].as_str().unwrap()).unwrap();
+    for (name, change) in [
+        ("data", "replace(data, '\"quantity\":1', '\"quantity\":9')"),
+        ("timestamp", "timestamp + 1"),
+        ("correlation_id", "'another'"),
+    ] {
+        let mut connection = pool.acquire().await.unwrap();
+        sqlx::query("DROP TRIGGER IF EXISTS events_are_final")
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        let keep = format!(
+            "CREATE TEMP TABLE kept AS SELECT {name} AS old FROM events WHERE event_id = $1"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(keep))
+            .bind(id.as_bytes().as_slice())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        let tamper = format!("UPDATE events SET {name} = {change} WHERE event_id = $1");
+        let tampered = sqlx::query(sqlx::AssertSqlSafe(tamper))
+            .bind(id.as_bytes().as_slice())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        assert_eq!(tampered.rows_affected(), 1);
+        let damaged = server.command(&["journal", "verify"]).run();
+        assert_ne!(damaged.code, 0, "{name}: {}", damaged.output);
+        let line = format!("partition {}: damaged at", placed["partition"]);
+        assert!(damaged.output.contains(&line), "{name}: {}", damaged.output);
+        let restore =
+            format!("UPDATE events SET {name} = (SELECT old FROM kept) WHERE event_id = $1");
+        sqlx::query(sqlx::AssertSqlSafe(restore))
+            .bind(id.as_bytes().as_slice())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        sqlx::query("DROP TABLE kept").execute(&mut *connection).await.unwrap();
+    }
+    pool.close().await;
+    assert_eq!(server.command(&["journal", "verify"]).run().code, 0);
+}
+
+#[tokio::test]
+async fn the_first_administrator_is_made_at_the_console() {
+    let mut server = Server::start().await;
+    assert!(server.terminate().await.success());
+    let create = ["admin", "create", "--email", "root@example.com"];
+    let short = server.command(&create).reading("short\n").run();
+    assert_ne!(short.code, 0);
+    let made = server.command(&create).reading("a long enough password\n").run();
+    assert_eq!(made.code, 0, "{}", made.errors);
+    let again = server.command(&create).reading("a long enough password\n").run();
+    assert_ne!(again.code, 0);
+    server.start_again().await;
+    let tokens = server.login("root@example.com", "a long enough password").await.expect(200);
+    let root = server.visitor().with_token(&tokens.text("access_token"));
+    root.get("/api/v1/events").await.expect(200);
+    let me = root.get("/api/v1/users/me").await.expect(200);
+    assert!(me["roles"].as_array().unwrap().contains(&json!("ADMIN")));
+    server.at_rest().await;
+    assert!(server.mails("root@example.com").await.is_empty());
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn production_has_no_development_tools() {
+    let key = |byte: &str| byte.repeat(32);
+    let server = Start::default()
+        .with("APP_ENV", "production")
+        .with("MASTER_KEY", key("0a"))
+        .with("TOKEN_KEY", key("0b"))
+        .with("LOOKUP_KEY", key("0c"))
+        .with("SHUTDOWN_DELAY", "0s")
+        .start()
+        .await;
+    for path in ["/api/v1/dev/outbox", "/api/v1/dev/faults", "/api/v1/dev/payments"] {
+        server.visitor().get(path).await.problem(404, "not_found");
+    }
+    let advance = json!({ "seconds": 60 });
+    server.visitor().post("/api/v1/dev/clock/advance", &advance).await.problem(404, "not_found");
+    assert!(!server.folder().join("admin-token").exists());
+    assert!(!server.folder().join("keys").exists());
+    let document = server.visitor().get("/openapi.json").await.expect(200);
+    assert!(!document.raw().contains("/dev/"));
+    assert_eq!(server.visitor().get("/version").await.expect(200)["mode"], "production");
+}
+
+#[tokio::test]
+async fn a_token_in_the_answer_is_only_for_those_who_ask() {
+    let server = Start::default().with("REVEAL_VERIFICATION_TOKEN", "true").start().await;
+    let made = server.register("Ann").await.expect(201);
+    let body = json!({ "verification_token": made.text("verification_token") });
+    server.visitor().post("/api/v1/users/verify-email", &body).await.expect(200);
+    server.finish().await;
+    let folder = tempfile::tempdir().unwrap();
+    let refused = Command::new(&["serve"])
+        .with("DATA_DIR", folder.path().display())
+        .with("APP_ENV", "production")
+        .with("REVEAL_VERIFICATION_TOKEN", "true")
+        .run();
+    assert_eq!(refused.code, 78);
+    assert!(refused.errors.contains("REVEAL_VERIFICATION_TOKEN: "), "{}", refused.errors);
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+fn contains(content: &[u8], word: &str) -> bool {
+    content.windows(word.len()).any(|window| window == word.as_bytes())
+}
+
+/// S0-13, S0-16, S0-26, S1-159: who reads the files learns nothing about anybody.
+#[tokio::test]
+async fn nothing_personal_is_on_the_disk_in_clear() {
+    let mut server = Start::default().with("LOG_LEVEL", "debug").start().await;
+    // A name that does not occur by chance.
+    let sam = server.seller("Samuelson").await;
+    let bea = server.buyer("Beatrixe").await;
+    let listing = server.listing(&sam, 2).await;
+    let order = server.place_order(&bea.client, &listing, 1, "sandbox").await;
+    server.order_eventually(&order.id, "SHIPPED").await;
+    let rename = json!({ "first_name": "Clementina" });
+    bea.client.patch(&format!("/api/v1/users/{}", bea.user_id), &rename).await.expect(200);
+    server.at_rest().await;
+    let token = server.mailed_token(&bea.email).await;
+    // Before the journal is folded together, and after.
+    let mut contents: Vec<_> = files(server.folder())
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    assert!(server.terminate().await.success());
+    contents.extend(
+        files(server.folder()).into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())),
+    );
+    contents.push(("the log".into(), server.log().join("\n").into_bytes()));
+    let (home, shop) = (address(), business());
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let secrets = [
+        sam.email.clone(),
+        bea.email.clone(),
+        sam.password.clone(),
+        bea.password.clone(),
+        "Samuelson".to_owned(),
+        "Beatrixe".to_owned(),
+        "Clementina".to_owned(),
+        token,
+        bea.access_token.clone(),
+        bea.refresh_token.clone(),
+        text(&home["recipient"]),
+        text(&home["line1"]),
+        text(&home["phone"]),
+        text(&shop["business_address"]),
+        text(&shop["business_phone"]),
+    ];
+    assert!(
+        contents.iter().any(
+            |(path, content)| path.ends_with("journal.db") && contains(content, "order.placed")
+        )
+    );
+    for (path, content) in &contents {
+        for secret in &secrets {
+            assert!(!contains(content, secret), "{secret:?} is in {}", path.display());
+        }
+    }
+    assert!(contents.iter().any(|(_, content)| contains(content, "$argon2id$")));
+}
+
+/// The folder is the owner's alone where it holds what lets people in.
+#[cfg(unix)]
+#[tokio::test]
+async fn secrets_are_the_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = Server::start().await;
+    let mut secret = files(&server.folder().join("keys"));
+    secret.push(server.folder().join("admin-token"));
+    assert_eq!(secret.len(), 4);
+    for path in secret {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+    }
+    server.finish().await;
+}
