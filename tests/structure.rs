@@ -9,8 +9,8 @@ struct Source {
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in std::fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("the folder can be read").path();
         if path.is_dir() {
             files(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -25,13 +25,18 @@ fn sources(below: &[&str], at_least: usize) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     files(&root, &mut found);
-    let relative = |path: &PathBuf| path.strip_prefix(&root).unwrap().display().to_string();
+    let relative = |path: &PathBuf| {
+        path.strip_prefix(&root).expect("it was found there").display().to_string()
+    };
     let sources: Vec<_> = found
         .iter()
         .map(|path| (relative(path), path))
         .filter(|(name, _)| below.iter().any(|start| name.starts_with(start)))
         .filter(|(name, _)| !is_test(name))
-        .map(|(path, file)| Source { code: code(&std::fs::read_to_string(file).unwrap()), path })
+        .map(|(path, file)| Source {
+            code: code(&std::fs::read_to_string(file).expect("it can be read")),
+            path,
+        })
         .collect();
     assert!(sources.len() >= at_least, "only {} files below {below:?}", sources.len());
     sources
@@ -44,8 +49,9 @@ fn is_test(name: &str) -> bool {
 
 /// Without comments, and without what follows `#[cfg(test)] mod`, which stands last.
 fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-    let lines = text.lines().map(|line| line.split("//").next().unwrap());
+    let before = |text: &str, end: &str| text.split(end).next().unwrap_or_default().to_owned();
+    let text = before(text, "#[cfg(test)]\nmod tests {");
+    let lines = text.lines().map(|line| before(line, "//"));
     lines.collect::<Vec<_>>().join("\n")
 }
 

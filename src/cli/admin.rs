@@ -1,7 +1,7 @@
 //! `souk admin create`: how the first administrator comes to be. The server must not be running on
 //! the same data folder.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::identity::password::{self, Passwords};
 use crate::identity::verification;
 use crate::serve::settings;
 
+/// What went wrong when nothing could be read.
+const UNREADABLE: &str = "cannot read the password";
 /// How long a claim on an address may wait for its user before it is asked after.
 const CLAIM_FOR: Duration = Duration::from_secs(60);
 /// How long the actors may take to stop.
@@ -43,20 +45,31 @@ pub(super) async fn create(
     Ok(ExitCode::SUCCESS)
 }
 
+/// At a terminal it is asked for without an echo, twice; anything else gives it as its first line.
 fn read_password() -> anyhow::Result<String> {
     let input = std::io::stdin();
-    if input.is_terminal() {
-        eprint!("Password (it will be shown; pipe it in to hide it): ");
-        std::io::stderr().flush()?;
-    }
-    let mut line = String::new();
-    input.lock().read_line(&mut line).context("cannot read the password")?;
-    let password = line.trim_end_matches(['\r', '\n']).to_owned();
+    let password = if input.is_terminal() {
+        let password = rpassword::prompt_password("Password: ").context(UNREADABLE)?;
+        checked(&password)?;
+        if rpassword::prompt_password("Once more: ").context(UNREADABLE)? != password {
+            bail!("the two are not the same");
+        }
+        password
+    } else {
+        let mut line = String::new();
+        input.lock().read_line(&mut line).context(UNREADABLE)?;
+        line.trim_end_matches(['\r', '\n']).to_owned()
+    };
+    checked(&password)?;
+    Ok(password)
+}
+
+fn checked(password: &str) -> anyhow::Result<()> {
     let range = password::LENGTH_MIN..=password::LENGTH_MAX;
     if !range.contains(&password.chars().count()) {
         bail!("the password must have {} to {} characters", range.start(), range.end());
     }
-    Ok(password)
+    Ok(())
 }
 
 async fn register(
@@ -95,15 +108,10 @@ async fn register(
     let register = UserCommand::RegisterAdmin { caller: Caller::System, registration };
     let attach = vec![password::row(user_id.uuid(), phc)];
     let users = market.runtime.aggregate::<User>();
-    let context = CommandContext { attach, ..context() };
-    users.send(user_id.uuid(), register, context, |_| ()).await.context("cannot register")?;
+    let attached = CommandContext { attach, ..context() };
+    users.send(user_id.uuid(), register, attached, |_| ()).await.context("cannot register")?;
     let confirm = EmailClaimCommand::Confirm { user_id, now };
-    let context = CommandContext {
-        actor_id: "system".into(),
-        origin: Origin::Inside,
-        ..CommandContext::outside(&**world, "admin create", "admin create")
-    };
     // The subscriber that follows registrations does this too; whoever comes first.
-    claims.send(claim, confirm, context, |_| ()).await.context("cannot confirm the address")?;
+    claims.send(claim, confirm, context(), |_| ()).await.context("cannot confirm the address")?;
     Ok(user_id)
 }

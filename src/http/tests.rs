@@ -79,7 +79,7 @@ async fn nobody_hears_of_the_body_before_being_let_in() {
                 continue;
             }
             let method: Method = method.to_uppercase().parse().unwrap();
-            let asked = service.url(&path.replace('{', "x").replace('}', "x"));
+            let asked = service.url(&path.replace(['{', '}'], "x"));
             let ask = || client.request(Method::clone(&method), &asked).body("no JSON at all");
             assert_eq!(ask().send().await.unwrap().status(), 401, "{path}");
             tried += 1;
