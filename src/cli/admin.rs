@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use souk_actors::command::{CommandContext, Origin};
-use souk_actors::id::keyed;
 
 use crate::app::App as Market;
 use crate::config::Config;
 use crate::domain::caller::Caller;
-use crate::domain::email_claim::{EmailClaim, EmailClaimCommand};
+use crate::domain::email_claim::{CLAIM_FOR, EmailClaim, EmailClaimCommand};
 use crate::domain::ids::{EmailClaimId, UserId};
 use crate::domain::text::{is_email, normal_email};
 use crate::domain::user::{Registration, User, UserCommand};
@@ -22,8 +21,6 @@ use crate::serve::settings;
 
 /// What went wrong when nothing could be read.
 const UNREADABLE: &str = "cannot read the password";
-/// How long a claim on an address may wait for its user before it is asked after.
-const CLAIM_FOR: Duration = Duration::from_secs(60);
 /// How long the actors may take to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -81,7 +78,7 @@ async fn register(
 ) -> anyhow::Result<UserId> {
     let world = market.runtime.world();
     let (now, user_id) = (world.now(), UserId(world.new_id()));
-    let claim = keyed(config.keys.lookup.bytes(), "email_claim", &[email.as_bytes()]);
+    let claim = EmailClaimId::of_address(config.keys.lookup.bytes(), email);
     let context = || CommandContext {
         actor_id: "system".into(),
         origin: Origin::Inside,
@@ -89,7 +86,7 @@ async fn register(
     };
     let take = EmailClaimCommand::Claim { user_id, now, expires_at: now.plus(CLAIM_FOR) };
     let claims = market.runtime.aggregate::<EmailClaim>();
-    claims.send(claim, take, context(), |_| ()).await.context("cannot claim the address")?;
+    claims.send(claim.uuid(), take, context(), |_| ()).await.context("cannot claim the address")?;
 
     let phc = Passwords::new(world.clone()).hash(password.to_owned()).await?;
     let nonce = verification::new_nonce(&**world);
@@ -99,7 +96,7 @@ async fn register(
         email: email.to_owned(),
         first_name: first_name.to_owned(),
         last_name: last_name.to_owned(),
-        email_claim_id: EmailClaimId(claim),
+        email_claim_id: claim,
         verification_token_hash: verification::token_hash(&token),
         verification_token_nonce: nonce,
         verification_expires_at: now,
@@ -112,6 +109,9 @@ async fn register(
     users.send(user_id.uuid(), register, attached, |_| ()).await.context("cannot register")?;
     let confirm = EmailClaimCommand::Confirm { user_id, now };
     // The subscriber that follows registrations does this too; whoever comes first.
-    claims.send(claim, confirm, context(), |_| ()).await.context("cannot confirm the address")?;
+    claims
+        .send(claim.uuid(), confirm, context(), |_| ())
+        .await
+        .context("cannot confirm the address")?;
     Ok(user_id)
 }
