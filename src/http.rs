@@ -55,6 +55,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App as Market;
 use crate::config::Config;
+use crate::gateways::sandbox::SandboxCall;
 use crate::gateways::sms::Sms;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
@@ -179,6 +180,10 @@ impl App {
 
     fn outbox(&self) -> &Outbox {
         &self.0.parts.market.outbox
+    }
+
+    fn gateway_calls(&self) -> Vec<SandboxCall> {
+        self.0.parts.market.sandbox.calls()
     }
 
     fn texts(&self) -> Vec<Sms> {

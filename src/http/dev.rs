@@ -20,6 +20,7 @@ use super::problem::ApiError;
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(outbox))
+        .routes(routes!(payments))
         .routes(routes!(advance_clock))
         .routes(routes!(list_faults, add_fault))
         .routes(routes!(remove_fault))
@@ -55,6 +56,23 @@ async fn outbox(
         _ => return Err(wrong("channel", "must be email, sms or in_app")),
     };
     Ok(Answer::ok(Page::whole(sent.into_iter().map(SentBody).collect())))
+}
+
+/// A call that the built-in payment provider got: the operation, its key, how much.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct GatewayCallBody(pub Value);
+
+/// What the built-in payment provider was asked for since the start, the newest first
+///
+/// A repeat under the same key is not listed again.
+#[utoipa::path(get, path = "/dev/payments", tag = "dev",
+    responses((status = 200, description = "Charges and refunds", body = Page<GatewayCallBody>)))]
+async fn payments(State(app): State<App>) -> Answer<Page<GatewayCallBody>> {
+    let calls = app.gateway_calls().into_iter();
+    let shown = calls.filter_map(|call| serde_json::to_value(call).ok()).map(GatewayCallBody);
+    Answer::ok(Page::whole(shown.collect()))
 }
 
 /// How far to move the clock.

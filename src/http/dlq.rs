@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page};
-use super::body::{Nothing, Valid};
-use super::call::Staff;
+use super::body::{Nothing, Reason, Valid};
+use super::call::{Call, Staff};
 use super::params::Params;
 use super::problem::ApiError;
 
@@ -109,20 +109,20 @@ async fn letters(
 
 async fn redrive(
     app: &App,
+    call: &Call,
     (subscription, partition, key): (String, u16, Uuid),
-    what: Redrive,
-    verb: &'static str,
+    (what, verb): (Redrive, &'static str),
+    reason: Option<String>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
     let missing = || ApiError::not_found("there is no such letter");
     let letters = app.runtime().dead_letters();
-    let done = letters.redrive(&subscription, partition, key, what).await.ok_or_else(missing)?;
+    let context = call.plain_context(app);
+    let done = letters.redrive(&subscription, partition, key, what, context, reason).await;
     let done = done.map_err(|failure| {
         let retry_after = std::time::Duration::from_secs(1);
         ApiError::unavailable("redrive_failed", failure.message, retry_after)
     })?;
-    if (done.handled, done.discarded, done.left) == (0, 0, 0) {
-        return Err(missing());
-    }
+    let done = done.ok_or_else(missing)?;
     let Redriven { handled, discarded, left } = done;
     let body = ResolvedBody { subscription, partition, key, verb, handled, discarded, left };
     Ok(Answer::ok(body))
@@ -131,14 +131,15 @@ async fn redrive(
 /// Try a key's letters again, in order
 #[utoipa::path(post, path = "/dlq/{subscription}/{partition}/{key}/retry", tag = "dlq",
     params(("subscription" = String, Path), ("partition" = u16, Path), ("key" = Uuid, Path)),
+    request_body = Reason,
     responses((status = 200, description = "How far that came", body = ResolvedBody)))]
 async fn retry_letter(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(letter): Path<(String, u16, Uuid)>,
-    _: Valid<Nothing>,
+    valid: Valid<Reason>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
-    redrive(&app, letter, Redrive::Retry, "retry").await
+    redrive(&app, &call, letter, (Redrive::Retry, "retry"), valid.body.reason).await
 }
 
 /// Give a key's first letter up
@@ -146,14 +147,15 @@ async fn retry_letter(
 /// Its event is skipped for this subscription, and the key's later events go on.
 #[utoipa::path(post, path = "/dlq/{subscription}/{partition}/{key}/discard", tag = "dlq",
     params(("subscription" = String, Path), ("partition" = u16, Path), ("key" = Uuid, Path)),
+    request_body = Reason,
     responses((status = 200, description = "How far that came", body = ResolvedBody)))]
 async fn discard_letter(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(letter): Path<(String, u16, Uuid)>,
-    _: Valid<Nothing>,
+    valid: Valid<Reason>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
-    redrive(&app, letter, Redrive::Discard, "discard").await
+    redrive(&app, &call, letter, (Redrive::Discard, "discard"), valid.body.reason).await
 }
 
 /// Quarantined aggregates

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page, split};
-use super::body::{Fields, FromFields, Unread, Valid};
+use super::body::{Fields, FromFields, Reason, Unread, Valid};
 use super::call::{Call, SignedIn};
 use super::conditional::{IfNoneMatch, content_tag, version_tag};
 use super::listings::{Offer, listing_by_sku, offer};
@@ -25,7 +25,6 @@ use super::money::{MoneyBody, optional_money};
 use super::params::{Params, path_id};
 use super::prefer::{self, Prefer};
 use super::problem::ApiError;
-use super::users::Reason;
 use crate::domain::escrow::{Escrow, EscrowDetails, EscrowStatus};
 use crate::domain::ids::{EscrowId, ListingId, OrderId, PaymentId, ReservationId};
 use crate::domain::listing::ListingStatus;

@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
-use souk_actors::command::Done;
+use souk_actors::command::{CommandError, Done};
 use souk_actors::id::keyed_hash;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, shown, split};
 use super::auth::email_claim_id;
-use super::body::{Fields, FromFields, Nothing, Unread, Valid};
+use super::body::{Fields, FromFields, Nothing, Reason, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
 use super::conditional::IfNoneMatch;
 use super::params::path_id;
@@ -150,20 +150,6 @@ impl FromFields for UpdateUser {
             first_name: fields.optional_text(&["first_name", "firstName"]),
             last_name: fields.optional_text(&["last_name", "lastName"]),
         })
-    }
-}
-
-/// Why.
-#[derive(ToSchema)]
-pub struct Reason {
-    /// The reason, for those it concerns.
-    #[schema(max_length = 500)]
-    pub reason: Option<String>,
-}
-
-impl FromFields for Reason {
-    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { reason: fields.optional_text(&["reason"]) })
     }
 }
 
@@ -360,7 +346,12 @@ async fn verify_email(
         })
     };
     let users = app.runtime().aggregate::<User>();
-    let (body, done) = split(users.send(user_id, verify, context, view).await?);
+    let done = users.send(user_id, verify, context, view).await.map_err(|error| match error {
+        // A token names its user: one of nobody is as unknown as any other.
+        CommandError::Rejected { rejection: UserRejection::NotFound, .. } => unknown(),
+        other => other.into(),
+    })?;
+    let (body, done) = split(done);
     Ok(Answer::ok(body.ok_or_else(unknown)?).after(&done))
 }
 

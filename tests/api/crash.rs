@@ -330,7 +330,7 @@ async fn check_views(
     let mut sold_in_view = 0;
     for listing in listings {
         let row =
-            sqlx::query("SELECT available, reserved, sold FROM listings_v1 WHERE listing_id = $1")
+            sqlx::query("SELECT available, reserved, sold FROM listings_v2 WHERE listing_id = $1")
                 .bind(listing)
                 .fetch_one(&mut views)
                 .await

@@ -7,4 +7,11 @@
 mod support;
 
 mod crash;
-mod smoke;
+mod event_store;
+mod failures;
+mod listings;
+mod purchases;
+mod registration;
+mod sagas;
+mod sellers;
+mod sessions;

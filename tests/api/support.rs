@@ -17,13 +17,18 @@ mod market;
 mod people;
 mod server;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::path::Path;
+use std::task::Poll;
 use std::time::Duration;
 
+use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteConnectOptions;
+
 pub use client::{Answer, Client};
-pub use events::{data_of, names_of, types_of};
-pub use market::{Order, address};
-pub use people::Person;
+pub use events::{data_of, names_of, position, types_of};
+pub use market::{Order, PRICE, Sale, address, order_of, wish};
+pub use people::{Person, business, somebody};
 pub use server::{Command, Server, Start};
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.
@@ -47,4 +52,29 @@ where
         assert!(tokio::time::Instant::now() < until, "waited in vain for {what}");
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Does the same `times` times at once.
+pub async fn parallel<T, F>(times: usize, work: impl Fn(usize) -> F) -> Vec<T>
+where
+    F: Future<Output = T>,
+{
+    let mut all: Vec<_> = (0..times).map(|index| Box::pin(work(index))).collect();
+    let mut done: Vec<Option<T>> = all.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (work, done) in all.iter_mut().zip(&mut done).filter(|(_, done)| done.is_none()) {
+            if let Poll::Ready(value) = work.as_mut().poll(context) {
+                *done = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+/// Opens a database of the server's, beside the server.
+pub async fn open(file: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(file);
+    SqlitePool::connect_with(options).await.unwrap()
 }

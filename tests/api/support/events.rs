@@ -112,7 +112,7 @@ impl Server {
 
     async fn steer(&self, name: &str, verb: &str) {
         let path = format!("/api/v1/admin/subscriptions/{name}/{verb}");
-        self.admin().post(&path, &Value::Null).await.expect(200);
+        self.admin().post(&path, &json!({})).await.expect(200);
     }
 
     /// Injects failures. `more` holds what the fault needs beyond its target and mode.
@@ -146,4 +146,9 @@ impl Server {
 fn numbers(subscription: &Value, name: &str) -> Vec<u64> {
     let partitions = subscription["partitions"].as_array().unwrap();
     partitions.iter().map(|of| of[name].as_u64().unwrap()).collect()
+}
+
+/// Where an event stands in its partition.
+pub fn position(event: &Value) -> u64 {
+    event["position"].as_u64().unwrap()
 }

@@ -119,6 +119,13 @@ impl Server {
         self.admin().get(&format!("/api/v1/orders/{order_id}/escrow")).await.expect(200)
     }
 
+    /// What the payment provider was asked for, in order: `charge`, `refund`.
+    pub async fn gateway_calls(&self) -> Vec<String> {
+        let calls = self.visitor().get("/api/v1/dev/payments").await.expect(200);
+        let operations = calls.items().iter().rev();
+        operations.map(|call| call["operation"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// The saga of an order, with its history.
     pub async fn saga(&self, order_id: &str) -> Value {
         self.caught_up("sagas-view").await;

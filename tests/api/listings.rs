@@ -1,0 +1,153 @@
+//! What is for sale (S0-48 to S0-57).
+
+use serde_json::json;
+
+use crate::support::Server;
+
+#[tokio::test]
+async fn a_listing_is_there_at_once() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    let offer = server.offer(3).await;
+    let made = sam.client.post("/api/v1/listings", &offer).await.expect(201);
+    let listing_id = made.text("listing_id");
+    assert_eq!(made.header("location"), format!("/api/v1/listings/{listing_id}"));
+    let listing = server.listing_now(&listing_id).await;
+    assert_eq!(listing.json(), made.json());
+    assert_eq!((listing.header("etag"), &listing["status"]), ("\"1\"", &json!("ACTIVE")));
+    assert_eq!(server.stock(&listing_id).await, (3, 0, 0));
+    // S0-56.
+    let event = server.event("ListingCreated", made.header("x-correlation-id")).await;
+    let data = &event["data"];
+    assert_eq!(data["listing_id"], listing_id.as_str());
+    assert_eq!(data["seller_id"], sam.user_id.as_str());
+    for name in ["title", "category_id"] {
+        assert_eq!(data[name], offer[name]);
+    }
+    assert_eq!((&data["price"], &data["currency"]), (&json!(150_000), &json!("VND")));
+    // A list that is asked to include the command does.
+    let path = format!("/api/v1/listings?min_position={}", made.header("souk-position"));
+    let page = server.visitor().get(&path).await.expect(200);
+    assert_eq!(page.items()[0]["listing_id"], listing_id.as_str());
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn every_missing_or_wrong_field_is_named() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    let offer = server.offer(1).await;
+    let pointers = async |body| sam.client.post("/api/v1/listings", &body).await.pointers();
+    for field in ["title", "description", "price", "category_id"] {
+        let mut body = offer.clone();
+        body.as_object_mut().unwrap().remove(field);
+        assert_eq!(pointers(body).await, [format!("/{field}")]);
+    }
+    // S0-51.
+    for amount in [json!(0), json!(-1), json!(1.5), json!("100"), json!(1e3)] {
+        let mut body = offer.clone();
+        body["price"]["amount"] = amount.clone();
+        let pointers = pointers(body).await;
+        assert!(pointers.len() == 1 && pointers[0].starts_with("/price"), "{amount}: {pointers:?}");
+    }
+    let mut body = offer.clone();
+    body["price"]["currency"] = json!("XXX");
+    assert_eq!(pointers(body).await, ["/price/currency"]);
+    let mut body = offer.clone();
+    body["images"] = json!(vec!["https://example.com/x.png"; 11]);
+    assert_eq!(pointers(body).await, ["/images"]);
+    let mut body = offer;
+    body["quantity"] = json!(0);
+    assert_eq!(pointers(body).await, ["/quantity"]);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn only_verified_sellers_sell() {
+    let server = Server::start().await;
+    let ann = server.buyer("Ann").await;
+    let offer = server.offer(1).await;
+    let create = async || ann.client.post("/api/v1/listings", &offer).await;
+    server.visitor().post("/api/v1/listings", &offer).await.problem(401, "unauthenticated");
+    assert_eq!(create().await.status(), 403);
+    server.become_seller(&ann).await.expect(200);
+    create().await.problem(409, "seller_not_verified");
+    server.admin_verifies(&ann).await.expect(200);
+    create().await.expect(201);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_category_must_be_known_and_active() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    let mut offer = server.offer(1).await;
+    let category = server.category().await;
+    let admin = server.admin();
+    let path = format!("/api/v1/admin/categories/{category}/deactivate");
+    sam.client.post(&path, &json!({})).await.problem(403, "insufficient_scope");
+    admin.post(&path, &json!({})).await.expect(200);
+    sam.client.post("/api/v1/listings", &offer).await.problem(409, "category_inactive");
+    let path = format!("/api/v1/admin/categories/{category}/activate");
+    admin.post(&path, &json!({})).await.expect(200);
+    sam.client.post("/api/v1/listings", &offer).await.expect(201);
+    offer["category_id"] = json!("01a1f9d4-c097-7fe7-abc7-70fad08fc399");
+    sam.client.post("/api/v1/listings", &offer).await.problem(422, "category_unknown");
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_change_rests_on_a_version() {
+    let server = Server::start().await;
+    let (sam, tom) = (server.seller("Sam").await, server.seller("Tom").await);
+    let id = server.listing(&sam, 1).await;
+    let path = format!("/api/v1/listings/{id}");
+    let cheaper = json!({ "price": { "amount": 100_000, "currency": "VND" } });
+    sam.client.patch(&path, &cheaper).await.problem(428, "precondition_required");
+    let stale = sam.client.if_match("\"7\"").patch(&path, &cheaper).await;
+    assert_eq!(stale.problem(412, "version_mismatch")["current_version"], 1);
+    tom.client.if_match("\"1\"").patch(&path, &cheaper).await.problem(403, "forbidden");
+    let changed = sam.client.if_match("\"1\"").patch(&path, &cheaper).await.expect(200);
+    assert_eq!(changed["price"]["amount"], 100_000);
+    let correlation = changed.header("x-correlation-id");
+    server.event("catalog.price.changed", correlation).await;
+    server.event("catalog.product.updated", correlation).await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    let mut made = Vec::new();
+    for _ in 0..5 {
+        made.push(server.listing(&sam, 1).await);
+    }
+    made.reverse();
+    server.at_rest().await;
+    let mut seen = Vec::new();
+    let mut path = "/api/v1/me/listings?limit=2".to_owned();
+    loop {
+        let page = sam.client.get(&path).await.expect(200);
+        assert!(page.items().len() <= 2);
+        seen.extend(page.items().iter().map(|of| of["listing_id"].as_str().unwrap().to_owned()));
+        let link = page.header("link").to_owned();
+        match page["next_cursor"].as_str() {
+            Some(_) => {
+                let target = link.strip_prefix('<').unwrap().split_once('>').unwrap().0;
+                assert!(link.ends_with("rel=\"next\""));
+                path = target.to_owned();
+            }
+            None => {
+                assert_eq!((page["has_more"].as_bool(), link.as_str()), (Some(false), ""));
+                break;
+            }
+        }
+    }
+    assert_eq!(seen, made);
+    for limit in ["0", "201", "x", "-1"] {
+        let answer = sam.client.get(&format!("/api/v1/me/listings?limit={limit}")).await;
+        answer.problem(400, "invalid_parameter");
+    }
+    server.finish().await;
+}
