@@ -359,7 +359,7 @@ pub struct FailureBody {
 
 /// The test methods are the sandbox's.
 fn provider(method: &PaymentMethod) -> String {
-    if method.0.starts_with("test_") { "sandbox".to_owned() } else { method.0.clone() }
+    if method.is_test() { PaymentMethod::SANDBOX.to_owned() } else { method.0.clone() }
 }
 
 impl OrderBody {
@@ -531,6 +531,11 @@ async fn place(
 ) -> Result<Response, ApiError> {
     call.someone()?;
     let wish = valid.body;
+    // With a method that never settles anybody could hold stock and pay nothing.
+    if wish.payment_method.is_test() && !app.settings().mode.is_development() {
+        let detail = "test methods exist in development mode only";
+        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
+    }
     let order_id = OrderId(call.new_id(app, operation));
     let orders = app.runtime().aggregate::<Order>();
     // A repeat gets its first answer even when the listings have been sold meanwhile.

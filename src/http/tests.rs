@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::domain::caller::Role;
 use crate::identity::token::{LIFETIME, Tokens};
 use crate::serve::Running;
@@ -79,7 +79,7 @@ async fn nobody_hears_of_the_body_before_being_let_in() {
                 continue;
             }
             let method: Method = method.to_uppercase().parse().unwrap();
-            let asked = service.url(&path.replace('{', "x").replace('}', "x"));
+            let asked = service.url(&path.replace(['{', '}'], "x"));
             let ask = || client.request(Method::clone(&method), &asked).body("no JSON at all");
             assert_eq!(ask().send().await.unwrap().status(), 401, "{path}");
             tried += 1;
@@ -144,19 +144,24 @@ async fn what_is_too_large_or_too_deep_is_refused() {
     assert_eq!(client.get(service.url("/livez")).send().await.unwrap().status(), 200);
 }
 
-#[tokio::test]
-async fn an_order_line_is_named_by_its_sku() {
-    let service = Service::start(|_| ()).await;
+/// An order of something that nobody offers, paid so, as its problem.
+async fn refused_order(service: &Service, payment_method: &str) -> Value {
     let order = serde_json::json!({
         "items": [{ "sku": "NONE", "quantity": 1 }],
         "delivery_address": { "line1": "1 Hang Bac", "district": "Hoan Kiem", "city": "Ha Noi" },
-        "payment_method": "sandbox",
+        "payment_method": payment_method,
     });
     let request = reqwest::Client::new().post(service.url("/api/v1/orders"));
     let answer = request.bearer_auth(service.token([Role::Buyer])).json(&order).send().await;
     let answer = answer.unwrap();
     assert_eq!(answer.status(), 422);
-    let problem: Value = answer.json().await.unwrap();
+    answer.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn an_order_line_is_named_by_its_sku() {
+    let service = Service::start(|_| ()).await;
+    let problem = refused_order(&service, "test_pending").await;
     assert_eq!(problem["code"], "sku_unknown");
     assert_eq!(problem["errors"][0]["pointer"], "/items/0/sku");
 }
@@ -167,4 +172,12 @@ async fn whoever_has_said_nothing_does_not_hold_up_the_end() {
     let _silent = TcpStream::connect(service.running.address()).await.unwrap();
     let stopped = tokio::time::timeout(Duration::from_secs(10), service.running.stop()).await;
     assert!(stopped.unwrap(), "not everything had finished");
+}
+
+#[tokio::test]
+async fn methods_that_hold_stock_for_nothing_are_for_development() {
+    let service = Service::start(|config| config.mode = Mode::Production).await;
+    let problem = refused_order(&service, "test_pending").await;
+    assert_eq!(problem["errors"][0]["code"], "unknown_payment_method");
+    assert_eq!(refused_order(&service, "sandbox").await["code"], "sku_unknown");
 }
