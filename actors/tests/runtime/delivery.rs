@@ -204,7 +204,6 @@ async fn letters_still_block_their_key_after_a_restart() {
     again.change(1, 1).await.unwrap();
     quiet(&again).await;
     assert_eq!(notes.of(1), Vec::<u64>::new());
-    let letters = again.runtime.dead_letters();
     let key = Uuid::from_u128(1);
     let done = redrive(&again, "notes", key, Redrive::Retry).await.unwrap();
     assert_eq!(done.handled, 2);
@@ -357,7 +356,6 @@ async fn one_event_that_a_projection_cannot_take_stops_its_own_key_only() {
     assert_eq!((total(0), total(1), total(4)), (6, 1, 6));
     *totals.refuses.lock().unwrap() = None;
     let key = Uuid::from_u128(1);
-    let letters = rig.runtime.dead_letters();
     let done = redrive(&rig, "totals", key, Redrive::Retry).await.unwrap();
     assert_eq!((done.handled, done.left), (2, 0));
     assert_eq!(total(1), 6);
