@@ -94,7 +94,7 @@ fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
         .foreign_keys(false)
         .pragma("wal_autocheckpoint", "0")
         .pragma("journal_size_limit", (2 * WAL_BYTES_MAX).to_string())
-        .statement_cache_capacity(700)
+        .statement_cache_capacity(2_000)
         .disable_statement_logging()
 }
 

@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Sqlite};
 use uuid::Uuid;
 
-use super::rows::{EVENT_COLUMNS, seq};
+use super::rows::seq;
 use super::to_i64;
 use crate::event::StoredEvent;
 use crate::journal::{
@@ -17,27 +17,41 @@ use crate::journal::{
 /// SQLite's limit on bound values is 32,766; an event has 15.
 const EVENTS_PER_STATEMENT_MAX: usize = 500;
 
-/// The text of multi-row inserts, one for each number of rows, so that each is prepared once.
+/// SQLite's limit on bound values in rows of the widest control table.
+const ROWS_PER_STATEMENT_MAX: usize = 500;
+
+/// The text of multi-row statements, one for each number of rows, so that each is prepared once.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
-    events: HashMap<usize, Arc<str>>,
+    texts: HashMap<(&'static str, usize), Arc<str>>,
 }
 
 impl Statements {
-    /// One statement that inserts exactly `rows` events, and none at all unless the lease holds.
-    fn events(&mut self, rows: usize) -> Arc<str> {
-        self.events
-            .entry(rows)
+    /// `before (?,…),(?,…) after`, with exactly `rows` rows of `columns` values.
+    fn rows(
+        &mut self,
+        before: &'static str,
+        columns: usize,
+        rows: usize,
+        after: &'static str,
+    ) -> Arc<str> {
+        self.texts
+            .entry((before, rows))
             .or_insert_with(|| {
-                let columns = EVENT_COLUMNS.split(',').count();
                 let row = format!("({})", vec!["?"; columns].join(","));
-                let values = vec![row; rows].join(",");
-                format!(
-                    "INSERT INTO events ({EVENT_COLUMNS}) SELECT * FROM (VALUES {values}) WHERE EXISTS (SELECT 1 FROM leases WHERE partition = ? AND epoch = ?)"
-                )
-                .into()
+                format!("{before} {} {after}", vec![row; rows].join(",")).into()
             })
             .clone()
+    }
+
+    /// One statement that inserts exactly `rows` events, and none at all unless the lease holds.
+    fn events(&mut self, rows: usize) -> Arc<str> {
+        self.rows(
+            "INSERT INTO events (seq, event_id, stream, aggregate_version, aggregate_type, aggregate_id, event_type, major, minor, timestamp, correlation_id, causation_id, data, metadata, hash) SELECT * FROM (VALUES",
+            15,
+            rows,
+            ") WHERE EXISTS (SELECT 1 FROM leases WHERE partition = ? AND epoch = ?)",
+        )
     }
 }
 
@@ -131,23 +145,24 @@ async fn store(
     if batch.events.is_empty() {
         check_lease(connection, lease).await?;
     }
-    for new in &batch.streams {
-        let insert = sqlx::query(
-            "INSERT INTO streams (stream, partition, aggregate_type, aggregate_id) VALUES ($1, $2, $3, $4)",
-        );
-        let insert = insert
-            .bind(new.stream)
-            .bind(i64::from(lease.partition))
-            .bind(new.aggregate_type.to_string())
-            .bind(blob(new.aggregate_id));
-        execute(connection, insert).await?;
+    for streams in batch.streams.chunks(ROWS_PER_STATEMENT_MAX) {
+        let insert = "INSERT INTO streams (stream, partition, aggregate_type, aggregate_id) VALUES";
+        let mut query = sqlx::query(AssertSqlSafe(statements.rows(insert, 4, streams.len(), "")));
+        for new in streams {
+            query = query
+                .bind(new.stream)
+                .bind(i64::from(lease.partition))
+                .bind(new.aggregate_type.to_string())
+                .bind(blob(new.aggregate_id));
+        }
+        execute(connection, query).await?;
     }
     for events in batch.events.chunks(EVENTS_PER_STATEMENT_MAX) {
         insert_events(connection, statements, lease, events).await?;
     }
-    store_commands(connection, batch).await?;
-    store_timers(connection, lease.partition, &batch.timers).await?;
-    store_deliveries(connection, lease.partition, batch).await?;
+    store_commands(connection, statements, batch).await?;
+    store_timers(connection, statements, lease.partition, &batch.timers).await?;
+    store_deliveries(connection, statements, lease.partition, batch).await?;
     store_rest(connection, lease.partition, batch).await
 }
 
@@ -194,21 +209,25 @@ async fn insert_events(
     if stored == events.len() as u64 { Ok(()) } else { Err(Refused::Other(AppendError::Fenced)) }
 }
 
-async fn store_commands(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), Refused> {
-    for outcome in &batch.outcomes {
-        let insert = sqlx::query(
-            "INSERT INTO outcomes (command_id, request_hash, stream, version, events, rejection, at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        );
-        let insert = insert
-            .bind(blob(outcome.command_id))
-            .bind(outcome.request_hash.to_vec())
-            .bind(outcome.stream)
-            .bind(to_i64(outcome.version))
-            .bind(i64::from(outcome.events))
-            .bind(outcome.rejection.as_deref().map(str::to_owned))
-            .bind(outcome.at.millis());
-        execute(connection, insert).await?;
+async fn store_commands(
+    connection: &mut SqliteConnection,
+    statements: &mut Statements,
+    batch: &Batch,
+) -> Result<(), Refused> {
+    for outcomes in batch.outcomes.chunks(ROWS_PER_STATEMENT_MAX) {
+        let insert = "INSERT INTO outcomes (command_id, request_hash, stream, version, events, rejection, at) VALUES";
+        let mut query = sqlx::query(AssertSqlSafe(statements.rows(insert, 7, outcomes.len(), "")));
+        for outcome in outcomes {
+            query = query
+                .bind(blob(outcome.command_id))
+                .bind(outcome.request_hash.to_vec())
+                .bind(outcome.stream)
+                .bind(to_i64(outcome.version))
+                .bind(i64::from(outcome.events))
+                .bind(outcome.rejection.as_deref().map(str::to_owned))
+                .bind(outcome.at.millis());
+        }
+        execute(connection, query).await?;
     }
     for key in &batch.keys {
         let insert = sqlx::query(
@@ -231,50 +250,63 @@ async fn store_commands(connection: &mut SqliteConnection, batch: &Batch) -> Res
     Ok(())
 }
 
+/// Timers that fired go first, each with the time that it had; of the other writes only the last
+/// for each timer counts.
 async fn store_timers(
     connection: &mut SqliteConnection,
+    statements: &mut Statements,
     partition: u16,
     timers: &[TimerWrite],
 ) -> Result<(), Refused> {
-    fn keyed<'q>(query: Query<'q>, key: &TimerKey) -> Query<'q> {
-        query
-            .bind(blob(key.aggregate_id))
-            .bind(key.aggregate_type.to_string())
-            .bind(key.name.clone())
-    }
+    let mut last: HashMap<&TimerKey, Option<i64>> = HashMap::new();
     for write in timers {
-        let query = match write {
-            TimerWrite::Set(timer) => keyed(
-                sqlx::query(
-                    "INSERT INTO timers (aggregate_id, aggregate_type, name, partition, due)
-                     VALUES ($1, $2, $3, $4, $5)
-                     ON CONFLICT (aggregate_id, aggregate_type, name) DO UPDATE SET due = excluded.due",
-                ),
-                &timer.key,
-            )
-            .bind(i64::from(partition))
-            .bind(timer.due.millis()),
-            TimerWrite::Clear(key) => keyed(
-                sqlx::query(
-                    "DELETE FROM timers WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3",
-                ),
-                key,
-            ),
-            TimerWrite::Fired(timer) => keyed(
-                sqlx::query(
+        match write {
+            TimerWrite::Set(timer) => last.insert(&timer.key, Some(timer.due.millis())),
+            TimerWrite::Clear(key) => last.insert(key, None),
+            TimerWrite::Fired(timer) => {
+                // One that was set again in this batch has nothing to do with the one that fired.
+                let delete = sqlx::query(
                     "DELETE FROM timers WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3 AND due = $4",
-                ),
-                &timer.key,
-            )
-            .bind(timer.due.millis()),
+                );
+                execute(connection, keyed(delete, &timer.key).bind(timer.due.millis())).await?;
+                if last.get(&timer.key) == Some(&Some(timer.due.millis())) {
+                    last.remove(&timer.key);
+                }
+                continue;
+            }
         };
+    }
+    let (set, cleared): (Vec<_>, Vec<_>) = last.into_iter().partition(|(_, due)| due.is_some());
+    for timers in set.chunks(ROWS_PER_STATEMENT_MAX) {
+        let upsert =
+            "INSERT INTO timers (aggregate_id, aggregate_type, name, partition, due) VALUES";
+        let conflict =
+            "ON CONFLICT (aggregate_id, aggregate_type, name) DO UPDATE SET due = excluded.due";
+        let text = statements.rows(upsert, 5, timers.len(), conflict);
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for (key, due) in timers {
+            query = keyed(query, key).bind(i64::from(partition)).bind(*due);
+        }
+        execute(connection, query).await?;
+    }
+    for timers in cleared.chunks(ROWS_PER_STATEMENT_MAX) {
+        let delete = "DELETE FROM timers WHERE (aggregate_id, aggregate_type, name) IN (VALUES";
+        let mut query = sqlx::query(AssertSqlSafe(statements.rows(delete, 3, timers.len(), ")")));
+        for (key, _) in timers {
+            query = keyed(query, key);
+        }
         execute(connection, query).await?;
     }
     Ok(())
 }
 
+fn keyed<'q>(query: Query<'q>, key: &TimerKey) -> Query<'q> {
+    query.bind(blob(key.aggregate_id)).bind(key.aggregate_type.to_string()).bind(key.name.clone())
+}
+
 async fn store_deliveries(
     connection: &mut SqliteConnection,
+    statements: &mut Statements,
     partition: u16,
     batch: &Batch,
 ) -> Result<(), Refused> {
@@ -289,19 +321,22 @@ async fn store_deliveries(
                 .bind(i64::from(checkpoint.lanes));
             execute(connection, drop_old).await?;
         }
-        let upsert = sqlx::query(
-            "INSERT INTO checkpoints (subscription, partition, lane, lanes, position)
-             VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (subscription, partition, lane)
-             DO UPDATE SET position = excluded.position, lanes = excluded.lanes",
-        );
-        let upsert = upsert
-            .bind(checkpoint.subscription.to_string())
-            .bind(i64::from(partition))
-            .bind(i64::from(checkpoint.lane))
-            .bind(i64::from(checkpoint.lanes))
-            .bind(to_i64(checkpoint.position));
-        execute(connection, upsert).await?;
+    }
+    for checkpoints in batch.checkpoints.chunks(ROWS_PER_STATEMENT_MAX) {
+        let upsert =
+            "INSERT INTO checkpoints (subscription, partition, lane, lanes, position) VALUES";
+        let conflict = "ON CONFLICT (subscription, partition, lane) DO UPDATE SET position = excluded.position, lanes = excluded.lanes";
+        let text = statements.rows(upsert, 5, checkpoints.len(), conflict);
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for checkpoint in checkpoints {
+            query = query
+                .bind(checkpoint.subscription.to_string())
+                .bind(i64::from(partition))
+                .bind(i64::from(checkpoint.lane))
+                .bind(i64::from(checkpoint.lanes))
+                .bind(to_i64(checkpoint.position));
+        }
+        execute(connection, query).await?;
     }
     for write in &batch.letters {
         match write {
