@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::{Server, Start, eventually};
+use crate::support::{Server, Start, eventually, open};
 
 /// Retries that do not take seconds.
 fn impatient() -> Start {
@@ -245,4 +245,41 @@ async fn contexts_and_subscriptions_are_shown() {
         assert!(names.contains(&name), "{names:?}");
     }
     server.finish().await;
+}
+
+/// S0-111: an event from a newer version of the program, such as an operator meets after going back
+/// to an older one.
+#[tokio::test]
+async fn an_event_of_an_unknown_version_is_set_aside() {
+    let mut server = impatient().start().await;
+    let ann = server.newcomer("Ann").await;
+    server.at_rest().await;
+    assert!(server.terminate().await.success());
+    let pool = open(&server.journal()).await;
+    let seeded = sqlx::query(
+        "INSERT INTO events (seq, event_id, stream, aggregate_version, aggregate_type, \
+         aggregate_id, event_type, major, minor, timestamp, correlation_id, causation_id, data, \
+         metadata, hash) \
+         SELECT (SELECT max(seq) + 1 FROM events), randomblob(16), stream, aggregate_version + 1, \
+         aggregate_type, aggregate_id, 'user.email_verified', 99, 0, timestamp, 'seeded', 'seeded', \
+         '{}', metadata, hash FROM events WHERE event_type = 'user.registered'",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    assert_eq!(seeded.rows_affected(), 1);
+    pool.close().await;
+    server.start_again().await;
+    let letter = eventually("a letter", || async {
+        server.letters(Some("notifications")).await.first().cloned()
+    })
+    .await;
+    assert_eq!((&letter["class"], &letter["attempts"]), (&json!("permanent"), &json!(1)));
+    assert_eq!(letter["aggregate_id"], ann.user_id.as_str());
+    let error = letter["error"].as_str().unwrap();
+    assert!(error.contains("unsupported event version: 99"), "{error}");
+    // Others notice nothing.
+    let bob = server.register("Bob").await.expect(201);
+    server.event("EmailSent", bob.header("x-correlation-id")).await;
+    server.visitor().get("/readyz").await.expect(200);
 }

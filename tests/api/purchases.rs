@@ -438,5 +438,21 @@ async fn an_order_is_shipped_delivered_and_paid_out() {
     let delivered = sale.buyer.client.post(&deliver, &json!({})).await.expect(200);
     assert_eq!(delivered["status"], "DELIVERED");
     server.event("order.delivered", delivered.header("x-correlation-id")).await;
+    // The buyer says that the goods are there: the money goes to the seller.
+    server.order_eventually(&sale.order.id, "COMPLETED").await;
+    server.at_rest().await;
+    let escrow = server.escrow(&sale.order.id).await;
+    assert_eq!((&escrow["status"], &escrow["balance"]), (&json!("RELEASED"), &json!(0)));
+    let entries = escrow["entries"].as_array().unwrap();
+    let sum: i64 = entries.iter().map(|entry| entry["amount"].as_i64().unwrap()).sum();
+    assert_eq!(sum, 0);
+    let paid_out: i64 = entries
+        .iter()
+        .filter(|entry| entry["account"].as_str().unwrap().contains(&sale.seller.user_id))
+        .map(|entry| entry["amount"].as_i64().unwrap())
+        .sum();
+    assert_eq!(paid_out, PRICE, "{entries:?}");
+    let path = format!("/api/v1/orders/{}/cancel", sale.order.id);
+    sale.buyer.client.post(&path, &json!({})).await.problem(409, "invalid_transition");
     server.finish().await;
 }
