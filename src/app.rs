@@ -228,7 +228,7 @@ fn address_hash(lookup_key: [u8; 32]) -> AddressHash {
         let address = crate::domain::text::normal_email(address);
         let hash =
             souk_actors::id::keyed_hash(&lookup_key, "mail recipient", &[address.as_bytes()]);
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+        crate::domain::text::hex(&hash)
     })
 }
 

@@ -88,7 +88,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum AdminCommand {
-    /// Make an administrator; the password is read from standard input
+    /// Make an administrator; the password is asked for, or read from what is piped in
     Create {
         /// The address to log in with
         #[arg(long)]

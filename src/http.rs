@@ -207,6 +207,14 @@ impl App {
         ))
     }
 
+    /// Waits until a projection has handled everything that is in the journal now.
+    async fn projected_all(&self, projection: &str) -> Result<(), problem::ApiError> {
+        for head in self.runtime().journal().heads() {
+            self.projected(projection, Some(head)).await?;
+        }
+        Ok(())
+    }
+
     /// How far a projection has come in each partition, as the header says it.
     fn projection_position(&self, projection: &str) -> String {
         let subscriptions = self.runtime().subscriptions();

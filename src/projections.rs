@@ -34,7 +34,7 @@ use uuid::Uuid;
 pub use categories::CategoryRow;
 pub use db::ReadError;
 pub use events_index::EventFilter;
-pub use listings::{ListingFilter, ListingRow};
+pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
 pub use sagas::{SagaFilter, SagaRow};
@@ -193,6 +193,11 @@ impl ReadModels {
         listings::find(&self.db, filter, before, limit).await
     }
 
+    /// The listing of a stock-keeping unit.
+    pub async fn listing_by_sku(&self, sku: &str) -> Result<SkuMatch, ReadError> {
+        listings::by_sku(&self.db, sku).await
+    }
+
     /// How many listings of a seller can be bought.
     pub async fn active_listings(&self, seller_id: Uuid) -> Result<u64, ReadError> {
         listings::count_active(&self.db, seller_id).await
@@ -240,9 +245,14 @@ impl ReadModels {
         notifications::sent_by(&self.db, channel, before, limit).await
     }
 
-    /// The sagas that match, the newest first.
-    pub async fn sagas(&self, filter: &SagaFilter, limit: u32) -> Result<Vec<SagaRow>, ReadError> {
-        sagas::find(&self.db, filter, limit).await
+    /// The sagas that match, the newest first, before a time and id.
+    pub async fn sagas(
+        &self,
+        filter: &SagaFilter,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<SagaRow>, ReadError> {
+        sagas::find(&self.db, filter, before, limit).await
     }
 
     /// The stored checkpoint of a projection: everything of the partition up to here has had its

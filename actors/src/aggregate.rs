@@ -72,6 +72,24 @@ pub trait Rejection:
     fn code(&self) -> &'static str;
 }
 
+/// The rejection of an aggregate that refuses nothing: what does not concern it changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub enum NoRejection {}
+
+impl std::fmt::Display for NoRejection {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {}
+    }
+}
+
+impl std::error::Error for NoRejection {}
+
+impl Rejection for NoRejection {
+    fn code(&self) -> &'static str {
+        match *self {}
+    }
+}
+
 /// A change to an aggregate's durable timers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TimerChange {

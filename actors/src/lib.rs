@@ -27,6 +27,7 @@ pub mod event;
 pub mod faults;
 pub mod id;
 pub mod journal;
+pub mod oversight;
 mod partition;
 pub mod personal;
 pub mod retry;

@@ -23,6 +23,7 @@ use crate::aggregate::{Aggregate, AggregateOptions};
 use crate::faults::Faults;
 use crate::journal::codec::Keyring;
 use crate::journal::{self, Batch, Quarantine, Store, partition_of};
+use crate::oversight::Oversight;
 use crate::partition::{MakeRegistry, Partition, PartitionParts, make_registry};
 use crate::saga::{Saga, SagaInstance, SagaRouter, subscriptions};
 use crate::subscriber::{PAUSED_SPACE, Subscription};
@@ -225,7 +226,9 @@ impl Runtime {
         keys: Arc<Keyring>,
         options: Options,
     ) -> Builder {
-        Builder { store, world, keys, options, makers: Vec::new(), subscriptions: Vec::new() }
+        let builder =
+            Builder { store, world, keys, options, makers: Vec::new(), subscriptions: Vec::new() };
+        builder.aggregate::<Oversight>()
     }
 
     /// Time, randomness and ids.

@@ -238,7 +238,7 @@ async fn a_purchase_goes_through_and_everybody_hears_of_it() {
     assert_eq!(models.active_listings(seller.uuid()).await.unwrap(), 1);
     assert_eq!(models.shipments(order.uuid()).await.unwrap().len(), 1);
     let saga = SagaFilter { key: Some(order.uuid()), ..Default::default() };
-    let sagas = models.sagas(&saga, 9).await.unwrap();
+    let sagas = models.sagas(&saga, None, 9).await.unwrap();
     assert_eq!((sagas.len(), sagas[0].status.as_str()), (1, "COMPLETED"));
 
     let head = market.app.runtime.journal().heads()[0].position;
@@ -267,7 +267,7 @@ async fn a_declined_payment_gives_the_stock_back() {
     assert_eq!((listings[0].available, listings[0].reserved), (1, 0));
     assert_eq!(listings[0].status, "ACTIVE");
     let saga = SagaFilter { state: Some("COMPENSATED".to_owned()), ..Default::default() };
-    assert_eq!(models.sagas(&saga, 9).await.unwrap().len(), 1);
+    assert_eq!(models.sagas(&saga, None, 9).await.unwrap().len(), 1);
     assert!(market.told(buyer).await.contains(&"order_payment_failed".to_owned()));
 }
 

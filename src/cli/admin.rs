@@ -1,18 +1,17 @@
 //! `souk admin create`: how the first administrator comes to be. The server must not be running on
 //! the same data folder.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use souk_actors::command::{CommandContext, Origin};
-use souk_actors::id::keyed;
 
 use crate::app::App as Market;
 use crate::config::Config;
 use crate::domain::caller::Caller;
-use crate::domain::email_claim::{EmailClaim, EmailClaimCommand};
+use crate::domain::email_claim::{CLAIM_FOR, EmailClaim, EmailClaimCommand};
 use crate::domain::ids::{EmailClaimId, UserId};
 use crate::domain::text::{is_email, normal_email};
 use crate::domain::user::{Registration, User, UserCommand};
@@ -20,8 +19,8 @@ use crate::identity::password::{self, Passwords};
 use crate::identity::verification;
 use crate::serve::settings;
 
-/// How long a claim on an address may wait for its user before it is asked after.
-const CLAIM_FOR: Duration = Duration::from_secs(60);
+/// What went wrong when nothing could be read.
+const UNREADABLE: &str = "cannot read the password";
 /// How long the actors may take to stop.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -43,20 +42,31 @@ pub(super) async fn create(
     Ok(ExitCode::SUCCESS)
 }
 
+/// At a terminal it is asked for without an echo, twice; anything else gives it as its first line.
 fn read_password() -> anyhow::Result<String> {
     let input = std::io::stdin();
-    if input.is_terminal() {
-        eprint!("Password (it will be shown; pipe it in to hide it): ");
-        std::io::stderr().flush()?;
-    }
-    let mut line = String::new();
-    input.lock().read_line(&mut line).context("cannot read the password")?;
-    let password = line.trim_end_matches(['\r', '\n']).to_owned();
+    let password = if input.is_terminal() {
+        let password = rpassword::prompt_password("Password: ").context(UNREADABLE)?;
+        checked(&password)?;
+        if rpassword::prompt_password("Once more: ").context(UNREADABLE)? != password {
+            bail!("the two are not the same");
+        }
+        password
+    } else {
+        let mut line = String::new();
+        input.lock().read_line(&mut line).context(UNREADABLE)?;
+        line.trim_end_matches(['\r', '\n']).to_owned()
+    };
+    checked(&password)?;
+    Ok(password)
+}
+
+fn checked(password: &str) -> anyhow::Result<()> {
     let range = password::LENGTH_MIN..=password::LENGTH_MAX;
     if !range.contains(&password.chars().count()) {
         bail!("the password must have {} to {} characters", range.start(), range.end());
     }
-    Ok(password)
+    Ok(())
 }
 
 async fn register(
@@ -68,7 +78,7 @@ async fn register(
 ) -> anyhow::Result<UserId> {
     let world = market.runtime.world();
     let (now, user_id) = (world.now(), UserId(world.new_id()));
-    let claim = keyed(config.keys.lookup.bytes(), "email_claim", &[email.as_bytes()]);
+    let claim = EmailClaimId::of_address(config.keys.lookup.bytes(), email);
     let context = || CommandContext {
         actor_id: "system".into(),
         origin: Origin::Inside,
@@ -76,7 +86,7 @@ async fn register(
     };
     let take = EmailClaimCommand::Claim { user_id, now, expires_at: now.plus(CLAIM_FOR) };
     let claims = market.runtime.aggregate::<EmailClaim>();
-    claims.send(claim, take, context(), |_| ()).await.context("cannot claim the address")?;
+    claims.send(claim.uuid(), take, context(), |_| ()).await.context("cannot claim the address")?;
 
     let phc = Passwords::new(world.clone()).hash(password.to_owned()).await?;
     let nonce = verification::new_nonce(&**world);
@@ -86,7 +96,7 @@ async fn register(
         email: email.to_owned(),
         first_name: first_name.to_owned(),
         last_name: last_name.to_owned(),
-        email_claim_id: EmailClaimId(claim),
+        email_claim_id: claim,
         verification_token_hash: verification::token_hash(&token),
         verification_token_nonce: nonce,
         verification_expires_at: now,
@@ -95,15 +105,13 @@ async fn register(
     let register = UserCommand::RegisterAdmin { caller: Caller::System, registration };
     let attach = vec![password::row(user_id.uuid(), phc)];
     let users = market.runtime.aggregate::<User>();
-    let context = CommandContext { attach, ..context() };
-    users.send(user_id.uuid(), register, context, |_| ()).await.context("cannot register")?;
+    let attached = CommandContext { attach, ..context() };
+    users.send(user_id.uuid(), register, attached, |_| ()).await.context("cannot register")?;
     let confirm = EmailClaimCommand::Confirm { user_id, now };
-    let context = CommandContext {
-        actor_id: "system".into(),
-        origin: Origin::Inside,
-        ..CommandContext::outside(&**world, "admin create", "admin create")
-    };
     // The subscriber that follows registrations does this too; whoever comes first.
-    claims.send(claim, confirm, context, |_| ()).await.context("cannot confirm the address")?;
+    claims
+        .send(claim.uuid(), confirm, context(), |_| ())
+        .await
+        .context("cannot confirm the address")?;
     Ok(user_id)
 }

@@ -151,8 +151,15 @@ async fn mailed_token(admin: &Client, email: &str) -> anyhow::Result<String> {
 
 async fn show_events(admin: &Client, correlation: &str) -> anyhow::Result<()> {
     let wait = format!("/api/v1/events/await?eventType=saga.completed&correlationId={correlation}");
-    admin.quiet_get(&wait).await?;
-    let mut url = format!("/api/v1/events?correlationId={correlation}&limit=200");
+    let last = admin.quiet_get(&wait).await?;
+    // The list rests on an index that may be a moment behind the log.
+    let list = match (last["partition"].as_u64(), last["position"].as_u64()) {
+        (Some(partition), Some(position)) => format!(
+            "/api/v1/events?correlationId={correlation}&limit=200&min_position={partition}:{position}"
+        ),
+        _ => format!("/api/v1/events?correlationId={correlation}&limit=200"),
+    };
+    let mut url = list.clone();
     let mut first = None;
     loop {
         let page = admin.quiet_get(&url).await?;
@@ -168,10 +175,7 @@ async fn show_events(admin: &Client, correlation: &str) -> anyhow::Result<()> {
             );
         }
         match page["next_cursor"].as_str() {
-            Some(cursor) => {
-                url =
-                    format!("/api/v1/events?correlationId={correlation}&limit=200&cursor={cursor}");
-            }
+            Some(cursor) => url = format!("{list}&cursor={cursor}"),
             None => return Ok(()),
         }
     }

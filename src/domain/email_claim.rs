@@ -15,6 +15,8 @@ use souk_actors::world::Timestamp;
 use super::ids::UserId;
 use super::rejection::rejections;
 
+/// How long a claim may wait for its user before it lapses.
+pub const CLAIM_FOR: Duration = Duration::from_secs(60);
 /// How long after a lapse the next one comes, while nobody has confirmed or released the claim.
 pub const LAPSE_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 

@@ -6,9 +6,11 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use souk_actors::id::derived;
+use souk_actors::id::{derived, keyed};
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
+
+use super::text::normal_email;
 
 /// The text is not an id of the kind that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +121,13 @@ fn parse(kind: &str, text: &str) -> Option<Uuid> {
         named()?;
     }
     Uuid::try_parse(bare).ok()
+}
+
+impl EmailClaimId {
+    /// The claim on an address, however it is written; without the key nobody can tell whose it is.
+    pub fn of_address(key: &[u8; 32], address: &str) -> Self {
+        Self(keyed(key, "email_claim", &[normal_email(address).as_bytes()]))
+    }
 }
 
 impl PaymentId {

@@ -83,6 +83,11 @@ impl PaymentMethod {
         [Self::TEST_PENDING, Self::MOMO].contains(&self.0.as_str())
     }
 
+    /// Whether it is one of the sandbox's that behave badly on purpose.
+    pub fn is_test(&self) -> bool {
+        self.0.starts_with("test_")
+    }
+
     fn is_name(&self) -> bool {
         let name = self.0.as_bytes();
         name.first().is_some_and(u8::is_ascii_lowercase)

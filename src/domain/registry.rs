@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use souk_actors::event::{EventDescriptor, EventPayload};
+use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::saga::SagaEvent;
 
 use super::category::CategoryEvent;
@@ -31,6 +32,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         ShipmentEvent::descriptors(),
         NotificationEvent::descriptors(),
         SagaEvent::descriptors(),
+        SubscriptionEvent::descriptors(),
     ]
     .into_iter()
     .flatten()
@@ -179,6 +181,10 @@ mod tests {
         "saga.advanced",
         "saga.completed",
         "saga.failed",
+        "subscription.paused",
+        "subscription.resumed",
+        "subscription.retry_requested",
+        "subscription.discard_requested",
     ];
 
     #[test]

@@ -24,6 +24,11 @@ impl FieldError {
     }
 }
 
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The longest e-mail address (RFC 5321 §4.5.3.1.3, without the angle brackets).
 pub const EMAIL_MAX: usize = 254;
 /// The longest name of a person, a business or a category.

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
-use souk_actors::id::keyed;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,7 +23,6 @@ use crate::domain::caller::Role;
 use crate::domain::email_claim::EmailClaim;
 use crate::domain::ids::{EmailClaimId, SessionId, UserId};
 use crate::domain::session::{Session, SessionCommand};
-use crate::domain::text::normal_email;
 use crate::domain::user::{User, UserStatus};
 use crate::identity::password::{self, Busy};
 use crate::identity::refresh::{self, RefreshToken};
@@ -39,8 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// The claim on an address.
 pub(super) fn email_claim_id(app: &App, email: &str) -> EmailClaimId {
-    let key = app.settings().keys.lookup.bytes();
-    EmailClaimId(keyed(key, "email_claim", &[normal_email(email).as_bytes()]))
+    EmailClaimId::of_address(app.settings().keys.lookup.bytes(), email)
 }
 
 impl From<Busy> for ApiError {

@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::App;
 use super::problem::{ApiError, FieldProblem};
@@ -177,6 +178,27 @@ pub struct Nothing;
 impl FromFields for Nothing {
     fn from_fields(_: &mut Fields<'_>) -> Option<Self> {
         Some(Self)
+    }
+}
+
+/// The longest reason that is recorded.
+const REASON_CHARS_MAX: usize = 500;
+
+/// Why.
+#[derive(ToSchema)]
+pub struct Reason {
+    /// The reason, for those it concerns. It is recorded.
+    #[schema(max_length = 500)]
+    pub reason: Option<String>,
+}
+
+impl FromFields for Reason {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let reason = fields.optional_text(&["reason"]);
+        if reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_CHARS_MAX) {
+            fields.error("reason", "too_long", "at most 500 characters");
+        }
+        Some(Self { reason })
     }
 }
 

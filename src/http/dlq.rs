@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
+use souk_actors::journal::Letter;
 use souk_actors::subscriber::{Redrive, Redriven};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,10 +14,13 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page};
-use super::body::{Nothing, Valid};
-use super::call::Staff;
+use super::body::{Nothing, Reason, Valid};
+use super::call::{Call, Staff};
 use super::params::Params;
 use super::problem::ApiError;
+
+/// How many letters are read from the journal first.
+const LETTERS_AT_ONCE: usize = 256;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -32,6 +36,12 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(transparent)]
 #[schema(value_type = Object)]
 pub struct LetterBody(pub Value);
+
+impl From<Letter> for LetterBody {
+    fn from(letter: Letter) -> Self {
+        Self(serde_json::to_value(letter).unwrap_or_default())
+    }
+}
 
 /// What became of a key's letters.
 #[derive(Debug, Serialize, ToSchema)]
@@ -54,37 +64,65 @@ pub struct ResolvedBody {
 
 /// Dead letters
 #[utoipa::path(get, path = "/dlq", tag = "dlq",
-    params(("subscription" = Option<String>, Query), ("limit" = Option<u32>, Query)),
-    responses((status = 200, description = "Letters, the oldest first", body = Page<LetterBody>)))]
+    params(("subscription" = Option<String>, Query), ("limit" = Option<u32>, Query),
+        ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "Letters, by partition, subscription and position",
+        body = Page<LetterBody>)))]
 async fn list_letters(
     State(app): State<App>,
     _: Staff,
     params: Params,
 ) -> Result<Answer<Page<LetterBody>>, ApiError> {
-    let limit = usize::try_from(params.limit()?).unwrap_or(usize::MAX);
-    let letters = app.runtime().dead_letters().list(params.text("subscription"), limit + 1).await?;
-    let has_more = letters.len() > limit;
-    let shown = letters.iter().take(limit).filter_map(|letter| serde_json::to_value(letter).ok());
-    let data = shown.map(LetterBody).collect();
-    Ok(Answer::ok(Page { data, next_cursor: None, has_more }))
+    let (limit, after) = (params.limit()?, params.cursor::<Place>(app.cursors())?);
+    let letters = letters(&app, params.text("subscription"), after.as_ref(), limit).await?;
+    Ok(params.rows(&app, letters, limit, place))
+}
+
+/// Where a letter stands in the list.
+type Place = (u16, String, u64);
+
+fn place(letter: &Letter) -> Place {
+    (letter.partition, letter.subscription.to_string(), letter.position)
+}
+
+/// Up to one more than `limit` of the letters behind `after`. The runtime lists from the beginning
+/// only, so more and more of the list is taken until there are enough.
+async fn letters(
+    app: &App,
+    subscription: Option<&str>,
+    after: Option<&Place>,
+    limit: u32,
+) -> Result<Vec<Letter>, ApiError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut taken = LETTERS_AT_ONCE;
+    loop {
+        let mut letters = app.runtime().dead_letters().list(subscription, taken).await?;
+        let is_all = letters.len() < taken;
+        letters.retain(|letter| after.is_none_or(|after| place(letter) > *after));
+        if is_all || letters.len() > limit {
+            letters.truncate(limit.saturating_add(1));
+            return Ok(letters);
+        }
+        taken = taken.saturating_mul(2);
+    }
 }
 
 async fn redrive(
     app: &App,
+    call: &Call,
     (subscription, partition, key): (String, u16, Uuid),
-    what: Redrive,
-    verb: &'static str,
+    (what, verb): (Redrive, &'static str),
+    reason: Option<String>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
     let missing = || ApiError::not_found("there is no such letter");
     let letters = app.runtime().dead_letters();
-    let done = letters.redrive(&subscription, partition, key, what).await.ok_or_else(missing)?;
+    let context = call.plain_context(app);
+    let done = letters.redrive(&subscription, partition, key, what, context, reason).await;
     let done = done.map_err(|failure| {
         let retry_after = std::time::Duration::from_secs(1);
         ApiError::unavailable("redrive_failed", failure.message, retry_after)
     })?;
-    if (done.handled, done.discarded, done.left) == (0, 0, 0) {
-        return Err(missing());
-    }
+    let done = done.ok_or_else(missing)?;
     let Redriven { handled, discarded, left } = done;
     let body = ResolvedBody { subscription, partition, key, verb, handled, discarded, left };
     Ok(Answer::ok(body))
@@ -93,14 +131,15 @@ async fn redrive(
 /// Try a key's letters again, in order
 #[utoipa::path(post, path = "/dlq/{subscription}/{partition}/{key}/retry", tag = "dlq",
     params(("subscription" = String, Path), ("partition" = u16, Path), ("key" = Uuid, Path)),
+    request_body = Reason,
     responses((status = 200, description = "How far that came", body = ResolvedBody)))]
 async fn retry_letter(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(letter): Path<(String, u16, Uuid)>,
-    _: Valid<Nothing>,
+    valid: Valid<Reason>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
-    redrive(&app, letter, Redrive::Retry, "retry").await
+    redrive(&app, &call, letter, (Redrive::Retry, "retry"), valid.body.reason).await
 }
 
 /// Give a key's first letter up
@@ -108,14 +147,15 @@ async fn retry_letter(
 /// Its event is skipped for this subscription, and the key's later events go on.
 #[utoipa::path(post, path = "/dlq/{subscription}/{partition}/{key}/discard", tag = "dlq",
     params(("subscription" = String, Path), ("partition" = u16, Path), ("key" = Uuid, Path)),
+    request_body = Reason,
     responses((status = 200, description = "How far that came", body = ResolvedBody)))]
 async fn discard_letter(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(letter): Path<(String, u16, Uuid)>,
-    _: Valid<Nothing>,
+    valid: Valid<Reason>,
 ) -> Result<Answer<ResolvedBody>, ApiError> {
-    redrive(&app, letter, Redrive::Discard, "discard").await
+    redrive(&app, &call, letter, (Redrive::Discard, "discard"), valid.body.reason).await
 }
 
 /// Quarantined aggregates

@@ -6,6 +6,8 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use souk_actors::world::World;
 
+use crate::domain::text::hex;
+
 /// Names everything that one request leads to; the client may choose it.
 pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 /// Names the request; always ours.
@@ -67,7 +69,6 @@ fn next_hop(trace: Option<(&str, &str)>, world: &dyn World) -> Arc<str> {
     // An id of only zeros would be no id.
     random[0] |= 1;
     random[16] |= 1;
-    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
     let span = hex(&random[16..]);
     match trace {
         Some((trace, flags)) => format!("00-{trace}-{span}-{flags}").into(),

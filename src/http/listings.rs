@@ -25,7 +25,7 @@ use crate::domain::listing::{
 };
 use crate::domain::money::{Currency, Money};
 use crate::domain::user::{User, VerificationStatus};
-use crate::projections::{ListingFilter, ListingRow};
+use crate::projections::{ListingFilter, ListingRow, SkuMatch};
 
 /// The projection that lists rest on.
 const VIEW: &str = "listings-view";
@@ -192,6 +192,8 @@ pub struct ListingSummary {
     pub title: String,
     /// Where it belongs.
     pub category_id: Uuid,
+    /// The stock-keeping unit.
+    pub sku: String,
     /// The price of one.
     pub price: MoneyBody,
     /// How it stands.
@@ -220,6 +222,7 @@ impl From<ListingRow> for ListingSummary {
             seller_id: row.seller_id,
             title: row.title,
             category_id: row.category_id,
+            sku: row.sku,
             price: MoneyBody { amount: row.price_amount, currency: row.currency },
             status: row.status,
             available_quantity: row.available,
@@ -427,6 +430,32 @@ async fn my_listings(
         status: params.text("status").map(str::to_ascii_uppercase),
     };
     list(&app, &params, filter).await
+}
+
+/// The listing of a stock-keeping unit, which `pointer` names in the body.
+pub(super) async fn listing_by_sku(
+    app: &App,
+    sku: &str,
+    pointer: &str,
+) -> Result<ListingId, ApiError> {
+    let mut found = app.reads().listing_by_sku(sku).await?;
+    if found == SkuMatch::Unknown {
+        // It may be too new for the view.
+        app.projected_all(VIEW).await?;
+        found = app.reads().listing_by_sku(sku).await?;
+    }
+    match found {
+        SkuMatch::One(listing) => Ok(ListingId(listing)),
+        SkuMatch::Ambiguous => {
+            let detail = "several sellers offer this sku; name the listing_id";
+            Err(ApiError::unprocessable("sku_ambiguous", pointer, detail))
+        }
+        SkuMatch::Unknown => Err(ApiError::unprocessable(
+            "sku_unknown",
+            pointer,
+            "nothing is offered under this sku",
+        )),
+    }
 }
 
 /// What the door needs to know of a listing.

@@ -162,3 +162,34 @@ fn method_label(method: &Method) -> &'static str {
 fn status_label(status: StatusCode) -> String {
     status.as_u16().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_caught_and_its_words_stay_inside() {
+        async fn later() {
+            tokio::task::yield_now().await;
+            panic!("the secret is 42");
+        }
+        let panic = unwinding(later()).await.unwrap_err();
+        let mut response = after_panic(&*panic).into_response();
+        let info = RequestInfo::new(&HeaderMap::new(), &souk_actors::world::SystemWorld::new());
+        render_problem(&mut response, "/x", &info);
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], problem::MEDIA_TYPE);
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        assert!(!text.contains("secret"), "{text}");
+        let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(body["code"], "internal");
+        assert!(body["error_id"].as_str().is_some_and(|id| !id.is_empty()));
+        assert_eq!(body["correlation_id"], *info.correlation_id);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_panic_passes() {
+        assert_eq!(unwinding(async { 7 }).await.unwrap(), 7);
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use souk_actors::command::Done;
@@ -17,15 +17,14 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page, split};
-use super::body::{Fields, FromFields, Unread, Valid};
+use super::body::{Fields, FromFields, Reason, Unread, Valid};
 use super::call::{Call, SignedIn};
 use super::conditional::{IfNoneMatch, content_tag, version_tag};
-use super::listings::{Offer, offer};
+use super::listings::{Offer, listing_by_sku, offer};
 use super::money::{MoneyBody, optional_money};
 use super::params::{Params, path_id};
 use super::prefer::{self, Prefer};
 use super::problem::ApiError;
-use super::users::Reason;
 use crate::domain::escrow::{Escrow, EscrowDetails, EscrowStatus};
 use crate::domain::ids::{EscrowId, ListingId, OrderId, PaymentId, ReservationId};
 use crate::domain::listing::ListingStatus;
@@ -78,9 +77,12 @@ pub struct NewOrder {
 /// One line of it.
 #[derive(Debug, ToSchema)]
 pub struct NewItem {
-    /// The listing; also as `product_id` or `sku`.
-    #[schema(value_type = Uuid)]
-    pub listing_id: ListingId,
+    /// The listing, by its id (also as `product_id`) or by its seller's `sku`; one of them is
+    /// required, and the id comes first.
+    #[schema(value_type = Option<Uuid>)]
+    pub listing_id: Option<ListingId>,
+    /// The stock-keeping unit. Where several sellers offer one, 422 `sku_ambiguous`.
+    pub sku: Option<String>,
     /// How many units.
     #[schema(minimum = 1)]
     pub quantity: u32,
@@ -165,11 +167,17 @@ struct Wish {
 }
 
 fn item(fields: &mut Fields<'_>) -> Option<NewItem> {
-    let names = &["listing_id", "listingId", "product_id", "productId", "sku"];
-    let listing_id = fields.parsed(names);
+    let names = &["listing_id", "listingId", "product_id", "productId"];
+    let sku = fields.optional_text(&["sku"]);
+    let named = fields.has(names) || sku.is_none();
+    let listing_id = if named { Some(fields.parsed(names)) } else { None };
     let quantity = fields.count(&["quantity"]);
     let unit_price = optional_money(fields, "unit_price");
-    Some(NewItem { listing_id: listing_id?, quantity: quantity?, unit_price })
+    let listing_id = match listing_id {
+        Some(given) => Some(given?),
+        None => None,
+    };
+    Some(NewItem { listing_id, sku, quantity: quantity?, unit_price })
 }
 
 struct OrderWish(Wish);
@@ -212,7 +220,8 @@ impl FromFields for TransactionWish {
         let quantity = fields.optional_count(&["quantity"]).unwrap_or(1);
         let (delivery_address, payment_method) = (address(fields), payment_method(fields));
         let saga_definition = saga_definition(fields);
-        let items = vec![NewItem { listing_id: listing_id?, quantity, unit_price: None }];
+        let items =
+            vec![NewItem { listing_id: Some(listing_id?), sku: None, quantity, unit_price: None }];
         Some(Self(Wish {
             items,
             delivery_address: delivery_address?,
@@ -350,7 +359,7 @@ pub struct FailureBody {
 
 /// The test methods are the sandbox's.
 fn provider(method: &PaymentMethod) -> String {
-    if method.0.starts_with("test_") { "sandbox".to_owned() } else { method.0.clone() }
+    if method.is_test() { PaymentMethod::SANDBOX.to_owned() } else { method.0.clone() }
 }
 
 impl OrderBody {
@@ -477,29 +486,34 @@ async fn named(app: &App, call: &Call, name: &str) -> Result<OrderBody, ApiError
 
 /// What the door already knows to be impossible is refused here; the rest is decided by the
 /// listings, when the saga asks them.
-async fn wanted(app: &App, call: &Call, item: &NewItem) -> Result<Wanted, ApiError> {
+async fn wanted(app: &App, call: &Call, index: usize, item: &NewItem) -> Result<Wanted, ApiError> {
     let buyer = call.someone()?;
-    let offer = offer(app, item.listing_id).await?.ok_or_else(|| {
-        let status = axum::http::StatusCode::NOT_FOUND;
+    let listing = match (item.listing_id, &item.sku) {
+        (Some(listing), _) => listing,
+        (None, Some(sku)) => listing_by_sku(app, sku, &format!("/items/{index}/sku")).await?,
+        (None, None) => ListingId::default(),
+    };
+    let offer = offer(app, listing).await?.ok_or_else(|| {
+        let status = StatusCode::NOT_FOUND;
         ApiError::new(status, "listing_not_found", "there is no such listing")
     })?;
     if offer.seller_id == buyer {
         return Err(ApiError::conflict("self_purchase", "nobody can buy their own listing"));
     }
     if offer.status != ListingStatus::Active {
-        let detail = format!("the listing {} cannot be bought now", item.listing_id);
+        let detail = format!("the listing {listing} cannot be bought now");
         return Err(ApiError::conflict("listing_unavailable", detail));
     }
     if item.unit_price.is_some_and(|seen| seen.amount != offer.price.amount) {
-        let detail = format!("the listing {} has another price now", item.listing_id);
+        let detail = format!("the listing {listing} has another price now");
         return Err(ApiError::conflict("price_changed", detail));
     }
-    Ok(line(item, offer))
+    Ok(line(item, listing, offer))
 }
 
-fn line(item: &NewItem, offer: Offer) -> Wanted {
+fn line(item: &NewItem, listing_id: ListingId, offer: Offer) -> Wanted {
     Wanted {
-        listing_id: item.listing_id,
+        listing_id,
         seller_id: offer.seller_id,
         status: offer.status,
         sku: offer.sku,
@@ -517,16 +531,21 @@ async fn place(
 ) -> Result<Response, ApiError> {
     call.someone()?;
     let wish = valid.body;
+    // With a method that never settles anybody could hold stock and pay nothing.
+    if wish.payment_method.is_test() && !app.settings().mode.is_development() {
+        let detail = "test methods exist in development mode only";
+        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
+    }
     let order_id = OrderId(call.new_id(app, operation));
     let orders = app.runtime().aggregate::<Order>();
     // A repeat gets its first answer even when the listings have been sold meanwhile.
     let repeated = call.is_repeatable()
         && orders.read(order_id.uuid(), |order| order.details.is_some()).await?.value;
     let mut items = Vec::with_capacity(wish.items.len());
-    for item in &wish.items {
+    for (index, item) in wish.items.iter().enumerate() {
         items.push(match repeated {
-            true => line(item, Offer::unknown()),
-            false => wanted(app, call, item).await?,
+            true => line(item, item.listing_id.unwrap_or_default(), Offer::unknown()),
+            false => wanted(app, call, index, item).await?,
         });
     }
     let placement = OrderCommand::Place(Box::new(Placement {

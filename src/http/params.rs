@@ -93,26 +93,21 @@ impl Params {
         self.text("cursor").map(|cursor| cursors.open(&self.list(), cursor)).transpose()
     }
 
-    /// The answer with a page of `limit` items out of up to one more, and the way to the next.
-    pub fn page<T: Serialize, C: Serialize>(
-        &self,
-        cursors: &Cursors,
-        mut data: Vec<T>,
-        limit: u32,
-        cursor_behind: impl FnOnce(&T) -> C,
-    ) -> Answer<Page<T>> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let has_more = data.len() > limit;
-        data.truncate(limit);
-        let at = data.last().filter(|_| has_more).map(cursor_behind);
-        let next_cursor = at.map(|at| cursors.seal(&self.list(), &at));
-        self.with_next(Page { data, has_more: next_cursor.is_some(), next_cursor })
-    }
-
-    /// The same for rows of a read model, whose cursor needs more than what is shown.
+    /// The answer with a page of `limit` rows out of up to one more, as they are shown, and the way
+    /// to the next. A cursor may need more of a row than what is shown.
     pub fn rows<R, T: From<R> + Serialize, C: Serialize>(
         &self,
         app: &App,
+        rows: Vec<R>,
+        limit: u32,
+        cursor_behind: impl FnOnce(&R) -> C,
+    ) -> Answer<Page<T>> {
+        self.page(app.cursors(), rows, limit, cursor_behind)
+    }
+
+    fn page<R, T: From<R> + Serialize, C: Serialize>(
+        &self,
+        cursors: &Cursors,
         mut rows: Vec<R>,
         limit: u32,
         cursor_behind: impl FnOnce(&R) -> C,
@@ -121,7 +116,7 @@ impl Params {
         let has_more = rows.len() > limit;
         rows.truncate(limit);
         let at = rows.last().filter(|_| has_more).map(cursor_behind);
-        let next_cursor = at.map(|at| app.cursors().seal(&self.list(), &at));
+        let next_cursor = at.map(|at| cursors.seal(&self.list(), &at));
         let data = rows.into_iter().map(T::from).collect();
         self.with_next(Page { data, has_more: next_cursor.is_some(), next_cursor })
     }
@@ -235,14 +230,15 @@ mod tests {
     fn a_page_leads_to_the_next_one_of_the_same_list() {
         let cursors = Cursors::new([1; 32]);
         let first = params("/x?status=A%20B&limit=2");
-        let response = first.page(&cursors, vec![1, 2, 3], 2, |item| *item).into_response();
+        let response =
+            first.page::<u32, u32, _>(&cursors, vec![1, 2, 3], 2, |item| *item).into_response();
         let link = response.headers()[header::LINK].to_str().unwrap().to_owned();
         let uri = link.trim_start_matches('<').split('>').next().unwrap();
         assert!(uri.starts_with("/x?status=A%20B&limit=2&cursor="), "{uri}");
         assert_eq!(params(uri).cursor::<u32>(&cursors).unwrap(), Some(2));
         let other = uri.replace("A%20B", "C");
         assert_eq!(params(&other).cursor::<u32>(&cursors).unwrap_err().code(), "invalid_cursor");
-        let last = first.page(&cursors, vec![3], 2, |item| *item).into_response();
+        let last = first.page::<u32, u32, _>(&cursors, vec![3], 2, |item| *item).into_response();
         assert!(last.headers().get(header::LINK).is_none());
     }
 }

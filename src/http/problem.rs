@@ -147,6 +147,13 @@ impl ApiError {
         problem
     }
 
+    /// 422: the request is well formed and this in it cannot be done.
+    pub fn unprocessable(code: &str, pointer: &str, detail: &str) -> Self {
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail);
+        problem.0.errors = vec![FieldProblem::new(pointer, code, detail)];
+        problem
+    }
+
     /// 422: this field is wrong.
     pub fn invalid_field(pointer: &str, code: &str, detail: &str) -> Self {
         Self::invalid(vec![FieldProblem::new(pointer, code, detail)])
@@ -396,6 +403,8 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("unsupported_media_type", 415, "Send application/json."),
     ("invalid", 422, "Some fields are missing or wrong; errors names every one by JSON pointer."),
     ("idempotency_key_reused", 422, "The key was used before with another body."),
+    ("sku_unknown", 422, "Nothing is offered under this sku."),
+    ("sku_ambiguous", 422, "Several sellers offer this sku; name the listing instead."),
     ("precondition_required", 428, "Send If-Match with the version this change rests on."),
     ("internal", 500, "A failure inside, known to the logs by error_id."),
     ("overloaded", 503, "Too much is in flight; nothing happened. Retry after Retry-After."),

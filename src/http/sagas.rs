@@ -36,8 +36,9 @@ pub struct SagaSummary {
     /// The saga.
     #[schema(example = "order")]
     pub saga: String,
-    /// The same.
-    pub definition: String,
+    /// Which of its definitions it follows, once it knows.
+    #[schema(example = "reserve_first")]
+    pub definition: Option<String>,
     /// What it is about: the order.
     pub key: Uuid,
     /// The same.
@@ -58,7 +59,7 @@ impl From<SagaRow> for SagaSummary {
     fn from(row: SagaRow) -> Self {
         Self {
             saga_id: row.saga_id,
-            definition: row.saga.clone(),
+            definition: row.definition,
             saga: row.saga,
             key: row.key,
             order_id: row.key,
@@ -73,7 +74,8 @@ impl From<SagaRow> for SagaSummary {
 /// Sagas
 #[utoipa::path(get, path = "/admin/sagas", tag = "admin",
     params(("order_id" = Option<String>, Query), ("saga" = Option<String>, Query),
-        ("state" = Option<String>, Query), ("limit" = Option<u32>, Query),
+        ("definition" = Option<String>, Query), ("state" = Option<String>, Query),
+        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "Sagas, the newest first", body = Page<SagaSummary>)))]
 async fn list_sagas(
@@ -85,14 +87,13 @@ async fn list_sagas(
     let filter = SagaFilter {
         key: params.parsed::<OrderId>("order_id")?.map(OrderId::uuid),
         saga: params.text("saga").map(str::to_owned),
+        definition: params.text("definition").map(str::to_owned),
         state: params.text("state").map(str::to_owned),
     };
-    let limit = params.limit()?;
-    let mut rows = app.reads().sagas(&filter, limit + 1).await?;
-    let has_more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let data = rows.into_iter().map(SagaSummary::from).collect();
-    Ok(Answer::ok(Page { data, next_cursor: None, has_more }).projected(&app, VIEW))
+    let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
+    let rows = app.reads().sagas(&filter, before, limit + 1).await?;
+    let cursor = |row: &SagaRow| (row.started_at.millis(), row.saga_id);
+    Ok(params.rows(&app, rows, limit, cursor).projected(&app, VIEW))
 }
 
 /// An instance: its key, its status, its steps with their times, and what it knows.

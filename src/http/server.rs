@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tower::Service as _;
 
@@ -28,6 +28,10 @@ use crate::config;
 const STREAMS_MAX: u32 = 256;
 /// The largest request head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// What every HTTP/2 connection begins with (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long to wait for more of what may become the preface.
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
 /// How long to wait after an accept that failed (usually: out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -49,7 +53,9 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let connections = Arc::new(Semaphore::new(settings.connections_max));
         let builder = builder(settings.header_timeout);
-        let accepting = tokio::spawn(accept(listener, router, builder, connections, stopped));
+        let within = settings.header_timeout;
+        let accepting = accept(listener, router, builder, connections, within, stopped);
+        let accepting = tokio::spawn(accepting);
         Ok(Self { address, stop, accepting })
     }
 
@@ -93,9 +99,12 @@ async fn accept(
     router: Router,
     builder: Arc<auto::Builder<TokioExecutor>>,
     connections: Arc<Semaphore>,
+    first_within: Duration,
     mut stopped: oneshot::Receiver<()>,
 ) -> GracefulShutdown {
     let graceful = GracefulShutdown::new();
+    // Dropped when this loop ends: whoever has not begun to speak by then need not.
+    let (_accepting, ending) = watch::channel(());
     let open = metrics::gauge!("souk_http_connections");
     loop {
         // At the limit the kernel's queue is where clients wait.
@@ -117,13 +126,38 @@ async fn accept(
             }
         };
         let (watcher, open) = (graceful.watcher(), open.clone());
-        let (router, builder) = (router.clone(), builder.clone());
+        let (router, builder, ending) = (router.clone(), builder.clone(), ending.clone());
         tokio::spawn(async move {
             open.increment(1.0);
-            serve(stream, router, &builder, watcher).await;
+            if begins(&stream, first_within, ending).await {
+                serve(stream, router, &builder, watcher).await;
+            }
             open.decrement(1.0);
             drop(permit);
         });
+    }
+}
+
+/// Whether a connection says in time which version of HTTP it speaks. The builder's own timers start
+/// only once it knows, so that silence, or the first letter of `POST` and of HTTP/2's preface, would
+/// hold a connection for good.
+async fn begins(stream: &TcpStream, within: Duration, mut ending: watch::Receiver<()>) -> bool {
+    let version = async {
+        let mut start = [0; PREFACE.len()];
+        loop {
+            match stream.peek(&mut start).await {
+                Ok(0) | Err(_) => return false,
+                Ok(length) if length < start.len() && PREFACE.starts_with(&start[..length]) => {
+                    tokio::time::sleep(PEEK_PAUSE).await;
+                }
+                Ok(_) => return true,
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        begun = tokio::time::timeout(within, version) => begun.unwrap_or(false),
+        _ = ending.changed() => false,
     }
 }
 

@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, Page};
-use super::body::{Nothing, Valid};
+use super::body::{Reason, Valid};
 use super::call::Staff;
 use super::params::Params;
 use super::problem::ApiError;
@@ -97,17 +97,19 @@ async fn get_subscription(
 
 /// Pause a subscription
 ///
-/// Nothing is lost: it goes on where it stopped.
+/// Reason is lost: it goes on where it stopped.
 #[utoipa::path(post, path = "/admin/subscriptions/{name}/pause", tag = "admin",
-    params(("name" = String, Path)),
+    params(("name" = String, Path)), request_body = Reason,
     responses((status = 200, description = "The subscription", body = SubscriptionBody)))]
 async fn pause_subscription(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(name): Path<String>,
-    _: Valid<Nothing>,
+    valid: Valid<Reason>,
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
-    if !app.runtime().subscriptions().pause(&name).await? {
+    let context = call.plain_context(&app);
+    let reason = valid.body.reason;
+    if !app.runtime().subscriptions().pause(&name, context, reason).await? {
         return Err(missing());
     }
     Ok(Answer::ok(one(&app, &name)?))
@@ -115,15 +117,17 @@ async fn pause_subscription(
 
 /// Resume a subscription
 #[utoipa::path(post, path = "/admin/subscriptions/{name}/resume", tag = "admin",
-    params(("name" = String, Path)),
+    params(("name" = String, Path)), request_body = Reason,
     responses((status = 200, description = "The subscription", body = SubscriptionBody)))]
 async fn resume_subscription(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(name): Path<String>,
-    _: Valid<Nothing>,
+    valid: Valid<Reason>,
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
-    if !app.runtime().subscriptions().resume(&name).await? {
+    let context = call.plain_context(&app);
+    let reason = valid.body.reason;
+    if !app.runtime().subscriptions().resume(&name, context, reason).await? {
         return Err(missing());
     }
     Ok(Answer::ok(one(&app, &name)?))

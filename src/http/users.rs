@@ -1,7 +1,5 @@
 //! Users: registration, verification, profiles and sellers.
 
-use std::time::Duration;
-
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
@@ -15,12 +13,12 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, shown, split};
 use super::auth::email_claim_id;
-use super::body::{Fields, FromFields, Nothing, Unread, Valid};
+use super::body::{Fields, FromFields, Nothing, Reason, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
 use super::conditional::IfNoneMatch;
 use super::params::path_id;
 use super::problem::{ApiError, FieldProblem};
-use crate::domain::email_claim::{EmailClaim, EmailClaimCommand};
+use crate::domain::email_claim::{CLAIM_FOR, EmailClaim, EmailClaimCommand};
 use crate::domain::ids::UserId;
 use crate::domain::text;
 use crate::domain::user::{
@@ -29,9 +27,6 @@ use crate::domain::user::{
 };
 use crate::identity::password;
 use crate::identity::verification;
-
-/// How long a claim on an address may wait for its user before it is asked after.
-const CLAIM_FOR: Duration = Duration::from_secs(60);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -158,20 +153,6 @@ impl FromFields for UpdateUser {
     }
 }
 
-/// Why.
-#[derive(ToSchema)]
-pub struct Reason {
-    /// The reason, for those it concerns.
-    #[schema(max_length = 500)]
-    pub reason: Option<String>,
-}
-
-impl FromFields for Reason {
-    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        Some(Self { reason: fields.optional_text(&["reason"]) })
-    }
-}
-
 /// A user. Personal fields read `[redacted]` for everybody but the user and administrators, and
 /// `[erased]` after an erasure.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -293,7 +274,7 @@ async fn register(
     let keys = &app.settings().keys;
     // Following from the user's id, the nonce is the same when the request is repeated.
     let nonce = keyed_hash(keys.lookup.bytes(), "verification_nonce", &[user_id.uuid().as_bytes()]);
-    let nonce: String = nonce[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let nonce: String = text::hex(&nonce[..16]);
     let token = verification::verification_token(&keys.token, user_id.uuid(), &nonce);
     let registration = Registration {
         user_id,

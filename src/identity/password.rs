@@ -1,7 +1,7 @@
 //! Passwords: argon2id off the runtime, a few at a time.
 //!
 //! One hash takes about 18 ms of a core and 19 MiB. Without a bound, logins would be a way to stop
-//! the service; so only [`AT_ONCE`] run, a caller waits [`WAIT_MAX`] for a place, and then hears 503.
+//! the service; so only `AT_ONCE` run, a caller waits `WAIT_MAX` for a place, and then hears 503.
 
 use std::sync::Arc;
 use std::time::Duration;

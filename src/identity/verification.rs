@@ -13,6 +13,7 @@ use souk_actors::world::World;
 use uuid::Uuid;
 
 use crate::config::Secret;
+use crate::domain::text::hex;
 
 /// How long a token is accepted.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -44,10 +45,6 @@ pub fn token_hash(token: &str) -> String {
 pub fn user_of(token: &str) -> Option<Uuid> {
     let bytes: [u8; 48] = URL_SAFE_NO_PAD.decode(token).ok()?.try_into().ok()?;
     Some(Uuid::from_bytes(*bytes.first_chunk::<16>()?))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub struct ListingRow {
     pub title: String,
     /// Where it belongs.
     pub category_id: Uuid,
+    /// The seller's stock-keeping unit.
+    pub sku: String,
     /// The price of one, in minor units.
     pub price_amount: i64,
     /// Of what.
@@ -62,6 +64,7 @@ struct Created {
     seller_id: Uuid,
     title: String,
     category_id: Uuid,
+    sku: String,
     price: i64,
     currency: String,
     quantity: i64,
@@ -96,12 +99,13 @@ impl View for ListingsView {
     const NAME: &'static str = super::LISTINGS_VIEW;
     const CONTEXT: &'static str = "listings";
     const TOPICS: &'static [&'static str] = &["listing.*", "catalog.price.changed", "inventory.*"];
-    const TABLE: &'static str = "listings_v1";
+    const TABLE: &'static str = "listings_v2";
     const COLUMNS: &'static [&'static str] = &[
         "listing_id",
         "seller_id",
         "title",
         "category_id",
+        "sku",
         "price_amount",
         "currency",
         "status",
@@ -156,6 +160,7 @@ impl View for ListingsView {
             row.seller_id.into(),
             (&row.title).into(),
             row.category_id.into(),
+            (&row.sku).into(),
             row.price_amount.into(),
             (&row.currency).into(),
             (&row.status).into(),
@@ -174,15 +179,16 @@ impl View for ListingsView {
             seller_id: row.id(1)?,
             title: row.text(2)?,
             category_id: row.id(3)?,
-            price_amount: row.int(4)?,
-            currency: row.text(5)?,
-            status: row.text(6)?,
-            available: row.int(7)?,
-            reserved: row.int(8)?,
-            sold: row.int(9)?,
-            version: row.int(10)?,
-            created_at: row.time(11)?,
-            updated_at: row.time(12)?,
+            sku: row.text(4)?,
+            price_amount: row.int(5)?,
+            currency: row.text(6)?,
+            status: row.text(7)?,
+            available: row.int(8)?,
+            reserved: row.int(9)?,
+            sold: row.int(10)?,
+            version: row.int(11)?,
+            created_at: row.time(12)?,
+            updated_at: row.time(13)?,
         })
     }
 }
@@ -194,6 +200,7 @@ impl ListingRow {
             seller_id: created.seller_id,
             title: created.title,
             category_id: created.category_id,
+            sku: created.sku,
             price_amount: created.price,
             currency: created.currency,
             status: "ACTIVE".to_owned(),
@@ -233,9 +240,39 @@ pub async fn find(
     db.fetch_as(query, ListingsView::read).await
 }
 
+/// What a stock-keeping unit stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkuMatch {
+    /// The newest listing that can be bought, or else the newest there was.
+    One(Uuid),
+    /// Several sellers offer something under it.
+    Ambiguous,
+    /// Nothing.
+    Unknown,
+}
+
+/// The listing of a stock-keeping unit. Sellers name their units as they like, so that only one
+/// seller's is a name at all.
+pub async fn by_sku(db: &ReadDb, sku: &str) -> Result<SkuMatch, ReadError> {
+    let of_sku =
+        || Query::new("SELECT listing_id, seller_id FROM listings_v2 WHERE sku = ").value(sku);
+    let newest =
+        |query: Query| query.then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ").value(1_u32);
+    let ids = |row: &Row| Ok((row.id(0)?, row.id(1)?));
+    let active = || of_sku().then(" AND status = 'ACTIVE'");
+    let found = db.fetch_as(newest(active()), ids).await?;
+    let Some((listing, seller)) = found.first().copied() else {
+        let gone = db.fetch_as(newest(of_sku()), ids).await?;
+        return Ok(gone.first().map_or(SkuMatch::Unknown, |(listing, _)| SkuMatch::One(*listing)));
+    };
+    let others = newest(active().then(" AND seller_id <> ").value(seller));
+    let others = db.fetch_as(others, ids).await?;
+    Ok(if others.is_empty() { SkuMatch::One(listing) } else { SkuMatch::Ambiguous })
+}
+
 /// How many listings of a seller can be bought.
 pub async fn count_active(db: &ReadDb, seller_id: Uuid) -> Result<u64, ReadError> {
-    let query = Query::new("SELECT COUNT(*) FROM listings_v1 WHERE status = 'ACTIVE'")
+    let query = Query::new("SELECT COUNT(*) FROM listings_v2 WHERE status = 'ACTIVE'")
         .then(" AND seller_id = ")
         .value(seller_id);
     Ok(db.fetch_as(query, |row| row.count(0)).await?.first().copied().unwrap_or(0))
@@ -247,10 +284,10 @@ mod tests {
     use crate::domain::ids::{CategoryId, ListingId, OrderId, ReservationId, UserId};
     use crate::domain::listing::{
         InventoryAllocated, InventoryReleased, InventoryReservationFailed, InventoryReserved,
-        ListingCreated, ListingSold, ReservationFailure, WAREHOUSE,
+        ListingArchived, ListingCreated, ListingSold, ReservationFailure, WAREHOUSE,
     };
     use crate::domain::money::Currency;
-    use crate::projections::testing::{row_of, stored};
+    use crate::projections::testing::{filled, row_of, stored};
 
     const AT: Timestamp = Timestamp::from_millis(0);
 
@@ -367,5 +404,54 @@ mod tests {
         events.push(events[0].clone());
         let row = row_of::<ListingsView>(events).await.unwrap();
         assert_eq!((row.available, row.reserved), (1, 2));
+    }
+
+    /// A listing of its own, created at this second.
+    fn offered(id: u128, seller: u128, sku: &str) -> StoredEvent {
+        let ListingEvent::Created(event) = created() else { unreachable!() };
+        let listing_id = ListingId(Uuid::from_u128(id));
+        let event = ListingCreated {
+            listing_id,
+            seller_id: UserId(Uuid::from_u128(seller)),
+            sku: sku.to_owned(),
+            ..event
+        };
+        let stored = stored(&ListingEvent::Created(event), "listing", listing_id.uuid());
+        let timestamp = Timestamp::from_millis(i64::try_from(id).unwrap());
+        StoredEvent { aggregate_version: 1, timestamp, ..stored }
+    }
+
+    fn archived(id: u128) -> StoredEvent {
+        let listing_id = ListingId(Uuid::from_u128(id));
+        let event = ListingEvent::Archived(ListingArchived {
+            listing_id,
+            seller_id: UserId::default(),
+            archived_at: AT,
+        });
+        let stored = stored(&event, "listing", listing_id.uuid());
+        StoredEvent { aggregate_version: 2, ..stored }
+    }
+
+    #[tokio::test]
+    async fn a_sku_names_one_sellers_newest_listing() {
+        let test = filled::<ListingsView>([
+            offered(1, 1, "ONE"),
+            offered(2, 1, "ONE"),
+            offered(3, 1, "BOTH"),
+            offered(4, 2, "BOTH"),
+            offered(5, 1, "LEFT"),
+            offered(6, 2, "LEFT"),
+            archived(6),
+            offered(7, 1, "GONE"),
+            archived(7),
+        ]);
+        let test = test.await;
+        let found = async |sku| by_sku(&test.db, sku).await.unwrap();
+        let one = |id| SkuMatch::One(Uuid::from_u128(id));
+        assert_eq!(found("ONE").await, one(2));
+        assert_eq!(found("BOTH").await, SkuMatch::Ambiguous);
+        assert_eq!(found("LEFT").await, one(5));
+        assert_eq!(found("GONE").await, one(7));
+        assert_eq!(found("one").await, SkuMatch::Unknown);
     }
 }

@@ -1,6 +1,7 @@
 //! `sagas-view`: which processes run, how far they are, and how they ended.
 
 use serde::Deserialize;
+use serde_json::Value;
 use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
 use souk_actors::saga::{SagaEvent, Transition};
@@ -15,8 +16,10 @@ use super::view::{View, read_data};
 pub struct SagaRow {
     /// The instance.
     pub saga_id: Uuid,
-    /// Its definition's name.
+    /// The saga's name.
     pub saga: String,
+    /// Which of its definitions it follows, once it knows.
+    pub definition: Option<String>,
     /// What it is about: an order's id.
     pub key: Uuid,
     /// How it stands: `COLLECTING`, `RUNNING`, `COMPENSATING`, `COMPLETED` or `COMPENSATED`.
@@ -34,20 +37,28 @@ pub struct SagaRow {
 pub struct SagaFilter {
     /// About this.
     pub key: Option<Uuid>,
-    /// Of this definition.
+    /// Of this saga.
     pub saga: Option<String>,
+    /// Of this definition.
+    pub definition: Option<String>,
     /// That stand so.
     pub state: Option<String>,
 }
 
+/// Where the fact that an order was placed says in which order to go about it.
+const DEFINITION: &str = "/fact/placed/definition";
+
 /// The sagas.
 pub struct SagasView;
 
-/// What the view reads of any event of a saga: not what came to it, only what followed.
+/// What the view reads of any event of a saga: what followed, and of what came to it only which
+/// definition was asked for.
 #[derive(Deserialize)]
 struct Change {
     saga: String,
     key: Uuid,
+    #[serde(default)]
+    input: Value,
     #[serde(default)]
     transitions: Vec<Transition>,
     /// How it ended, if it did.
@@ -58,9 +69,17 @@ impl View for SagasView {
     const NAME: &'static str = super::SAGAS_VIEW;
     const CONTEXT: &'static str = "sagas";
     const TOPICS: &'static [&'static str] = &["saga.*"];
-    const TABLE: &'static str = "sagas_v1";
-    const COLUMNS: &'static [&'static str] =
-        &["saga_id", "saga", "saga_key", "status", "step", "started_ms", "updated_ms"];
+    const TABLE: &'static str = "sagas_v2";
+    const COLUMNS: &'static [&'static str] = &[
+        "saga_id",
+        "saga",
+        "definition",
+        "saga_key",
+        "status",
+        "step",
+        "started_ms",
+        "updated_ms",
+    ];
     type Row = SagaRow;
 
     fn fold(row: Option<SagaRow>, event: &StoredEvent) -> Result<Option<SagaRow>, Failure> {
@@ -68,12 +87,16 @@ impl View for SagasView {
         let mut row = row.unwrap_or_else(|| SagaRow {
             saga_id: event.aggregate_id,
             saga: change.saga,
+            definition: None,
             key: change.key,
             status: "COLLECTING".to_owned(),
             step: String::new(),
             started_at: event.timestamp,
             updated_at: event.timestamp,
         });
+        if let Some(definition) = change.input.pointer(DEFINITION).and_then(Value::as_str) {
+            row.definition = Some(definition.to_owned());
+        }
         for transition in change.transitions {
             row.transit(transition);
         }
@@ -88,6 +111,7 @@ impl View for SagasView {
         vec![
             row.saga_id.into(),
             (&row.saga).into(),
+            Param::text(row.definition.as_deref()),
             row.key.into(),
             (&row.status).into(),
             (&row.step).into(),
@@ -100,11 +124,12 @@ impl View for SagasView {
         Ok(SagaRow {
             saga_id: row.id(0)?,
             saga: row.text(1)?,
-            key: row.id(2)?,
-            status: row.text(3)?,
-            step: row.text(4)?,
-            started_at: row.time(5)?,
-            updated_at: row.time(6)?,
+            definition: row.text_or_null(2)?,
+            key: row.id(3)?,
+            status: row.text(4)?,
+            step: row.text(5)?,
+            started_at: row.time(6)?,
+            updated_at: row.time(7)?,
         })
     }
 }
@@ -131,12 +156,19 @@ impl SagaRow {
     }
 }
 
-/// The sagas that match, the newest first.
-pub async fn find(db: &ReadDb, filter: &SagaFilter, limit: u32) -> Result<Vec<SagaRow>, ReadError> {
+/// The sagas that match, the newest first, before a time and id.
+pub async fn find(
+    db: &ReadDb,
+    filter: &SagaFilter,
+    before: Option<(i64, Uuid)>,
+    limit: u32,
+) -> Result<Vec<SagaRow>, ReadError> {
     let query = Query::select(SagasView::COLUMNS, SagasView::TABLE)
         .when(" AND saga_key = ", filter.key)
         .when(" AND saga = ", filter.saga.as_ref())
+        .when(" AND definition = ", filter.definition.as_ref())
         .when(" AND status = ", filter.state.as_ref())
+        .before("started_ms, saga_id", before)
         .then(" ORDER BY started_ms DESC, saga_id DESC LIMIT ")
         .value(limit);
     db.fetch_as(query, SagasView::read).await
@@ -164,6 +196,7 @@ mod tests {
     #[tokio::test]
     async fn a_saga_is_listed_from_its_first_fact_to_its_end() {
         let row = row_of::<SagasView>([advanced(vec![])]).await.unwrap();
+        assert_eq!(row.definition, None);
         assert_eq!((row.status.as_str(), row.step.as_str()), ("COLLECTING", ""));
         assert_eq!((row.saga.as_str(), row.key), ("buying", Uuid::from_u128(2)));
 
@@ -189,5 +222,17 @@ mod tests {
             .chain([advanced(vec![failed(), undo]), stored(&end, "buying", Uuid::from_u128(1))]);
         let row = row_of::<SagasView>(back).await.unwrap();
         assert_eq!((row.status.as_str(), row.step.as_str()), ("COMPENSATED", "reserve"));
+    }
+
+    #[tokio::test]
+    async fn a_saga_keeps_the_definition_that_its_order_asked_for() {
+        let fact = serde_json::json!({ "placed": { "definition": "payment_first" } });
+        let input = Input::Fact { event_id: Uuid::from_u128(3), fact };
+        let (saga, key) = ("order".to_owned(), Uuid::from_u128(2));
+        let event =
+            SagaEvent::Advanced(Advance { saga, key, input, transitions: Vec::new(), at: AT });
+        let first = stored(&event, "order", Uuid::from_u128(1));
+        let row = row_of::<SagasView>([first, advanced(vec![step("capture")])]).await.unwrap();
+        assert_eq!(row.definition.as_deref(), Some("payment_first"));
     }
 }

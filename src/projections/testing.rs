@@ -50,16 +50,21 @@ pub fn numbered(events: impl IntoIterator<Item = StoredEvent>) -> Vec<Arc<Stored
     (1..).zip(events).map(|(position, event)| Arc::new(StoredEvent { position, ..event })).collect()
 }
 
-/// The row after a history, through the database and back.
-pub async fn row_of<V: View>(events: impl IntoIterator<Item = StoredEvent>) -> Option<V::Row> {
+/// A database that a view has taken these events into.
+pub async fn filled<V: View>(events: impl IntoIterator<Item = StoredEvent>) -> TestDb {
     let test = open().await;
-    let events = numbered(events);
     let mut tx = test.db.begin().await.unwrap();
     let table = super::view::ViewTable::<V>::default();
-    for event in events {
+    for event in numbered(events) {
         table.write(&mut tx, &[event]).await.unwrap();
     }
     tx.commit().await.unwrap();
+    test
+}
+
+/// The row after a history, through the database and back.
+pub async fn row_of<V: View>(events: impl IntoIterator<Item = StoredEvent>) -> Option<V::Row> {
+    let test = filled::<V>(events).await;
     let query = super::db::Query::select(V::COLUMNS, V::TABLE);
     test.db.fetch_as(query, V::read).await.unwrap().pop()
 }

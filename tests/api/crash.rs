@@ -57,6 +57,7 @@ impl World {
     /// Sends a request with a key until it is answered for good.
     async fn insist(&self, client: &Client, path: &str, key: &str, body: &Value) -> Answer {
         let client = client.keyed(key);
+        let mut wait = Duration::from_millis(50);
         loop {
             self.counts.attempts.fetch_add(1, Ordering::Relaxed);
             let sent = client.try_send(Method::POST, path, Some(body.to_string().into())).await;
@@ -66,7 +67,10 @@ impl World {
                     return answer;
                 }
                 // The server is down or has just started: what a client would wait.
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                _ => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_millis(400));
+                }
             }
         }
     }
@@ -155,8 +159,11 @@ async fn kill_again_and_again(partitions: u16, kills: usize) {
     }
     let mut random = StdRng::seed_from_u64(u64::from(partitions));
     for _ in 0..kills {
-        // Not a wait for something: the moment of the kill is the random part.
-        tokio::time::sleep(Duration::from_millis(random.random_range(100..900))).await;
+        // In the middle of things: after so many answers more, and then at any moment.
+        let answered = || world.counts.successes.load(Ordering::Relaxed);
+        let enough = answered() + random.random_range(50..150);
+        eventually("progress", || async { (answered() >= enough).then_some(()) }).await;
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..50_000))).await;
         server.kill_9_and_start_again().await;
     }
     world.stop.store(true, Ordering::Relaxed);
@@ -330,7 +337,7 @@ async fn check_views(
     let mut sold_in_view = 0;
     for listing in listings {
         let row =
-            sqlx::query("SELECT available, reserved, sold FROM listings_v1 WHERE listing_id = $1")
+            sqlx::query("SELECT available, reserved, sold FROM listings_v2 WHERE listing_id = $1")
                 .bind(listing)
                 .fetch_one(&mut views)
                 .await

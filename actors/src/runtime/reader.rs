@@ -7,10 +7,12 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Runtime;
-use crate::command::{ControlWrite, Unavailable};
+use crate::aggregate::NoRejection;
+use crate::command::{CommandContext, CommandError, ControlWrite, Unavailable};
 use crate::event::{DecodeError, EventPayload, Position, StoredEvent};
 use crate::journal::codec::Reveal;
 use crate::journal::{self, Batch, Letter, LetterFilter};
+use crate::oversight::{LettersWorked, Oversight, OversightCommand, Switched};
 use crate::retry::Failure;
 use crate::subscriber::{
     Cell, Delivery, Kind, PAUSED_SPACE, Redrive, Redriven, SubscriptionStatus,
@@ -183,24 +185,51 @@ impl Subscriptions {
 
     /// Pauses a subscription: nothing is lost, its lag grows. It stays paused across restarts.
     /// Whether there is such a one.
-    pub async fn pause(&self, name: &str) -> Result<bool, Unavailable> {
-        self.set_paused(name, Some(b"paused".to_vec())).await
+    pub async fn pause(
+        &self,
+        name: &str,
+        context: CommandContext,
+        reason: Option<String>,
+    ) -> Result<bool, CommandError<NoRejection>> {
+        self.switch(name, true, context, reason).await
     }
 
     /// Lets a paused subscription go on. Whether there is such a one.
-    pub async fn resume(&self, name: &str) -> Result<bool, Unavailable> {
-        self.set_paused(name, None).await
+    pub async fn resume(
+        &self,
+        name: &str,
+        context: CommandContext,
+        reason: Option<String>,
+    ) -> Result<bool, CommandError<NoRejection>> {
+        self.switch(name, false, context, reason).await
     }
 
-    async fn set_paused(&self, name: &str, value: Option<Vec<u8>>) -> Result<bool, Unavailable> {
+    async fn switch(
+        &self,
+        name: &str,
+        paused: bool,
+        mut context: CommandContext,
+        reason: Option<String>,
+    ) -> Result<bool, CommandError<NoRejection>> {
         let cells = self.cells(name);
         if cells.is_empty() {
             return Ok(false);
         }
-        let paused = value.is_some();
-        let key = name.as_bytes().to_vec();
-        let write = ControlWrite { space: PAUSED_SPACE, key, value, expires_at: None };
-        self.0.control().put(vec![write]).await?;
+        let at = self.0.world().now();
+        let switched = Switched { subscription: name.to_owned(), reason, at };
+        let command = if paused {
+            OversightCommand::Pause(switched)
+        } else {
+            OversightCommand::Resume(switched)
+        };
+        context.attach = vec![ControlWrite {
+            space: PAUSED_SPACE,
+            key: name.as_bytes().to_vec(),
+            value: paused.then(|| b"paused".to_vec()),
+            expires_at: None,
+        }];
+        let stream = Oversight::id_of(name);
+        self.0.aggregate::<Oversight>().send(stream, command, context, |_| ()).await?;
         for cell in cells {
             cell.paused.send_replace(paused);
         }
@@ -310,17 +339,39 @@ impl DeadLetters {
         Ok(letters)
     }
 
-    /// Works off a key's letters, in order. `None`: there is no such subscription.
+    /// Works off a key's letters, in order, after it is recorded who asked for it and why. `None`:
+    /// there are no such letters.
     pub async fn redrive(
         &self,
         subscription: &str,
         partition: u16,
         key: Uuid,
         what: Redrive,
-    ) -> Option<Result<Redriven, Failure>> {
+        context: CommandContext,
+        reason: Option<String>,
+    ) -> Result<Option<Redriven>, Failure> {
         let subscriptions = self.0.subscriptions();
         let cells = subscriptions.cells(subscription);
-        let cell = cells.into_iter().find(|cell| cell.partition == partition)?;
-        Some(cell.redrive(key, what).await)
+        let Some(cell) = cells.into_iter().find(|cell| cell.partition == partition) else {
+            return Ok(None);
+        };
+        let filter =
+            LetterFilter { subscription: Some(subscription.to_owned()), key: Some(key), after: 0 };
+        let found = self.0.0.store.letters(partition, &filter, 1).await;
+        if found.map_err(|error| Failure::system(error.to_string()))?.is_empty() {
+            return Ok(None);
+        }
+        let at = self.0.world().now();
+        let subscription = subscription.to_owned();
+        let stream = Oversight::id_of(&subscription);
+        let worked = LettersWorked { subscription, partition, key, reason, at };
+        let command = match what {
+            Redrive::Retry => OversightCommand::Retry(worked),
+            Redrive::Discard => OversightCommand::Discard(worked),
+        };
+        let oversight = self.0.aggregate::<Oversight>();
+        let recorded = oversight.send(stream, command, context, |_| ()).await;
+        recorded.map_err(|error| error.to_failure())?;
+        cell.redrive(key, what).await.map(Some)
     }
 }

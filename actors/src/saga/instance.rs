@@ -13,7 +13,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Progress, Saga, Step};
-use crate::aggregate::{Aggregate, Command, Rejection, TimerChange};
+use crate::aggregate::{Aggregate, Command, NoRejection, TimerChange};
 use crate::world::Timestamp;
 
 /// However long an undo has been tried, it is tried again after this.
@@ -200,24 +200,6 @@ impl Command for SagaCommand {
             Input::Refused { .. } => "RefuseStep",
             Input::UndoAnswered { .. } => "AnswerUndo",
         }
-    }
-}
-
-/// A saga refuses nothing: what does not concern it changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NoRejection {}
-
-impl std::fmt::Display for NoRejection {
-    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match *self {}
-    }
-}
-
-impl std::error::Error for NoRejection {}
-
-impl Rejection for NoRejection {
-    fn code(&self) -> &'static str {
-        match *self {}
     }
 }
 

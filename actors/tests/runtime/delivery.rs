@@ -10,7 +10,7 @@ use souk_actors::faults::{Fault, Mode};
 use souk_actors::journal::LetterState;
 use souk_actors::retry::{Failure, FailureKind, RetryPolicy};
 use souk_actors::runtime::Runtime;
-use souk_actors::subscriber::{Handler, Projection, Redrive, Subscription};
+use souk_actors::subscriber::{Handler, Projection, Redrive, Redriven, Subscription};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -88,6 +88,13 @@ async fn rig(notes: &Arc<Notes>, durable: bool) -> Rig {
     Rig::build(durable, 1, options(), |builder| builder.subscribe(subscription)).await
 }
 
+/// An operator works a key's letters.
+async fn redrive(rig: &Rig, name: &str, key: Uuid, what: Redrive) -> Option<Redriven> {
+    let letters = rig.runtime.dead_letters();
+    let why = Some("the cause is mended".to_owned());
+    letters.redrive(name, 0, key, what, rig.context(), why).await.unwrap()
+}
+
 async fn quiet(rig: &Rig) {
     assert!(rig.runtime.subscriptions().quiesce(Duration::from_secs(30)).await);
 }
@@ -148,7 +155,7 @@ async fn a_poison_event_stops_its_own_key_only_and_goes_on_in_order() {
     let waiting = (LetterState::Waiting, 0);
     assert_eq!(states, [(LetterState::Dead, 1), waiting, waiting, waiting]);
     let key = Uuid::from_u128(1);
-    let redrive = async |what| letters.redrive("notes", 0, key, what).await.unwrap().unwrap();
+    let redrive = async |what| redrive(&rig, "notes", key, what).await.unwrap();
     let still = redrive(Redrive::Retry).await;
     assert_eq!((still.handled, still.left), (0, 4));
     *notes.fails_on.lock().unwrap() = None;
@@ -169,12 +176,16 @@ async fn a_discarded_letter_lets_those_behind_it_go() {
         rig.change(1, 1).await.unwrap();
     }
     quiet(&rig).await;
-    let letters = rig.runtime.dead_letters();
     let key = Uuid::from_u128(1);
-    let done = letters.redrive("notes", 0, key, Redrive::Discard).await.unwrap().unwrap();
+    let done = redrive(&rig, "notes", key, Redrive::Discard).await.unwrap();
     assert_eq!((done.discarded, done.handled, done.left), (1, 2, 0));
     assert_eq!(notes.of(1), [2, 3]);
-    assert!(letters.redrive("unknown", 0, key, Redrive::Retry).await.is_none());
+    assert_eq!(redrive(&rig, "unknown", key, Redrive::Retry).await, None);
+    assert_eq!(redrive(&rig, "notes", key, Redrive::Retry).await, None, "nothing is left");
+    let stream = souk_actors::oversight::Oversight::id_of("notes");
+    let record = rig.runtime.journal().read_aggregate(stream, 0, 10).await.unwrap();
+    let types: Vec<_> = record.iter().map(|event| &*event.event_type).collect();
+    assert_eq!(types, ["subscription.discard_requested"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +206,7 @@ async fn letters_still_block_their_key_after_a_restart() {
     assert_eq!(notes.of(1), Vec::<u64>::new());
     let letters = again.runtime.dead_letters();
     let key = Uuid::from_u128(1);
-    let done = letters.redrive("notes", 0, key, Redrive::Retry).await.unwrap().unwrap();
+    let done = redrive(&again, "notes", key, Redrive::Retry).await.unwrap();
     assert_eq!(done.handled, 2);
     assert_eq!(notes.of(1), [1, 2]);
 }
@@ -274,13 +285,13 @@ async fn a_paused_subscription_stands_still_and_the_others_go_on() {
     let (a, b) = (make("one", &one), make("two", &two));
     let rig = Rig::build(true, 1, options(), |builder| builder.subscribe(a).subscribe(b)).await;
     let subscriptions = rig.runtime.subscriptions();
-    assert!(subscriptions.pause("one").await.unwrap());
-    assert!(!subscriptions.pause("three").await.unwrap());
+    assert!(subscriptions.pause("one", rig.context(), None).await.unwrap());
+    assert!(!subscriptions.pause("three", rig.context(), None).await.unwrap());
     let done = rig.change(1, 1).await.unwrap();
     let at = done.position.unwrap();
     assert!(subscriptions.wait_for("two", at, Duration::from_secs(10)).await);
     assert!(!subscriptions.wait_for("one", at, Duration::from_millis(50)).await);
-    assert!(subscriptions.resume("one").await.unwrap());
+    assert!(subscriptions.resume("one", rig.context(), None).await.unwrap());
     assert!(subscriptions.wait_for("one", at, Duration::from_secs(10)).await);
     assert_eq!((one.of(1), two.of(1)), (vec![1], vec![1]));
 }
@@ -347,7 +358,7 @@ async fn one_event_that_a_projection_cannot_take_stops_its_own_key_only() {
     *totals.refuses.lock().unwrap() = None;
     let key = Uuid::from_u128(1);
     let letters = rig.runtime.dead_letters();
-    let done = letters.redrive("totals", 0, key, Redrive::Retry).await.unwrap().unwrap();
+    let done = redrive(&rig, "totals", key, Redrive::Retry).await.unwrap();
     assert_eq!((done.handled, done.left), (2, 0));
     assert_eq!(total(1), 6);
 }
