@@ -133,6 +133,8 @@ async fn a_letter_can_be_given_up() {
     let given_up = server.admin().post(&format!("{path}/discard"), &json!({})).await.expect(200);
     assert_eq!((&given_up["discarded"], &given_up["left"]), (&json!(1), &json!(0)));
     server.at_rest().await;
+    // Who gave it up is on record.
+    assert_eq!(server.events("eventType=subscription.discard_requested").await.len(), 1);
     assert_eq!(server.mails(&ann.email).await.len(), 0);
     server.finish().await;
 }
@@ -180,6 +182,12 @@ async fn one_subscription_pauses_and_the_others_go_on() {
     server.resume("notifications").await;
     server.mailed_token(&ann.email).await;
     server.at_rest().await;
+    for event_type in ["subscription.paused", "subscription.resumed"] {
+        let events = server.events(&format!("eventType={event_type}")).await;
+        assert_eq!(events.len(), 1, "{event_type}: {events:?}");
+        assert!(events[0].to_string().contains("\"notifications\""), "{events:?}");
+        assert!(!events[0]["metadata"]["actor_id"].as_str().unwrap().is_empty());
+    }
     let missing = "/api/v1/admin/subscriptions/nobody/pause";
     server.admin().post(missing, &json!({})).await.problem(404, "not_found");
     server.finish().await;

@@ -236,9 +236,18 @@ async fn an_order_of_several_listings_is_one_order() {
     for _ in 0..4 {
         listings.push(server.listing(&sam, 3).await);
     }
+    // S2-46: an item may go by its own stock-keeping unit.
+    let mut items = Vec::new();
+    for listing in &listings {
+        let sku = server.listing_now(listing).await.text("sku");
+        items.push(json!({ "sku": sku, "quantity": 2 }));
+    }
+    server.at_rest().await;
     let mut wish = wish(&listings[0], 1, "sandbox");
-    wish["items"] =
-        listings.iter().map(|id| json!({ "sku": id, "quantity": 2 })).collect::<Vec<_>>().into();
+    wish["items"] = json!([{ "sku": "SKU-OF-NOBODY", "quantity": 1 }]);
+    let unknown = bea.client.post("/api/v1/orders", &wish).await;
+    unknown.problem(422, "sku_unknown");
+    wish["items"] = items.into();
     let order = order_of(bea.client.post("/api/v1/orders", &wish).await);
     server.order_eventually(&order.id, "SHIPPED").await;
     server.at_rest().await;
