@@ -251,6 +251,18 @@ async fn answers_are_not_cached_nor_sniffed() {
 }
 
 #[tokio::test]
+async fn who_may_not_ask_is_not_told_what_is_wrong() {
+    let server = Server::start().await;
+    for path in ["/api/v1/orders", "/api/v1/transactions", "/api/v1/listings", "/api/v1/categories"]
+    {
+        server.visitor().post(path, &json!({})).await.problem(401, "unauthenticated");
+    }
+    let ann = server.newcomer("Ann").await;
+    ann.client.post("/api/v1/categories", &json!({})).await.problem(403, "insufficient_scope");
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn the_probes_answer() {
     let server = Server::start().await;
     let visitor = server.visitor();

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::{Server, Start, eventually};
+use crate::support::{Server, Start, eventually, open};
 
 /// Retries that do not take seconds.
 fn impatient() -> Start {
@@ -133,6 +133,8 @@ async fn a_letter_can_be_given_up() {
     let given_up = server.admin().post(&format!("{path}/discard"), &json!({})).await.expect(200);
     assert_eq!((&given_up["discarded"], &given_up["left"]), (&json!(1), &json!(0)));
     server.at_rest().await;
+    // Who gave it up is on record.
+    assert_eq!(server.events("eventType=subscription.discard_requested").await.len(), 1);
     assert_eq!(server.mails(&ann.email).await.len(), 0);
     server.finish().await;
 }
@@ -180,6 +182,12 @@ async fn one_subscription_pauses_and_the_others_go_on() {
     server.resume("notifications").await;
     server.mailed_token(&ann.email).await;
     server.at_rest().await;
+    for event_type in ["subscription.paused", "subscription.resumed"] {
+        let events = server.events(&format!("eventType={event_type}")).await;
+        assert_eq!(events.len(), 1, "{event_type}: {events:?}");
+        assert!(events[0].to_string().contains("\"notifications\""), "{events:?}");
+        assert!(!events[0]["metadata"]["actor_id"].as_str().unwrap().is_empty());
+    }
     let missing = "/api/v1/admin/subscriptions/nobody/pause";
     server.admin().post(missing, &json!({})).await.problem(404, "not_found");
     server.finish().await;
@@ -245,4 +253,41 @@ async fn contexts_and_subscriptions_are_shown() {
         assert!(names.contains(&name), "{names:?}");
     }
     server.finish().await;
+}
+
+/// S0-111: an event from a newer version of the program, such as an operator meets after going back
+/// to an older one.
+#[tokio::test]
+async fn an_event_of_an_unknown_version_is_set_aside() {
+    let mut server = impatient().start().await;
+    let ann = server.newcomer("Ann").await;
+    server.at_rest().await;
+    assert!(server.terminate().await.success());
+    let pool = open(&server.journal()).await;
+    let seeded = sqlx::query(
+        "INSERT INTO events (seq, event_id, stream, aggregate_version, aggregate_type, \
+         aggregate_id, event_type, major, minor, timestamp, correlation_id, causation_id, data, \
+         metadata, hash) \
+         SELECT (SELECT max(seq) + 1 FROM events), randomblob(16), stream, aggregate_version + 1, \
+         aggregate_type, aggregate_id, 'user.email_verified', 99, 0, timestamp, 'seeded', 'seeded', \
+         '{}', metadata, hash FROM events WHERE event_type = 'user.registered'",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    assert_eq!(seeded.rows_affected(), 1);
+    pool.close().await;
+    server.start_again().await;
+    let letter = eventually("a letter", || async {
+        server.letters(Some("notifications")).await.first().cloned()
+    })
+    .await;
+    assert_eq!((&letter["class"], &letter["attempts"]), (&json!("permanent"), &json!(1)));
+    assert_eq!(letter["aggregate_id"], ann.user_id.as_str());
+    let error = letter["error"].as_str().unwrap();
+    assert!(error.contains("unsupported event version: 99"), "{error}");
+    // Others notice nothing.
+    let bob = server.register("Bob").await.expect(201);
+    server.event("EmailSent", bob.header("x-correlation-id")).await;
+    server.visitor().get("/readyz").await.expect(200);
 }

@@ -150,6 +150,9 @@ async fn an_order_that_waits_for_payment_is_cancelled() {
     let Sale { order, buyer, seller, listing_id } = server.sale(2, 1, "test_pending").await;
     server.order_eventually(&order.id, "CONFIRMED").await;
     assert_eq!(server.stock(&listing_id).await, (1, 1, 0));
+    // S0-76.
+    let escrow = server.escrow(&order.id).await;
+    assert_eq!((&escrow["status"], &escrow["balance"]), (&json!("OPEN"), &json!(0)));
     let path = format!("/api/v1/orders/{}/cancel", order.id);
     let eve = server.buyer("Eve").await;
     eve.client.post(&path, &json!({})).await.problem(404, "not_found");

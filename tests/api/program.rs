@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::support::{Command, Server, Start, address, business, open};
+use crate::support::{Command, Server, Start, address, business, open, wish};
 
 #[tokio::test]
 async fn everything_that_is_configured_wrongly_is_said_at_once() {
@@ -72,7 +72,7 @@ async fn who_is_waiting_is_answered_before_the_end() {
     let listing = server.listing(&sam, 1).await;
     let client = bea.client.waiting();
     let waiting = tokio::spawn({
-        let body = crate::support::wish(&listing, 1, "test_late");
+        let body = wish(&listing, 1, "test_late");
         async move { client.post("/api/v1/orders", &body).await }
     });
     crate::support::eventually("the order to be placed", || async {
@@ -141,6 +141,35 @@ async fn a_changed_journal_is_found_out() {
 }
 
 #[tokio::test]
+async fn what_is_not_there_is_not_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let nothing = folder.path().join("nothing");
+    let verified = Command::new(&["journal", "verify"]).with("DATA_DIR", nothing.display()).run();
+    assert_ne!(verified.code, 0, "{}", verified.output);
+    assert!(!nothing.join("journal.db").exists(), "a check makes no journal");
+}
+
+#[tokio::test]
+async fn the_demonstration_runs_to_its_end() {
+    let shown = Command::new(&["demo"]).run();
+    assert_eq!(shown.code, 0, "{}{}", shown.output, shown.errors);
+    for said in ["order.placed", "order.shipped", "saga.completed", "\"SHIPPED\""] {
+        assert!(shown.output.contains(said), "{said} in {}", shown.output);
+    }
+    assert!(!shown.output.contains("correct horse"));
+}
+
+#[tokio::test]
+async fn two_servers_do_not_share_a_folder() {
+    let server = Server::start().await;
+    let second = server.command(&["serve"]).with("HTTP_ADDR", "127.0.0.1:0").run();
+    assert_ne!(second.code, 0);
+    assert!(!second.errors.is_empty());
+    server.register("Ann").await.expect(201);
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn the_first_administrator_is_made_at_the_console() {
     let mut server = Server::start().await;
     assert!(server.terminate().await.success());
@@ -165,7 +194,7 @@ async fn the_first_administrator_is_made_at_the_console() {
 #[tokio::test]
 async fn production_has_no_development_tools() {
     let key = |byte: &str| byte.repeat(32);
-    let server = Start::default()
+    let mut server = Start::default()
         .with("APP_ENV", "production")
         .with("MASTER_KEY", key("0a"))
         .with("TOKEN_KEY", key("0b"))
@@ -183,6 +212,20 @@ async fn production_has_no_development_tools() {
     let document = server.visitor().get("/openapi.json").await.expect(200);
     assert!(!document.raw().contains("/dev/"));
     assert_eq!(server.visitor().get("/version").await.expect(200)["mode"], "production");
+
+    // Nobody holds stock with a payment that is a test.
+    assert!(server.terminate().await.success());
+    let create = ["admin", "create", "--email", "root@example.com"];
+    assert_eq!(server.command(&create).reading("a long enough password\n").run().code, 0);
+    server.start_again().await;
+    let tokens = server.login("root@example.com", "a long enough password").await.expect(200);
+    let root = server.visitor().with_token(&tokens.text("access_token"));
+    for method in ["test_pending", "test_decline"] {
+        let body = wish("01a1f9d4-c097-7fe7-abc7-70fad08fc399", 1, method);
+        let refused = root.post("/api/v1/orders", &body).await;
+        assert_eq!(refused.pointers(), ["/payment_method"]);
+    }
+    assert!(server.terminate().await.success());
 }
 
 #[tokio::test]
@@ -280,6 +323,9 @@ async fn secrets_are_the_owners_alone() {
     let mut secret = files(&server.folder().join("keys"));
     secret.push(server.folder().join("admin-token"));
     assert_eq!(secret.len(), 4);
+    secret.extend(files(server.folder()).into_iter().filter(|path| {
+        path.extension().is_some_and(|extension| extension.to_string_lossy().starts_with("db"))
+    }));
     for path in secret {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{}", path.display());

@@ -236,9 +236,18 @@ async fn an_order_of_several_listings_is_one_order() {
     for _ in 0..4 {
         listings.push(server.listing(&sam, 3).await);
     }
+    // S2-46: an item may go by its own stock-keeping unit.
+    let mut items = Vec::new();
+    for listing in &listings {
+        let sku = server.listing_now(listing).await.text("sku");
+        items.push(json!({ "sku": sku, "quantity": 2 }));
+    }
+    server.at_rest().await;
     let mut wish = wish(&listings[0], 1, "sandbox");
-    wish["items"] =
-        listings.iter().map(|id| json!({ "sku": id, "quantity": 2 })).collect::<Vec<_>>().into();
+    wish["items"] = json!([{ "sku": "SKU-OF-NOBODY", "quantity": 1 }]);
+    let unknown = bea.client.post("/api/v1/orders", &wish).await;
+    unknown.problem(422, "sku_unknown");
+    wish["items"] = items.into();
     let order = order_of(bea.client.post("/api/v1/orders", &wish).await);
     server.order_eventually(&order.id, "SHIPPED").await;
     server.at_rest().await;
@@ -438,5 +447,21 @@ async fn an_order_is_shipped_delivered_and_paid_out() {
     let delivered = sale.buyer.client.post(&deliver, &json!({})).await.expect(200);
     assert_eq!(delivered["status"], "DELIVERED");
     server.event("order.delivered", delivered.header("x-correlation-id")).await;
+    // The buyer says that the goods are there: the money goes to the seller.
+    server.order_eventually(&sale.order.id, "COMPLETED").await;
+    server.at_rest().await;
+    let escrow = server.escrow(&sale.order.id).await;
+    assert_eq!((&escrow["status"], &escrow["balance"]), (&json!("RELEASED"), &json!(0)));
+    let entries = escrow["entries"].as_array().unwrap();
+    let sum: i64 = entries.iter().map(|entry| entry["amount"].as_i64().unwrap()).sum();
+    assert_eq!(sum, 0);
+    let paid_out: i64 = entries
+        .iter()
+        .filter(|entry| entry["account"].as_str().unwrap().contains(&sale.seller.user_id))
+        .map(|entry| entry["amount"].as_i64().unwrap())
+        .sum();
+    assert_eq!(paid_out, PRICE, "{entries:?}");
+    let path = format!("/api/v1/orders/{}/cancel", sale.order.id);
+    sale.buyer.client.post(&path, &json!({})).await.problem(409, "invalid_transition");
     server.finish().await;
 }

@@ -26,7 +26,7 @@ use sqlx::SqlitePool;
 use sqlx::sqlite::SqliteConnectOptions;
 
 pub use client::{Answer, Client};
-pub use events::{data_of, names_of, position, types_of};
+pub use events::{data_of, position, types_of};
 pub use market::{Order, PRICE, Sale, address, order_of, wish};
 pub use people::{Person, business, somebody};
 pub use server::{Command, Server, Start};

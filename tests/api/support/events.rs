@@ -11,11 +11,6 @@ pub fn types_of(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["event_type"].as_str().unwrap()).collect()
 }
 
-/// The names of events, in their order.
-pub fn names_of(events: &[Value]) -> Vec<&str> {
-    events.iter().map(|event| event["name"].as_str().unwrap()).collect()
-}
-
 /// What happened in the one event of a type.
 #[track_caller]
 pub fn data_of<'a>(events: &'a [Value], event_type: &str) -> &'a Value {

@@ -88,11 +88,6 @@ impl Server {
         self.folder().join("journal.db")
     }
 
-    /// Where it listens now.
-    pub fn url(&self) -> String {
-        self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// The process's id, while it runs.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("the server runs").child.id()
