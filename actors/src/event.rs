@@ -257,18 +257,18 @@ pub fn payload_schema<T: JsonSchema>() -> Value {
 /// ```
 ///
 /// A variant of another context says so behind its aliases: `[] in "inventory" as
-/// "warehouse-service";`. An optional `upcasters = EXPR;` after the variants names a `&'static [Upcaster]`.
+/// "warehouse-service";`. Where there are older versions, `upcast by UPCASTERS` behind the
+/// service names a `&'static [Upcaster]`.
 #[macro_export]
 macro_rules! events {
     (
         $(#[$outer:meta])*
-        $vis:vis enum $name:ident in $context:literal as $service:literal {
+        $vis:vis enum $name:ident in $context:literal as $service:literal $(upcast by $upcasters:ident)? {
             $(
                 $(#[$inner:meta])*
                 $variant:ident($payload:ty) = $event_type:literal, $pascal:literal, $version:literal, [$($alias:literal),* $(,)?]
                     $(in $own_context:literal as $own_service:literal)?;
             )+
-            $(upcasters = $upcasters:expr;)?
         }
     ) => {
         $(#[$outer])*
@@ -359,4 +359,68 @@ const fn number(bytes: &[u8], mut at: usize) -> u16 {
         at += 1;
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    struct Measured {
+        millimetres: u32,
+    }
+
+    /// Version 1 measured in centimetres, version 2 in millimetres but under another name.
+    static UPCASTERS: &[Upcaster] = &[
+        Upcaster {
+            event_type: "plank.measured",
+            from: 1,
+            upcast: |data| serde_json::json!({ "length_mm": data["centimetres"].as_u64().unwrap_or(0) * 10 }),
+        },
+        Upcaster {
+            event_type: "plank.measured",
+            from: 2,
+            upcast: |data| serde_json::json!({ "millimetres": data["length_mm"] }),
+        },
+    ];
+
+    crate::events! {
+        enum PlankEvent in "planks" as "plank-service" upcast by UPCASTERS {
+            Measured(Measured) = "plank.measured", "PlankMeasured", 3.1, ["PlankSized"];
+            Painted(Measured) = "plank.painted", "PlankPainted", 1.0, [] in "paint" as "paint-service";
+        }
+    }
+
+    fn decode(major: u16, data: &str) -> Result<PlankEvent, DecodeError> {
+        PlankEvent::decode("plank.measured", major, data)
+    }
+
+    #[test]
+    fn old_versions_are_upcast_step_by_step_when_they_are_read() {
+        let expected = PlankEvent::Measured(Measured { millimetres: 120 });
+        assert_eq!(decode(1, r#"{"centimetres":12}"#).unwrap(), expected);
+        assert_eq!(decode(2, r#"{"length_mm":120}"#).unwrap(), expected);
+        assert_eq!(decode(3, &expected.encode()).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why_and_names_no_values() {
+        let newer = decode(4, "{}").unwrap_err().to_string();
+        assert_eq!(newer, "unsupported event version: 4 of plank.measured");
+        let older = decode(0, "{}").unwrap_err().to_string();
+        assert_eq!(older, "unsupported event version: 0 of plank.measured");
+        let odd = decode(3, r#"{"millimetres":"secret"}"#).unwrap_err().to_string();
+        assert!(odd.contains("does not fit") && !odd.contains("secret"), "{odd}");
+        let unknown = PlankEvent::decode("plank.sawn", 1, "{}").unwrap_err();
+        assert!(matches!(unknown, DecodeError::UnknownType(_)));
+    }
+
+    #[test]
+    fn a_variant_may_belong_to_another_context() {
+        let [measured, painted] = PlankEvent::descriptors() else { panic!("two types") };
+        assert_eq!((measured.context, measured.major, measured.minor), ("planks", 3, 1));
+        assert_eq!((painted.context, painted.service), ("paint", "paint-service"));
+    }
 }
