@@ -238,9 +238,6 @@ pub enum OutboxError {
     /// The list itself.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A message in it.
-    #[error("a message cannot be read: {0}")]
-    Message(#[from] Failure),
 }
 
 /// What went out, for development and tests: written again from what is stored, so that it
@@ -262,7 +259,14 @@ impl Outbox {
     pub async fn list(&self, channel: &str, limit: u32) -> Result<Vec<OutboxMessage>, OutboxError> {
         let mut messages = Vec::new();
         for row in self.read_models.sent_by(channel, None, limit).await? {
-            let found = look_up(&self.runtime, row.notification_id).await?;
+            let found = match look_up(&self.runtime, row.notification_id).await {
+                Ok(found) => found,
+                // One person's trouble must not hide everybody's mail.
+                Err(failure) => {
+                    tracing::warn!(notification_id = %row.notification_id, error = failure.message, "a message cannot be shown");
+                    continue;
+                }
+            };
             let words = found
                 .and_then(|(details, user)| compose(&details, user.as_ref(), &self.token_of).ok());
             let (to, words) = words.unwrap_or_else(|| {
