@@ -113,24 +113,34 @@ impl Faults {
     /// # Panics
     /// When a fault says so.
     pub async fn before(&self, target: &str, keys: &[&str]) -> Result<(), Failure> {
-        let Some(fault) = self.take(target, keys) else { return Ok(()) };
-        match fault.mode {
-            Mode::Panic => panic!("injected panic in {target}"),
-            Mode::Delay => tokio::time::sleep(Duration::from_millis(fault.delay_ms)).await,
-            Mode::Timeout => tokio::time::sleep(FOREVER).await,
-            Mode::Fail | Mode::LoseAnswer => {
-                let message = format!("injected {} failure", fault.kind.as_str());
-                return Err(Failure { kind: fault.kind, message });
-            }
+        match self.take(target, keys) {
+            Some(fault) => strike(&fault).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Called before an append.
-    pub(crate) async fn on_append(&self) -> Result<(), AppendError> {
-        match self.before("journal", &[]).await {
-            Ok(()) => Ok(()),
+    /// Called before an append. Whether its answer is to be lost.
+    pub(crate) async fn on_append(&self) -> Result<bool, AppendError> {
+        let Some(fault) = self.take("journal", &[]) else { return Ok(false) };
+        if fault.mode == Mode::LoseAnswer {
+            return Ok(true);
+        }
+        match strike(&fault).await {
+            Ok(()) => Ok(false),
             Err(failure) => Err(AppendError::NotCommitted(failure.message)),
         }
     }
+}
+
+async fn strike(fault: &Fault) -> Result<(), Failure> {
+    match fault.mode {
+        Mode::Panic => panic!("injected panic in {}", fault.target),
+        Mode::Delay => tokio::time::sleep(Duration::from_millis(fault.delay_ms)).await,
+        Mode::Timeout => tokio::time::sleep(FOREVER).await,
+        Mode::Fail | Mode::LoseAnswer => {
+            let message = format!("injected {} failure", fault.kind.as_str());
+            return Err(Failure { kind: fault.kind, message });
+        }
+    }
+    Ok(())
 }

@@ -476,7 +476,7 @@ impl Writer {
             ..Batch::default()
         };
         let written = match self.parts.faults.on_append().await {
-            Ok(()) => self.parts.store.append(self.lease, &probe).await,
+            Ok(_) => self.parts.store.append(self.lease, &probe).await,
             Err(error) => Err(error),
         };
         match written {
@@ -568,8 +568,11 @@ impl Writer {
 
     /// Appends, and settles an unknown outcome by reading the head back.
     async fn append(&self, prepared: &Prepared, before: Head) -> Result<(), AppendError> {
-        self.parts.faults.on_append().await?;
-        let appended = self.parts.store.append(self.lease, &prepared.batch).await;
+        let answer_lost = self.parts.faults.on_append().await?;
+        let mut appended = self.parts.store.append(self.lease, &prepared.batch).await;
+        if answer_lost && appended.is_ok() {
+            appended = Err(AppendError::Unknown("the answer was lost, as injected".into()));
+        }
         let Err(AppendError::Unknown(what)) = appended else { return appended };
         if prepared.batch.events.is_empty() {
             // Control rows are written so that writing them again changes nothing, but for new

@@ -221,6 +221,18 @@ async fn a_passing_journal_error_is_retried_unseen() {
     assert_eq!(rig.runtime.faults().list(), []);
 }
 
+/// The append committed, and nobody heard: the head tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_settled_by_reading_the_head() {
+    let rig = Rig::on_sqlite().await;
+    rig.change(1, 5).await.unwrap();
+    rig.runtime.faults().add(journal_fault(Mode::LoseAnswer, 1));
+    let done = rig.change(1, 5).await.unwrap();
+    assert_eq!((done.value, done.version), (10, 2));
+    assert_eq!(rig.change(1, 1).await.unwrap().version, 3);
+    assert_eq!(chain::verify(&*rig.store, 0, |_| {}).await.unwrap().events, 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_append_takes_everything_that_rests_on_it_along() {
     let rig = Arc::new(Rig::on_sqlite().await);
