@@ -20,7 +20,7 @@ use super::answer::Accepted;
 use super::load::{self, fold, snapshot_record};
 use super::registry::{Exit, Job, LookedUp, Registry, Shared, Slot, Work};
 use super::{Aggregate, Command, TimerChange};
-use crate::command::{CommandContext, CommandError, ErrorId, Once, Unavailable};
+use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavailable};
 use crate::event::{EventPayload, Metadata};
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
 use crate::journal::{Outcome, Snapshot, Timer, TimerKey, TimerWrite};
@@ -469,7 +469,10 @@ impl<A: Aggregate> Live<A> {
         let version = self.version;
         let error = CommandError::Rejected { rejection, version, replayed: false };
         let release = job.answer.reject(error);
-        match job.context.once.zip(stored) {
+        // A client gets the same no again. The system's own commands are decided anew: whoever mends
+        // the cause of a refusal must be able to try again.
+        let once = job.context.once.filter(|_| job.context.origin == Origin::Outside);
+        match once.zip(stored) {
             None => self.barrier(release),
             Some((once, stored)) => {
                 let mut entry = Entry::of(&self.incarnation);

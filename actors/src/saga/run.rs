@@ -157,7 +157,7 @@ impl<S: Saga> Commands<S> {
             Transition::UndoStarted { step, .. } => {
                 let commands = step_of(step).map(|step| (step.undo)(&state, now));
                 let commands = commands.unwrap_or_default();
-                let nothing = self.send_all(runtime, event, step, "undo", commands).await?;
+                let nothing = self.undo(runtime, event, step, commands).await?;
                 let input = Input::UndoAnswered { step: step.clone(), nothing };
                 tell::<S>(runtime, event, key, input).await?;
             }
@@ -194,7 +194,34 @@ impl<S: Saga> Commands<S> {
         Ok(Sent::All)
     }
 
-    /// Sends commands whose refusal means that there is nothing to do. Whether none did anything.
+    /// Sends a step's undo. Whether there was nothing to undo. A refusal is a matter for people:
+    /// going on as if the step were undone could give money away, so it becomes a dead letter, and
+    /// the saga goes on once that is retried with success.
+    async fn undo(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+        step: &str,
+        commands: Vec<S::Command>,
+    ) -> Result<bool, Failure> {
+        let mut nothing = true;
+        for (index, command) in commands.into_iter().enumerate() {
+            let context = context(event, step, "undo", index);
+            match self.router.route(runtime, command, context).await {
+                Ok(routed) => nothing &= routed.events == 0,
+                Err(CommandError::Rejected { rejection, .. }) => {
+                    let code = rejection.code;
+                    return Err(Failure::permanent(format!(
+                        "the undo of {step} was refused: {code}"
+                    )));
+                }
+                Err(error) => return Err(error.to_failure()),
+            }
+        }
+        Ok(nothing)
+    }
+
+    /// Sends words that need no answer: a refusal means that they are not news.
     async fn send_all(
         &self,
         runtime: &Runtime,
@@ -202,19 +229,18 @@ impl<S: Saga> Commands<S> {
         step: &str,
         purpose: &str,
         commands: Vec<S::Command>,
-    ) -> Result<bool, Failure> {
-        let mut nothing = true;
+    ) -> Result<(), Failure> {
         for (index, command) in commands.into_iter().enumerate() {
             let context = context(event, step, purpose, index);
             match self.router.route(runtime, command, context).await {
-                Ok(routed) => nothing &= routed.events == 0,
+                Ok(_) => {}
                 Err(CommandError::Rejected { rejection, .. }) => {
-                    tracing::warn!(saga = S::NAME, saga_id = %event.aggregate_id, step, purpose, code = rejection.code, "a command was refused; there is nothing to do for it");
+                    tracing::warn!(saga = S::NAME, saga_id = %event.aggregate_id, step, purpose, code = rejection.code, "a saga's word was refused");
                 }
                 Err(error) => return Err(error.to_failure()),
             }
         }
-        Ok(nothing)
+        Ok(())
     }
 }
 

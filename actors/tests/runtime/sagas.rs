@@ -104,6 +104,8 @@ struct Router {
     /// Commands to this account go nowhere.
     swallows: Mutex<Option<u128>>,
     routed: Mutex<Vec<(u128, i64)>>,
+    /// This command is refused.
+    refuses: Mutex<Option<(u128, i64)>>,
 }
 
 #[async_trait]
@@ -115,6 +117,10 @@ impl SagaRouter<Transfer> for Router {
         context: CommandContext,
     ) -> Result<Routed, CommandError<Refused>> {
         self.routed.lock().unwrap().push((account, amount));
+        if *self.refuses.lock().unwrap() == Some((account, amount)) {
+            let rejection = Refused { code: "closed", message: "closed".to_owned() };
+            return Err(CommandError::Rejected { rejection, version: 1, replayed: false });
+        }
         if *self.swallows.lock().unwrap() == Some(account) {
             return Ok(Routed { events: 1 });
         }
@@ -191,6 +197,43 @@ async fn a_step_that_takes_too_long_is_tried_again_then_everything_is_undone() {
     assert_eq!((&*failure.step, &*failure.reason), ("give", "timeout"));
     assert_eq!(rig.balance(FROM).await, 100);
     assert_eq!(rig.balance(3).await, 1);
+}
+
+/// Nobody may conclude that money is back when giving it back was refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_undo_waits_for_people() {
+    let router = Arc::<Router>::default();
+    *router.refuses.lock().unwrap() = Some((FROM, 10));
+    let rig = rig(&router).await;
+    // The step that fails.
+    *router.swallows.lock().unwrap() = Some(TO);
+    rig.change(FROM, 100).await.unwrap();
+    rig.change(TRIGGER, 1).await.unwrap();
+    for attempt in 1..=2 {
+        let tries = || router.routed.lock().unwrap().iter().filter(|c| **c == (TO, 10)).count();
+        while tries() < attempt {
+            tokio::task::yield_now().await;
+        }
+        assert!(rig.runtime.subscriptions().quiesce(Duration::from_secs(30)).await);
+        rig.runtime.advance_clock(Duration::from_secs(31));
+    }
+    let letters = rig.runtime.dead_letters();
+    let letter = loop {
+        if let Some(letter) = letters.list(None, 10).await.unwrap().pop() {
+            break letter;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(&*letter.subscription, "transfer_saga-commands");
+    assert_eq!(letter.error, "the undo of take was refused: closed");
+    until(&rig, SagaStatus::Compensating).await;
+    assert_eq!(rig.balance(FROM).await, 90);
+    *router.refuses.lock().unwrap() = None;
+    let what = souk_actors::subscriber::Redrive::Retry;
+    let name = "transfer_saga-commands";
+    letters.redrive(name, 0, letter.key, what, rig.context(), None).await.unwrap().unwrap();
+    until(&rig, SagaStatus::Compensated).await;
+    assert_eq!((rig.balance(FROM).await, rig.balance(3).await), (100, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
