@@ -232,14 +232,6 @@ pub struct OutboxMessage {
     pub sent_at: Option<Timestamp>,
 }
 
-/// Why the outbox cannot be listed.
-#[derive(Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// The list itself.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-}
-
 /// What went out, for development and tests: written again from what is stored, so that it
 /// survives a restart and is forgotten with the person.
 #[derive(Clone)]
@@ -256,7 +248,7 @@ impl Outbox {
     }
 
     /// The messages that went out by a channel (`email`, `in_app`), the newest first.
-    pub async fn list(&self, channel: &str, limit: u32) -> Result<Vec<OutboxMessage>, OutboxError> {
+    pub async fn list(&self, channel: &str, limit: u32) -> Result<Vec<OutboxMessage>, ReadError> {
         let mut messages = Vec::new();
         for row in self.read_models.sent_by(channel, None, limit).await? {
             let found = match look_up(&self.runtime, row.notification_id).await {

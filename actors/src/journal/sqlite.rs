@@ -33,7 +33,7 @@ use super::{
 use crate::event::StoredEvent;
 use crate::world::Timestamp;
 use append::Statements;
-use rows::{EVENT_COLUMNS, POSITION_MASK, blob_uuid, event_of, seq, to_u16, to_u64};
+use rows::{POSITION_MASK, blob_uuid, event_columns, event_of, seq, to_u16, to_u64};
 
 /// The write-ahead log is started over when it is longer than this: far above a burst, small
 /// enough that a reader and a restart never notice.
@@ -612,7 +612,10 @@ impl SqliteStore {
         rest: &'static str,
         bind: impl for<'q> FnOnce(EventQuery<'q>) -> EventQuery<'q>,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
-        let sql = sqlx::AssertSqlSafe(format!("SELECT {EVENT_COLUMNS} FROM events {rest}"));
+        let sql = sqlx::AssertSqlSafe(format!(
+            concat!("SELECT ", event_columns!(), " FROM events {}"),
+            rest
+        ));
         let rows =
             bind(sqlx::query(sql)).fetch_all(&self.readers).await.map_err(Error::database)?;
         rows.iter().map(|row| event_of(row).map(Arc::new)).collect()

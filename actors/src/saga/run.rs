@@ -144,15 +144,15 @@ impl<S: Saga> Commands<S> {
         match transition {
             Transition::StepStarted { step, .. } => {
                 let commands = step_of(step).map(|step| (step.act)(&state, now));
-                let sent = self.send(runtime, event, step, "act", commands.unwrap_or_default());
-                if let Sent::Refused(code) = sent.await? {
-                    let input = Input::Refused { step: step.clone(), code };
+                let sent = self.act(runtime, event, step, commands.unwrap_or_default());
+                if let Some(code) = sent.await? {
+                    let input = Input::Refused { step: step.clone(), code: code.to_owned() };
                     tell::<S>(runtime, event, key, input).await?;
                 }
             }
             Transition::CompensationStarted { step, reason } => {
                 let commands = state.announce(step, reason, now);
-                self.send_all(runtime, event, step, "announce", commands).await?;
+                self.say(runtime, event, (step, "announce"), commands).await?;
             }
             Transition::UndoStarted { step, .. } => {
                 let commands = step_of(step).map(|step| (step.undo)(&state, now));
@@ -164,34 +164,30 @@ impl<S: Saga> Commands<S> {
             _ => {
                 if let Some(failure) = failure {
                     let commands = state.conclude(&failure.step, &failure.reason, now);
-                    self.send_all(runtime, event, &failure.step, "conclude", commands).await?;
+                    self.say(runtime, event, (&failure.step, "conclude"), commands).await?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Sends commands in order, up to the first that is refused.
-    async fn send(
+    /// Sends a step's commands in order. The code of the first refusal, if there is one: the rest is
+    /// not sent.
+    async fn act(
         &self,
         runtime: &Runtime,
         event: &StoredEvent,
         step: &str,
-        purpose: &str,
         commands: Vec<S::Command>,
-    ) -> Result<Sent, Failure> {
+    ) -> Result<Option<&'static str>, Failure> {
         for (index, command) in commands.into_iter().enumerate() {
-            let context = context(event, step, purpose, index);
-            match self.router.route(runtime, command, context).await {
-                Ok(_) => {}
-                Err(CommandError::Rejected { rejection, .. }) => {
-                    tracing::info!(saga = S::NAME, saga_id = %event.aggregate_id, step, purpose, code = rejection.code, "a step's command was refused");
-                    return Ok(Sent::Refused(rejection.code.to_owned()));
-                }
-                Err(error) => return Err(error.to_failure()),
+            let context = context(event, step, "act", index);
+            if let Sent::Refused(code) = self.send(runtime, command, context).await? {
+                tracing::info!(saga = S::NAME, saga_id = %event.aggregate_id, step, code, "a step's command was refused");
+                return Ok(Some(code));
             }
         }
-        Ok(Sent::All)
+        Ok(None)
     }
 
     /// Sends a step's undo. Whether there was nothing to undo. A refusal is a matter for people:
@@ -206,47 +202,52 @@ impl<S: Saga> Commands<S> {
     ) -> Result<bool, Failure> {
         let mut nothing = true;
         for (index, command) in commands.into_iter().enumerate() {
-            let context = context(event, step, "undo", index);
-            match self.router.route(runtime, command, context).await {
-                Ok(routed) => nothing &= routed.events == 0,
-                Err(CommandError::Rejected { rejection, .. }) => {
-                    let code = rejection.code;
-                    return Err(Failure::permanent(format!(
-                        "the undo of {step} was refused: {code}"
-                    )));
+            match self.send(runtime, command, context(event, step, "undo", index)).await? {
+                Sent::Accepted(routed) => nothing &= routed.events == 0,
+                Sent::Refused(code) => {
+                    let message = format!("the undo of {step} was refused: {code}");
+                    return Err(Failure::permanent(message));
                 }
-                Err(error) => return Err(error.to_failure()),
             }
         }
         Ok(nothing)
     }
 
     /// Sends words that need no answer: a refusal means that they are not news.
-    async fn send_all(
+    async fn say(
         &self,
         runtime: &Runtime,
         event: &StoredEvent,
-        step: &str,
-        purpose: &str,
+        (step, purpose): (&str, &str),
         commands: Vec<S::Command>,
     ) -> Result<(), Failure> {
         for (index, command) in commands.into_iter().enumerate() {
             let context = context(event, step, purpose, index);
-            match self.router.route(runtime, command, context).await {
-                Ok(_) => {}
-                Err(CommandError::Rejected { rejection, .. }) => {
-                    tracing::warn!(saga = S::NAME, saga_id = %event.aggregate_id, step, purpose, code = rejection.code, "a saga's word was refused");
-                }
-                Err(error) => return Err(error.to_failure()),
+            if let Sent::Refused(code) = self.send(runtime, command, context).await? {
+                tracing::warn!(saga = S::NAME, saga_id = %event.aggregate_id, step, purpose, code, "a saga's word was refused");
             }
         }
         Ok(())
     }
+
+    async fn send(
+        &self,
+        runtime: &Runtime,
+        command: S::Command,
+        context: CommandContext,
+    ) -> Result<Sent, Failure> {
+        match self.router.route(runtime, command, context).await {
+            Ok(routed) => Ok(Sent::Accepted(routed)),
+            Err(CommandError::Rejected { rejection, .. }) => Ok(Sent::Refused(rejection.code)),
+            Err(error) => Err(error.to_failure()),
+        }
+    }
 }
 
 enum Sent {
-    All,
-    Refused(String),
+    Accepted(Routed),
+    /// By an aggregate, with this code.
+    Refused(&'static str),
 }
 
 fn context(event: &StoredEvent, step: &str, purpose: &str, index: usize) -> CommandContext {

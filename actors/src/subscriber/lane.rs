@@ -82,9 +82,7 @@ async fn take(
     event: &Arc<StoredEvent>,
     key: Uuid,
 ) -> Result<(), Stopping> {
-    if blocked.contains_key(&key) {
-        park(cell, waiting_letter(cell, event, key)).await?;
-        *blocked.entry(key).or_default() += 1;
+    if waits(cell, blocked, event, key).await? {
         return Ok(());
     }
     match deliver(cell, runtime, event).await? {
@@ -95,6 +93,19 @@ async fn take(
             Ok(())
         }
     }
+}
+
+/// Makes an event a letter if an earlier one of its key is one. Whether it did.
+pub(super) async fn waits(
+    cell: &Cell,
+    blocked: &mut Blocked,
+    event: &StoredEvent,
+    key: Uuid,
+) -> Result<bool, Stopping> {
+    let Some(letters) = blocked.get_mut(&key) else { return Ok(false) };
+    park(cell, waiting_letter(cell, event, key)).await?;
+    *letters += 1;
+    Ok(true)
 }
 
 pub(super) async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
@@ -113,7 +124,7 @@ pub(super) fn dead_letter(cell: &Cell, event: &StoredEvent, key: Uuid, failed: &
     }
 }
 
-pub(super) fn waiting_letter(cell: &Cell, event: &StoredEvent, key: Uuid) -> Letter {
+fn waiting_letter(cell: &Cell, event: &StoredEvent, key: Uuid) -> Letter {
     let now = cell.world.now();
     Letter {
         subscription: cell.subscription.name.into(),

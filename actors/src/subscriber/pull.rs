@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::lane::{
     self, Blocked, CHECKPOINT_EVERY, Failed, QUEUE_MAX, Stopping, Task, attempts, dead_letter,
-    handled, park, waiting_letter,
+    handled, park, waits,
 };
 use super::{Cell, Kind, Projection, lane_position};
 use crate::event::StoredEvent;
@@ -362,10 +362,7 @@ async fn project(
     let mut wanted = Vec::new();
     for event in events {
         let Some(key) = puller.wanted(&event) else { continue };
-        if blocked.contains_key(&key) {
-            park(cell, waiting_letter(cell, &event, key)).await?;
-            *blocked.entry(key).or_default() += 1;
-        } else {
+        if !waits(cell, blocked, &event, key).await? {
             wanted.push((event, key));
         }
     }
@@ -376,9 +373,7 @@ async fn project(
     let mut from = from;
     for (event, key) in wanted {
         let position = event.position;
-        if blocked.contains_key(&key) {
-            park(cell, waiting_letter(cell, &event, key)).await?;
-            *blocked.entry(key).or_default() += 1;
+        if waits(cell, blocked, &event, key).await? {
             continue;
         }
         let one = std::slice::from_ref(&event);

@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Sqlite};
 use uuid::Uuid;
 
-use super::rows::seq;
+use super::rows::{event_columns, seq};
 use super::to_i64;
 use crate::event::StoredEvent;
 use crate::journal::{
@@ -47,7 +47,7 @@ impl Statements {
     /// One statement that inserts exactly `rows` events, and none at all unless the lease holds.
     fn events(&mut self, rows: usize) -> Arc<str> {
         self.rows(
-            "INSERT INTO events (seq, event_id, stream, aggregate_version, aggregate_type, aggregate_id, event_type, major, minor, timestamp, correlation_id, causation_id, data, metadata, hash) SELECT * FROM (VALUES",
+            concat!("INSERT INTO events (", event_columns!(), ") SELECT * FROM (VALUES"),
             15,
             rows,
             ") WHERE EXISTS (SELECT 1 FROM leases WHERE partition = ? AND epoch = ?)",

@@ -11,7 +11,12 @@ use crate::journal::{Error, Letter, LetterState, Outcome, Quarantine};
 use crate::world::Timestamp;
 
 /// The columns that [`event_of`] reads, in the order in which they are written.
-pub(super) const EVENT_COLUMNS: &str = "seq, event_id, stream, aggregate_version, aggregate_type, aggregate_id, event_type, major, minor, timestamp, correlation_id, causation_id, data, metadata, hash";
+macro_rules! event_columns {
+    () => {
+        "seq, event_id, stream, aggregate_version, aggregate_type, aggregate_id, event_type, major, minor, timestamp, correlation_id, causation_id, data, metadata, hash"
+    };
+}
+pub(super) use event_columns;
 
 /// The part of `seq` (and of a stream number) that counts within the partition.
 pub(super) const POSITION_MASK: u64 = (1 << 48) - 1;
