@@ -1,6 +1,7 @@
-//! Test kits: given/when/then for aggregates and sagas.
+//! Test kits: given/when/then for aggregates and sagas, the contract of the stores, a PostgreSQL.
 
 pub mod contract;
+pub mod postgres;
 
 use std::fmt::Debug;
 
