@@ -2,6 +2,8 @@
 #![warn(missing_docs)]
 
 pub mod app;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod cli;
 pub mod config;
 pub mod domain;
