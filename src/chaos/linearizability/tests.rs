@@ -162,16 +162,16 @@ fn long(clients: u64, rounds: u64, lost_every: u64) -> Vec<Op> {
         for client in 0..clients {
             let number = round * clients + client;
             let (invoked, answered) = (number * 10, number * 10 + 10 * clients - 5);
-            if number % 3 == 0 {
+            if number.is_multiple_of(3) {
                 let found = Answer::Found(state);
                 history.push(op(Call::Read, invoked, answered, found));
                 continue;
             }
             let value = i64::try_from(number + 1).unwrap();
             let call = Call::Write { value, expected: None };
-            if number % lost_every == 0 {
+            if number.is_multiple_of(lost_every) {
                 // Every other one of them happened.
-                if number % (2 * lost_every) == 0 {
+                if number.is_multiple_of(2 * lost_every) {
                     state = Held { value, version: state.version + 1 };
                 }
                 let over = Some(invoked + 10 * clients * 8);
