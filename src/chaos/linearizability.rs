@@ -319,6 +319,9 @@ impl<M: Model> Search<'_, M> {
 pub struct Register {
     /// The value and version before the first operation.
     pub start: Held,
+    /// By how much a write that changes the value raises the version: one for each event that it
+    /// leads to (a new price of a listing leads to two).
+    pub events_per_write: u64,
     /// Whether somebody whose operations are not in the history changes other parts of the
     /// aggregate (stock is reserved while its price is changed): then versions may also rise by
     /// themselves. The value may not change.
@@ -385,7 +388,7 @@ impl Register {
     ) -> Option<Held> {
         let accepted = |state: Held| {
             // What is already so leads to no event.
-            let changes = u64::from(state.value != value);
+            let changes = if state.value == value { 0 } else { self.events_per_write };
             Held { value, version: state.version + changes }
         };
         match (answer, expected) {

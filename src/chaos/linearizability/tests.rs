@@ -5,8 +5,8 @@ use super::*;
 type Op = Operation<Call, Answer>;
 
 const START: Held = Held { value: 0, version: 1 };
-const ALONE: Register = Register { start: START, others_write: false };
-const AMONG_OTHERS: Register = Register { start: START, others_write: true };
+const ALONE: Register = Register { start: START, events_per_write: 1, others_write: false };
+const AMONG_OTHERS: Register = Register { start: START, events_per_write: 1, others_write: true };
 
 fn op(call: Call, invoked: u64, answered: u64, answer: Answer) -> Op {
     Operation { client: 0, call, invoked, answered: Some((answered, answer)), over: None }
@@ -136,6 +136,14 @@ fn what_is_over_does_not_happen_any_more() {
 fn what_is_already_so_changes_nothing() {
     fine(ALONE, &[write(0, 0, 1, 1), read(2, 3, 0, 1)]);
     assert_eq!(violated(ALONE, &[write(0, 0, 1, 2)]).operation, 0);
+}
+
+#[test]
+fn a_write_may_lead_to_several_events() {
+    let twice = Register { events_per_write: 2, ..ALONE };
+    fine(twice, &[write(7, 0, 1, 3), read(2, 3, 7, 3)]);
+    assert_eq!(violated(twice, &[write(7, 0, 1, 2)]).operation, 0);
+    assert_eq!(violated(twice, &[write(7, 0, 9, 3), read(2, 3, 7, 2)]).operation, 1);
 }
 
 #[test]
@@ -322,7 +330,7 @@ proptest! {
     #[test]
     fn it_finds_what_trying_every_order_finds(plans in plans(), others_write: bool) {
         let (history, right) = recorded(&plans);
-        let model = Register { start: START, others_write };
+        let model = Register { others_write, ..ALONE };
         let verdict = check(&model, &history);
         let expected = by_brute_force(&model, START, &history.iter().collect::<Vec<_>>());
         prop_assert_eq!(verdict.is_linearizable(), expected, "{:?}", history);
