@@ -44,7 +44,7 @@ use crate::gateways::mail::LogMailer;
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::sms::LogSms;
-use crate::projections::{ReadModels, db};
+use crate::projections::{Place, ReadModels, db};
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
 use crate::subscribers::notifications::Notifications;
@@ -173,13 +173,17 @@ pub async fn open_journal(path: &Path, partitions: u16) -> anyhow::Result<Sqlite
 }
 
 async fn open_read_models(data_dir: &Path, store: &dyn Store) -> anyhow::Result<ReadModels> {
-    let mut heads = Vec::new();
-    for partition in 0..store.partitions() {
-        let head = store.head(partition).await.context("cannot read the journal")?;
-        heads.push(Position { partition, position: head.position });
-    }
-    private_file(&data_dir.join(db::FILE_NAME))?;
-    ReadModels::open_for(data_dir, &heads).await
+    let path = data_dir.join(db::FILE_NAME);
+    private_file(&path)?;
+    let heads = async || {
+        let mut heads = Vec::new();
+        for partition in 0..store.partitions() {
+            let head = store.head(partition).await.context("cannot read the journal")?;
+            heads.push(Position { partition, position: head.position });
+        }
+        Ok(heads)
+    };
+    ReadModels::open_for(&Place::File(path), heads).await
 }
 
 fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscription> {

@@ -1,12 +1,12 @@
 //! Read models: what the journal says, arranged for the questions that are asked.
 //!
 //! ```text
-//!   journal ──broker──▶ Projected<Table> ──rows and checkpoint, one transaction──▶ read.db
-//!                                                                                     │
-//!   HTTP ◀──────────────────────────── ReadModels ◀───────── a pool that only reads ──┘
+//!   journal ──broker──▶ Projected<Table> ──rows and checkpoint, one transaction──▶ ReadDb
+//!                                                                                    │
+//!   HTTP ◀──────────────────────────── ReadModels ◀──────── a pool that only reads ──┘
 //! ```
 //!
-//! Nothing here is the truth: the file can be deleted and is rebuilt from the journal. No row holds
+//! Nothing here is the truth: the tables can be dropped and are rebuilt from the journal. No row holds
 //! personal data, so an erasure needs no work here. Aggregates answer for themselves; these tables
 //! answer what no aggregate can: lists, searches, look-ups by something other than the id.
 
@@ -24,7 +24,6 @@ pub mod users;
 pub mod view;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use souk_actors::event::Position;
@@ -32,7 +31,7 @@ use souk_actors::subscriber::Subscription;
 use uuid::Uuid;
 
 pub use categories::CategoryRow;
-pub use db::ReadError;
+pub use db::{Place, ReadError};
 pub use events_index::EventFilter;
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
@@ -97,42 +96,36 @@ pub struct ReadModels {
 }
 
 impl ReadModels {
-    /// Opens the read models in this folder.
-    pub async fn open(data_dir: &Path) -> anyhow::Result<Self> {
-        let db = ReadDb::open(&data_dir.join(db::FILE_NAME)).await?;
-        Ok(Self { db })
+    /// Opens the read models in this place.
+    pub async fn open(place: &Place) -> anyhow::Result<Self> {
+        Ok(Self { db: ReadDb::open(place).await? })
     }
 
-    /// As [`ReadModels::open`], but a file that has seen more of the journal than there is (the
-    /// journal was restored from a backup, or begun anew) is deleted first, to be rebuilt.
-    pub async fn open_for(data_dir: &Path, heads: &[Position]) -> anyhow::Result<Self> {
-        let models = Self::open(data_dir).await?;
-        if !models.is_ahead(heads).await? {
+    /// As [`ReadModels::open`], but read models that have seen more of the journal than there is
+    /// (the journal was restored from a backup, or begun anew) are erased first, to be rebuilt.
+    ///
+    /// `heads` tells how far the journal is. It is asked after the read models, so that a journal
+    /// that grows meanwhile does not make them look ahead of it.
+    pub async fn open_for(
+        place: &Place,
+        heads: impl AsyncFnOnce() -> anyhow::Result<Vec<Position>>,
+    ) -> anyhow::Result<Self> {
+        let models = Self::open(place).await?;
+        let seen = models.seen().await?;
+        if !is_ahead(&seen, &heads().await?) {
             return Ok(models);
         }
         tracing::warn!("the read models are ahead of the journal: rebuilding them from it");
-        models.db.close().await;
-        for suffix in ["", "-wal", "-shm"] {
-            let path = data_dir.join(format!("{}{suffix}", db::FILE_NAME));
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error.into());
-                }
-                _ => {}
-            }
-        }
-        Self::open(data_dir).await
+        models.db.erase(place).await?;
+        Self::open(place).await
     }
 
-    async fn is_ahead(&self, heads: &[Position]) -> Result<bool, ReadError> {
+    /// The furthest checkpoint of each partition.
+    async fn seen(&self) -> Result<Vec<(i64, u64)>, ReadError> {
         let query = db::Query::new(
             "SELECT partition, MAX(position) FROM projection_checkpoints GROUP BY partition",
         );
-        let seen = self.db.fetch_as(query, |row| Ok((row.int(0)?, row.count(1)?))).await?;
-        Ok(seen.into_iter().any(|(partition, position)| {
-            let head = heads.iter().find(|head| i64::from(head.partition) == partition);
-            head.is_none_or(|head| position > head.position)
-        }))
+        self.db.fetch_as(query, |row| Ok((row.int(0)?, row.count(1)?))).await
     }
 
     /// The subscriptions that keep the read models up to date.
@@ -269,17 +262,25 @@ impl ReadModels {
     }
 }
 
+fn is_ahead(seen: &[(i64, u64)], heads: &[Position]) -> bool {
+    seen.iter().any(|(partition, position)| {
+        let head = heads.iter().find(|head| i64::from(head.partition) == *partition);
+        head.is_none_or(|head| *position > head.position)
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::testing::{event, numbered};
+    use super::testing::{TestPlace, event, numbered};
     use super::*;
 
-    fn head(position: u64) -> Vec<Position> {
-        vec![Position { partition: 0, position }]
+    async fn open_at(test: &TestPlace, position: u64) -> ReadModels {
+        let heads = async || Ok(vec![Position { partition: 0, position }]);
+        ReadModels::open_for(&test.place, heads).await.unwrap()
     }
 
-    async fn filled(dir: &Path) -> ReadModels {
-        let models = ReadModels::open(dir).await.unwrap();
+    async fn filled(test: &TestPlace) -> ReadModels {
+        let models = ReadModels::open(&test.place).await.unwrap();
         let index = events_index::EventsIndex::default();
         let projected = Projected::new(index, models.db.clone());
         let events = numbered([event("a.b", "a", 1), event("a.b", "a", 1)]);
@@ -288,15 +289,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_ahead_of_the_journal_is_begun_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        filled(dir.path()).await.close().await;
+    async fn what_is_ahead_of_the_journal_is_begun_anew() {
+        let test = TestPlace::new().await;
+        filled(&test).await.close().await;
 
-        let kept = ReadModels::open_for(dir.path(), &head(2)).await.unwrap();
+        let kept = open_at(&test, 2).await;
         assert_eq!(kept.position(EVENTS_INDEX, 0).await.unwrap(), 2);
         kept.close().await;
 
-        let anew = ReadModels::open_for(dir.path(), &head(1)).await.unwrap();
+        let anew = open_at(&test, 1).await;
         assert_eq!(anew.position(EVENTS_INDEX, 0).await.unwrap(), 0);
         let filter = EventFilter::default();
         assert!(anew.events(&filter, &BTreeMap::new(), 9).await.unwrap().is_empty());
@@ -304,8 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_projection_nobody_knows_stands_at_the_beginning() {
-        let dir = tempfile::tempdir().unwrap();
-        let models = filled(dir.path()).await;
+        let models = filled(&TestPlace::new().await).await;
         assert_eq!(models.position("no-such-view", 0).await.unwrap(), 0);
         assert_eq!(models.position(EVENTS_INDEX, 0).await.unwrap(), 2);
     }

@@ -10,7 +10,7 @@ use souk_actors::journal::sqlite::SqliteStore;
 use crate::app::open_journal;
 use crate::config::Config;
 use crate::files::private_folder;
-use crate::projections::ReadModels;
+use crate::projections::{Place, ReadModels, db};
 
 async fn open(config: &Config) -> anyhow::Result<SqliteStore> {
     private_folder(&config.storage.data_dir)?;
@@ -20,7 +20,8 @@ async fn open(config: &Config) -> anyhow::Result<SqliteStore> {
 pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
     let store = open(config).await?;
     println!("journal: up to date, {} partition(s)", store.partitions());
-    let models = ReadModels::open(&config.storage.data_dir).await?;
+    let models =
+        ReadModels::open(&Place::File(config.storage.data_dir.join(db::FILE_NAME))).await?;
     models.close().await;
     println!("read models: up to date");
     Ok(ExitCode::SUCCESS)

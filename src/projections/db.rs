@@ -1,43 +1,36 @@
 //! The read database: derived data that can be deleted and is rebuilt from the journal.
 //!
 //! Everything above speaks to it through [`ReadDb`] and [`ReadTx`] in one dialect that both SQLite
-//! and PostgreSQL understand: `$n` parameters, `INTEGER` and `TEXT`, ids as text, JSON as text.
-//! Only this file knows which database is behind it.
-//!
-//! SQLite has one writer per file, so there is one writing connection and a pool that only reads.
-//! `synchronous=NORMAL` is enough: what a power cut takes from the end of this file is projected
-//! again, because the checkpoint goes with it.
+//! and PostgreSQL understand: `$n` parameters, 64-bit integers and `TEXT`, ids as text, JSON as
+//! text, texts in the order of their bytes. Only this module knows which database is behind it:
+//! [`sqlite`] (a file, one connection that writes) or [`postgres`] (a schema of its own).
 
-use std::path::Path;
+mod postgres;
+mod sqlite;
+
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteRow, SqliteSynchronous,
-};
-use sqlx::{Arguments, AssertSqlSafe, Row as _, SqlSafeStr, Sqlite};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, Sqlite, Transaction};
 use uuid::Uuid;
 
 /// The file's name in the data folder.
 pub const FILE_NAME: &str = "read.db";
 
-/// Readers do not block each other; more than this only queue for the processor.
-const READERS_MAX: u32 = 4;
-
-/// Rows in one `INSERT`: beyond this a longer statement gains nothing and only holds the writer.
-const INSERT_ROWS_MAX: usize = 128;
-
-/// Statements of every row count (powers of two up to [`INSERT_ROWS_MAX`]) for every table, and
-/// the queries beside them.
-const STATEMENTS_CACHED: usize = 256;
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/read/sqlite");
+/// Where the read models are kept.
+#[derive(Clone)]
+pub enum Place {
+    /// In this SQLite file.
+    File(PathBuf),
+    /// In the schema `souk_read` of this PostgreSQL database.
+    Postgres(Box<PgConnectOptions>),
+}
 
 /// Why the read database did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,24 +41,12 @@ pub enum ReadError {
     /// It does not work.
     #[error("the read database failed")]
     Failed(#[source] sqlx::Error),
+    /// It will not have what it was given, and will not on a second try.
+    #[error("the read database refused a value")]
+    Refused(#[source] sqlx::Error),
     /// A stored value is not what its column holds. Names the column's number, never the value.
     #[error("column {0} of a read model holds an unreadable value")]
     Unreadable(usize),
-}
-
-impl From<sqlx::Error> for ReadError {
-    fn from(error: sqlx::Error) -> Self {
-        // SQLITE_BUSY and SQLITE_LOCKED, whose extended codes keep them in the low byte.
-        let busy = error
-            .as_database_error()
-            .and_then(|database| database.code()?.parse::<u32>().ok())
-            .is_some_and(|code| matches!(code & 0xff, 5 | 6));
-        if busy || matches!(error, sqlx::Error::PoolTimedOut) {
-            Self::Busy(error)
-        } else {
-            Self::Failed(error)
-        }
-    }
 }
 
 impl From<ReadError> for Failure {
@@ -77,7 +58,7 @@ impl From<ReadError> for Failure {
         match error {
             ReadError::Busy(_) => Self::transient(chain),
             ReadError::Failed(_) => Self::system(chain),
-            ReadError::Unreadable(_) => Self::permanent(chain),
+            ReadError::Refused(_) | ReadError::Unreadable(_) => Self::permanent(chain),
         }
     }
 }
@@ -154,6 +135,14 @@ impl From<Uuid> for Param {
 }
 
 impl Param {
+    fn as_int(&self) -> Option<i64> {
+        if let Self::Int(value) = self { *value } else { None }
+    }
+
+    fn as_text(&self) -> Option<&str> {
+        if let Self::Text(value) = self { value.as_deref() } else { None }
+    }
+
     /// A text or null.
     pub fn text(value: Option<&str>) -> Self {
         Self::Text(value.map(Into::into))
@@ -182,14 +171,24 @@ impl Param {
 }
 
 /// One row of an answer; columns by number, in the order of the `SELECT`.
-pub struct Row(SqliteRow);
+pub struct Row(RowOf);
+
+enum RowOf {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
 
 impl Row {
     fn get<'r, T>(&'r self, column: usize) -> Result<T, ReadError>
     where
         T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
+        T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
     {
-        self.0.try_get(column).map_err(|_| ReadError::Unreadable(column))
+        let value = match &self.0 {
+            RowOf::Sqlite(row) => row.try_get(column),
+            RowOf::Postgres(row) => row.try_get(column),
+        };
+        value.map_err(|_| ReadError::Unreadable(column))
     }
 
     /// A number.
@@ -272,53 +271,51 @@ fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
 
 /// A handle on the read database; cheap to clone.
 #[derive(Clone)]
-pub struct ReadDb {
-    writer: SqlitePool,
-    readers: SqlitePool,
+pub struct ReadDb(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Sqlite(sqlite::Database),
+    Postgres(postgres::Database),
 }
 
 impl ReadDb {
-    /// Opens the database in this file, creates it where it does not exist, and brings its tables
-    /// up to date.
-    pub async fn open(path: &Path) -> anyhow::Result<Self> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(Duration::from_secs(5))
-            .statement_cache_capacity(STATEMENTS_CACHED);
-        let describe = || format!("cannot open the read database {}", path.display());
-        let writer = SqlitePoolOptions::new()
-            .min_connections(1)
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await
-            .with_context(describe)?;
-        MIGRATIONS.run(&writer).await.context("cannot bring the read database up to date")?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_with(options.read_only(true))
-            .await
-            .with_context(describe)?;
-        Ok(Self { writer, readers })
+    /// Opens the database, creates it where it does not exist, and brings its tables up to date.
+    pub async fn open(place: &Place) -> anyhow::Result<Self> {
+        Ok(Self(match place {
+            Place::File(path) => Backend::Sqlite(sqlite::Database::open(path).await?),
+            Place::Postgres(options) => Backend::Postgres(postgres::Database::open(options).await?),
+        }))
+    }
+
+    /// Closes it without its rows, so that it is filled from the beginning when it is opened next.
+    pub async fn erase(self, place: &Place) -> anyhow::Result<()> {
+        if let Backend::Postgres(database) = &self.0 {
+            database.erase().await?;
+        }
+        self.close().await;
+        match place {
+            Place::File(path) => sqlite::erase(path),
+            Place::Postgres(_) => Ok(()),
+        }
     }
 
     /// Begins a transaction that writes. It waits for its turn; dropping it undoes it.
     pub async fn begin(&self) -> Result<ReadTx, ReadError> {
-        Ok(ReadTx(self.writer.begin_with("BEGIN IMMEDIATE").await?))
+        Ok(ReadTx(match &self.0 {
+            Backend::Sqlite(database) => TxOf::Sqlite(database.begin().await?),
+            Backend::Postgres(database) => TxOf::Postgres(database.begin().await?),
+        }))
     }
 
     /// Reads all rows of an answer; bound it with `LIMIT`.
     pub async fn fetch(&self, query: Query) -> Result<Vec<Row>, ReadError> {
         let Query { sql, params } = query;
-        let rows = sqlx::query_with(AssertSqlSafe(sql), arguments(params)?)
-            .fetch_all(&self.readers)
-            .await?;
-        Ok(rows.into_iter().map(Row).collect())
+        let sql = AssertSqlSafe(sql).into_sql_str();
+        match &self.0 {
+            Backend::Sqlite(database) => database.fetch(sql, params).await,
+            Backend::Postgres(database) => database.fetch(sql, params).await,
+        }
     }
 
     /// Reads all rows and turns each into a value.
@@ -332,13 +329,21 @@ impl ReadDb {
 
     /// Closes all connections. What is written after this fails.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        match &self.0 {
+            Backend::Sqlite(database) => database.close().await,
+            Backend::Postgres(database) => database.close().await,
+        }
     }
 }
 
-/// A transaction on the one writing connection.
-pub struct ReadTx(sqlx::Transaction<'static, Sqlite>);
+/// A transaction that writes. On SQLite it is the only one; on PostgreSQL others run beside it,
+/// and [`ReadTx::fetch_locked`] is what keeps two from changing the same things.
+pub struct ReadTx(TxOf);
+
+enum TxOf {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(postgres::Tx),
+}
 
 impl ReadTx {
     /// Changes rows and says how many.
@@ -347,8 +352,10 @@ impl ReadTx {
         sql: impl SqlSafeStr,
         params: Vec<Param>,
     ) -> Result<u64, ReadError> {
-        let done = sqlx::query_with(sql, arguments(params)?).execute(&mut *self.0).await?;
-        Ok(done.rows_affected())
+        match &mut self.0 {
+            TxOf::Sqlite(tx) => sqlite::execute(tx, sql.into_sql_str(), params).await,
+            TxOf::Postgres(tx) => postgres::execute(tx, sql.into_sql_str(), params).await,
+        }
     }
 
     /// Reads rows as this transaction sees them.
@@ -357,27 +364,43 @@ impl ReadTx {
         sql: impl SqlSafeStr,
         params: Vec<Param>,
     ) -> Result<Vec<Row>, ReadError> {
-        let rows = sqlx::query_with(sql, arguments(params)?).fetch_all(&mut *self.0).await?;
-        Ok(rows.into_iter().map(Row).collect())
+        match &mut self.0 {
+            TxOf::Sqlite(tx) => sqlite::fetch(tx, sql.into_sql_str(), params).await,
+            TxOf::Postgres(tx) => postgres::fetch(tx, sql.into_sql_str(), params).await,
+        }
+    }
+
+    /// Reads rows that nobody else changes or locks until this transaction ends; waits for those
+    /// who do. `sql` ends where `FOR UPDATE` may follow.
+    pub async fn fetch_locked(
+        &mut self,
+        sql: &'static str,
+        params: Vec<Param>,
+    ) -> Result<Vec<Row>, ReadError> {
+        match &mut self.0 {
+            TxOf::Sqlite(tx) => sqlite::fetch(tx, sql.into_sql_str(), params).await,
+            TxOf::Postgres(tx) => {
+                let sql = AssertSqlSafe(format!("{sql} FOR UPDATE"));
+                postgres::fetch(tx, sql.into_sql_str(), params).await
+            }
+        }
+    }
+
+    /// Reads the rows whose key, the column that `sql` ends with, is one of these.
+    pub async fn fetch_of(&mut self, sql: &str, keys: &[Uuid]) -> Result<Vec<Row>, ReadError> {
+        match &mut self.0 {
+            TxOf::Sqlite(tx) => sqlite::fetch_of(tx, sql, keys).await,
+            TxOf::Postgres(tx) => postgres::fetch_of(tx, sql, keys).await,
+        }
     }
 
     /// Makes everything of this transaction stand, together.
     pub async fn commit(self) -> Result<(), ReadError> {
-        Ok(self.0.commit().await?)
+        match self.0 {
+            TxOf::Sqlite(tx) => sqlite::commit(tx).await,
+            TxOf::Postgres(tx) => postgres::commit(tx).await,
+        }
     }
-}
-
-fn arguments(params: Vec<Param>) -> Result<SqliteArguments, ReadError> {
-    let mut arguments = SqliteArguments::default();
-    Arguments::reserve(&mut arguments, params.len(), 0);
-    for param in params {
-        let added = match param {
-            Param::Int(value) => Arguments::add(&mut arguments, value),
-            Param::Text(value) => Arguments::add(&mut arguments, value),
-        };
-        added.map_err(|error| ReadError::Failed(sqlx::Error::Encode(error)))?;
-    }
-    Ok(arguments)
 }
 
 /// A query put together from parts that this program wrote, and values that are only ever bound.
@@ -447,28 +470,24 @@ impl Query {
     }
 }
 
-/// A value's place in a statement that this file puts together. SQLite takes `$n` for a name, and
-/// looks through all names of the statement for each value: with a thousand values that alone is
-/// as dear as the insert. (PostgreSQL will want its numbers here.)
-const PLACE: &str = "?";
-
-/// An `INSERT` of many rows at once. The statements for the row counts 1, 2, 4 … are made once and
-/// stay prepared; any number of rows is put together from them.
+/// An `INSERT` of many rows at once. Its statements are made once and stay prepared.
 pub struct Insert {
     head: String,
     columns: usize,
     tail: String,
-    statements: [OnceLock<Arc<str>>; INSERT_ROWS_MAX.ilog2() as usize + 1],
+    values: sqlite::Statements,
+    arrays: OnceLock<Arc<str>>,
 }
 
 impl Insert {
     /// Rows for `columns` of `table`; `tail` follows the values (`ON CONFLICT …`).
     pub fn new(table: &'static str, columns: &[&'static str], tail: &str) -> Self {
         Self {
-            head: format!("INSERT INTO {table} ({}) VALUES ", columns.join(", ")),
+            head: format!("INSERT INTO {table} ({}) ", columns.join(", ")),
             columns: columns.len(),
             tail: tail.to_owned(),
-            statements: std::array::from_fn(|_| OnceLock::new()),
+            values: sqlite::Statements::default(),
+            arrays: OnceLock::new(),
         }
     }
 
@@ -480,76 +499,19 @@ impl Insert {
         Self::new(table, columns, &tail)
     }
 
-    /// Writes rows; `params` has the values of all of them, one row after the other.
-    pub async fn run(&self, tx: &mut ReadTx, mut params: Vec<Param>) -> Result<(), ReadError> {
+    /// Writes rows; `params` has the values of all of them, one row after the other. Rows with the
+    /// same key must not be in one call.
+    pub async fn run(&self, tx: &mut ReadTx, params: Vec<Param>) -> Result<(), ReadError> {
         debug_assert_eq!(params.len() % self.columns, 0, "whole rows");
-        while !params.is_empty() {
-            let rows = (params.len() / self.columns).min(INSERT_ROWS_MAX);
-            let exponent = rows.ilog2() as usize;
-            let rest = params.split_off((1 << exponent) * self.columns);
-            tx.execute(AssertSqlSafe(self.statement(exponent)), params).await?;
-            params = rest;
+        if params.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn statement(&self, exponent: usize) -> Arc<str> {
-        let build = || {
-            let rows: Vec<_> = (0..1_usize << exponent)
-                .map(|_| format!("({})", vec![PLACE; self.columns].join(", ")))
-                .collect();
-            format!("{}{}{}", self.head, rows.join(", "), self.tail).into()
-        };
-        self.statements[exponent].get_or_init(build).clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use souk_actors::retry::FailureKind;
-
-    use super::*;
-
-    async fn open(dir: &tempfile::TempDir) -> ReadDb {
-        ReadDb::open(&dir.path().join(FILE_NAME)).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn it_is_opened_again_with_its_rows_and_in_wal_mode() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = open(&dir).await;
-        let mut tx = db.begin().await.unwrap();
-        let insert =
-            Insert::new("projection_checkpoints", &["projection", "partition", "position"], "");
-        let rows = (0..300_u16)
-            .flat_map(|partition| vec!["test".into(), partition.into(), Param::from(7_u64)])
-            .collect();
-        insert.run(&mut tx, rows).await.unwrap();
-        tx.commit().await.unwrap();
-        db.close().await;
-
-        let db = open(&dir).await;
-        let count = db.fetch(Query::new("SELECT COUNT(*) FROM projection_checkpoints")).await;
-        assert_eq!(count.unwrap()[0].int(0).unwrap(), 300);
-        let mode = db.fetch(Query::new("PRAGMA journal_mode")).await.unwrap();
-        assert_eq!(mode[0].text(0).unwrap(), "wal");
-    }
-
-    #[tokio::test]
-    async fn a_reader_cannot_write() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = open(&dir).await;
-        let outcome = db.fetch(Query::new("DELETE FROM projection_checkpoints RETURNING 1")).await;
-        assert_eq!(Failure::from(outcome.err().unwrap()).kind, FailureKind::System);
-    }
-
-    #[test]
-    fn an_upsert_replaces_everything_but_the_key() {
-        let insert = Insert::upsert("t_v1", &["id", "a", "b"]);
-        assert_eq!(
-            &*insert.statement(1),
-            "INSERT INTO t_v1 (id, a, b) VALUES (?, ?, ?), (?, ?, ?) \
-             ON CONFLICT (id) DO UPDATE SET a = excluded.a, b = excluded.b"
-        );
+        match &mut tx.0 {
+            TxOf::Sqlite(tx) => self.values.run(self, tx, params).await,
+            TxOf::Postgres(tx) => {
+                let sql = self.arrays.get_or_init(|| postgres::statement(self, &params)).clone();
+                postgres::insert(tx, sql, self.columns, &params).await
+            }
+        }
     }
 }

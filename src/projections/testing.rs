@@ -6,27 +6,56 @@ use souk_actors::event::{EventPayload, StoredEvent};
 use souk_actors::testing::stored_event;
 use uuid::Uuid;
 
-use super::db::{FILE_NAME, ReadDb};
+use super::db::{FILE_NAME, Place, ReadDb};
 use super::view::{Table, View};
 
-/// A database of its own in a folder that goes with it.
+/// Which store the tests are for: `sqlite`, or `postgres` with a server of the tests' own.
+const STORE_VARIABLE: &str = "SOUK_TEST_STORE";
+
+/// A place for read models of one test: a folder that goes with it, or a database of a server that
+/// goes with the tests.
+pub struct TestPlace {
+    /// The place.
+    pub place: Place,
+    _dir: Option<tempfile::TempDir>,
+}
+
+impl TestPlace {
+    /// An empty one.
+    pub async fn new() -> Self {
+        if std::env::var(STORE_VARIABLE).is_ok_and(|store| store == "postgres") {
+            let server = souk_actors::testing::postgres::Server::shared();
+            let options = server.create_database().await.parse().unwrap();
+            return Self { place: Place::Postgres(Box::new(options)), _dir: None };
+        }
+        let dir = tempfile::tempdir().unwrap();
+        Self { place: Place::File(dir.path().join(FILE_NAME)), _dir: Some(dir) }
+    }
+}
+
+/// A database of its own.
 pub struct TestDb {
     /// The database.
     pub db: ReadDb,
-    dir: tempfile::TempDir,
+    place: TestPlace,
 }
 
 /// Opens an empty database.
 pub async fn open() -> TestDb {
-    let dir = tempfile::tempdir().unwrap();
-    TestDb { db: ReadDb::open(&dir.path().join(FILE_NAME)).await.unwrap(), dir }
+    let place = TestPlace::new().await;
+    TestDb { db: ReadDb::open(&place.place).await.unwrap(), place }
 }
 
 impl TestDb {
-    /// The same file in a new process, so to speak.
+    /// The same in a new process, so to speak.
     pub async fn reopen(self) -> Self {
         self.db.close().await;
-        Self { db: ReadDb::open(&self.dir.path().join(FILE_NAME)).await.unwrap(), dir: self.dir }
+        Self { db: ReadDb::open(&self.place.place).await.unwrap(), place: self.place }
+    }
+
+    /// Whether it is on PostgreSQL.
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.place.place, Place::Postgres(_))
     }
 }
 

@@ -16,13 +16,9 @@ use souk_actors::event::{DecodeError, EventPayload, StoredEvent};
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Projection;
-use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, Row};
-
-/// Ids in one `IN (…)`.
-const KEYS_MAX: usize = 500;
 
 /// Rows that follow from events.
 #[async_trait]
@@ -81,6 +77,7 @@ impl<T: Table> Projected<T> {
     /// aggregate behind it were set aside too and come after it, and a table bears a repeat.
     pub async fn take_late(&self, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let mut tx = self.db.begin().await?;
+        stored_position(&mut tx, T::NAME, event.partition).await?;
         self.table.write(&mut tx, std::slice::from_ref(event)).await?;
         Ok(tx.commit().await?)
     }
@@ -117,10 +114,20 @@ pub async fn position(db: &ReadDb, name: &str, partition: u16) -> Result<u64, Re
     Ok(db.fetch_as(query, |row| row.count(0)).await?.first().copied().unwrap_or(0))
 }
 
+/// The checkpoint, as long as the transaction lasts its own: the same projection in another
+/// process, or a letter that is taken late, waits until this one is over.
 async fn stored_position(tx: &mut ReadTx, name: &str, partition: u16) -> Result<u64, ReadError> {
     const SQL: &str =
         "SELECT position FROM projection_checkpoints WHERE projection = $1 AND partition = $2";
-    let rows = tx.fetch(SQL, vec![name.into(), partition.into()]).await?;
+    const FIRST: &str = "INSERT INTO projection_checkpoints (projection, partition, position) \
+         VALUES ($1, $2, 0) ON CONFLICT (projection, partition) DO NOTHING";
+    let params = || vec![name.into(), partition.into()];
+    let mut rows = tx.fetch_locked(SQL, params()).await?;
+    if rows.is_empty() {
+        // What is not there cannot be locked.
+        tx.execute(FIRST, params()).await?;
+        rows = tx.fetch_locked(SQL, params()).await?;
+    }
     rows.first().map_or(Ok(0), |row| row.count(0))
 }
 
@@ -198,19 +205,10 @@ async fn load<V: View>(
     rows: &mut BTreeMap<Uuid, Option<V::Row>>,
 ) -> Result<(), ReadError> {
     let keys: Vec<Uuid> = rows.keys().copied().collect();
-    for keys in keys.chunks(KEYS_MAX) {
-        let marks: Vec<_> = (1..=keys.len()).map(|number| format!("${number}")).collect();
-        let sql = format!(
-            "SELECT {} FROM {} WHERE {} IN ({})",
-            V::COLUMNS.join(", "),
-            V::TABLE,
-            V::COLUMNS[0],
-            marks.join(", ")
-        );
-        let params = keys.iter().map(|key| Param::from(*key)).collect();
-        for row in tx.fetch(AssertSqlSafe(sql), params).await? {
-            rows.insert(row.id(0)?, Some(V::read(&row)?));
-        }
+    let (columns, table, key) = (V::COLUMNS.join(", "), V::TABLE, V::COLUMNS[0]);
+    let sql = format!("SELECT {columns} FROM {table} WHERE {key}");
+    for row in tx.fetch_of(&sql, &keys).await? {
+        rows.insert(row.id(0)?, Some(V::read(&row)?));
     }
     Ok(())
 }

@@ -1,0 +1,347 @@
+//! The read models in a schema of one PostgreSQL database, beside the journal.
+//!
+//! ```text
+//!   projections of every partition ──▶ writers ─┐
+//!                                               ├──▶ schema souk_read
+//!   HTTP ────────────────────────────▶ readers ─┘
+//! ```
+//!
+//! Projections of all partitions write at the same time. No two of them have a row in common: an
+//! aggregate's row is written by its partition alone, and each transaction locks its checkpoint's
+//! row before anything else, so that the same projection of the same partition in another process
+//! waits for it. Nobody ever holds a lock and waits for one that is taken in another order.
+//!
+//! A transaction is durable when it is committed. To save that (the checkpoint would go with the
+//! rows) is no gain here: a database that comes back from a crash with older checkpoints would
+//! meet a process that goes on from newer ones.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{
+    Arguments, AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection,
+    Postgres, SqlSafeStr as _, SqlStr,
+};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use super::{Insert, Param, ReadError, Row, RowOf};
+
+/// The schema of every table here.
+const SCHEMA: &str = "souk_read";
+
+/// Transactions of projections at once. More than processors gain nothing: they wait for the same
+/// log.
+const WRITERS_MAX: u32 = 8;
+/// Queries of requests at once.
+const READERS_MAX: u32 = 8;
+
+/// How long a request waits for a connection, and a projection.
+const READER_WAIT: Duration = Duration::from_secs(2);
+const WRITER_WAIT: Duration = Duration::from_secs(10);
+
+/// A connection that was unused for longer is tried before it is used: the server may have been
+/// restarted.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
+/// After a failed attempt to reach the server everybody else is told so at once, for so long.
+const UNREACHABLE_FOR: Duration = Duration::from_millis(500);
+
+/// How long one attempt to reach the server may take.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a statement may take before the server gives it up, and a little later we do.
+const STATEMENT_MAX: Duration = Duration::from_secs(20);
+const ANSWER_MAX: Duration = Duration::from_secs(25);
+
+/// What the server is asked to do by itself. Above all a process that was stopped in the middle of
+/// a transaction must not keep others waiting for its locks.
+const SESSION: [(&str, &str); 4] = [
+    ("search_path", SCHEMA),
+    ("statement_timeout", "20s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+];
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/read/postgres");
+
+impl ReadError {
+    fn postgres(error: sqlx::Error) -> Self {
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            return Self::Busy(error);
+        }
+        let code = error.as_database_error().and_then(|database| database.code());
+        match code.as_deref() {
+            // Serialization failure, deadlock, lock not available, query cancelled by its time
+            // limit.
+            Some("40001" | "40P01" | "55P03" | "57014") => Self::Busy(error),
+            // Data exceptions and integrity constraint violations.
+            Some(code) if code.starts_with("22") || code.starts_with("23") => Self::Refused(error),
+            _ => Self::Failed(error),
+        }
+    }
+
+    /// Whether the connection is gone: then another one may do.
+    fn is_lost(&self) -> bool {
+        let Self::Failed(error) = self else { return false };
+        match error {
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+            // Shutting down, crashed, connection exceptions.
+            sqlx::Error::Database(database) => database
+                .code()
+                .is_some_and(|code| code.starts_with("57P") || code.starts_with("08")),
+            _ => false,
+        }
+    }
+}
+
+/// The schema, open.
+#[derive(Clone)]
+pub(super) struct Database {
+    options: PgConnectOptions,
+    writers: PgPool,
+    readers: PgPool,
+    /// Until when the server is taken for unreachable.
+    unreachable: Arc<Mutex<Option<Instant>>>,
+}
+
+/// A transaction. Dropped without a commit it takes its connection along, which undoes it whatever
+/// state the connection is in.
+pub(super) struct Tx {
+    connection: PoolConnection<Postgres>,
+    committed: bool,
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl Database {
+    pub(super) async fn open(options: &PgConnectOptions) -> anyhow::Result<Self> {
+        let options = options.clone().options(SESSION).application_name("souk read models");
+        let mut connection = options.connect().await.context("cannot reach the read models")?;
+        make_schema(&mut connection).await?;
+        MIGRATIONS.run(&mut connection).await.with_context(|| {
+            format!(
+                "cannot bring the schema {SCHEMA} up to date; it is derived data: drop it, and it is \
+                 rebuilt from the journal"
+            )
+        })?;
+        // An orderly goodbye; if it is not heard nothing is lost.
+        let _: Result<(), sqlx::Error> = connection.close().await;
+        let pool = |max, wait| {
+            PgPoolOptions::new()
+                .max_connections(max)
+                .acquire_timeout(wait)
+                .test_before_acquire(false)
+                .before_acquire(|connection, meta| {
+                    Box::pin(async move {
+                        Ok(meta.idle_for < TRUSTED_FOR || connection.ping().await.is_ok())
+                    })
+                })
+        };
+        let writers = pool(WRITERS_MAX, WRITER_WAIT).connect_lazy_with(options.clone());
+        let read_only = options.clone().options([("default_transaction_read_only", "on")]);
+        let readers = pool(READERS_MAX, READER_WAIT).connect_lazy_with(read_only);
+        Ok(Self { options, writers, readers, unreachable: Arc::default() })
+    }
+
+    /// Empties every table but the list of migrations.
+    pub(super) async fn erase(&self) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let tables = "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables \
+            WHERE schemaname = current_schema() AND tablename <> '_sqlx_migrations'";
+        let found = fetch(&mut tx, tables.into_sql_str(), Vec::new()).await?;
+        if let Some(tables) = found.first().map(|row| row.text_or_null(0)).transpose()?.flatten() {
+            let truncate = AssertSqlSafe(format!("TRUNCATE {tables}"));
+            execute(&mut tx, truncate.into_sql_str(), Vec::new()).await?;
+        }
+        Ok(commit(tx).await?)
+    }
+
+    pub(super) async fn begin(&self) -> Result<Tx, ReadError> {
+        let connection = self.connection(&self.writers).await?;
+        let mut tx = Tx { connection, committed: false };
+        within(tx.connection.execute("BEGIN")).await?;
+        Ok(tx)
+    }
+
+    pub(super) async fn fetch(
+        &self,
+        sql: SqlStr,
+        params: Vec<Param>,
+    ) -> Result<Vec<Row>, ReadError> {
+        match self.fetch_once(sql.clone(), params.clone()).await {
+            Err(error) if error.is_lost() => self.fetch_once(sql, params).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn fetch_once(&self, sql: SqlStr, params: Vec<Param>) -> Result<Vec<Row>, ReadError> {
+        let mut connection = self.connection(&self.readers).await?;
+        let query = sqlx::query_with(sql, arguments(params)?);
+        let fetched = within(query.fetch_all(&mut *connection)).await;
+        if fetched.is_err() {
+            connection.close_on_drop();
+        }
+        fetched.map(rows)
+    }
+
+    /// A connection, or why there is none: all are in use, or the server cannot be reached.
+    async fn connection(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, ReadError> {
+        if self.is_unreachable() {
+            return Err(ReadError::Failed(sqlx::Error::PoolTimedOut));
+        }
+        let error = match pool.acquire().await {
+            Ok(connection) => return Ok(connection),
+            // The pool says the same of a server that is not there and of one that is busy.
+            Err(error @ sqlx::Error::PoolTimedOut) => match self.reach().await {
+                Ok(()) => return Err(ReadError::Busy(error)),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        let until = Instant::now() + UNREACHABLE_FOR;
+        *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        Err(ReadError::Failed(error))
+    }
+
+    fn is_unreachable(&self) -> bool {
+        let until = *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    async fn reach(&self) -> Result<(), sqlx::Error> {
+        let connected = timeout(CONNECT_MAX, self.options.connect()).await;
+        connected.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        self.writers.close().await;
+    }
+}
+
+/// Makes the schema where it is missing. One that an administrator made may be used by a role that
+/// could not make it.
+async fn make_schema(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let exists = "SELECT to_regnamespace($1) IS NOT NULL";
+    let exists: bool = sqlx::query_scalar(exists)
+        .bind(SCHEMA)
+        .fetch_one(&mut *connection)
+        .await
+        .context("cannot look for the schema of the read models")?;
+    if exists {
+        return Ok(());
+    }
+    let create = AssertSqlSafe(format!("CREATE SCHEMA {SCHEMA}"));
+    let Err(error) = connection.execute(create).await else { return Ok(()) };
+    let code = error.as_database_error().and_then(|database| database.code());
+    match code.as_deref() {
+        // Somebody else was quicker.
+        Some("42P06" | "23505") => Ok(()),
+        Some("42501") => bail!(
+            "the role may not make the schema {SCHEMA}: GRANT CREATE ON DATABASE to it, or \
+             CREATE SCHEMA {SCHEMA} AUTHORIZATION it"
+        ),
+        _ => Err(error).with_context(|| format!("cannot make the schema {SCHEMA}")),
+    }
+}
+
+/// An answer, or that there was none in time: the server's own limits do not help against a
+/// network that swallows everything.
+async fn within<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, ReadError> {
+    match timeout(ANSWER_MAX, answer).await {
+        Ok(answer) => answer.map_err(ReadError::postgres),
+        Err(_) => {
+            let limit = format!("no answer within {} s", STATEMENT_MAX.as_secs());
+            let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, limit);
+            Err(ReadError::Failed(sqlx::Error::Io(silent)))
+        }
+    }
+}
+
+pub(super) async fn execute(
+    tx: &mut Tx,
+    sql: SqlStr,
+    params: Vec<Param>,
+) -> Result<u64, ReadError> {
+    let query = sqlx::query_with(sql, arguments(params)?);
+    Ok(within(query.execute(&mut *tx.connection)).await?.rows_affected())
+}
+
+pub(super) async fn fetch(
+    tx: &mut Tx,
+    sql: SqlStr,
+    params: Vec<Param>,
+) -> Result<Vec<Row>, ReadError> {
+    let query = sqlx::query_with(sql, arguments(params)?);
+    within(query.fetch_all(&mut *tx.connection)).await.map(rows)
+}
+
+pub(super) async fn fetch_of(tx: &mut Tx, sql: &str, keys: &[Uuid]) -> Result<Vec<Row>, ReadError> {
+    let keys: Vec<_> = keys.iter().map(|key| key.hyphenated().to_string()).collect();
+    let sql = AssertSqlSafe(format!("{sql} = ANY($1)"));
+    let query = sqlx::query(sql).bind(keys);
+    within(query.fetch_all(&mut *tx.connection)).await.map(rows)
+}
+
+pub(super) async fn commit(mut tx: Tx) -> Result<(), ReadError> {
+    within(tx.connection.execute("COMMIT")).await?;
+    tx.committed = true;
+    Ok(())
+}
+
+fn rows(rows: Vec<PgRow>) -> Vec<Row> {
+    rows.into_iter().map(|row| Row(RowOf::Postgres(row))).collect()
+}
+
+fn arguments(params: Vec<Param>) -> Result<PgArguments, ReadError> {
+    let mut arguments = PgArguments::default();
+    Arguments::reserve(&mut arguments, params.len(), 0);
+    for param in params {
+        let added = match param {
+            Param::Int(value) => arguments.add(value),
+            Param::Text(value) => arguments.add(value.as_deref()),
+        };
+        added.map_err(|error| ReadError::Refused(sqlx::Error::Encode(error)))?;
+    }
+    Ok(arguments)
+}
+
+/// The statement of an [`Insert`]: one array a column, so that it is the same for any number of
+/// rows. The types are those of the first row's values.
+pub(super) fn statement(insert: &Insert, params: &[Param]) -> Arc<str> {
+    let arrays = params[..insert.columns].iter().zip(1..).map(|(param, number)| match param {
+        Param::Int(_) => format!("${number}::BIGINT[]"),
+        Param::Text(_) => format!("${number}::TEXT[]"),
+    });
+    let arrays = arrays.collect::<Vec<_>>().join(", ");
+    format!("{}SELECT * FROM UNNEST({arrays}){}", insert.head, insert.tail).into()
+}
+
+pub(super) async fn insert(
+    tx: &mut Tx,
+    sql: Arc<str>,
+    columns: usize,
+    params: &[Param],
+) -> Result<(), ReadError> {
+    let mut arguments = PgArguments::default();
+    for column in 0..columns {
+        let values = params.iter().skip(column).step_by(columns);
+        let added = match &params[column] {
+            Param::Int(_) => arguments.add(values.map(Param::as_int).collect::<Vec<_>>()),
+            Param::Text(_) => arguments.add(values.map(Param::as_text).collect::<Vec<_>>()),
+        };
+        added.map_err(|error| ReadError::Refused(sqlx::Error::Encode(error)))?;
+    }
+    let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
+    within(query.execute(&mut *tx.connection)).await.map(drop)
+}

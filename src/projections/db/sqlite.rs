@@ -1,0 +1,264 @@
+//! The read models in one SQLite file.
+//!
+//! SQLite has one writer per file, so there is one writing connection and a pool that only reads.
+//! `synchronous=NORMAL` is enough: what a power cut takes from the end of this file is projected
+//! again, because the checkpoint goes with it.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Arguments, AssertSqlSafe, SqlSafeStr as _, SqlStr, Sqlite};
+use uuid::Uuid;
+
+use super::{Insert, Param, ReadError, Row, RowOf};
+
+/// Readers do not block each other; more than this only queue for the processor.
+const READERS_MAX: u32 = 4;
+
+/// Rows in one `INSERT`: beyond this a longer statement gains nothing and only holds the writer.
+const INSERT_ROWS_MAX: usize = 128;
+
+/// Ids in one `IN (…)`.
+const KEYS_MAX: usize = 500;
+
+/// Statements of every row count (powers of two up to [`INSERT_ROWS_MAX`]) for every table, and
+/// the queries beside them.
+const STATEMENTS_CACHED: usize = 256;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/read/sqlite");
+
+impl ReadError {
+    fn sqlite(error: sqlx::Error) -> Self {
+        // Extended codes keep the code in the low byte: SQLITE_BUSY, SQLITE_LOCKED,
+        // SQLITE_CONSTRAINT.
+        let code = error
+            .as_database_error()
+            .and_then(|database| Some(database.code()?.parse::<u32>().ok()? & 0xff));
+        match code {
+            Some(5 | 6) => Self::Busy(error),
+            Some(19) => Self::Refused(error),
+            _ if matches!(error, sqlx::Error::PoolTimedOut) => Self::Busy(error),
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+type Tx = sqlx::Transaction<'static, Sqlite>;
+
+/// The file, open.
+#[derive(Clone)]
+pub(super) struct Database {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Database {
+    pub(super) async fn open(path: &Path) -> anyhow::Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(Duration::from_secs(5))
+            .statement_cache_capacity(STATEMENTS_CACHED);
+        let describe = || format!("cannot open the read database {}", path.display());
+        let writer = SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await
+            .with_context(describe)?;
+        MIGRATIONS.run(&writer).await.context("cannot bring the read database up to date")?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(options.read_only(true))
+            .await
+            .with_context(describe)?;
+        Ok(Self { writer, readers })
+    }
+
+    pub(super) async fn begin(&self) -> Result<Tx, ReadError> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(ReadError::sqlite)
+    }
+
+    pub(super) async fn fetch(
+        &self,
+        sql: SqlStr,
+        params: Vec<Param>,
+    ) -> Result<Vec<Row>, ReadError> {
+        let query = sqlx::query_with(sql, arguments(params)?);
+        query.fetch_all(&self.readers).await.map(rows).map_err(ReadError::sqlite)
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Deletes the file and what SQLite keeps beside it.
+pub(super) fn erase(path: &Path) -> anyhow::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("cannot delete the read database");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn execute(
+    tx: &mut Tx,
+    sql: SqlStr,
+    params: Vec<Param>,
+) -> Result<u64, ReadError> {
+    let done = sqlx::query_with(sql, arguments(params)?).execute(&mut **tx).await;
+    Ok(done.map_err(ReadError::sqlite)?.rows_affected())
+}
+
+pub(super) async fn fetch(
+    tx: &mut Tx,
+    sql: SqlStr,
+    params: Vec<Param>,
+) -> Result<Vec<Row>, ReadError> {
+    let query = sqlx::query_with(sql, arguments(params)?);
+    query.fetch_all(&mut **tx).await.map(rows).map_err(ReadError::sqlite)
+}
+
+pub(super) async fn fetch_of(tx: &mut Tx, sql: &str, keys: &[Uuid]) -> Result<Vec<Row>, ReadError> {
+    let mut found = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(KEYS_MAX) {
+        let places = vec![PLACE; keys.len()].join(", ");
+        let sql = AssertSqlSafe(format!("{sql} IN ({places})")).into_sql_str();
+        found.extend(fetch(tx, sql, keys.iter().map(|key| Param::from(*key)).collect()).await?);
+    }
+    Ok(found)
+}
+
+pub(super) async fn commit(tx: Tx) -> Result<(), ReadError> {
+    tx.commit().await.map_err(ReadError::sqlite)
+}
+
+fn rows(rows: Vec<SqliteRow>) -> Vec<Row> {
+    rows.into_iter().map(|row| Row(RowOf::Sqlite(row))).collect()
+}
+
+fn arguments(params: Vec<Param>) -> Result<SqliteArguments, ReadError> {
+    let mut arguments = SqliteArguments::default();
+    Arguments::reserve(&mut arguments, params.len(), 0);
+    for param in params {
+        let added = match param {
+            Param::Int(value) => Arguments::add(&mut arguments, value),
+            Param::Text(value) => Arguments::add(&mut arguments, value),
+        };
+        added.map_err(|error| ReadError::Refused(sqlx::Error::Encode(error)))?;
+    }
+    Ok(arguments)
+}
+
+/// A value's place in a statement that this file puts together. SQLite takes `$n` for a name, and
+/// looks through all names of the statement for each value: with a thousand values that alone is
+/// as dear as the insert.
+const PLACE: &str = "?";
+
+/// The statements of an [`Insert`] for the row counts 1, 2, 4 …, made once; any number of rows is
+/// put together from them.
+pub(super) struct Statements([OnceLock<Arc<str>>; INSERT_ROWS_MAX.ilog2() as usize + 1]);
+
+impl Default for Statements {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| OnceLock::new()))
+    }
+}
+
+impl Statements {
+    pub(super) async fn run(
+        &self,
+        insert: &Insert,
+        tx: &mut Tx,
+        mut params: Vec<Param>,
+    ) -> Result<(), ReadError> {
+        while !params.is_empty() {
+            let rows = (params.len() / insert.columns).min(INSERT_ROWS_MAX);
+            let exponent = rows.ilog2() as usize;
+            let rest = params.split_off((1 << exponent) * insert.columns);
+            let statement = AssertSqlSafe(self.statement(insert, exponent)).into_sql_str();
+            execute(tx, statement, params).await?;
+            params = rest;
+        }
+        Ok(())
+    }
+
+    fn statement(&self, insert: &Insert, exponent: usize) -> Arc<str> {
+        let build = || {
+            let row = format!("({})", vec![PLACE; insert.columns].join(", "));
+            let rows = vec![row; 1 << exponent].join(", ");
+            format!("{}VALUES {rows}{}", insert.head, insert.tail).into()
+        };
+        self.0[exponent].get_or_init(build).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::retry::{Failure, FailureKind};
+
+    use super::*;
+    use crate::projections::db::{FILE_NAME, Place, Query, ReadDb};
+
+    async fn open(dir: &tempfile::TempDir) -> ReadDb {
+        ReadDb::open(&Place::File(dir.path().join(FILE_NAME))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn it_is_opened_again_with_its_rows_and_in_wal_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&dir).await;
+        let mut tx = db.begin().await.unwrap();
+        let insert =
+            Insert::new("projection_checkpoints", &["projection", "partition", "position"], "");
+        let rows = (0..300_u16)
+            .flat_map(|partition| vec!["test".into(), partition.into(), Param::from(7_u64)])
+            .collect();
+        insert.run(&mut tx, rows).await.unwrap();
+        tx.commit().await.unwrap();
+        db.close().await;
+
+        let db = open(&dir).await;
+        let count = db.fetch(Query::new("SELECT COUNT(*) FROM projection_checkpoints")).await;
+        assert_eq!(count.unwrap()[0].int(0).unwrap(), 300);
+        let mode = db.fetch(Query::new("PRAGMA journal_mode")).await.unwrap();
+        assert_eq!(mode[0].text(0).unwrap(), "wal");
+    }
+
+    #[tokio::test]
+    async fn a_reader_cannot_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&dir).await;
+        let outcome = db.fetch(Query::new("DELETE FROM projection_checkpoints RETURNING 1")).await;
+        assert_eq!(Failure::from(outcome.err().unwrap()).kind, FailureKind::System);
+    }
+
+    #[test]
+    fn an_upsert_replaces_everything_but_the_key() {
+        let insert = Insert::upsert("t_v1", &["id", "a", "b"]);
+        assert_eq!(
+            &*insert.values.statement(&insert, 1),
+            "INSERT INTO t_v1 (id, a, b) VALUES (?, ?, ?), (?, ?, ?) \
+             ON CONFLICT (id) DO UPDATE SET a = excluded.a, b = excluded.b"
+        );
+    }
+}
