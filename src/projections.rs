@@ -305,7 +305,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_projection_nobody_knows_stands_at_the_beginning() {
-        let models = filled(&TestPlace::new().await).await;
+        let test = TestPlace::new().await;
+        let models = filled(&test).await;
         assert_eq!(models.position("no-such-view", 0).await.unwrap(), 0);
         assert_eq!(models.position(EVENTS_INDEX, 0).await.unwrap(), 2);
     }

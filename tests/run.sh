@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test: unit, integration and doc tests of both
-# crates, then the README's walk-through. Ends with how many passed and failed; the exit code is 0
+# crates, what rests on the store once more on PostgreSQL, then the README's walk-through. Ends with how many passed and failed; the exit code is 0
 # only if nothing failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -42,6 +42,11 @@ failed=0
 # All features: the test kits of the runtime are behind one, and have tests of their own.
 echo "== tests of both crates =="
 cargo test --workspace --all-features --no-fail-fast 2>&1 | tee "$output" || failed=1
+
+# What rests on the store, once more on the other one.
+echo "== the same on PostgreSQL =="
+SOUK_TEST_STORE=postgres cargo test --workspace --all-features --no-fail-fast --lib projections 2>&1 |
+    tee -a "$output" || failed=1
 
 echo "== the README's walk-through =="
 walked=1

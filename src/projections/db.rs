@@ -3,7 +3,7 @@
 //! Everything above speaks to it through [`ReadDb`] and [`ReadTx`] in one dialect that both SQLite
 //! and PostgreSQL understand: `$n` parameters, 64-bit integers and `TEXT`, ids as text, JSON as
 //! text, texts in the order of their bytes. Only this module knows which database is behind it:
-//! [`sqlite`] (a file, one connection that writes) or [`postgres`] (a schema of its own).
+//! `sqlite` (a file, one connection that writes) or `postgres` (a schema of its own).
 
 mod postgres;
 mod sqlite;

@@ -53,6 +53,11 @@ impl TestDb {
         Self { db: ReadDb::open(&self.place.place).await.unwrap(), place: self.place }
     }
 
+    /// Another handle on the same, as another process would have it.
+    pub async fn again(&self) -> ReadDb {
+        ReadDb::open(&self.place.place).await.unwrap()
+    }
+
     /// Whether it is on PostgreSQL.
     pub fn is_postgres(&self) -> bool {
         matches!(self.place.place, Place::Postgres(_))

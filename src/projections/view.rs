@@ -358,6 +358,33 @@ mod tests {
         assert_eq!(projected.position(1).await.unwrap(), 0);
     }
 
+    /// As when a process that was taken for dead comes back to a database that another one has
+    /// taken over.
+    #[tokio::test]
+    async fn two_that_project_the_same_have_effect_once() {
+        let test = testing::open().await;
+        let other = test.again().await;
+        let changes = (0..40).map(|number| match number % 2 {
+            0 => changed("books", "category.deactivated"),
+            _ => changed("books", "category.activated"),
+        });
+        let events = numbered(std::iter::once(created("books")).chain(changes));
+        let advance_all = async |db: &ReadDb, page: usize| {
+            let projected = categories(db);
+            for page in events.chunks(page) {
+                projected.advance(0, page, page.last().unwrap().position).await.unwrap();
+            }
+        };
+        tokio::join!(
+            advance_all(&test.db, 1),
+            advance_all(&other, 3),
+            advance_all(&test.db, 7),
+            advance_all(&other, 50)
+        );
+        assert_eq!(slugs(&test.db).await, [("books".to_owned(), true)]);
+        assert_eq!(categories(&other).position(0).await.unwrap(), 41);
+    }
+
     #[tokio::test]
     async fn events_of_no_concern_move_the_checkpoint_forward_only() {
         let test = testing::open().await;

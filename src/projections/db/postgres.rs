@@ -53,8 +53,7 @@ const UNREACHABLE_FOR: Duration = Duration::from_millis(500);
 /// How long one attempt to reach the server may take.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// How long a statement may take before the server gives it up, and a little later we do.
-const STATEMENT_MAX: Duration = Duration::from_secs(20);
+/// How long an answer may take: a little longer than the server lets a statement run.
 const ANSWER_MAX: Duration = Duration::from_secs(25);
 
 /// What the server is asked to do by itself. Above all a process that was stopped in the middle of
@@ -101,7 +100,7 @@ impl ReadError {
 /// The schema, open.
 #[derive(Clone)]
 pub(super) struct Database {
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     writers: PgPool,
     readers: PgPool,
     /// Until when the server is taken for unreachable.
@@ -150,7 +149,7 @@ impl Database {
         let writers = pool(WRITERS_MAX, WRITER_WAIT).connect_lazy_with(options.clone());
         let read_only = options.clone().options([("default_transaction_read_only", "on")]);
         let readers = pool(READERS_MAX, READER_WAIT).connect_lazy_with(read_only);
-        Ok(Self { options, writers, readers, unreachable: Arc::default() })
+        Ok(Self { options: Arc::new(options), writers, readers, unreachable: Arc::default() })
     }
 
     /// Empties every table but the list of migrations.
@@ -261,7 +260,7 @@ async fn within<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Resu
     match timeout(ANSWER_MAX, answer).await {
         Ok(answer) => answer.map_err(ReadError::postgres),
         Err(_) => {
-            let limit = format!("no answer within {} s", STATEMENT_MAX.as_secs());
+            let limit = format!("no answer within {} s", ANSWER_MAX.as_secs());
             let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, limit);
             Err(ReadError::Failed(sqlx::Error::Io(silent)))
         }
@@ -344,4 +343,142 @@ pub(super) async fn insert(
     }
     let query = sqlx::query_with(AssertSqlSafe(sql), arguments);
     within(query.execute(&mut *tx.connection)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::retry::{Failure, FailureKind};
+    use souk_actors::testing::postgres::{Options, Server};
+
+    use crate::projections::db::{Insert, Param, Place, Query, ReadDb, ReadError, ReadTx};
+
+    const ALL: &str = "SELECT COUNT(*) FROM projection_checkpoints";
+
+    async fn open(url: &str) -> anyhow::Result<ReadDb> {
+        ReadDb::open(&Place::Postgres(Box::new(url.parse().unwrap()))).await
+    }
+
+    async fn fresh() -> ReadDb {
+        open(&Server::shared().create_database().await).await.unwrap()
+    }
+
+    async fn add(tx: &mut ReadTx, partitions: std::ops::Range<u16>) -> Result<(), ReadError> {
+        let columns = ["projection", "partition", "position"];
+        let rows = partitions
+            .flat_map(|partition| vec!["test".into(), partition.into(), Param::from(7_u64)])
+            .collect();
+        Insert::new("projection_checkpoints", &columns, "").run(tx, rows).await
+    }
+
+    async fn count(db: &ReadDb) -> Result<i64, ReadError> {
+        db.fetch(Query::new(ALL)).await?[0].int(0)
+    }
+
+    fn kind<T>(outcome: Result<T, ReadError>) -> FailureKind {
+        Failure::from(outcome.err().expect("it fails")).kind
+    }
+
+    #[tokio::test]
+    async fn it_is_opened_again_with_its_rows_in_a_schema_of_its_own() {
+        let url = Server::shared().create_database().await;
+        let db = open(&url).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        add(&mut tx, 0..300).await.unwrap();
+        tx.commit().await.unwrap();
+        db.close().await;
+
+        let db = open(&url).await.unwrap();
+        assert_eq!(count(&db).await.unwrap(), 300);
+        let elsewhere = "SELECT COUNT(*) FROM pg_tables WHERE schemaname NOT IN \
+            ('souk_read', 'pg_catalog', 'information_schema')";
+        let elsewhere = db.fetch(Query::new(elsewhere)).await.unwrap();
+        assert_eq!(elsewhere[0].int(0).unwrap(), 0);
+        let refused = db.fetch(Query::new("DELETE FROM projection_checkpoints RETURNING 1")).await;
+        assert_eq!(kind(refused), FailureKind::System, "a reader cannot write");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_committed_is_undone() {
+        let db = fresh().await;
+        let mut tx = db.begin().await.unwrap();
+        add(&mut tx, 0..3).await.unwrap();
+        drop(tx);
+        let mut tx = db.begin().await.unwrap();
+        assert_eq!(tx.fetch(ALL, vec![]).await.unwrap()[0].int(0).unwrap(), 0);
+    }
+
+    /// S1-172.
+    #[tokio::test]
+    async fn what_no_retry_would_change_is_permanent() {
+        let db = fresh().await;
+        let mut tx = db.begin().await.unwrap();
+        add(&mut tx, 0..3).await.unwrap();
+        assert_eq!(kind(add(&mut tx, 2..3).await), FailureKind::Permanent, "it is there already");
+        let mut tx = db.begin().await.unwrap();
+        let nul = tx.fetch("SELECT $1::TEXT", vec!["a\0b".into()]).await;
+        assert_eq!(kind(nul), FailureKind::Permanent);
+    }
+
+    #[tokio::test]
+    async fn who_locks_in_another_order_is_tried_again() {
+        const LOCK: &str = "SELECT position FROM projection_checkpoints WHERE partition = $1";
+        let db = fresh().await;
+        let mut tx = db.begin().await.unwrap();
+        add(&mut tx, 0..2).await.unwrap();
+        tx.commit().await.unwrap();
+        let (mut one, mut other) = (db.begin().await.unwrap(), db.begin().await.unwrap());
+        one.fetch_locked(LOCK, vec![0_u16.into()]).await.unwrap();
+        other.fetch_locked(LOCK, vec![1_u16.into()]).await.unwrap();
+        let first = async {
+            let locked = one.fetch_locked(LOCK, vec![1_u16.into()]).await.map(drop);
+            drop(one);
+            locked
+        };
+        let second = async {
+            let locked = other.fetch_locked(LOCK, vec![0_u16.into()]).await.map(drop);
+            drop(other);
+            locked
+        };
+        let outcomes = tokio::join!(first, second);
+        let failed = [outcomes.0, outcomes.1].into_iter().filter(Result::is_err);
+        let kinds: Vec<_> = failed.map(kind).collect();
+        assert_eq!(kinds, [FailureKind::Transient]);
+    }
+
+    /// S1-172.
+    #[tokio::test]
+    async fn a_server_that_is_gone_is_found_again() {
+        let server = Server::start(Options::fast());
+        let db = open(&server.create_database().await).await.unwrap();
+        for stop in [Server::stop, Server::kill] {
+            assert!(count(&db).await.is_ok());
+            let mut under_way = db.begin().await.unwrap();
+            add(&mut under_way, 0..1).await.unwrap();
+            stop(&server);
+            assert_eq!(kind(under_way.commit().await), FailureKind::System);
+            assert_eq!(kind(count(&db).await), FailureKind::System);
+            assert_eq!(kind(db.begin().await.map(drop)), FailureKind::System);
+            server.start_again();
+            while let Err(error) = count(&db).await {
+                assert_eq!(Failure::from(error).kind, FailureKind::System);
+                tokio::time::sleep(super::UNREACHABLE_FOR / 10).await;
+            }
+            let mut tx = db.begin().await.unwrap();
+            assert_eq!(tx.fetch(ALL, vec![]).await.unwrap()[0].int(0).unwrap(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_may_not_make_the_schema_may_use_one_that_is_there() {
+        let server = Server::shared();
+        let url = server.create_database().await;
+        let name = url.rsplit('/').next().unwrap();
+        let role = format!("guest_{name}");
+        server.execute(name, &format!("CREATE ROLE {role} LOGIN")).await;
+        let as_guest = url.replace("postgres@", &format!("{role}@"));
+        let refused = open(&as_guest).await.err().expect("it may not").to_string();
+        assert!(refused.contains("GRANT CREATE ON DATABASE"), "{refused}");
+        server.execute(name, &format!("CREATE SCHEMA souk_read AUTHORIZATION {role}")).await;
+        assert_eq!(count(&open(&as_guest).await.unwrap()).await.unwrap(), 0);
+    }
 }
