@@ -13,6 +13,8 @@
 pub mod chain;
 pub mod codec;
 pub mod memory;
+pub mod postgres;
+mod rows;
 pub mod sqlite;
 pub mod writer;
 
@@ -50,6 +52,14 @@ impl Error {
     pub fn database(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Database(Box::new(error))
     }
+
+    /// The error and what caused it, in one line.
+    pub(crate) fn with_source(&self) -> String {
+        match self {
+            Self::Database(cause) => format!("{self}: {cause}"),
+            _ => self.to_string(),
+        }
+    }
 }
 
 /// Why an append did not (surely) commit.
@@ -86,6 +96,32 @@ pub struct Lease {
     pub partition: u16,
     /// Raised each time the partition changes hands.
     pub epoch: u64,
+}
+
+/// How far what a process knows of a partition can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The partition is this process's, and the journal is within reach.
+    Held,
+    /// The journal cannot be reached. State in memory is as good as it was; nothing can be written.
+    Unreachable,
+    /// The lease ran out before it was renewed, as when the process was stopped for a while:
+    /// another process may have the partition. Nothing may be answered until that is known.
+    Unconfirmed,
+    /// Another process has the partition.
+    Lost,
+}
+
+impl Standing {
+    /// Whether state in memory may be answered with.
+    pub fn may_read(self) -> bool {
+        matches!(self, Self::Held | Self::Unreachable)
+    }
+
+    /// Whether there is any use in deciding something.
+    pub fn may_write(self) -> bool {
+        self == Self::Held
+    }
 }
 
 /// A new aggregate's integer number.
@@ -340,6 +376,27 @@ pub trait Store: Send + Sync + 'static {
 
     /// The partition's newest event.
     async fn head(&self, partition: u16) -> Result<Head, Error>;
+
+    /// The partition's newest event, for a writer that does not know what became of its last append
+    /// (its answer was lost, or the writer crashed). When this returns, that append can no longer be
+    /// stored if it is not yet, and the lease to go on with is the one returned.
+    /// [`Error::Locked`]: another process has the partition.
+    async fn settle(&self, lease: Lease) -> Result<(Lease, Head), Error> {
+        Ok((lease, self.head(lease.partition).await?))
+    }
+
+    /// How far this process may rely on what it knows of the partition. Asked on every command.
+    fn standing(&self, _partition: u16) -> Standing {
+        Standing::Held
+    }
+
+    /// Resolves, with the reason, when another process has taken the partition over.
+    async fn lost(&self, _partition: u16) -> String {
+        std::future::pending().await
+    }
+
+    /// Gives back what another process would have to wait for. Nothing is appended afterwards.
+    async fn close(&self) {}
 
     /// The highest stream number in use by the partition; 0: none.
     async fn stream_max(&self, partition: u16) -> Result<i64, Error>;

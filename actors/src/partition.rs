@@ -20,7 +20,7 @@ use crate::dead_letter::DeadLetterActor;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
 use crate::journal::codec::Keyring;
-use crate::journal::writer::{Committed, Writer, WriterHandle, WriterParts};
+use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterParts};
 use crate::journal::{self, Store};
 use crate::runtime::Options;
 use crate::subscriber::{Cell, CellParts, Subscription};
@@ -231,10 +231,19 @@ impl Partition {
         broker: Arc<Broker>,
         dead_letters: Arc<DeadLetterActor>,
     ) {
+        let (index, fatal) = (self.index, self.parts.fatal.clone());
         self.spawn_core("writer", move || {
-            let writer = writer.clone();
-            async move { writer.run().await.map_err(|error| error.to_string()) }
+            let (writer, fatal) = (writer.clone(), fatal.clone());
+            async move {
+                let ended = writer.run().await;
+                if let Err(why @ Stopped::Fenced) = &ended {
+                    // Starting again would not help.
+                    fatal.send_replace(Some(format!("partition {index}: {why}")));
+                }
+                ended.map_err(|error| error.to_string())
+            }
         });
+        self.watch_lease();
         self.spawn_core("broker", move || {
             let broker = broker.clone();
             async move {
@@ -247,6 +256,20 @@ impl Partition {
             let (dead_letters, handle) = (dead_letters.clone(), handle.clone());
             async move {
                 dead_letters.run(&handle).await;
+                Ok(())
+            }
+        });
+    }
+
+    /// Ends everything when another process has the partition, also where nothing is appended.
+    fn watch_lease(&self) {
+        let (index, store, fatal) =
+            (self.index, self.parts.store.clone(), self.parts.fatal.clone());
+        self.spawn_core("lease", move || {
+            let (store, fatal) = (store.clone(), fatal.clone());
+            async move {
+                let why = store.lost(index).await;
+                fatal.send_replace(Some(format!("partition {index}: {why}")));
                 Ok(())
             }
         });

@@ -299,7 +299,10 @@ impl Runtime {
         let all = |check: &dyn Fn(&Partition) -> bool| self.0.partitions.iter().all(check);
         let runs = |partition: &Partition, name: &str| partition.running.contains_key(name);
         Health {
-            journal_writable: all(&|partition| partition.writer.state().healthy()),
+            journal_writable: all(&|partition| {
+                partition.writer.state().healthy()
+                    && self.0.store.standing(partition.index).may_write()
+            }),
             draining: !all(&|partition| !partition.admission.draining()),
             subscriptions_started: all(&|partition| {
                 partition.cells.iter().all(|cell| {
@@ -383,6 +386,7 @@ impl Runtime {
         let over = |runtime: &Self| runtime.0.partitions.iter().all(|p| p.running.is_empty());
         self.wait_until(until, over).await;
         self.0.partitions.iter().for_each(Partition::end);
+        self.0.store.close().await;
         outside_done && stopped && inside_done && written
     }
 

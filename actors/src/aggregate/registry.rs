@@ -25,7 +25,7 @@ use crate::command::{CommandContext, CommandError, Done, ErrorId, Unavailable};
 use crate::dead_letter::DeadLetterHandle;
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Incarnation, WriterHandle};
-use crate::journal::{self, Outcome, Quarantine, Store, Timer};
+use crate::journal::{self, Outcome, Quarantine, Standing, Store, Timer};
 use crate::supervisor::RestartPolicy;
 use crate::world::World;
 
@@ -70,6 +70,13 @@ pub(crate) struct Shared {
     pub dead_letters: DeadLetterHandle,
     pub watched: Watched,
     pub supervisor: OnceLock<ActorCell>,
+}
+
+impl Shared {
+    /// How far the partition's state in memory can be relied on.
+    fn standing(&self) -> Standing {
+        self.store.standing(self.writer.state().partition())
+    }
 }
 
 /// Who is told when an aggregate's actor ends.
@@ -223,7 +230,10 @@ impl<A: Aggregate> Registry<A> {
     ) -> Result<Done<R>, CommandError<A::Rejection>> {
         let shared = &self.0.shared;
         let changes = matches!(work, Work::Command(_));
-        if changes && !shared.writer.state().healthy() {
+        let standing = shared.standing();
+        if !standing.may_read()
+            || changes && !(standing.may_write() && shared.writer.state().healthy())
+        {
             return Err(Unavailable::Journal.into());
         }
         let mut permit = shared.admission.enter(context.origin, context.deadline).await?;
@@ -245,6 +255,11 @@ impl<A: Aggregate> Registry<A> {
         self.dispatch(id, job);
         // Once it runs, its outcome is a matter of the commit alone: a little more patience.
         match tokio::time::timeout_at(deadline + ANSWER_GRACE, answer).await {
+            // The process may have been stopped for a while since the first look, and what rests on
+            // state in memory alone be out of date. What was appended is not: that was checked.
+            Ok(Ok(answer)) if rests_on_memory(&answer) && !shared.standing().may_read() => {
+                Err(Unavailable::Journal.into())
+            }
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(CommandError::OutcomeUnknown),
         }
@@ -282,6 +297,16 @@ impl<A: Aggregate> Registry<A> {
     ) -> Result<Option<A>, load::Error> {
         let folded = load::fold::<A>(&self.0.shared, id, Some(version)).await?;
         Ok((folded.version == version).then_some(folded.state))
+    }
+}
+
+/// Whether nothing had to be stored for the answer.
+fn rests_on_memory<R, J: std::error::Error>(answer: &Result<Done<R>, CommandError<J>>) -> bool {
+    match answer {
+        Ok(done) => done.events == 0,
+        Err(error) => {
+            matches!(error, CommandError::Rejected { .. } | CommandError::VersionMismatch { .. })
+        }
     }
 }
 

@@ -10,7 +10,6 @@
 //! more itself after it has released its replies, so that the next commit starts the log over.
 
 mod append;
-mod rows;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,20 +19,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Row, SqlitePool};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    AppendError, Batch, Checkpoint, Error, FORMAT, Head, Lease, Letter, LetterFilter, Outcome,
-    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey,
+    AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
+    Quarantine, Snapshot, Store, Timer, rows,
 };
 use crate::event::StoredEvent;
 use crate::world::Timestamp;
 use append::Statements;
-use rows::{POSITION_MASK, blob_uuid, event_columns, event_of, seq, to_u16, to_u64};
+use rows::{
+    BoxError, Columns, POSITION_MASK, event_columns, event_of, limit_of, seq, to_i64, to_u64,
+};
 
 /// The write-ahead log is started over when it is longer than this: far above a burst, small
 /// enough that a reader and a restart never notice.
@@ -226,7 +228,7 @@ fn lock(path: &Path) -> Result<File, Error> {
 
 /// Writes the format and the number of partitions into a new journal; refuses other ones.
 async fn settle_settings(connection: &mut SqliteConnection, asked: u16) -> Result<u16, Error> {
-    for (name, value) in [("format", FORMAT.to_string()), ("partitions", asked.to_string())] {
+    for (name, value) in rows::settings(asked) {
         sqlx::query("INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(name)
             .bind(&value)
@@ -238,11 +240,7 @@ async fn settle_settings(connection: &mut SqliteConnection, asked: u16) -> Resul
             .fetch_one(&mut *connection)
             .await
             .map_err(Error::database)?;
-        if stored != value {
-            return Err(Error::Mismatch(format!(
-                "the journal was created with {name} {stored}, not {value}: it cannot be changed later"
-            )));
-        }
+        rows::check_setting(name, &stored, &value)?;
     }
     Ok(asked)
 }
@@ -300,15 +298,7 @@ impl Store for SqliteStore {
         .fetch_optional(&self.readers)
         .await
         .map_err(Error::database)?;
-        row.map_or_else(
-            || Ok(Head::default()),
-            |row| {
-                let hash: Vec<u8> = row.try_get("hash").map_err(Error::database)?;
-                let seq: i64 = row.try_get("seq").map_err(Error::database)?;
-                let hash = hash.try_into().map_err(|_| Error::Damaged("a hash".into()))?;
-                Ok(Head { position: to_u64(seq) & POSITION_MASK, hash })
-            },
-        )
+        row.map_or_else(|| Ok(Head::default()), |row| rows::head_of(&row))
     }
 
     async fn stream_max(&self, partition: u16) -> Result<i64, Error> {
@@ -433,16 +423,7 @@ impl Store for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(Error::database)?;
-        row.map(|row| {
-            Ok(Snapshot {
-                stream,
-                version: to_u64(row.try_get("version")?),
-                shape: u32::try_from(row.try_get::<i64, _>("shape")?).unwrap_or(0),
-                state: row.try_get("state")?,
-            })
-        })
-        .transpose()
-        .map_err(Error::Database)
+        row.map(|row| rows::snapshot_of(stream, &row)).transpose()
     }
 
     async fn outcome(&self, command_id: Uuid) -> Result<Option<Outcome>, Error> {
@@ -482,17 +463,7 @@ impl Store for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(Error::database)?;
-        let timer = |row: &sqlx::sqlite::SqliteRow| {
-            Ok(Timer {
-                key: TimerKey {
-                    aggregate_type: row.try_get::<String, _>("aggregate_type")?.into(),
-                    aggregate_id: blob_uuid(row, "aggregate_id")?,
-                    name: row.try_get("name")?,
-                },
-                due: Timestamp::from_millis(row.try_get("due")?),
-            })
-        };
-        rows.iter().map(timer).collect::<Result<_, _>>().map_err(Error::Database)
+        rows.iter().map(rows::timer_of).collect()
     }
 
     async fn next_timer(&self, partition: u16) -> Result<Option<Timestamp>, Error> {
@@ -520,15 +491,7 @@ impl Store for SqliteStore {
         .await
         .map_err(Error::database)?;
         let name: Arc<str> = subscription.into();
-        let checkpoint = |row: &sqlx::sqlite::SqliteRow| {
-            Ok(Checkpoint {
-                subscription: name.clone(),
-                lane: to_u16(row.try_get("lane")?),
-                lanes: to_u16(row.try_get("lanes")?),
-                position: to_u64(row.try_get("position")?),
-            })
-        };
-        rows.iter().map(checkpoint).collect::<Result<_, sqlx::Error>>().map_err(Error::database)
+        rows.iter().map(|row| rows::checkpoint_of(&name, row)).collect()
     }
 
     async fn letters(
@@ -631,10 +594,24 @@ impl Writer {
     }
 }
 
-fn limit_of(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
+impl Columns for SqliteRow {
+    fn id(&self, column: &str) -> Result<Uuid, BoxError> {
+        Ok(Uuid::from_slice(self.bytes(column)?)?)
+    }
 
-fn to_i64(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+    fn number(&self, column: &str) -> Result<i64, BoxError> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn text(&self, column: &str) -> Result<&str, BoxError> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn text_or_none(&self, column: &str) -> Result<Option<&str>, BoxError> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn bytes(&self, column: &str) -> Result<&[u8], BoxError> {
+        Ok(self.try_get(column)?)
+    }
 }

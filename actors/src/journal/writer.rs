@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | not committed | tries again, within bounds; then the whole batch is lost (503) and appends stop until a probe succeeds |
 //! | conflict | finds the entries that conflict by appending each alone: those are lost, the others go again with positions and chain recomputed |
-//! | unknown | reads the head back: committed or not. Where that fails too, the callers are told so (504), and nothing is appended until the head can be read |
+//! | unknown | settles it: makes sure that the append can no longer happen, and reads the head back: committed or not. Where that fails too, the callers are told so (504), and nothing is appended until it is settled |
 //! | fenced | stops for good: the partition belongs to somebody else |
 //!
 //! When an entry is lost, everything that the same incarnation of its aggregate decided afterwards
@@ -39,9 +39,10 @@ pub const BATCH_ROWS_MAX: usize = 500;
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// How often an append that surely did not commit is tried again before the batch is given up.
 const APPEND_RETRIES_MAX: u32 = 4;
-/// How often the head is read back to settle an unknown outcome before the callers are told.
-const SETTLE_READS_MAX: u32 = 10;
-const SETTLE_READ_EVERY: Duration = Duration::from_millis(50);
+/// How long an unknown outcome may stay so before the callers are told.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+/// How often settling it is tried meanwhile.
+const SETTLE_EVERY: Duration = Duration::from_millis(50);
 /// How often a journal that failed is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 
@@ -260,6 +261,11 @@ impl WriterState {
         self.healthy.load(Ordering::Acquire)
     }
 
+    /// The partition that it writes.
+    pub fn partition(&self) -> u16 {
+        self.partition
+    }
+
     /// The position of the newest event known to be committed.
     pub fn head(&self) -> u64 {
         self.head.load(Ordering::Acquire)
@@ -344,7 +350,9 @@ pub struct WriterParts {
 /// The writer of one partition. [`Writer::run`] is its life; the queue survives a crash of it.
 pub struct Writer {
     parts: WriterParts,
-    lease: Lease,
+    partition: u16,
+    /// The lease's epoch; settling an unknown outcome may raise it.
+    epoch: AtomicU64,
     queue: tokio::sync::Mutex<mpsc::Receiver<Entry>>,
     state: Arc<WriterState>,
 }
@@ -397,7 +405,8 @@ impl Writer {
         let (send, receive) = mpsc::channel(queue_max);
         let handle = WriterHandle { queue: send, state: state.clone() };
         let queue = tokio::sync::Mutex::new(receive);
-        Ok((Arc::new(Self { parts, lease, queue, state }), handle))
+        let epoch = AtomicU64::new(lease.epoch);
+        Ok((Arc::new(Self { parts, partition, epoch, queue, state }), handle))
     }
 
     /// Writes until every handle is gone and the queue is empty.
@@ -452,7 +461,7 @@ impl Writer {
                 }
                 Err(Probe::Later(what)) => {
                     self.state.healthy.store(false, Ordering::Release);
-                    tracing::error!(partition = self.lease.partition, %what, "the journal is unwell; probing");
+                    tracing::error!(partition = self.partition, %what, "the journal is unwell; probing");
                 }
             }
             lose(waiting.drain(..).collect(), Unavailable::Journal);
@@ -464,29 +473,43 @@ impl Writer {
         }
     }
 
-    /// Reads the head, and writes a row to see that writing works.
+    fn lease(&self) -> Lease {
+        Lease { partition: self.partition, epoch: self.epoch.load(Ordering::Acquire) }
+    }
+
+    /// The head, once no append of which nothing is known can move it any more.
+    async fn settle(&self) -> Result<Head, super::Error> {
+        let (lease, head) = self.parts.store.settle(self.lease()).await?;
+        self.epoch.store(lease.epoch, Ordering::Release);
+        Ok(head)
+    }
+
+    /// Settles the head, and writes a row to see that writing works.
     async fn probe(&self) -> Result<Head, Probe> {
+        let head = match self.settle().await {
+            Ok(head) => head,
+            Err(super::Error::Locked(_)) => return Err(Probe::Stop(Stopped::Fenced)),
+            Err(error @ super::Error::Damaged(_)) => {
+                return Err(Probe::Stop(Stopped::Unreadable(error)));
+            }
+            Err(error) => return Err(Probe::Later(error.with_source())),
+        };
         let probe = Batch {
             control: vec![ControlWrite {
                 space: "probe",
-                key: self.lease.partition.to_le_bytes().to_vec(),
+                key: self.partition.to_le_bytes().to_vec(),
                 value: Some(self.parts.world.now().to_string().into_bytes()),
                 expires_at: None,
             }],
             ..Batch::default()
         };
         let written = match self.parts.faults.on_append().await {
-            Ok(_) => self.parts.store.append(self.lease, &probe).await,
+            Ok(_) => self.parts.store.append(self.lease(), &probe).await,
             Err(error) => Err(error),
         };
         match written {
-            Ok(()) => {}
-            Err(AppendError::Fenced) => return Err(Probe::Stop(Stopped::Fenced)),
-            Err(error) => return Err(Probe::Later(error.to_string())),
-        }
-        match self.parts.store.head(self.lease.partition).await {
-            Ok(head) => Ok(head),
-            Err(error @ super::Error::Damaged(_)) => Err(Probe::Stop(Stopped::Unreadable(error))),
+            Ok(()) => Ok(head),
+            Err(AppendError::Fenced) => Err(Probe::Stop(Stopped::Fenced)),
             Err(error) => Err(Probe::Later(error.to_string())),
         }
     }
@@ -497,7 +520,7 @@ impl Writer {
         let mut tries = 0;
         loop {
             entries = lose_doomed(entries);
-            let prepared = prepare(self.lease.partition, head, &entries);
+            let prepared = prepare(self.partition, head, &entries);
             if prepared.batch.is_empty() {
                 settle_committed(entries, prepared.lasts);
                 return Ok(Written::Upto(head));
@@ -511,7 +534,7 @@ impl Writer {
                 }
                 Err(AppendError::NotCommitted(what)) if tries <= APPEND_RETRIES_MAX => {
                     metrics::counter!("souk_journal_append_retries_total").increment(1);
-                    tracing::warn!(partition = self.lease.partition, %what, tries, "an append did not commit; trying again");
+                    tracing::warn!(partition = self.partition, %what, tries, "an append did not commit; trying again");
                     tokio::time::sleep(retries.next_delay()).await;
                 }
                 Err(error) => return self.give_up(error, head, entries).await,
@@ -526,7 +549,7 @@ impl Writer {
         mut head: Head,
         entries: Vec<Entry>,
     ) -> Result<Written, Stopped> {
-        let partition = self.lease.partition;
+        let partition = self.partition;
         match error {
             AppendError::Conflict(what) if entries.len() == 1 => {
                 tracing::warn!(partition, %what, "an append conflicts and is lost");
@@ -569,22 +592,23 @@ impl Writer {
     /// Appends, and settles an unknown outcome by reading the head back.
     async fn append(&self, prepared: &Prepared, before: Head) -> Result<(), AppendError> {
         let answer_lost = self.parts.faults.on_append().await?;
-        let mut appended = self.parts.store.append(self.lease, &prepared.batch).await;
+        let mut appended = self.parts.store.append(self.lease(), &prepared.batch).await;
         if answer_lost && appended.is_ok() {
             appended = Err(AppendError::Unknown("the answer was lost, as injected".into()));
         }
         let Err(AppendError::Unknown(what)) = appended else { return appended };
-        if prepared.batch.events.is_empty() {
-            // Control rows are written so that writing them again changes nothing, but for new
-            // outcomes and streams, which come with a conflict that says so.
-            return Err(AppendError::NotCommitted(what));
-        }
-        for _ in 0..SETTLE_READS_MAX {
-            match self.parts.store.head(self.lease.partition).await {
+        let until = tokio::time::Instant::now() + SETTLE_WITHIN;
+        while let Ok(settled) = tokio::time::timeout_at(until, self.settle()).await {
+            match settled {
+                // Control rows are written so that writing them again changes nothing, but for new
+                // outcomes and streams, which come with a conflict that says so.
+                Ok(_) if prepared.batch.events.is_empty() => {
+                    return Err(AppendError::NotCommitted(what));
+                }
                 Ok(head) if head == prepared.head => return Ok(()),
                 Ok(head) if head == before => return Err(AppendError::NotCommitted(what)),
-                Ok(_) => return Err(AppendError::Fenced),
-                Err(_) => tokio::time::sleep(SETTLE_READ_EVERY).await,
+                Ok(_) | Err(super::Error::Locked(_)) => return Err(AppendError::Fenced),
+                Err(_) => tokio::time::sleep(SETTLE_EVERY).await,
             }
         }
         Err(AppendError::Unknown(what))

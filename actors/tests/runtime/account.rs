@@ -11,6 +11,7 @@ use souk_actors::command::{CommandContext, CommandError, Done, Once};
 use souk_actors::journal::Store;
 use souk_actors::journal::codec::Keyring;
 use souk_actors::journal::memory::MemoryStore;
+use souk_actors::journal::postgres::{PostgresOptions, PostgresStore};
 use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::personal::Personal;
 use souk_actors::runtime::{Builder, Handle, Options, Runtime};
@@ -167,6 +168,14 @@ pub fn options() -> Options {
 pub async fn sqlite(folder: &TempDir, partitions: u16) -> Arc<dyn Store> {
     let path = folder.path().join("journal.db");
     Arc::new(SqliteStore::open(&path, partitions).await.unwrap())
+}
+
+/// The journal in this database, as [`PostgresStore::open`] gives it.
+pub async fn postgres(
+    url: &str,
+    partitions: Option<u16>,
+) -> Result<PostgresStore, souk_actors::journal::Error> {
+    PostgresStore::open(PostgresOptions::new(url)?, partitions).await
 }
 
 impl Rig {

@@ -7,9 +7,10 @@ use souk_actors::journal::chain;
 use souk_actors::journal::memory::MemoryStore;
 use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::testing::contract;
+use souk_actors::testing::postgres::Server;
 use sqlx::{Connection, SqliteConnection};
 
-use crate::account::Rig;
+use crate::account::{Rig, postgres};
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
@@ -24,6 +25,15 @@ async fn the_sqlite_store_keeps_the_contract() {
         let n = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = folder.path().join(format!("{n}.db"));
         Arc::new(SqliteStore::open(&path, 2).await.unwrap()) as Arc<dyn Store>
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_postgres_store_keeps_the_contract() {
+    contract::run(|| async {
+        let url = Server::shared().create_database().await;
+        Arc::new(postgres(&url, Some(2)).await.unwrap()) as Arc<dyn Store>
     })
     .await;
 }

@@ -7,12 +7,9 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Sqlite};
 use uuid::Uuid;
 
-use super::rows::{event_columns, seq};
-use super::to_i64;
 use crate::event::StoredEvent;
-use crate::journal::{
-    AppendError, Batch, Lease, Letter, LetterState, LetterWrite, TimerKey, TimerWrite,
-};
+use crate::journal::rows::{event_columns, seq, state_of, timer_changes, to_i64};
+use crate::journal::{AppendError, Batch, Lease, Letter, LetterWrite, TimerKey, TimerWrite};
 
 /// SQLite's limit on bound values is 32,766; an event has 15.
 const EVENTS_PER_STATEMENT_MAX: usize = 500;
@@ -250,34 +247,20 @@ async fn store_commands(
     Ok(())
 }
 
-/// Timers that fired go first, each with the time that it had; of the other writes only the last
-/// for each timer counts.
 async fn store_timers(
     connection: &mut SqliteConnection,
     statements: &mut Statements,
     partition: u16,
     timers: &[TimerWrite],
 ) -> Result<(), Refused> {
-    let mut last: HashMap<&TimerKey, Option<i64>> = HashMap::new();
-    for write in timers {
-        match write {
-            TimerWrite::Set(timer) => last.insert(&timer.key, Some(timer.due.millis())),
-            TimerWrite::Clear(key) => last.insert(key, None),
-            TimerWrite::Fired(timer) => {
-                // One that was set again in this batch has nothing to do with the one that fired.
-                let delete = sqlx::query(
-                    "DELETE FROM timers WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3 AND due = $4",
-                );
-                execute(connection, keyed(delete, &timer.key).bind(timer.due.millis())).await?;
-                if last.get(&timer.key) == Some(&Some(timer.due.millis())) {
-                    last.remove(&timer.key);
-                }
-                continue;
-            }
-        };
+    let changes = timer_changes(timers);
+    for (key, due) in changes.fired {
+        let delete = sqlx::query(
+            "DELETE FROM timers WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3 AND due = $4",
+        );
+        execute(connection, keyed(delete, key).bind(due)).await?;
     }
-    let (set, cleared): (Vec<_>, Vec<_>) = last.into_iter().partition(|(_, due)| due.is_some());
-    for timers in set.chunks(ROWS_PER_STATEMENT_MAX) {
+    for timers in changes.set.chunks(ROWS_PER_STATEMENT_MAX) {
         let upsert =
             "INSERT INTO timers (aggregate_id, aggregate_type, name, partition, due) VALUES";
         let conflict =
@@ -289,10 +272,10 @@ async fn store_timers(
         }
         execute(connection, query).await?;
     }
-    for timers in cleared.chunks(ROWS_PER_STATEMENT_MAX) {
+    for timers in changes.cleared.chunks(ROWS_PER_STATEMENT_MAX) {
         let delete = "DELETE FROM timers WHERE (aggregate_id, aggregate_type, name) IN (VALUES";
         let mut query = sqlx::query(AssertSqlSafe(statements.rows(delete, 3, timers.len(), ")")));
-        for (key, _) in timers {
+        for key in timers {
             query = keyed(query, key);
         }
         execute(connection, query).await?;
@@ -359,10 +342,6 @@ async fn store_deliveries(
 }
 
 fn put_letter(partition: u16, letter: &Letter) -> Query<'static> {
-    let state = match letter.state {
-        LetterState::Dead => "dead",
-        LetterState::Waiting => "waiting",
-    };
     sqlx::query(
         "INSERT OR REPLACE INTO letters (partition, subscription, position, key, event_id, event_type,
          aggregate_id, state, class, error, attempts, first_failed_at, last_failed_at)
@@ -375,7 +354,7 @@ fn put_letter(partition: u16, letter: &Letter) -> Query<'static> {
     .bind(blob(letter.event_id))
     .bind(letter.event_type.to_string())
     .bind(blob(letter.aggregate_id))
-    .bind(state)
+    .bind(state_of(letter.state))
     .bind(letter.class.clone())
     .bind(letter.error.clone())
     .bind(i64::from(letter.attempts))
