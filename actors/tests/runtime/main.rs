@@ -5,5 +5,7 @@ mod account;
 mod aggregates;
 mod delivery;
 mod journal;
+mod postgres;
+mod proxy;
 mod sagas;
 mod structure;
