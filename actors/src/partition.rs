@@ -235,12 +235,16 @@ impl Partition {
         self.spawn_core("writer", move || {
             let (writer, fatal) = (writer.clone(), fatal.clone());
             async move {
-                let ended = writer.run().await;
-                if let Err(why @ Stopped::Fenced) = &ended {
-                    // Starting again would not help.
-                    fatal.send_replace(Some(format!("partition {index}: {why}")));
+                match writer.run().await {
+                    Ok(()) => Ok(()),
+                    Err(why @ Stopped::Fenced) => {
+                        // Starting again would not help.
+                        fatal.send_replace(Some(format!("partition {index}: {why}")));
+                        writer.refuse().await;
+                        Ok(())
+                    }
+                    Err(why) => Err(why.to_string()),
                 }
-                ended.map_err(|error| error.to_string())
             }
         });
         self.watch_lease();

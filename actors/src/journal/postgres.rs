@@ -117,14 +117,12 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
 async fn check_durability(connection: &mut PgConnection) -> Result<(), Error> {
     let row = sqlx::query(
         "SELECT current_setting('synchronous_commit') AS synchronous_commit,
-         current_setting('fsync') AS fsync, current_setting('full_page_writes') AS pages,
          pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS read_only",
     )
     .fetch_one(connection)
     .await
     .map_err(Error::database)?;
-    let text = |column: &str| row.try_get::<String, _>(column).map_err(Error::database);
-    let synchronous = text("synchronous_commit")?;
+    let synchronous: String = row.try_get("synchronous_commit").map_err(Error::database)?;
     if synchronous == "off" || synchronous == "local" {
         return Err(Error::Mismatch(format!(
             "the database would lose acknowledged commits: synchronous_commit is {synchronous}; \
@@ -134,14 +132,22 @@ async fn check_durability(connection: &mut PgConnection) -> Result<(), Error> {
     if row.try_get("read_only").map_err(Error::database)? {
         return Err(Error::Mismatch("the database is read-only: connect to the primary".into()));
     }
-    for (name, value) in [("fsync", text("fsync")?), ("full_page_writes", text("pages")?)] {
-        if value != "on" {
-            tracing::warn!(
-                setting = name,
-                value,
-                "a crash of the database's machine can damage the journal"
-            );
-        }
+    Ok(())
+}
+
+/// Says what only a crash of the database's whole machine would show.
+async fn warn_of_settings(connection: &mut PgConnection) -> Result<(), Error> {
+    let unsafe_ones: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting <> 'on'",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(Error::database)?;
+    for setting in unsafe_ones {
+        tracing::warn!(
+            setting,
+            "is not on: a crash of the database's machine can damage the journal"
+        );
     }
     Ok(())
 }
@@ -187,6 +193,7 @@ impl PostgresStore {
     pub async fn open(options: PostgresOptions, partitions: Option<u16>) -> Result<Self, Error> {
         let mut connection = options.connect_for_lease().await?;
         check_durability(&mut connection).await?;
+        warn_of_settings(&mut connection).await?;
         let holder = Holder::new();
         set_up_lock(&mut connection, "SELECT pg_advisory_lock($1)").await?;
         let stored = stored_partitions(&mut connection).await?;

@@ -437,6 +437,15 @@ impl Writer {
         }
     }
 
+    /// Refuses everything until every handle is gone: what is left to do for a writer whose
+    /// partition belongs to somebody else, so that nobody waits for it.
+    pub async fn refuse(&self) {
+        let mut queue = self.queue.lock().await;
+        while let Some(entry) = queue.recv().await {
+            lose(vec![entry], Unavailable::Journal);
+        }
+    }
+
     /// Waits until the head can be read and the journal takes appends again. Meanwhile whatever is
     /// queued is refused at once. `unsettled` keeps the incarnations whose entries have an unknown
     /// outcome from being succeeded before the head is known.
@@ -456,6 +465,7 @@ impl Writer {
                     return Ok(head);
                 }
                 Err(Probe::Stop(stopped)) => {
+                    self.state.healthy.store(false, Ordering::Release);
                     lose(waiting.drain(..).collect(), Unavailable::Journal);
                     return Err(stopped);
                 }
