@@ -7,6 +7,7 @@ mod actor;
 mod answer;
 mod load;
 pub(crate) mod registry;
+mod timers;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

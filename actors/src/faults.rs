@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::journal::AppendError;
+use crate::planted::{Bug, Planted};
 use crate::retry::{Failure, FailureKind};
 
 /// What an injected fault does.
@@ -57,6 +58,7 @@ pub struct Faults {
     any: AtomicBool,
     next_id: AtomicU64,
     faults: Mutex<Vec<(u64, Fault)>>,
+    planted: Planted,
 }
 
 /// How long [`Mode::Timeout`] waits: longer than every time limit.
@@ -83,6 +85,18 @@ impl Faults {
     /// Every fault in force with its id.
     pub fn list(&self) -> Vec<(u64, Fault)> {
         self.lock().clone()
+    }
+
+    /// Plants a bug in the runtime that these faults are of.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant(&self, bug: Bug) {
+        self.planted.plant(bug);
+    }
+
+    /// Whether this bug is planted here.
+    #[inline]
+    pub(crate) fn planted(&self, bug: Bug) -> bool {
+        self.planted.is(bug)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Fault)>> {

@@ -461,6 +461,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Timer>, Error>;
 
+    /// When a timer is due, if it is set.
+    async fn timer(&self, key: &TimerKey) -> Result<Option<Timestamp>, Error>;
+
     /// When the partition's next timer is due.
     async fn next_timer(&self, partition: u16) -> Result<Option<Timestamp>, Error>;
 

@@ -19,6 +19,7 @@ use crate::broker::{Broker, BrokerHandle};
 use crate::dead_letter::DeadLetterActor;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
+use crate::flag::Flag;
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterParts};
 use crate::journal::{self, Store};
@@ -46,9 +47,9 @@ pub(crate) struct PartitionParts {
     pub world: Arc<dyn World>,
     pub faults: Arc<Faults>,
     pub options: Options,
-    pub stopping: watch::Receiver<bool>,
+    pub stopping: Flag,
     /// Everything is flushed: the last workers end.
-    pub ended: watch::Receiver<bool>,
+    pub ended: Flag,
     pub fatal: watch::Sender<Option<String>>,
 }
 
@@ -166,6 +167,7 @@ impl Partition {
             options: options.aggregates.clone(),
             dead_letters: dead_letters.clone(),
             watched: DashMap::new(),
+            faults: parts.faults.clone(),
             supervisor: OnceLock::new(),
         });
         let (registries, typed) = make_registries(index, &shared, makers).await?;
@@ -177,6 +179,8 @@ impl Partition {
             world: parts.world.clone(),
             registries: registries.clone(),
             wake: timer_wake.clone(),
+            started: parts.world.now(),
+            faults: parts.faults.clone(),
         });
         let partition = Self {
             index,
@@ -209,11 +213,12 @@ impl Partition {
     {
         let ended = self.parts.ended.clone();
         self.spawn(Worker::new(name, true, move || {
-            let (life, mut ended) = (run(), ended.clone());
+            let (life, ended) = (run(), ended.clone());
             async move {
                 tokio::select! {
+                    biased;
                     end = life => end,
-                    _ = ended.wait_for(|ended| *ended) => Ok(()),
+                    () = ended.wait(true) => Ok(()),
                 }
             }
         }));
@@ -288,11 +293,12 @@ impl Partition {
         }
         let (timers, stopping) = (self.timers.clone(), self.parts.stopping.clone());
         self.spawn(Worker::new("timers", true, move || {
-            let (timers, mut stopping) = (timers.clone(), stopping.clone());
+            let (timers, stopping) = (timers.clone(), stopping.clone());
             async move {
                 tokio::select! {
+                    biased;
+                    () = stopping.wait(true) => {}
                     () = timers.run() => {}
-                    _ = stopping.wait_for(|stopping| *stopping) => {}
                 }
                 Ok(())
             }
@@ -380,12 +386,13 @@ async fn keep_house(
     registries: Arc<Vec<Arc<dyn AnyRegistry>>>,
     parts: PartitionParts,
 ) -> Result<(), String> {
-    let mut stopping = parts.stopping.clone();
+    let stopping = parts.stopping.clone();
     let mut purged = Instant::now();
     loop {
         tokio::select! {
+            biased;
+            () = stopping.wait(true) => return Ok(()),
             () = tokio::time::sleep(PASSIVATE_EVERY) => {}
-            _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
         }
         let now = Instant::now();
         for registry in registries.iter() {

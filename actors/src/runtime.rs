@@ -21,6 +21,7 @@ pub use reader::{Control, DeadLetters, JournalReader, Subscriptions};
 use crate::aggregate::registry::Registry;
 use crate::aggregate::{Aggregate, AggregateOptions};
 use crate::faults::Faults;
+use crate::flag::Flag;
 use crate::journal::codec::Keyring;
 use crate::journal::{self, Batch, Quarantine, Store, partition_of};
 use crate::oversight::Oversight;
@@ -88,6 +89,7 @@ pub struct Builder {
     world: Arc<dyn World>,
     keys: Arc<Keyring>,
     options: Options,
+    faults: Arc<Faults>,
     makers: Vec<(&'static str, TypeId, MakeRegistry)>,
     subscriptions: Vec<Subscription>,
 }
@@ -98,8 +100,8 @@ struct Inner {
     keys: Arc<Keyring>,
     faults: Arc<Faults>,
     partitions: Vec<Partition>,
-    stopping: watch::Sender<bool>,
-    ended: watch::Sender<bool>,
+    stopping: Flag,
+    ended: Flag,
     fatal: watch::Receiver<Option<String>>,
 }
 
@@ -152,22 +154,29 @@ impl Builder {
         self
     }
 
+    /// Plants a bug, to see that it is caught.
+    #[cfg(feature = "planted-bugs")]
+    #[must_use]
+    pub fn planting(self, bug: crate::planted::Bug) -> Self {
+        self.faults.plant(bug);
+        self
+    }
+
     /// Takes every partition over and starts everything.
     pub async fn start(self) -> Result<Runtime, StartError> {
         no_duplicates("aggregates", self.makers.iter().map(|(name, ..)| *name))?;
         no_duplicates("subscriptions", self.subscriptions.iter().map(|s| s.name))?;
-        let (stopping, stopping_receiver) = watch::channel(false);
-        let (ended, ended_receiver) = watch::channel(false);
+        let (stopping, ended) = (Flag::default(), Flag::default());
         let (fatal_sender, fatal) = watch::channel(None);
-        let faults = Arc::new(Faults::default());
+        let faults = self.faults.clone();
         let parts = PartitionParts {
             store: self.store.clone(),
             keys: self.keys.clone(),
             world: self.world.clone(),
             faults: faults.clone(),
             options: self.options,
-            stopping: stopping_receiver,
-            ended: ended_receiver,
+            stopping: stopping.clone(),
+            ended: ended.clone(),
             fatal: fatal_sender,
         };
         let mut paused = Vec::new();
@@ -226,8 +235,16 @@ impl Runtime {
         keys: Arc<Keyring>,
         options: Options,
     ) -> Builder {
-        let builder =
-            Builder { store, world, keys, options, makers: Vec::new(), subscriptions: Vec::new() };
+        let faults = Arc::default();
+        let builder = Builder {
+            store,
+            world,
+            keys,
+            options,
+            faults,
+            makers: Vec::new(),
+            subscriptions: Vec::new(),
+        };
         builder.aggregate::<Oversight>()
     }
 
@@ -366,7 +383,7 @@ impl Runtime {
             partition.admission.drain();
         }
         let outside_done = self.wait_until(until, |runtime| runtime.in_flight().0 == 0).await;
-        self.0.stopping.send_replace(true);
+        self.0.stopping.set(true);
         let stopped = self
             .wait_until(until, |runtime| {
                 runtime.0.partitions.iter().all(|partition| {
@@ -382,7 +399,7 @@ impl Runtime {
             let flushed = partition.writer.store(Batch::default());
             written &= matches!(tokio::time::timeout_at(until, flushed).await, Ok(Ok(())));
         }
-        self.0.ended.send_replace(true);
+        self.0.ended.set(true);
         let over = |runtime: &Self| runtime.0.partitions.iter().all(|p| p.running.is_empty());
         self.wait_until(until, over).await;
         self.0.partitions.iter().for_each(Partition::end);

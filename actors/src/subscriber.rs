@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::broker::{BrokerHandle, Pattern, Route};
 use crate::dead_letter::DeadLetterHandle;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
+use crate::flag::Flag;
 use crate::journal::Store;
 use crate::journal::writer::WriterHandle;
 use crate::retry::{Failure, RetryPolicy};
@@ -196,6 +197,14 @@ struct LaneState {
     queued: AtomicUsize,
 }
 
+impl LaneState {
+    /// The event at this position, the first that is queued, is handled or a letter.
+    fn behind(&self, position: u64) {
+        self.done.store(position, Ordering::Release);
+        self.queued.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// What an operator can do with a key that has letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redrive {
@@ -233,8 +242,8 @@ pub(crate) struct Cell {
     pub faults: Arc<Faults>,
     pub world: Arc<dyn World>,
     pub route: Arc<Route>,
-    pub paused: watch::Sender<bool>,
-    pub stopping: watch::Receiver<bool>,
+    pub paused: Flag,
+    pub stopping: Flag,
     pub poll_interval: Duration,
     pub runtime: OnceLock<crate::runtime::WeakRuntime>,
     circuit: Circuit,
@@ -262,7 +271,7 @@ pub(crate) struct CellParts {
     pub dead_letters: DeadLetterHandle,
     pub faults: Arc<Faults>,
     pub world: Arc<dyn World>,
-    pub stopping: watch::Receiver<bool>,
+    pub stopping: Flag,
     pub poll_interval: Duration,
 }
 
@@ -278,7 +287,7 @@ impl Cell {
         Arc::new(Self {
             partition,
             route,
-            paused: watch::channel(paused).0,
+            paused: Flag::new(paused),
             runtime: OnceLock::new(),
             circuit: Circuit::new(subscription.name, partition, subscription.circuit.clone()),
             lanes: (0..subscription.lanes).map(|_| LaneState::default()).collect(),

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::aggregate::registry::Shared;
+use crate::flag::Flag;
 
 /// How often something may crash within a window, and how long to wait before each restart.
 #[derive(Debug, Clone)]
@@ -155,7 +156,7 @@ pub(crate) struct PartitionSupervisor {
     pub policy: RestartPolicy,
     /// Told when the partition cannot go on.
     pub fatal: watch::Sender<Option<String>>,
-    pub stopping: watch::Receiver<bool>,
+    pub stopping: Flag,
     /// How many of its workers are running.
     pub running: Arc<DashMap<Arc<str>, ()>>,
 }
@@ -250,7 +251,7 @@ impl PartitionSupervisor {
         error: &str,
         children: &mut Children,
     ) {
-        if *self.stopping.borrow() {
+        if self.stopping.get() {
             return;
         }
         let crashes = children.crashed(&worker.name, self.policy.window);

@@ -1,7 +1,10 @@
-//! Test kits: given/when/then for aggregates and sagas, the contract of the stores, a PostgreSQL.
+//! Test kits: given/when/then for aggregates and sagas, the contract of the stores, a PostgreSQL,
+//! the simulation.
 
 pub mod contract;
 pub mod postgres;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 
 use std::fmt::Debug;
 

@@ -19,20 +19,23 @@ use uuid::Uuid;
 use super::answer::Accepted;
 use super::load::{self, fold, snapshot_record};
 use super::registry::{Exit, Job, LookedUp, Registry, Shared, Slot, Work};
+use super::timers::{KnownTimers, Standing};
 use super::{Aggregate, Command, TimerChange};
 use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavailable};
 use crate::event::{EventPayload, Metadata};
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
-use crate::journal::{Outcome, Snapshot, Timer, TimerKey, TimerWrite};
+use crate::journal::{Batch, Outcome, Snapshot, Timer, TimerKey, TimerWrite};
+use crate::planted::Bug;
 
 /// Jobs taken from the mailbox at a time: enough to save locking, few enough to be put back.
 const JOBS_AT_ONCE: usize = 32;
 /// Rounds before other messages of the actor get a turn.
 const ROUNDS_MAX: usize = 8;
-/// Outcomes that an actor remembers, for repeats that were looked up before they were stored.
-const RECENT_MAX: usize = 4_096;
+/// Outcomes, and changes of timers, that an actor remembers for jobs that were looked up before they
+/// were stored.
+pub(super) const RECENT_MAX: usize = 4_096;
 /// For how long: longer than any look-up can be ahead of its job.
-const RECENT_FOR: Duration = Duration::from_secs(60);
+pub(super) const RECENT_FOR: Duration = Duration::from_secs(60);
 
 /// What an aggregate's actor is sent.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +58,7 @@ pub(crate) struct Live<A: Aggregate> {
     incarnation: Arc<Incarnation>,
     recent: Recent,
     snapshot_version: u64,
-    fired: VecDeque<Timer>,
+    timers: KnownTimers,
     correlation_id: Option<Arc<str>>,
 }
 
@@ -158,7 +161,9 @@ impl<A: Aggregate> AggregateActor<A> {
     /// Makes the state from the journal, once everything of the previous life is settled.
     async fn load(&self) -> Result<Live<A>, Ends> {
         let incarnation = Arc::new(Incarnation::default());
-        if let Some(previous) = self.slot.begin(incarnation.clone()) {
+        if let Some(previous) = self.slot.begin(incarnation.clone())
+            && !self.slot.shared().faults.planted(Bug::RestartWithoutWaiting)
+        {
             previous.settled().await;
         }
         let folded = match fold::<A>(self.slot.shared(), self.slot.id, None).await {
@@ -178,7 +183,7 @@ impl<A: Aggregate> AggregateActor<A> {
             incarnation,
             recent: Recent::new(),
             snapshot_version: folded.snapshot_version,
-            fired: VecDeque::new(),
+            timers: KnownTimers::new(),
             correlation_id: folded.correlation_id,
         })
     }
@@ -298,13 +303,20 @@ impl<A: Aggregate> Live<A> {
     }
 
     async fn decide(&mut self, mut job: Job<A>) -> Result<(), Ends> {
-        if let Work::Timer(timer) = &job.work
-            && self.fired.contains(timer)
-        {
-            let accepted = Accepted { version: self.version, events: 0, replayed: true };
-            let release = job.answer.accept(&self.state, accepted);
-            self.barrier(release);
-            return Ok(());
+        if let Work::Timer(timer, _) = &job.work {
+            match self.still_set(timer, job.looked_up).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let accepted = Accepted { version: self.version, events: 0, replayed: true };
+                    let release = job.answer.accept(&self.state, accepted);
+                    self.barrier(release);
+                    return Ok(());
+                }
+                Err(_) => {
+                    job.answer.refuse(Unavailable::Journal.into());
+                    return Ok(());
+                }
+            }
         }
         let now = self.shared().world.now();
         let (state, version) = (&mut self.state, self.version);
@@ -329,7 +341,7 @@ impl<A: Aggregate> Live<A> {
     ) -> Result<(), Ends> {
         let Decided { events, timers, release } = decided;
         let writes = matches!(work, Work::Command(_)) && context.once.is_some();
-        let fired = if let Work::Timer(timer) = work { Some(timer) } else { None };
+        let fired = if let Work::Timer(timer, _) = work { Some(timer) } else { None };
         if events.is_empty() && fired.is_none() && !writes {
             self.barrier(release);
             return Ok(());
@@ -337,7 +349,7 @@ impl<A: Aggregate> Live<A> {
         let mut entry = Entry::of(&self.incarnation);
         if let Some(timer) = fired {
             entry.rows().timers.push(TimerWrite::Fired(timer.clone()));
-            self.remember_fired(timer);
+            self.timers.note(&timer.key.name, None);
         }
         entry.rows().timers.extend(timers.into_iter().map(|change| self.timer_write(change)));
         let count = events.len();
@@ -355,6 +367,17 @@ impl<A: Aggregate> Live<A> {
         self.version += count as u64;
         if let Some(once) = context.once {
             let outcome = self.outcome(&context, once, count, None);
+            if self.shared().faults.planted(Bug::DeduplicateAfterCommit) {
+                let outcomes = vec![outcome];
+                let after = Entry::control(Batch { outcomes, ..Batch::default() });
+                let writer = self.shared().writer.clone();
+                entry.on_settled(Box::new(move |settled| {
+                    release(settled);
+                    writer.enqueue(after);
+                }));
+                self.shared().writer.enqueue(entry);
+                return Ok(());
+            }
             entry.outcome(outcome);
         }
         entry.on_settled(release);
@@ -418,20 +441,34 @@ impl<A: Aggregate> Live<A> {
         self.correlation_id.get_or_insert_with(|| world.new_id().to_string().into()).clone()
     }
 
-    fn timer_write(&self, change: TimerChange) -> TimerWrite {
-        let key =
-            |name| TimerKey { aggregate_type: A::TYPE.into(), aggregate_id: self.slot.id, name };
-        match change {
-            TimerChange::Set { name, at } => TimerWrite::Set(Timer { key: key(name), due: at }),
-            TimerChange::Clear { name } => TimerWrite::Clear(key(name)),
+    /// Whether a timer that was due when it was looked up is what is set now.
+    async fn still_set(
+        &self,
+        timer: &Timer,
+        looked_up: LookedUp,
+    ) -> Result<bool, crate::journal::Error> {
+        match self.timers.standing(timer, looked_up.at) {
+            Standing::Set => Ok(true),
+            Standing::Gone => Ok(false),
+            // What earlier lives changed is settled, and this one changed nothing.
+            Standing::AskJournal => {
+                Ok(self.shared().store.timer(&timer.key).await? == Some(timer.due))
+            }
         }
     }
 
-    /// A timer may be fired again before its removal is durable.
-    fn remember_fired(&mut self, timer: Timer) {
-        self.fired.push_back(timer);
-        if self.fired.len() > JOBS_AT_ONCE {
-            self.fired.pop_front();
+    fn timer_write(&mut self, change: TimerChange) -> TimerWrite {
+        let aggregate_id = self.slot.id;
+        let key = |name| TimerKey { aggregate_type: A::TYPE.into(), aggregate_id, name };
+        match change {
+            TimerChange::Set { name, at } => {
+                self.timers.note(&name, Some(at));
+                TimerWrite::Set(Timer { key: key(name), due: at })
+            }
+            TimerChange::Clear { name } => {
+                self.timers.note(&name, None);
+                TimerWrite::Clear(key(name))
+            }
         }
     }
 
@@ -456,11 +493,11 @@ impl<A: Aggregate> Live<A> {
     }
 
     fn rejected(&mut self, mut job: Job<A>, rejection: A::Rejection) {
-        if let Work::Timer(timer) = &job.work {
+        if let Work::Timer(timer, _) = &job.work {
             // What the timer was for no longer makes sense: it has fired all the same.
             let mut entry = Entry::of(&self.incarnation);
             entry.rows().timers.push(TimerWrite::Fired(timer.clone()));
-            self.remember_fired(timer.clone());
+            self.timers.note(&timer.key.name, None);
             let accepted = Accepted { version: self.version, events: 0, replayed: false };
             entry.on_settled(job.answer.accept(&self.state, accepted));
             return self.shared().writer.enqueue(entry);
@@ -488,7 +525,9 @@ impl<A: Aggregate> Live<A> {
     fn barrier(&self, release: crate::journal::writer::Release) {
         if self.incarnation.failed() {
             release(Settled::Lost(Unavailable::Restarting));
-        } else if self.incarnation.pending() == 0 {
+        } else if self.incarnation.pending() == 0
+            || self.shared().faults.planted(Bug::ReadBeforeDurable)
+        {
             release(Settled::Committed(None));
         } else {
             let mut entry = Entry::of(&self.incarnation);
@@ -502,7 +541,7 @@ impl<A: Aggregate> Live<A> {
         let command = match &job.work {
             Work::Command(command) => command.name().to_owned(),
             Work::Read => "read".to_owned(),
-            Work::Timer(timer) => format!("timer {}", timer.key.name),
+            Work::Timer(timer, _) => format!("timer {}", timer.key.name),
         };
         let panic = panic_message(panic);
         tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.slot.id, %error_id, command, command_id = %job.context.command_id, panic, "an aggregate panicked; it starts again from the journal");
@@ -518,14 +557,16 @@ impl<A: Aggregate> Live<A> {
         let shared = self.shared().clone();
         let Ok(state) = serde_json::to_string(&self.state) else { return };
         let mut keys = Vec::new();
-        let record = snapshot_record(stream, self.version);
+        let off = shared.faults.planted(Bug::SnapshotVersionOff);
+        let version = self.version + u64::from(off);
+        let record = snapshot_record(stream, version);
         match shared.keys.seal(&*shared.store, record, state, &mut keys).await {
             Ok(state) => {
                 let mut entry = Entry::of(&self.incarnation);
                 entry.keys(keys);
                 entry.rows().snapshots.push(Snapshot {
                     stream,
-                    version: self.version,
+                    version,
                     shape: A::SNAPSHOT_VERSION,
                     state,
                 });
@@ -553,7 +594,7 @@ fn decide_and_apply<A: Aggregate>(
     let command = match &job.work {
         Work::Command(command) => Some(command),
         Work::Read => None,
-        Work::Timer(timer) => {
+        Work::Timer(timer, _) => {
             timed = state.on_timer(&timer.key.name, now);
             timed.as_ref()
         }

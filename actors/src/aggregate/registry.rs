@@ -23,9 +23,11 @@ use super::{Aggregate, load};
 use crate::admission::Admission;
 use crate::command::{CommandContext, CommandError, Done, ErrorId, Unavailable};
 use crate::dead_letter::DeadLetterHandle;
+use crate::faults::Faults;
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Incarnation, WriterHandle};
 use crate::journal::{self, Outcome, Quarantine, Standing, Store, Timer};
+use crate::planted::Bug;
 use crate::supervisor::RestartPolicy;
 use crate::world::World;
 
@@ -69,6 +71,7 @@ pub(crate) struct Shared {
     pub options: AggregateOptions,
     pub dead_letters: DeadLetterHandle,
     pub watched: Watched,
+    pub faults: Arc<Faults>,
     pub supervisor: OnceLock<ActorCell>,
 }
 
@@ -91,10 +94,12 @@ pub(crate) trait Supervised: Send + Sync {
 pub(crate) enum Work<A: Aggregate> {
     Command(A::Command),
     Read,
-    Timer(Timer),
+    /// A timer that was due when it was read; the read began then.
+    Timer(Timer, Instant),
 }
 
-/// An outcome that was looked up in the journal before the job was queued.
+/// When something was looked up in the journal, before the job was queued: a command's outcome, or
+/// the timer that is due.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LookedUp {
     pub at: Instant,
@@ -237,7 +242,10 @@ impl<A: Aggregate> Registry<A> {
             return Err(Unavailable::Journal.into());
         }
         let mut permit = shared.admission.enter(context.origin, context.deadline).await?;
-        let looked_up = LookedUp { at: Instant::now() };
+        let looked_up = match &work {
+            Work::Timer(_, read_at) => LookedUp { at: *read_at },
+            Work::Command(_) | Work::Read => LookedUp { at: Instant::now() },
+        };
         if let Some(once) = context.once {
             let outcome = shared.store.outcome(context.command_id).await;
             if let Some(outcome) = outcome.map_err(|_| Unavailable::Journal)? {
@@ -332,6 +340,9 @@ impl<A: Aggregate> Slot<A> {
             Phase::Quarantined => {
                 job.answer.refuse(Unavailable::Quarantined.into());
                 return Ok(());
+            }
+            Phase::Live { .. } if self.shared().faults.planted(Bug::TwoActors) => {
+                self.start(&mut inner);
             }
             Phase::Live { actor, woken } => {
                 if !*woken {
@@ -520,8 +531,9 @@ impl<A: Aggregate> Supervised for Slot<A> {
 #[async_trait]
 pub(crate) trait AnyRegistry: Send + Sync {
     fn aggregate_type(&self) -> &'static str;
-    /// Fires a due timer, and returns once it is settled: whether it fired.
-    async fn fire(&self, timer: Timer) -> bool;
+    /// Fires a due timer that a read gave which began at `read_at`, and returns once it is settled:
+    /// whether it fired.
+    async fn fire(&self, timer: Timer, read_at: Instant) -> bool;
     /// Passivates what is idle, and the longest idle above the bound. Returns how many are live.
     fn passivate(&self, now: Instant) -> usize;
     /// The quarantined aggregates.
@@ -538,14 +550,14 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
         A::TYPE
     }
 
-    async fn fire(&self, timer: Timer) -> bool {
+    async fn fire(&self, timer: Timer, read_at: Instant) -> bool {
         let world = &*self.0.shared.world;
         let mut context = CommandContext::outside(world, "", "");
         context.origin = crate::command::Origin::Inside;
         context.actor_id = "system".into();
         let id = timer.key.aggregate_id;
         let name = timer.key.name.clone();
-        let fired = self.ask(id, Work::Timer(timer), context, |_| ()).await;
+        let fired = self.ask(id, Work::Timer(timer, read_at), context, |_| ()).await;
         if let Err(error) = &fired {
             tracing::warn!(aggregate_type = A::TYPE, aggregate_id = %id, timer = name, %error, "a timer could not fire; it stays due");
         }
@@ -562,12 +574,13 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
             .filter_map(|slot| {
                 let inner = slot.lock();
                 let Phase::Live { actor, .. } = &inner.phase else { return None };
-                inner.queue.is_empty().then(|| (inner.last_used, actor.clone()))
+                inner.queue.is_empty().then(|| (inner.last_used, slot.id, actor.clone()))
             })
             .collect();
-        idle.sort_by_key(|(last_used, _)| *last_used);
+        // The map's order is random: what is equally idle goes in the order of the ids.
+        idle.sort_by_key(|(last_used, id, _)| (*last_used, *id));
         let excess = live.saturating_sub(options.live_max);
-        for (index, (last_used, actor)) in idle.into_iter().enumerate() {
+        for (index, (last_used, _, actor)) in idle.into_iter().enumerate() {
             if index < excess || now.duration_since(last_used) >= options.idle_timeout {
                 let _ = actor.cast(Message::Passivate);
             }
@@ -576,7 +589,9 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
     }
 
     fn quarantined(&self) -> Vec<Quarantine> {
-        self.0.quarantined.iter().map(|record| record.clone()).collect()
+        let mut all: Vec<_> = self.0.quarantined.iter().map(|record| record.clone()).collect();
+        all.sort_by_key(|record| record.aggregate_id);
+        all
     }
 
     fn release(&self, id: Uuid) -> bool {

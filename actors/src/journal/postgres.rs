@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
-    Quarantine, Snapshot, Standing, Store, Timer, rows,
+    Quarantine, Snapshot, Standing, Store, Timer, TimerKey, rows,
 };
 use crate::event::StoredEvent;
 use crate::world::Timestamp;
@@ -612,6 +612,16 @@ impl Store for PostgresStore {
             query.bind(now.millis()).bind(limit_of(limit))
         };
         self.fetch(query).await?.iter().map(rows::timer_of).collect()
+    }
+
+    async fn timer(&self, key: &TimerKey) -> Result<Option<Timestamp>, Error> {
+        let sql = "SELECT due FROM timers
+                   WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3";
+        let query = || {
+            let query = sqlx::query(sql).bind(Id(key.aggregate_id));
+            query.bind(&*key.aggregate_type).bind(&key.name)
+        };
+        Ok(self.number(query).await?.map(Timestamp::from_millis))
     }
 
     async fn next_timer(&self, partition: u16) -> Result<Option<Timestamp>, Error> {

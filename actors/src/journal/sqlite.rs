@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
-    Quarantine, Snapshot, Store, Timer, rows,
+    Quarantine, Snapshot, Store, Timer, TimerKey, rows,
 };
 use crate::event::StoredEvent;
 use crate::world::Timestamp;
@@ -464,6 +464,19 @@ impl Store for SqliteStore {
         .await
         .map_err(Error::database)?;
         rows.iter().map(rows::timer_of).collect()
+    }
+
+    async fn timer(&self, key: &TimerKey) -> Result<Option<Timestamp>, Error> {
+        let due: Option<i64> = sqlx::query_scalar(
+            "SELECT due FROM timers WHERE aggregate_id = $1 AND aggregate_type = $2 AND name = $3",
+        )
+        .bind(key.aggregate_id.as_bytes().as_slice())
+        .bind(&*key.aggregate_type)
+        .bind(&key.name)
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        Ok(due.map(Timestamp::from_millis))
     }
 
     async fn next_timer(&self, partition: u16) -> Result<Option<Timestamp>, Error> {

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::command::{ControlWrite, Unavailable};
 use crate::event::{Position, StoredEvent};
+use crate::planted::Bug;
 use crate::retry::Backoff;
 use crate::world::{Timestamp, World};
 
@@ -530,7 +531,15 @@ impl Writer {
         let mut tries = 0;
         loop {
             entries = lose_doomed(entries);
-            let prepared = prepare(self.partition, head, &entries);
+            let forgotten = entries.len() > 1 && self.parts.faults.planted(Bug::ForgetLastOfBatch);
+            let stored = &entries[..entries.len() - usize::from(forgotten)];
+            let mut prepared = prepare(self.partition, head, stored);
+            prepared.lasts.resize(entries.len(), None);
+            if self.parts.faults.planted(Bug::AcknowledgeBeforeCommit) {
+                entries
+                    .iter_mut()
+                    .for_each(|entry| entry.settle_in_place(Settled::Committed(None)));
+            }
             if prepared.batch.is_empty() {
                 settle_committed(entries, prepared.lasts);
                 return Ok(Written::Upto(head));
@@ -607,6 +616,9 @@ impl Writer {
             appended = Err(AppendError::Unknown("the answer was lost, as injected".into()));
         }
         let Err(AppendError::Unknown(what)) = appended else { return appended };
+        if self.parts.faults.planted(Bug::UnknownIsFailed) {
+            return Err(AppendError::NotCommitted(what));
+        }
         let until = tokio::time::Instant::now() + SETTLE_WITHIN;
         while let Ok(settled) = tokio::time::timeout_at(until, self.settle()).await {
             match settled {
@@ -631,7 +643,12 @@ impl Writer {
             self.parts.keys.destroyed(*subject);
         }
         self.state.head.store(head.position, Ordering::Release);
-        settle_committed(entries, lasts);
+        if self.parts.faults.planted(Bug::ReplyOutOfOrder) {
+            let reversed = entries.into_iter().rev().zip(lasts.into_iter().rev());
+            reversed.for_each(|(entry, last)| drop(entry.settle(Settled::Committed(last))));
+        } else {
+            settle_committed(entries, lasts);
+        }
         let earliest = batch.timers.iter().filter_map(|write| match write {
             TimerWrite::Set(timer) => Some(timer.due),
             TimerWrite::Clear(_) | TimerWrite::Fired(_) => None,

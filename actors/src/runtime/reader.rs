@@ -160,7 +160,7 @@ impl Subscriptions {
         let subscription = &first.subscription;
         let partitions: Vec<_> =
             self.cells(subscription.name).iter().map(|cell| cell.status()).collect();
-        let state = if *first.paused.borrow() {
+        let state = if first.paused.get() {
             "paused"
         } else if partitions.iter().any(|partition| partition.circuit == "open") {
             "circuit_open"
@@ -231,7 +231,7 @@ impl Subscriptions {
         let stream = Oversight::id_of(name);
         self.0.aggregate::<Oversight>().send(stream, command, context, |_| ()).await?;
         for cell in cells {
-            cell.paused.send_replace(paused);
+            cell.paused.set(paused);
         }
         Ok(true)
     }
@@ -281,10 +281,7 @@ impl Subscriptions {
             while calm < 3 {
                 let behind = self.0.0.partitions.iter().any(|partition| {
                     let head = partition.writer.state().head();
-                    partition
-                        .cells
-                        .iter()
-                        .any(|cell| !*cell.paused.borrow() && cell.position() < head)
+                    partition.cells.iter().any(|cell| !cell.paused.get() && cell.position() < head)
                 });
                 let busy = self.0.in_flight() != (0, 0);
                 calm = if behind || busy { 0 } else { calm + 1 };

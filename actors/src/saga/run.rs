@@ -11,9 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Input, Saga, SagaCommand, SagaEvent, SagaInstance, Transition};
+use super::{Input, Progress, Saga, SagaCommand, SagaEvent, SagaInstance, Transition};
 use crate::command::{CommandContext, CommandError, Once, Origin, Refused};
 use crate::event::{EventPayload, StoredEvent};
+use crate::planted::Bug;
 use crate::retry::{Failure, RetryPolicy};
 use crate::runtime::Runtime;
 use crate::subscriber::{Handler, Subscription};
@@ -155,7 +156,10 @@ impl<S: Saga> Commands<S> {
                 self.say(runtime, event, (step, "announce"), commands).await?;
             }
             Transition::UndoStarted { step, .. } => {
-                let commands = step_of(step).map(|step| (step.undo)(&state, now));
+                let unknown = |step: &&super::Step<S>| (step.progress)(&state) != Progress::Done;
+                let skipped = runtime.faults().planted(Bug::UnknownNotUndone);
+                let undone = step_of(step).filter(|step| !(skipped && unknown(step)));
+                let commands = undone.map(|step| (step.undo)(&state, now));
                 let commands = commands.unwrap_or_default();
                 let nothing = self.undo(runtime, event, step, commands).await?;
                 let input = Input::UndoAnswered { step: step.clone(), nothing };

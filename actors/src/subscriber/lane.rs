@@ -14,6 +14,7 @@ use super::{Cell, Kind, Redrive, RedriveRequest, Redriven, end_to_end};
 use crate::aggregate::panic_message;
 use crate::event::StoredEvent;
 use crate::journal::{Batch, Letter, LetterFilter, LetterState, LetterWrite};
+use crate::planted::Bug;
 use crate::retry::{Failure, FailureKind, Verdict, verdict};
 use crate::runtime::Runtime;
 use crate::world::Timestamp;
@@ -49,24 +50,29 @@ pub(super) async fn run(
 ) -> Result<(), String> {
     let state = &cell.lanes[lane];
     while let Some(task) = tasks.recv().await {
-        let (mut paused, mut stopping) = (cell.paused.subscribe(), cell.stopping.clone());
         if matches!(task, Task::Event(..)) {
             tokio::select! {
-                _ = paused.wait_for(|paused| !*paused) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => {}
+                biased;
+                () = cell.stopping.wait(true) => {}
+                () = cell.paused.wait(false) => {}
             }
         }
-        if *cell.stopping.borrow() {
+        if cell.stopping.get() {
             return Ok(());
         }
         match task {
             Task::Redrive(request) => redrive(cell, runtime, &mut blocked, request).await,
             Task::Event(event, key) => {
+                let early = cell.faults.planted(Bug::CheckpointBeforeEffect);
+                if early {
+                    state.behind(event.position);
+                }
                 let Ok(()) = take(cell, runtime, &mut blocked, &event, key).await else {
                     return Ok(());
                 };
-                state.done.store(event.position, Ordering::Release);
-                state.queued.fetch_sub(1, Ordering::AcqRel);
+                if !early {
+                    state.behind(event.position);
+                }
                 cell.moved();
             }
         }
@@ -89,7 +95,9 @@ async fn take(
         Ok(()) => Ok(()),
         Err(failed) => {
             park(cell, dead_letter(cell, event, key, &failed)).await?;
-            blocked.insert(key, 1);
+            if !cell.faults.planted(Bug::FollowersPass) {
+                blocked.insert(key, 1);
+            }
             Ok(())
         }
     }
@@ -192,14 +200,14 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let name = cell.subscription.name;
-    let mut stopping = cell.stopping.clone();
     let mut attempt = 0;
     let mut panics = 0;
     let mut first_failed_at = None;
     loop {
         tokio::select! {
+            biased;
+            () = cell.stopping.wait(true) => return Err(Stopping),
             () = cell.circuit.admit() => {}
-            _ = stopping.wait_for(|stopping| *stopping) => return Err(Stopping),
         }
         attempt += 1;
         let started = Instant::now();
@@ -243,8 +251,9 @@ where
                     .increment(1);
                 let wait = cell.subscription.retry.jittered(after, &*cell.world);
                 tokio::select! {
+                    biased;
+                    () = cell.stopping.wait(true) => return Err(Stopping),
                     () = tokio::time::sleep(wait) => {}
-                    _ = stopping.wait_for(|stopping| *stopping) => return Err(Stopping),
                 }
             }
             Verdict::DeadLetter => {

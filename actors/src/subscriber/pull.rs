@@ -16,6 +16,7 @@ use super::lane::{
 use super::{Cell, Kind, Projection, lane_position};
 use crate::event::StoredEvent;
 use crate::journal::{Batch, Checkpoint, LetterFilter};
+use crate::planted::Bug;
 use crate::runtime::Runtime;
 
 /// Events read at a time.
@@ -46,6 +47,9 @@ async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
         let letters = letters.map_err(|error| error.to_string())?;
         let Some(last) = letters.last() else { break };
         filter.after = last.position;
+        if cell.faults.planted(Bug::LettersForgotten) {
+            continue;
+        }
         for letter in &letters {
             *blocked.entry(letter.key).or_default() += 1;
         }
@@ -74,19 +78,18 @@ impl Puller<'_> {
     /// Waits for something to do; `Idle` comes round often enough to store checkpoints.
     async fn next(&mut self, wait_max: Duration) -> Next {
         let cell = self.cell;
-        let mut stopping = cell.stopping.clone();
-        if *stopping.borrow() {
+        if cell.stopping.get() {
             return Next::Stop;
         }
         let mut redrives = cell.redrives.1.lock().await;
         if let Ok(request) = redrives.try_recv() {
             return Next::Redrive(request);
         }
-        if *cell.paused.borrow() {
-            let mut paused = cell.paused.subscribe();
+        if cell.paused.get() {
             tokio::select! {
-                _ = paused.wait_for(|paused| !*paused) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => {}
+                biased;
+                () = cell.stopping.wait(true) => {}
+                () = cell.paused.wait(false) => {}
                 request = redrives.recv() => if let Some(request) = request {
                     return Next::Redrive(request);
                 },
@@ -97,8 +100,9 @@ impl Puller<'_> {
         let (scanned, matched) = cell.route.news();
         if self.cursor >= scanned {
             tokio::select! {
+                biased;
+                () = cell.stopping.wait(true) => {}
                 () = cell.route.changed() => {}
-                _ = stopping.wait_for(|stopping| *stopping) => {}
                 request = redrives.recv() => if let Some(request) = request {
                     return Next::Redrive(request);
                 },
@@ -169,9 +173,10 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
         pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
     };
     tokio::select! {
+        biased;
         () = pulled => {}
         Some(ended) = running.join_next() => {
-            let stopping = *cell.stopping.borrow();
+            let stopping = cell.stopping.get();
             match ended {
                 Ok(Ok(())) if stopping => {}
                 Ok(Ok(())) => return Err("a lane ended".into()),
@@ -191,6 +196,9 @@ async fn load_checkpoints(cell: &Cell) -> Result<Vec<u64>, String> {
     let stored = stored.map_err(|error| error.to_string())?;
     let lanes = cell.lanes.len();
     let same = stored.len() == lanes && stored.iter().all(|row| usize::from(row.lanes) == lanes);
+    if cell.faults.planted(Bug::LanesResumeAhead) {
+        return Ok(vec![stored.iter().map(|row| row.position).max().unwrap_or(0); lanes]);
+    }
     if same {
         return Ok(stored.iter().map(|row| row.position).collect());
     }
@@ -251,10 +259,10 @@ async fn hand_out(
         let lane = cell.lane_of(key);
         if position > starts[lane] {
             cell.lanes[lane].queued.fetch_add(1, Ordering::AcqRel);
-            let mut stopping = cell.stopping.clone();
             tokio::select! {
+                biased;
+                () = cell.stopping.wait(true) => return Err(Stopping),
                 sent = lanes[lane].send(Task::Event(event, key)) => sent.map_err(|_| Stopping)?,
-                _ = stopping.wait_for(|stopping| *stopping) => return Err(Stopping),
             }
         }
     }
@@ -325,7 +333,7 @@ async fn run_projection(
                 let projected =
                     project(&puller, runtime, projection, &mut blocked, events, to).await;
                 if projected.is_err() {
-                    let stopping = *cell.stopping.borrow();
+                    let stopping = cell.stopping.get();
                     return if stopping { Ok(()) } else { Err("it could not go on".into()) };
                 }
                 advance(&mut puller, to);
@@ -371,6 +379,9 @@ async fn project(
         return Ok(());
     }
     let mut from = from;
+    if cell.faults.planted(Bug::PageSkipped) {
+        wanted.clear();
+    }
     for (event, key) in wanted {
         let position = event.position;
         if waits(cell, blocked, &event, key).await? {

@@ -235,6 +235,8 @@ async fn timers_are_kept(store: &dyn Store) {
     assert_eq!(store.next_timer(1).await.unwrap(), None);
     assert_eq!(due(99).await, Vec::<String>::new());
     assert_eq!(due(1_000).await, ["a", "b"]);
+    assert_eq!(store.timer(&timer("b", 0).key).await.unwrap(), Some(Timestamp::from_millis(200)));
+    assert_eq!(store.timer(&timer("c", 0).key).await.unwrap(), None, "it was cleared");
     // Set anew since it fired: it is another one.
     write(vec![TimerWrite::Set(timer("a", 400)), TimerWrite::Fired(timer("a", 100))]).await;
     assert_eq!(due(1_000).await, ["b", "a"]);

@@ -50,7 +50,7 @@ fn only_the_journal_writer_appends() {
 
 /// Floors, from the ground up: a module uses its own floor and those below.
 const FLOORS: &[&[&str]] = &[
-    &["event", "world", "id", "retry", "personal", "command", "faults"],
+    &["event", "world", "id", "retry", "personal", "command", "faults", "flag", "planted"],
     &["journal"],
     &["admission", "aggregate", "broker", "timer", "dead_letter", "supervisor"],
     &["saga", "subscriber", "runtime", "partition"],
