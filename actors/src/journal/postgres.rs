@@ -80,6 +80,10 @@ impl PostgresOptions {
             .application_name("souk")
             .statement_cache_capacity(500)
             .options([("search_path", SCHEMA), ("jit", "off")])
+            // Every query looks its rows up by an index. A plan is made while the tables are small
+            // and kept while they grow: it must not be one that reads them whole.
+            .options([("enable_seqscan", "off"), ("enable_hashjoin", "off")])
+            .options([("enable_mergejoin", "off")])
             .disable_statement_logging();
         Ok(Self { connect, lease_ttl: LEASE_TTL_DEFAULT, readers_max: READERS_DEFAULT })
     }

@@ -506,3 +506,28 @@ async fn the_service_outlives_its_database_and_loses_nothing() {
     server.start_again();
     assert_eq!(assert_whole(&*rig.store).await, before);
 }
+
+/// Connections stay open and nobody answers: that is found out too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_is_borne() {
+    let server = Server::start(ServerOptions::fast());
+    let url = server.create_database().await;
+    let rig = Arc::new(rig(&url, Some(2)).await);
+    rig.change(100, 7).await.unwrap();
+    let clients = Clients::start(&rig);
+    clients.accepted_more(100).await;
+    server.pause();
+    until("writes are refused at once", async || !rig.runtime.health().journal_writable).await;
+    let refused = rig.change(1, 1).await;
+    assert!(matches!(refused, Err(CommandError::Unavailable(Unavailable::Journal))), "{refused:?}");
+    assert_eq!(rig.balance(100).await, 7, "a live aggregate is read");
+    tokio::time::sleep(Duration::from_secs(
+        std::env::var("ADHOC").map_or(0, |s| s.parse().unwrap()),
+    ))
+    .await;
+    server.resume();
+    until("it is writable again", async || rig.runtime.health().journal_writable).await;
+    clients.accepted_more(100).await;
+    clients.settle().await;
+    assert_whole(&*rig.store).await;
+}
