@@ -31,6 +31,7 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   HTTP_BODY_BYTES_MAX        The largest request body [1048576]
   HTTP_HEADER_TIMEOUT        How long a request's head may take, and a connection be idle [20s]
   HTTP_BODY_TIMEOUT          How long a request's body may take [15s]
+  HTTP_WRITE_TIMEOUT         How long a client may leave an answer unread [20s]
   SHUTDOWN_DELAY             How long /readyz says 503 before the listener closes [3s; 0s in
                              development]
   SHUTDOWN_TIMEOUT           How long open requests and actors may take to finish [20s]

@@ -95,6 +95,8 @@ pub struct Http {
     pub header_timeout: Duration,
     /// `HTTP_BODY_TIMEOUT`: how long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// `HTTP_WRITE_TIMEOUT`: how long a client may leave an answer unread.
+    pub write_timeout: Duration,
     /// `SHUTDOWN_DELAY`: how long `/readyz` says 503 before the listener closes.
     pub shutdown_delay: Duration,
     /// `SHUTDOWN_TIMEOUT`: how long open requests and actors may take to finish.
@@ -239,7 +241,8 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
         body_bytes_max: reader.number("HTTP_BODY_BYTES_MAX", 1 << 20, 1_024..=(64 << 20)),
         header_timeout: reader.duration("HTTP_HEADER_TIMEOUT", Duration::from_secs(20)),
         body_timeout: reader.duration("HTTP_BODY_TIMEOUT", Duration::from_secs(15)),
-        shutdown_delay: reader.duration("SHUTDOWN_DELAY", Duration::from_secs(delay)),
+        write_timeout: reader.duration("HTTP_WRITE_TIMEOUT", Duration::from_secs(20)),
+        shutdown_delay: reader.duration_or_none("SHUTDOWN_DELAY", Duration::from_secs(delay)),
         shutdown_timeout: reader.duration("SHUTDOWN_TIMEOUT", Duration::from_secs(20)),
         reveal_verification_token,
     }

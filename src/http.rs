@@ -12,6 +12,7 @@ pub mod call;
 mod catalogue;
 pub mod categories;
 pub mod conditional;
+mod connection;
 pub mod cursor;
 pub mod dev;
 pub mod dlq;
@@ -190,13 +191,19 @@ impl App {
         self.0.parts.market.texts.messages()
     }
 
-    /// Waits until a projection has handled everything up to `at`.
+    /// Waits until a projection has handled everything up to `at`, which must be a position that
+    /// there is.
     async fn projected(
         &self,
         projection: &str,
         at: Option<Position>,
     ) -> Result<(), problem::ApiError> {
         let Some(at) = at else { return Ok(()) };
+        let heads = self.runtime().journal().heads();
+        if !heads.iter().any(|head| head.partition == at.partition && head.position >= at.position)
+        {
+            return Err(params::wrong("min_position", "the journal has not come to this position"));
+        }
         if self.runtime().subscriptions().wait_for(projection, at, PROJECTION_WAIT_MAX).await {
             return Ok(());
         }

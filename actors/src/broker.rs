@@ -38,6 +38,12 @@ enum Form {
     Regex(Regex),
 }
 
+/// The longest pattern, in bytes: event types are far shorter.
+const PATTERN_BYTES_MAX: usize = 512;
+/// What a regular expression may cost in memory, compiled and while it runs. It never takes more
+/// than a time in proportion to its size and the text's.
+const REGEX_BYTES_MAX: usize = 64 * 1024;
+
 /// A pattern that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a topic pattern: {0}")]
@@ -46,10 +52,15 @@ pub struct BadPattern(String);
 impl Pattern {
     /// Reads a pattern.
     pub fn parse(text: &str) -> Result<Self, BadPattern> {
+        if text.len() > PATTERN_BYTES_MAX {
+            return Err(BadPattern(format!("longer than {PATTERN_BYTES_MAX} bytes")));
+        }
         let form = match text.strip_prefix('~') {
             Some(regex) => Form::Regex(
                 regex::RegexBuilder::new(regex)
-                    .size_limit(64 * 1024)
+                    .size_limit(REGEX_BYTES_MAX)
+                    .dfa_size_limit(REGEX_BYTES_MAX)
+                    .nest_limit(32)
                     .build()
                     .map_err(|error| BadPattern(error.to_string()))?,
             ),
@@ -89,18 +100,23 @@ impl Pattern {
     }
 }
 
+/// Word by word, with every place in the topic that the pattern so far can reach: as many steps as
+/// pattern and topic have words, multiplied, however many `#` there are.
 fn words_match(pattern: &[String], topic: &[&str]) -> bool {
-    match (pattern.split_first(), topic.split_first()) {
-        (None, None) => true,
-        (None, Some(_)) => false,
-        (Some((word, rest)), _) if word == "#" => {
-            (0..=topic.len()).any(|skipped| words_match(rest, &topic[skipped..]))
+    let mut reached = vec![false; topic.len() + 1];
+    reached[0] = true;
+    for word in pattern {
+        if word == "#" {
+            let first = reached.iter().position(|reached| *reached).unwrap_or(reached.len());
+            reached[first..].fill(true);
+            continue;
         }
-        (Some(_), None) => false,
-        (Some((word, rest)), Some((first, others))) => {
-            (word == "*" || word == first) && words_match(rest, others)
+        for at in (0..topic.len()).rev() {
+            reached[at + 1] = reached[at] && (word == "*" || word == topic[at]);
         }
+        reached[0] = false;
     }
+    reached[topic.len()]
 }
 
 /// The newest part of a partition's committed log, in memory.
@@ -115,7 +131,7 @@ impl Tail {
     pub fn read(&self, after: u64, limit: usize) -> Option<Vec<Arc<StoredEvent>>> {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let first = ring.front()?.position;
-        let skip = usize::try_from((after + 1).checked_sub(first)?).ok()?;
+        let skip = usize::try_from(after.checked_add(1)?.checked_sub(first)?).ok()?;
         Some(ring.iter().skip(skip).take(limit).cloned().collect())
     }
 

@@ -30,9 +30,13 @@ impl std::str::FromStr for Position {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // Digits only: `parse` would take a sign, and then one place had two names.
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         let parse = || {
             let (partition, position) = text.split_once(':')?;
-            Some(Self { partition: partition.parse().ok()?, position: position.parse().ok()? })
+            let plain = plain(partition) && plain(position);
+            let position = position.parse().ok().filter(|_| plain)?;
+            Some(Self { partition: partition.parse().ok()?, position })
         };
         parse().ok_or("a position is <partition>:<number>, for example 0:812")
     }

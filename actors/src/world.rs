@@ -32,9 +32,15 @@ impl Timestamp {
         self.0
     }
 
-    /// This time plus `duration`; saturates at the ends of the range.
+    /// The last time that can be written and read back: the end of the year 9999.
+    pub const MAX: Self = Self(253_402_300_799_999);
+    /// The first: the beginning of the year 0.
+    pub const MIN: Self = Self(-62_167_219_200_000);
+
+    /// This time plus `duration`; never behind [`Timestamp::MAX`].
     pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(millis)).min(Self::MAX)
     }
 
     /// How long after `earlier` this is; zero when it is not after it.
@@ -42,10 +48,12 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Reads an RFC 3339 time with any offset; finer than a millisecond is cut off.
+    /// Reads an RFC 3339 time with any offset, from [`Timestamp::MIN`] to [`Timestamp::MAX`]; finer
+    /// than a millisecond is cut off.
     pub fn parse(text: &str) -> Option<Self> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
+        let millis = i64::try_from(parsed.unix_timestamp_nanos().div_euclid(1_000_000)).ok()?;
+        Some(Self(millis)).filter(|at| (Self::MIN..=Self::MAX).contains(at))
     }
 }
 
@@ -118,8 +126,8 @@ pub trait World: Send + Sync + 'static {
         f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
     }
 
-    /// Moves this world's clock forward, where it can be moved (development and tests).
-    /// Returns whether it moved.
+    /// Moves this world's clock forward, where it can be moved (development and tests) and not to
+    /// or behind [`Timestamp::MAX`]. Returns whether it moved.
     fn advance(&self, _by: Duration) -> bool {
         false
     }
@@ -159,11 +167,12 @@ impl World for SystemWorld {
     }
 
     fn advance(&self, by: Duration) -> bool {
-        if self.movable {
-            let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-            self.offset_ms.fetch_add(millis, Ordering::Relaxed);
+        if !self.movable || self.now().plus(by) == Timestamp::MAX {
+            return false;
         }
-        self.movable
+        let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.offset_ms.fetch_add(millis, Ordering::Relaxed);
+        true
     }
 }
 

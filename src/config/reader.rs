@@ -11,6 +11,10 @@ use souk_actors::world::{SystemWorld, World};
 use super::{Mode, Secret};
 use crate::files::write_owner_only;
 
+/// The longest duration that is taken: what is longer was not meant, and would leave the range in
+/// which times are reckoned.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// One thing that is wrong with one setting. It never repeats the value: it may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name}: {problem}")]
@@ -137,17 +141,32 @@ impl<'a> Reader<'a> {
         number.and_then(|number| u32::try_from(number).ok()).unwrap_or(default)
     }
 
+    /// A duration, which must be longer than nothing and at most [`DURATION_MAX`].
     pub(super) fn optional_duration(&mut self, name: &'static str) -> Option<Duration> {
-        let text = self.text(name)?;
-        let duration = humantime::parse_duration(&text).ok();
-        if duration.is_none() {
-            self.error(name, "must be a duration with a unit (500ms, 30s, 5m)");
+        let duration = self.any_duration(name)?;
+        if duration.is_zero() {
+            self.error(name, "must be longer than nothing");
         }
-        duration
+        Some(duration)
     }
 
     pub(super) fn duration(&mut self, name: &'static str, default: Duration) -> Duration {
         self.optional_duration(name).unwrap_or(default)
+    }
+
+    /// The same where none at all (`0s`) is fine too.
+    pub(super) fn duration_or_none(&mut self, name: &'static str, default: Duration) -> Duration {
+        self.any_duration(name).unwrap_or(default)
+    }
+
+    fn any_duration(&mut self, name: &'static str) -> Option<Duration> {
+        let text = self.text(name)?;
+        let duration = humantime::parse_duration(&text).ok();
+        if duration.is_none_or(|duration| duration > DURATION_MAX) {
+            let problem = "must be a duration with a unit (500ms, 30s, 5m), at most 365 days";
+            self.error(name, problem);
+        }
+        duration
     }
 
     /// A key: from the variable, from the file that `<name>_FILE` names, or (development only) from

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -57,16 +58,27 @@ impl Unread {
     /// Takes the body in and reads it.
     pub async fn read<T: FromFields>(self, app: &App) -> Result<Valid<T>, ApiError> {
         let (parts, body) = self.0.into_parts();
+        // What will not be read need not be taken in.
+        if is_encoded(&parts.headers) {
+            let refused = unsupported("the body must not be compressed or otherwise encoded");
+            let identity = header::HeaderValue::from_static("identity");
+            return Err(refused.with_header(header::ACCEPT_ENCODING, identity));
+        }
         let bytes = collect(app, body).await?;
         if !(bytes.is_empty() || is_json(&parts.headers)) {
-            return Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "the body must be application/json",
-            ));
+            return Err(unsupported("the body must be application/json"));
         }
         read(&bytes)
     }
+}
+
+fn unsupported(detail: &str) -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let plain = |value: &header::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    !headers.get_all(header::CONTENT_ENCODING).iter().all(plain)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -80,14 +92,18 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Takes in a body within the limits of size and time.
 async fn collect(app: &App, body: Body) -> Result<axum::body::Bytes, ApiError> {
     let settings = &app.settings().http;
+    let too_large = || {
+        let detail = format!("the body is larger than {} bytes", settings.body_bytes_max);
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", detail)
+    };
+    // A length that was announced is believed before anything is read.
+    if body.size_hint().lower() > u64::try_from(settings.body_bytes_max).unwrap_or(u64::MAX) {
+        return Err(too_large());
+    }
     let limited = Limited::new(body, settings.body_bytes_max);
     match tokio::time::timeout(settings.body_timeout, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "payload_too_large",
-            format!("the body is larger than {} bytes", settings.body_bytes_max),
-        )),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(ApiError::bad_request("bad_request", "the body broke off")),
         Err(_) => Err(ApiError::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -251,11 +267,16 @@ impl<'a> Fields<'a> {
     /// A text that may be absent; of the wrong type it is noted and absent.
     pub fn optional_text(&mut self, names: &[&'static str]) -> Option<String> {
         let (name, value) = self.find(names)?;
-        let text = value.as_str();
-        if text.is_none() {
+        let Some(text) = value.as_str() else {
             self.error(name, "wrong_type", "must be a string");
+            return None;
+        };
+        // Not every store can keep one, and nobody means it.
+        if text.contains('\0') {
+            self.error(name, "control_character", "must not contain the character U+0000");
+            return None;
         }
-        text.map(str::to_owned)
+        Some(text.to_owned())
     }
 
     /// A value that is written as text, such as an id.

@@ -1,9 +1,12 @@
 //! What exists in development mode only: the outbox, the clock, faults, and an echo.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -17,6 +20,8 @@ use super::call::Call;
 use super::params::{Params, wrong};
 use super::problem::ApiError;
 
+/// These routes ask for no token. What protects them is that development mode listens on loopback
+/// only, and so they must not be reached through a browser that shows somebody else's page.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(outbox))
@@ -25,6 +30,49 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list_faults, add_fault))
         .routes(routes!(remove_fault))
         .routes(routes!(echo))
+        .layer(axum::middleware::from_fn(local_only))
+}
+
+/// Refuses what a foreign page makes a browser send: under a foreign name that was made to lead here
+/// (DNS rebinding), or from a foreign origin.
+async fn local_only(request: Request, next: Next) -> Result<Response, ApiError> {
+    let headers = request.headers();
+    let host = match request.uri().authority() {
+        Some(authority) => Some(authority.host()),
+        None => headers.get(header::HOST).map(|host| host_of(host.to_str().unwrap_or("?"))),
+    };
+    if host.is_some_and(|host| !is_local(host)) {
+        let detail = "/dev is reached as localhost, 127.0.0.1 or [::1] only";
+        return Err(ApiError::forbidden("foreign_host", detail));
+    }
+    let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("?"));
+    let is_local_origin = |origin: &str| {
+        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        host.is_some_and(|host| is_local(host_of(host)))
+    };
+    let crosses = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if crosses || origin.is_some_and(|origin| !is_local_origin(origin)) {
+        let detail = "/dev is not for the pages of other sites";
+        return Err(ApiError::forbidden("foreign_origin", detail));
+    }
+    Ok(next.run(request).await)
+}
+
+/// `host[:port]` without the port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// Whether a name or an address can only mean this machine.
+fn is_local(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let local = |name: &str| name.eq_ignore_ascii_case("localhost");
+    bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || local(host)
+        || host.rsplit_once('.').is_some_and(|(_, top)| local(top))
 }
 
 /// A message that was "sent".
@@ -119,7 +167,7 @@ async fn advance_clock(
     valid: Valid<Advance>,
 ) -> Result<Answer<ClockBody>, ApiError> {
     if !app.runtime().advance_clock(Duration::from_secs(valid.body.seconds)) {
-        return Err(ApiError::conflict("clock_fixed", "this clock cannot be moved"));
+        return Err(ApiError::conflict("clock_fixed", "this clock cannot be moved so far"));
     }
     Ok(Answer::ok(ClockBody { now: app.now().to_string() }))
 }
@@ -250,4 +298,21 @@ async fn echo(
     let context = call.context(&app, "dev.echo", "", &valid.canonical);
     let caller = context.actor_id.to_string();
     Ok(Answer::ok(EchoBody { echo: valid.body.0, caller }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        for host in ["localhost:8080", "LOCALHOST", "127.0.0.1:1", "127.1.2.3", "[::1]:8080"] {
+            assert!(is_local(host_of(host)), "{host}");
+        }
+        assert!(is_local(host_of("souk.localhost:80")));
+        for host in ["example.com", "localhost.example.com", "10.0.0.1:8080", "", "?", "0.0.0.0"] {
+            assert!(!is_local(host_of(host)), "{host}");
+        }
+        assert!(!is_local(host_of("127.0.0.1.example.com:8080")));
+    }
 }

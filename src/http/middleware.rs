@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument as _;
@@ -18,6 +18,9 @@ use super::App;
 use super::info::{CORRELATION_ID, REQUEST_ID, RequestInfo, TRACEPARENT};
 use super::probes::Plain;
 use super::problem::{self, About, ApiError};
+
+/// The longest path and query together. A cursor and every filter fit several times over.
+const TARGET_BYTES_MAX: usize = 8 * 1024;
 
 /// Marks a request that came in under another path than its canonical one.
 #[derive(Debug, Clone)]
@@ -39,9 +42,12 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
         trace_id = info.trace_id(),
         request_id = %info.request_id,
     );
-    let mut response = match unwinding(next.run(request)).instrument(span.clone()).await {
-        Ok(response) => response,
-        Err(panic) => span.in_scope(|| after_panic(&*panic)).into_response(),
+    let mut response = match acceptable(request.uri()) {
+        Ok(()) => match unwinding(next.run(request)).instrument(span.clone()).await {
+            Ok(response) => response,
+            Err(panic) => span.in_scope(|| after_panic(&*panic)).into_response(),
+        },
+        Err(refusal) => refusal.into_response(),
     };
     let asked_for = came_as.as_deref().unwrap_or(&path);
     render_problem(&mut response, asked_for, &info);
@@ -49,6 +55,21 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     span.in_scope(|| record(&method, route, response.status(), began));
     response
+}
+
+/// Refuses what no route could mean.
+fn acceptable(uri: &Uri) -> Result<(), ApiError> {
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    if target.len() > TARGET_BYTES_MAX {
+        let detail = format!("the path and query are longer than {TARGET_BYTES_MAX} bytes");
+        return Err(ApiError::new(StatusCode::URI_TOO_LONG, "uri_too_long", detail));
+    }
+    // Not every store can look for one, and nothing is named so.
+    if target.contains("%00") {
+        let detail = "the path and query must not contain the character U+0000";
+        return Err(ApiError::bad_request("bad_request", detail));
+    }
+    Ok(())
 }
 
 /// The answer, or what the handler panicked with.
@@ -114,6 +135,10 @@ fn add_headers(headers: &mut HeaderMap, info: &RequestInfo, canonical: Option<&s
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // Answers are data; the one page there is says itself what it needs.
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
     // Nearly everything here is about somebody; what is not says so itself.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     if let Some(canonical) = canonical

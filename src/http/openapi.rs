@@ -1,7 +1,8 @@
 //! The OpenAPI document: made from the routes, completed with what all of them have in common.
 
 use axum::Router;
-use axum::response::Redirect;
+use axum::http::{HeaderValue, header};
+use axum::response::{Redirect, Response};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
@@ -20,6 +21,11 @@ the same key is 422. Keys are remembered for 24 hours and belong to the caller a
 **Reading your own writes.** Resources are never stale. Lists are projections: send the command's \
 `Souk-Position` as `min_position`, and the answer waits until it is included.\n\n\
 **Aliases.** `/orders...` and `/api/events...` are the same as below `/api/v1`.";
+
+/// What the page with the document may do: show itself, and ask this service.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' \
+'unsafe-inline'; img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; \
+form-action 'none'; frame-ancestors 'none'";
 
 /// What is not made from routes.
 #[derive(OpenApi)]
@@ -45,6 +51,12 @@ pub(super) fn with_document(
     let config = utoipa_swagger_ui::Config::from("/openapi.json");
     let page = utoipa_swagger_ui::SwaggerUi::new("/docs").config(config);
     let page: Router<App> = page.into();
+    let policy = |mut response: Response| async move {
+        let policy = HeaderValue::from_static(PAGE_POLICY);
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        response
+    };
+    let page = page.layer(axum::middleware::map_response(policy));
     router.merge(page).route("/", get(|| async { Redirect::temporary("/docs") }))
 }
 

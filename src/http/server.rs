@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,31 +16,41 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tower::Service as _;
 
+use super::connection::{self, Activity, Impatient, Version};
 use super::middleware::CameAs;
 use crate::config;
 
 /// How many requests one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 256;
-/// The largest request head.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// What every HTTP/2 connection begins with (RFC 9113 §3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long to wait for more of what may become the preface.
-const PEEK_PAUSE: Duration = Duration::from_millis(10);
+/// How many requests that a peer gave up at once may wait for this side to notice: whoever sends and
+/// cancels faster than that is disconnected ("rapid reset").
+const RESETS_WAITING_MAX: usize = 20;
+/// How many streams that were ended for a peer's errors are remembered before it is disconnected.
+const ERRORS_MAX: usize = 128;
+/// The largest request head. What is longer is answered 431 and the connection closed.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// How many header lines a request may have; more are 431 too.
+const HEADERS_MAX: usize = 100;
 /// How long to wait after an accept that failed (usually: out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long connections may be silent, and leave answers unread.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    silent: Duration,
+    unread: Duration,
+}
 
 /// A server that is listening.
 pub struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
-    accepting: JoinHandle<GracefulShutdown>,
+    accepting: JoinHandle<watch::Sender<()>>,
 }
 
 impl Server {
@@ -51,11 +62,14 @@ impl Server {
     ) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
-        let connections = Arc::new(Semaphore::new(settings.connections_max));
-        let builder = builder(settings.header_timeout);
-        let within = settings.header_timeout;
-        let accepting = accept(listener, router, builder, connections, within, stopped);
-        let accepting = tokio::spawn(accepting);
+        let patience = Patience { silent: settings.header_timeout, unread: settings.write_timeout };
+        let connections = Connections {
+            places: Arc::new(Semaphore::new(settings.connections_max)),
+            builder: builder(settings.header_timeout),
+            patience,
+            router,
+        };
+        let accepting = tokio::spawn(accept(listener, connections, stopped));
         Ok(Self { address, stop, accepting })
     }
 
@@ -68,10 +82,10 @@ impl Server {
     pub async fn stop(self, timeout: Duration) -> bool {
         // The receiver is gone only when the loop has ended already.
         let _ = self.stop.send(());
-        match self.accepting.await {
-            Ok(connections) => tokio::time::timeout(timeout, connections.shutdown()).await.is_ok(),
-            Err(_) => false,
-        }
+        let Ok(open) = self.accepting.await else { return false };
+        // Whoever has no connection any more does not listen.
+        let _ = open.send(());
+        tokio::time::timeout(timeout, open.closed()).await.is_ok()
     }
 }
 
@@ -83,39 +97,46 @@ fn builder(header_timeout: Duration) -> Arc<auto::Builder<TokioExecutor>> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
+        .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
+        .max_local_error_reset_streams(ERRORS_MAX)
         .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .keep_alive_interval(header_timeout)
         .keep_alive_timeout(header_timeout);
     Arc::new(builder)
 }
 
+/// What every connection needs.
+struct Connections {
+    places: Arc<Semaphore>,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+    patience: Patience,
+    router: Router,
+}
+
+/// Accepts until it is stopped; what it returns tells open connections to finish.
 async fn accept(
     listener: TcpListener,
-    router: Router,
-    builder: Arc<auto::Builder<TokioExecutor>>,
-    connections: Arc<Semaphore>,
-    first_within: Duration,
+    connections: Connections,
     mut stopped: oneshot::Receiver<()>,
-) -> GracefulShutdown {
-    let graceful = GracefulShutdown::new();
-    // Dropped when this loop ends: whoever has not begun to speak by then need not.
-    let (_accepting, ending) = watch::channel(());
+) -> watch::Sender<()> {
+    let (ending, _) = watch::channel(());
     let open = metrics::gauge!("souk_http_connections");
     loop {
         // At the limit the kernel's queue is where clients wait.
-        let permit = tokio::select! {
-            permit = connections.clone().acquire_owned() => permit,
-            _ = &mut stopped => return graceful,
+        let place = tokio::select! {
+            place = connections.places.clone().acquire_owned() => place,
+            _ = &mut stopped => return ending,
         };
-        let Ok(permit) = permit else { return graceful };
+        let Ok(place) = place else { return ending };
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut stopped => return graceful,
+            _ = &mut stopped => return ending,
         };
         let stream = match stream {
             Ok((stream, _)) => stream,
@@ -125,39 +146,15 @@ async fn accept(
                 continue;
             }
         };
-        let (watcher, open) = (graceful.watcher(), open.clone());
-        let (router, builder, ending) = (router.clone(), builder.clone(), ending.clone());
+        let (open, ending) = (open.clone(), ending.subscribe());
+        let (router, builder) = (connections.router.clone(), connections.builder.clone());
+        let patience = connections.patience;
         tokio::spawn(async move {
             open.increment(1.0);
-            if begins(&stream, first_within, ending).await {
-                serve(stream, router, &builder, watcher).await;
-            }
+            serve(stream, router, &builder, patience, ending).await;
             open.decrement(1.0);
-            drop(permit);
+            drop(place);
         });
-    }
-}
-
-/// Whether a connection says in time which version of HTTP it speaks. The builder's own timers start
-/// only once it knows, so that silence, or the first letter of `POST` and of HTTP/2's preface, would
-/// hold a connection for good.
-async fn begins(stream: &TcpStream, within: Duration, mut ending: watch::Receiver<()>) -> bool {
-    let version = async {
-        let mut start = [0; PREFACE.len()];
-        loop {
-            match stream.peek(&mut start).await {
-                Ok(0) | Err(_) => return false,
-                Ok(length) if length < start.len() && PREFACE.starts_with(&start[..length]) => {
-                    tokio::time::sleep(PEEK_PAUSE).await;
-                }
-                Ok(_) => return true,
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        begun = tokio::time::timeout(within, version) => begun.unwrap_or(false),
-        _ = ending.changed() => false,
     }
 }
 
@@ -165,14 +162,39 @@ async fn serve(
     stream: TcpStream,
     router: Router,
     builder: &auto::Builder<TokioExecutor>,
-    watcher: hyper_util::server::graceful::Watcher,
+    patience: Patience,
+    mut ending: watch::Receiver<()>,
 ) {
+    let spoken = connection::version(&stream, patience.silent, &mut ending).await;
+    let Some(version) = spoken else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "no TCP_NODELAY");
     }
-    let service = service_fn(move |request: Request<Incoming>| call(router.clone(), request));
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
+    let activity = Arc::new(Activity::default());
+    let requests = activity.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let open = requests.request();
+        let answer = call(router.clone(), request);
+        async move {
+            let answer = answer.await;
+            drop(open);
+            answer
+        }
+    });
+    let stream = TokioIo::new(Impatient::new(stream, patience.unread));
+    let connection = builder.serve_connection(stream, service);
+    let idle = async {
+        match version {
+            // Its own timer ends it.
+            Version::One => std::future::pending().await,
+            Version::Two => connection::idle(&activity, patience.silent).await,
+        }
+    };
+    let finish = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| {
+        connection.graceful_shutdown();
+    };
+    let ended = connection::drive(connection, finish, ending, idle, patience.unread).await;
+    if let Some(Err(error)) = ended {
         tracing::debug!(error, "connection ended");
     }
 }

@@ -164,7 +164,7 @@ async fn bounds(
     partition: u16,
     after: u64,
 ) -> Result<Option<(u64, u64)>, ReadError> {
-    let unbounded = (after + 1, i64::MAX.unsigned_abs());
+    let unbounded = (after.saturating_add(1), i64::MAX.unsigned_abs());
     if filter.from.is_none() && filter.to.is_none() {
         return Ok(Some(unbounded));
     }
@@ -177,7 +177,7 @@ async fn bounds(
     .when(" AND minute <= ", filter.to.map(minute));
     let ranges = db.fetch_as(query, |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
     let Some(&(Some(first), Some(last))) = ranges.first() else { return Ok(None) };
-    let (first, last) = (first.unsigned_abs().max(after + 1), last.unsigned_abs());
+    let (first, last) = (first.unsigned_abs().max(after.saturating_add(1)), last.unsigned_abs());
     Ok((first <= last).then_some((first, last)))
 }
 

@@ -13,8 +13,11 @@
 
 mod client;
 mod events;
+pub mod http2;
 mod market;
+mod operations;
 mod people;
+mod raw;
 mod server;
 
 use std::future::{Future, poll_fn};
@@ -28,7 +31,9 @@ use sqlx::sqlite::SqliteConnectOptions;
 pub use client::{Answer, Client};
 pub use events::{data_of, position, types_of};
 pub use market::{Order, PRICE, Sale, address, order_of, wish};
+pub use operations::{Operation, Things};
 pub use people::{Person, business, somebody};
+pub use raw::{RawAnswer, RawClient};
 pub use server::{Command, Server, Start};
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.

@@ -103,6 +103,16 @@ impl Server {
         self.visitor().with_token(&self.admin)
     }
 
+    /// Where it listens now: `http://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The development administrator's token.
+    pub fn admin_token(&self) -> &str {
+        &self.admin
+    }
+
     /// Every line of its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -1,0 +1,291 @@
+//! Who may do what, asked from outside: every operation of the served document, as everybody.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::{Answer, Client, Operation, Server, Start, somebody, wish};
+
+/// Who an operation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Anybody, without a token too.
+    All,
+    /// Whoever has logged in.
+    SignedIn,
+    /// The user it is about, and administrators; others hear 403.
+    Themselves,
+    /// The seller of the listing, and administrators; others hear 403.
+    ItsSeller,
+    /// Anybody who sells.
+    Sellers,
+    /// Buyer and seller of the order, and administrators; for others it is not there.
+    Parties,
+    /// The buyer of the order, and administrators; the seller hears 403, others 404.
+    ItsBuyer,
+    /// The seller of the order, and administrators; the buyer hears 403, others 404.
+    WhoeverSends,
+    /// Administrators.
+    Staff,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Nobody,
+    Forger,
+    Expired,
+    Buyer,
+    Seller,
+    OtherBuyer,
+    OtherSeller,
+    Admin,
+}
+
+/// Who each operation is for. One that is missing here fails the test: whoever adds an operation
+/// decides who it is for.
+fn meant_for(operation: &Operation) -> For {
+    let Some(path) = operation.path.strip_prefix("/api/v1") else { return For::All };
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
+    match (operation.method.as_str(), path) {
+        _ if starts(&["/admin/", "/dlq", "/events"]) => For::Staff,
+        _ if starts(&["/dev/"]) => For::All,
+        ("POST", "/auth/login" | "/auth/refresh") => For::All,
+        ("POST", "/users/register" | "/users/verify-email") => For::All,
+        ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
+        ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
+        ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
+        ("POST", "/orders" | "/transactions") => For::SignedIn,
+        ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
+        ("GET", _) if starts(&["/me/"]) => For::SignedIn,
+        ("PATCH", "/users/{id}") => For::Themselves,
+        ("POST", "/listings") => For::Sellers,
+        ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,
+        ("POST", "/orders/{id}/cancel") => For::ItsBuyer,
+        ("POST", "/shipments/{id}/dispatch") => For::WhoeverSends,
+        _ if starts(&["/orders/{id}", "/transactions/{id}", "/shipments/{id}"]) => For::Parties,
+        ("POST", "/categories") => For::Staff,
+        _ => panic!("who is {} for? Say so here.", operation.name()),
+    }
+}
+
+/// Whether somebody gets past the door, or the status and code that keep them out.
+fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
+    use Who::{Admin, Buyer, Expired, Forger, Nobody, OtherBuyer, OtherSeller, Seller};
+    let forbidden = Err((403, "forbidden"));
+    match (to, who) {
+        (For::All, _) => Ok(()),
+        (_, Nobody) => Err((401, "unauthenticated")),
+        (_, Forger | Expired) => Err((401, "invalid_token")),
+        (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
+        (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
+        (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
+        (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),
+        (For::ItsBuyer, Seller) | (For::WhoeverSends, Buyer) => forbidden,
+        (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {
+            Err((404, "not_found"))
+        }
+        (For::Staff, _) => Err((403, "insufficient_scope")),
+        (For::Sellers | For::Themselves | For::ItsSeller, _) => forbidden,
+    }
+}
+
+/// How anybody hears that they may not.
+fn is_kept_out(answer: &Answer) -> bool {
+    let code = answer["code"].as_str().unwrap_or_default();
+    matches!(code, "unauthenticated" | "insufficient_scope" | "invalid_token" | "not_found")
+        || (answer.status() == 403 && code == "forbidden")
+}
+
+async fn ask(client: &Client, operation: &Operation) -> Answer {
+    let mut target = operation.target.clone();
+    if operation.path == "/api/v1/shipments" {
+        target.push_str("?order_id=00000000-0000-7000-8000-000000000000");
+    }
+    if operation.path.ends_with("/events/await") {
+        target.push_str("?aggregateId=00000000-0000-7000-8000-000000000000&timeout=0");
+    }
+    let client =
+        if operation.method == Method::PATCH { client.if_match("*") } else { client.clone() };
+    let body = operation.body.as_ref().map(|body| body.to_string().into_bytes());
+    client.send(operation.method.clone(), &target, body).await
+}
+
+#[tokio::test]
+async fn everybody_may_do_what_they_may_and_nothing_else() {
+    let server = Server::start().await;
+    let mut things = server.things().await;
+    let (mut other, mut rival) = (server.buyer("Otto").await, server.seller("Rita").await);
+    let expired = things.buyer.client.clone();
+    server.advance_clock(20 * 60).await;
+    for person in [&mut things.buyer, &mut things.seller, &mut other, &mut rival] {
+        person.log_in_again().await;
+    }
+    let mut parts: Vec<_> = things.buyer.access_token.split('.').map(str::to_owned).collect();
+    parts[1] = server.admin_token().split('.').nth(1).unwrap().to_owned();
+    let clients = [
+        (Who::Nobody, server.visitor()),
+        // An administrator's claims under the signature of somebody else's.
+        (Who::Forger, server.visitor().with_token(&parts.join("."))),
+        (Who::Expired, expired),
+        (Who::OtherBuyer, other.client),
+        (Who::OtherSeller, rival.client),
+        (Who::Buyer, things.buyer.client.clone()),
+        (Who::Seller, things.seller.client.clone()),
+        (Who::Admin, server.admin()),
+    ];
+    let operations = server.operations(&things).await;
+    // What has an effect that others would notice comes last, and with the most powerful last.
+    for operation in operations.iter().filter(|of| !of.path.ends_with("/clock/advance")) {
+        let to = meant_for(operation);
+        assert_eq!(operation.needs_token, to != For::All, "{} says otherwise", operation.name());
+        for (who, client) in &clients {
+            let answer = ask(client, operation).await;
+            let name = format!("{} as {who:?} (for {to:?}): {}", operation.name(), answer.raw());
+            assert!(answer.status() < 500, "{name}");
+            match expected(to, *who) {
+                Err((status, code)) => {
+                    assert_eq!(
+                        (answer.status(), &answer["code"]),
+                        (status, &json!(code)),
+                        "{name}"
+                    );
+                }
+                // A token that is none is refused even where none is needed, or not looked at.
+                Ok(()) if matches!(who, Who::Forger | Who::Expired) => {}
+                // These are about tokens or faults that there are not.
+                Ok(()) if to == For::All || operation.path.contains("/dlq/") => {}
+                Ok(()) if operation.path.contains("/quarantine/") => {}
+                // The development administrator is no user, and so has no profile.
+                Ok(()) if to == For::SignedIn && answer["code"] == "not_found" => {
+                    assert_eq!(*who, Who::Admin, "{name}");
+                }
+                Ok(()) => assert!(!is_kept_out(&answer), "{name}"),
+            }
+        }
+    }
+    no_secrets_in_the_log(&server, &[&things.buyer.access_token, &things.buyer.password]);
+}
+
+fn no_secrets_in_the_log(server: &Server, secrets: &[&str]) {
+    for line in server.log() {
+        for secret in secrets {
+            assert!(!line.contains(secret), "a secret in the log: {line}");
+        }
+        assert!(!line.contains(server.admin_token()), "a secret in the log: {line}");
+    }
+}
+
+/// What belongs to somebody else is not there, or not for the asker, by whatever name.
+#[tokio::test]
+async fn what_is_somebody_elses_stays_theirs() {
+    let server = Server::start().await;
+    let things = server.things().await;
+    let stranger = server.buyer("Otto").await;
+    let client = &stranger.client;
+    let (order, buyer) = (&things.order_id, &things.buyer);
+    let number = server.order_now(order).await.text("order_number");
+    for name in [order.as_str(), &format!("order-{order}"), &number, &number.to_lowercase()] {
+        client.get(&format!("/api/v1/orders/{name}")).await.problem(404, "not_found");
+        client.get(&format!("/orders/{name}/payment")).await.problem(404, "not_found");
+        let cancel = format!("/api/v1/orders/{name}/cancel");
+        client.post(&cancel, &json!({})).await.problem(404, "not_found");
+    }
+    let shipments = client.get(&format!("/api/v1/shipments?order_id={order}")).await.expect(200);
+    assert!(shipments.items().is_empty());
+    let notifications = format!("/api/v1/notifications?user_id={}", buyer.user_id);
+    client.get(&notifications).await.problem(403, "forbidden");
+    client.get("/api/v1/notifications?audience=admin").await.problem(403, "forbidden");
+    // A user's page shows strangers nothing personal.
+    let seen = client.get(&format!("/api/v1/users/{}", buyer.user_id)).await.expect(200);
+    for text in [&buyer.email, "Bea", "Tester"] {
+        assert!(!seen.raw().contains(text), "{seen:?}");
+    }
+    // The same idempotency key of somebody else is another one, whatever the body.
+    let body = wish(&things.listing_id, 1, "sandbox");
+    let mine = client.keyed("one").post("/api/v1/orders", &body).await.expect(201);
+    let theirs = buyer.client.keyed("one").post("/api/v1/orders", &body).await.expect(201);
+    assert_ne!(mine.text("order_id"), theirs.text("order_id"));
+    // A cursor of somebody else's list leads to one's own.
+    buyer.client.post("/api/v1/orders", &body).await.expect(201);
+    server.caught_up("orders-view").await;
+    let page = buyer.client.get("/api/v1/me/orders?limit=1").await.expect(200);
+    let cursor = page.text("next_cursor");
+    let page = client.get(&format!("/api/v1/me/orders?limit=1&cursor={cursor}")).await.expect(200);
+    for row in page.items() {
+        assert_eq!(row["buyer_id"], json!(stranger.user_id));
+    }
+    // Somebody else's refresh token under one's own access token is still theirs.
+    let token = json!({ "refresh_token": buyer.refresh_token });
+    let tokens = client.post("/api/v1/auth/refresh", &token).await.expect(200);
+    assert_eq!(tokens.text("user_id"), buyer.user_id);
+    no_secrets_in_the_log(
+        &server,
+        &[&buyer.refresh_token, &buyer.access_token, &buyer.password, &buyer.email],
+    );
+    server.at_rest().await;
+    server.finish().await;
+}
+
+/// The routes of development ask for no token, so a page of another site must not reach them through
+/// its reader's browser, by a name that was made to lead here (DNS rebinding) either.
+#[tokio::test]
+async fn foreign_pages_do_not_reach_the_routes_of_development() {
+    let server = Server::start().await;
+    let visitor = server.visitor();
+    let outbox = "/api/v1/dev/outbox";
+    for host in ["evil.example.com", "127.0.0.1.evil.example.com", "localhost.evil.example.com:80"]
+    {
+        visitor.with("host", host).get(outbox).await.problem(403, "foreign_host");
+    }
+    for origin in ["https://evil.example.com", "null", "http://localhost.evil.example.com"] {
+        visitor.with("origin", origin).get(outbox).await.problem(403, "foreign_origin");
+    }
+    let crossing = visitor.with("sec-fetch-site", "cross-site");
+    crossing.post("/api/v1/dev/faults", &json!({})).await.problem(403, "foreign_origin");
+    for host in ["localhost:8080", "127.0.0.1", "[::1]:8080", "souk.localhost"] {
+        visitor.with("host", host).get(outbox).await.expect(200);
+    }
+    visitor.with("origin", "http://localhost:3000").get(outbox).await.expect(200);
+    // Everything else is meant to be reached by any name.
+    visitor.with("host", "souk.example.com").get("/api/v1/categories").await.expect(200);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn the_page_of_the_document_may_do_nothing_but_show_it() {
+    let server = Server::start().await;
+    let page = server.visitor().get("/docs/").await.expect(200);
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+    assert!(policy.contains("script-src 'self';"), "no inline scripts: {policy}");
+    assert!(!page.raw().contains("<script>"), "the page itself keeps to its policy");
+    assert_eq!(page.header("x-frame-options"), "DENY");
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+    assert_eq!(page.header("referrer-policy"), "no-referrer");
+    let data = server.visitor().get("/version").await.expect(200);
+    let policy = data.header("content-security-policy");
+    assert_eq!(policy, "default-src 'none'; frame-ancestors 'none'");
+    server.finish().await;
+}
+
+/// With `REVEAL_VERIFICATION_TOKEN` an answer holds the token; the log holds none even so.
+#[tokio::test]
+async fn no_secret_of_a_registration_is_logged() {
+    let server = Start::default()
+        .with("LOG_LEVEL", "trace")
+        .with("REVEAL_VERIFICATION_TOKEN", "true")
+        .start()
+        .await;
+    let body = somebody("Ann");
+    let made = server.visitor().post("/api/v1/users/register", &body).await.expect(201);
+    let (token, password) = (made.text("verification_token"), body["password"].as_str().unwrap());
+    let proof = json!({ "verification_token": token });
+    server.visitor().post("/api/v1/users/verify-email", &proof).await.expect(200);
+    let tokens = server.login("ann@example.com", password).await.expect(200);
+    server.at_rest().await;
+    no_secrets_in_the_log(
+        &server,
+        &[&token, password, &tokens.text("access_token"), &tokens.text("refresh_token")],
+    );
+    server.finish().await;
+}

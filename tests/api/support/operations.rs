@@ -1,0 +1,187 @@
+//! Every operation of the served OpenAPI document, with a request that is valid for it.
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use super::{PRICE, Person, Sale, Server, address, business, wish};
+
+/// One operation of the document.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    pub method: Method,
+    /// The path as the document has it, with names in braces.
+    pub path: String,
+    /// The names of its query parameters.
+    pub query: Vec<String>,
+    /// Whether the document says that it needs a token.
+    pub needs_token: bool,
+    /// A body that is right for it, where it takes one.
+    pub body: Option<Value>,
+    /// The path filled in.
+    pub target: String,
+}
+
+impl Operation {
+    /// As people name it: `GET /livez`.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+}
+
+/// What requests can be about.
+pub struct Things {
+    pub seller: Person,
+    pub buyer: Person,
+    pub listing_id: String,
+    pub order_id: String,
+    pub shipment_id: String,
+    pub category_id: String,
+    pub event_id: String,
+}
+
+impl Server {
+    /// One of everything: a sale that was shipped.
+    pub async fn things(&self) -> Things {
+        let Sale { seller, buyer, listing_id, order } = self.sale(1_000_000, 1, "sandbox").await;
+        self.order_eventually(&order.id, "SHIPPED").await;
+        let order_id = order.id;
+        let path = format!("/api/v1/shipments?order_id={order_id}");
+        let shipments = self.admin().get(&path).await.expect(200);
+        let shipment_id = shipments.items()[0]["shipment_id"].as_str().unwrap().to_owned();
+        let events = self.events("eventType=order.placed").await;
+        let event_id = events[0]["event_id"].as_str().unwrap().to_owned();
+        let category_id = self.category().await;
+        Things { seller, buyer, listing_id, order_id, shipment_id, category_id, event_id }
+    }
+
+    /// Every operation, about these things.
+    pub async fn operations(&self, things: &Things) -> Vec<Operation> {
+        let document = self.visitor().get("/openapi.json").await.expect(200);
+        let paths = document["paths"].as_object().unwrap();
+        let mut all = Vec::new();
+        for (path, item) in paths {
+            for (method, described) in item.as_object().unwrap() {
+                let method: Method = method.to_uppercase().parse().unwrap();
+                all.push(operation(document.json(), method, path, described, things));
+            }
+        }
+        all
+    }
+}
+
+fn operation(
+    document: &Value,
+    method: Method,
+    path: &str,
+    described: &Value,
+    things: &Things,
+) -> Operation {
+    let parameters = described["parameters"].as_array().map_or(&[][..], Vec::as_slice);
+    let query = parameters.iter().filter(|of| of["in"] == "query");
+    let query = query.map(|of| of["name"].as_str().unwrap().to_owned()).collect();
+    let body = described.pointer("/requestBody/content/application~1json/schema");
+    let body = body.map(|schema| {
+        known_body(&method, path, things).unwrap_or_else(|| made_body(document, schema))
+    });
+    let needs_token = described["security"].as_array().is_some_and(|of| !of.is_empty());
+    let target = filled_in(path, things);
+    Operation { method, path: path.to_owned(), query, needs_token, body, target }
+}
+
+fn filled_in(path: &str, things: &Things) -> String {
+    let id = match path {
+        _ if path.contains("/orders/") || path.contains("/transactions/") => &things.order_id,
+        _ if path.contains("/sagas/") => &things.order_id,
+        _ if path.contains("/shipments/") => &things.shipment_id,
+        _ if path.contains("/categories/") => &things.category_id,
+        _ if path.contains("/events/") => &things.event_id,
+        _ if path.contains("/sellers/") => &things.seller.user_id,
+        _ if path.contains("/users/") => &things.buyer.user_id,
+        _ if path.contains("/faults/") => "1",
+        _ => &things.listing_id,
+    };
+    [
+        ("{id}", id),
+        ("{key}", &things.order_id),
+        ("{partition}", "0"),
+        // One whose pauses hold nobody up.
+        ("{name}", "mail-sender"),
+        ("{subscription}", "mail-sender"),
+        ("{aggregate_type}", "listing"),
+        ("{event_type}", "order.placed"),
+        ("{major}", "1"),
+        ("{code}", "not_found"),
+    ]
+    .iter()
+    .fold(path.to_owned(), |path, (name, value)| path.replace(name, value))
+}
+
+/// Bodies that do what they are for, rather than merely fit the schema.
+fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
+    Some(match (method.as_str(), path) {
+        ("POST", "/api/v1/orders") => wish(&things.listing_id, 1, "sandbox"),
+        ("POST", "/api/v1/transactions") => json!({
+            "listing_id": things.listing_id,
+            "quantity": 1,
+            "delivery_address": address(),
+            "payment_method": "sandbox",
+        }),
+        ("POST", "/api/v1/listings") => json!({
+            "title": "A blue bicycle",
+            "description": "Ridden only on Sundays.",
+            "price": { "amount": PRICE, "currency": "VND" },
+            "category_id": things.category_id,
+            "sku": "BLUE-1",
+            "quantity": 3,
+            "images": ["https://images.example.com/1.jpg"],
+        }),
+        ("PATCH", "/api/v1/listings/{id}") => json!({
+            "title": "A green bicycle",
+            "description": "Ridden on Mondays too.",
+            "price": { "amount": PRICE + 1, "currency": "VND" },
+        }),
+        ("POST", "/api/v1/users/upgrade-to-seller") => business(),
+        ("POST", "/api/v1/dev/faults") => json!({
+            "target": "nobody", "mode": "fail", "kind": "transient", "times": 1, "delay_ms": 1,
+        }),
+        _ => return None,
+    })
+}
+
+/// A body made from its schema, for operations that this module does not know.
+fn made_body(document: &Value, schema: &Value) -> Value {
+    if let Some(target) = schema["$ref"].as_str() {
+        let pointer = target.trim_start_matches('#');
+        return made_body(document, document.pointer(pointer).unwrap());
+    }
+    if let Some(example) = schema.get("example") {
+        return example.clone();
+    }
+    let variants = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array);
+    if let Some(variants) = variants {
+        let some = variants.iter().find(|variant| variant["type"] != "null");
+        return some.map_or(Value::Null, |variant| made_body(document, variant));
+    }
+    let kind = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().find(|kind| **kind != "null").cloned(),
+        kind => Some(kind.clone()),
+    };
+    match kind.as_ref().and_then(Value::as_str) {
+        Some("object") => {
+            let members = schema["properties"].as_object();
+            let made = members.into_iter().flatten();
+            let made = made.map(|(name, of)| (name.clone(), made_body(document, of)));
+            Value::Object(made.collect::<Map<_, _>>())
+        }
+        Some("array") => json!([made_body(document, &schema["items"])]),
+        Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
+        Some("boolean") => json!(true),
+        Some("string") => match schema["format"].as_str() {
+            Some("uuid") => json!("0192f0c1-2345-7000-8000-0123456789ab"),
+            Some("email") => json!("ann@example.com"),
+            Some("date-time") => json!("2026-11-20T10:30:00.000Z"),
+            _ => json!("a long enough text"),
+        },
+        _ => json!({}),
+    }
+}
