@@ -9,6 +9,8 @@
 
 pub mod contexts;
 #[cfg(test)]
+mod decoders;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

@@ -14,6 +14,8 @@ pub mod categories;
 pub mod conditional;
 mod connection;
 pub mod cursor;
+#[cfg(test)]
+mod decoders;
 pub mod dev;
 pub mod dlq;
 mod event_json;

@@ -180,7 +180,7 @@ fn item(fields: &mut Fields<'_>) -> Option<NewItem> {
     Some(NewItem { listing_id, sku, quantity: quantity?, unit_price })
 }
 
-struct OrderWish(Wish);
+pub(super) struct OrderWish(Wish);
 
 impl FromFields for OrderWish {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
@@ -211,7 +211,7 @@ pub struct NewTransaction {
     pub payment_method: String,
 }
 
-struct TransactionWish(Wish);
+pub(super) struct TransactionWish(Wish);
 
 impl FromFields for TransactionWish {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {

@@ -131,7 +131,7 @@ async fn what_is_too_large_or_too_deep_is_refused() {
     assert_eq!(answer.json::<Value>().await.unwrap()["code"], "malformed_json");
 
     let long = format!("/api/v1/listings/{}", "x".repeat(10_000));
-    assert_eq!(client.get(service.url(&long)).send().await.unwrap().status(), 404);
+    assert_eq!(client.get(service.url(&long)).send().await.unwrap().status(), 414);
     // Neither a path nor a header of any length does more than end the connection.
     let path = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70_000));
     let header =

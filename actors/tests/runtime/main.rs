@@ -3,6 +3,7 @@
 
 mod account;
 mod aggregates;
+mod decoders;
 mod delivery;
 mod journal;
 mod postgres;
