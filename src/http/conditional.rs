@@ -26,7 +26,7 @@ impl Tags {
             if text == "*" {
                 return Ok(Some(Self::Any));
             }
-            for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+            for tag in elements(text) {
                 all.push(tag_of(tag).ok_or_else(|| {
                     let detail = format!("{name} must be a list of quoted tags, or *");
                     ApiError::bad_request("invalid_parameter", detail)
@@ -35,6 +35,16 @@ impl Tags {
         }
         Ok((!all.is_empty()).then_some(Self::These(all)))
     }
+}
+
+/// The elements of a list; a comma within quotes is part of a tag.
+fn elements(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_quoted = false;
+    let between = move |character: char| {
+        is_quoted ^= character == '"';
+        character == ',' && !is_quoted
+    };
+    text.split(between).map(str::trim).filter(|tag| !tag.is_empty())
 }
 
 fn tag_of(text: &str) -> Option<(bool, String)> {
@@ -172,6 +182,7 @@ mod tests {
         assert_eq!(read("\"abc\"").unwrap(), IfMatch::Version(u64::MAX));
         assert!(read("7").is_err());
         assert!(read("\"7\", \"8\"").is_err());
+        assert_eq!(read("\"7,8\"").unwrap(), IfMatch::Version(u64::MAX));
         let none = IfMatch::read(&HeaderMap::new()).unwrap();
         assert_eq!(none.required().unwrap_err().status(), StatusCode::PRECONDITION_REQUIRED);
     }

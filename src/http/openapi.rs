@@ -114,31 +114,109 @@ fn parameters() -> Value {
             "name": "Idempotency-Key",
             "in": "header",
             "description": "Makes the request have effect once, for 24 hours. A string in double \
-                quotes (RFC 8941) or bare, at most 255 characters.",
-            "schema": { "type": "string", "maxLength": 257 },
+                quotes (RFC 8941) or bare, of 1 to 255 visible characters.",
+            "schema": { "type": "string", "pattern": KEY },
             "example": "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
             "x-lifetime": "PT24H",
         },
         "IfMatch": {
             "name": "If-Match",
             "in": "header",
-            "description": "The version that the change rests on",
-            "schema": { "type": "string" },
+            "description": "The version that the change rests on: its `ETag`, or `*` for whichever",
+            "schema": { "type": "string", "pattern": format!("^(\\*|{TAG})$") },
             "example": "\"3\"",
         },
         "IfNoneMatch": {
             "name": "If-None-Match",
             "in": "header",
-            "description": "What the caller has",
-            "schema": { "type": "string" },
+            "description": "What the caller has: 304 when it still is so",
+            "schema": { "type": "string", "pattern": format!("^(\\*|{TAG}(, {TAG}){{0,9}})$") },
         },
         "CorrelationId": {
             "name": "X-Correlation-Id",
             "in": "header",
-            "description": "Names everything that the request leads to; made up when absent",
-            "schema": { "type": "string", "maxLength": 128 },
+            "description": "Names everything that the request leads to. Made up when it is absent, \
+                or is not 1 to 128 visible characters without spaces.",
+            "schema": { "type": "string" },
         },
     })
+}
+
+/// An idempotency key, quoted or bare.
+const KEY: &str = "^([!#-~]([ -~]{0,253}[!-~])?|\"([ !#-\\[\\]-~]|\\\\[\"\\\\]){1,255}\")$";
+/// An entity tag.
+const TAG: &str = "(W/)?\"[!#-~]*\"";
+/// A UUID, with or without its kind before it.
+const ID: &str = "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
+
+/// What a query parameter may be, where its name says more than its type. An empty one counts as
+/// absent.
+fn schema_of(name: &str) -> Option<Value> {
+    let kind =
+        |kind: &str| json!({ "type": "string", "pattern": format!("^(({kind}[-_])?{ID})?$") });
+    Some(match name {
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200, "default": 50 }),
+        "timeout" => json!({ "type": "integer", "minimum": 0, "default": 5 }),
+        "verbose" => json!({ "type": "string" }),
+        "channel" => json!({ "type": "string", "enum": ["email", "sms", "in_app"] }),
+        "case" => json!({ "type": "string", "examples": ["camel"] }),
+        "from" | "to" => json!({ "type": "string", "format": "date-time" }),
+        "min_position" => json!({ "type": "string", "pattern": "^([0-9]{1,3}:[0-9]{1,18})?$" }),
+        "order_id" => kind("order"),
+        "user_id" | "seller_id" => kind("user"),
+        "category_id" => kind("category"),
+        "aggregateId" => kind("[a-z_]+"),
+        _ => return None,
+    })
+}
+
+/// Whether a read answers 304 to who has what it would give.
+fn is_conditional(path: &str) -> bool {
+    let never = ["/api/v1/events/", "/api/v1/admin/subscriptions/", "/problems/", "/schemas/"];
+    path == "/api/v1/users/me"
+        || (path.contains("/{") && !never.iter().any(|start| path.starts_with(start)))
+}
+
+/// Whether a change looks at `If-Match`: those of letters, subscriptions and quarantine rest on no
+/// version.
+fn rests_on_a_version(path: &str, method: &str) -> bool {
+    let never = ["/api/v1/dlq/", "/api/v1/admin/subscriptions/", "/api/v1/admin/quarantine/"];
+    method == "patch"
+        || (method == "post"
+            && path.contains("/{")
+            && !never.iter().any(|start| path.starts_with(start)))
+}
+
+/// What an operation may be answered besides what it says itself.
+fn refusals(path: &str, method: &str) -> Vec<&'static str> {
+    let changes = matches!(method, "post" | "patch" | "put" | "delete");
+    let mut statuses = vec!["400", "414", "500"];
+    if !is_open(path, method) {
+        statuses.extend(["401", "403"]);
+    }
+    if path.starts_with("/api/v1/auth/") || path.starts_with("/api/v1/dev/") {
+        statuses.extend(["401", "403"]);
+    }
+    if path.starts_with("/api/v1/") {
+        // A token that is none is refused where none is needed too.
+        statuses.extend(["401", "503"]);
+    }
+    if changes || path.contains("/{") || path == "/api/v1/users/me" {
+        statuses.push("404");
+    }
+    if method == "get" && is_conditional(path) {
+        statuses.push("304");
+    }
+    if changes {
+        statuses.extend(["408", "409", "412", "413", "415", "422", "504"]);
+    }
+    if path == "/api/v1/users/verify-email" {
+        statuses.push("410");
+    }
+    if method == "patch" && path.starts_with("/api/v1/listings/") {
+        statuses.push("428");
+    }
+    statuses
 }
 
 /// What can be done without a token.
@@ -161,18 +239,34 @@ fn is_open(path: &str, method: &str) -> bool {
 fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let parameter = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
     let mut parameters = Vec::new();
-    let keyless = path.ends_with("/auth/login") || path.ends_with("/auth/refresh");
+    let keyless = path.ends_with("/auth/login")
+        || path.ends_with("/auth/refresh")
+        || (path.starts_with("/api/v1/dev/") && !path.ends_with("/echo"));
     if method == "post" && !keyless {
         parameters.push(parameter("IdempotencyKey"));
     }
-    if method == "patch" || (method == "post" && path.contains("/{")) {
+    if rests_on_a_version(path, method) {
         parameters.push(parameter("IfMatch"));
     }
-    if method == "get" && path.contains("/{") {
+    if method == "get" && is_conditional(path) {
         parameters.push(parameter("IfNoneMatch"));
     }
     if path.starts_with("/api/") {
         parameters.push(parameter("CorrelationId"));
+    }
+    for own in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+        if own["in"] == "query"
+            && let Some(schema) = own["name"].as_str().and_then(schema_of)
+        {
+            own["schema"] = schema;
+            if own["required"] == true {
+                own["schema"]["minLength"] = Value::from(1);
+            }
+        } else if let Some(kinds) = own["schema"]["type"].as_array() {
+            // Whether it may be absent is said by `required`; a query has no null.
+            own["schema"]["type"] =
+                kinds.iter().find(|kind| **kind != "null").cloned().unwrap_or_default();
+        }
     }
     match operation.get_mut("parameters").and_then(Value::as_array_mut) {
         Some(own) => own.extend(parameters),
@@ -181,21 +275,15 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let security = if is_open(path, method) { json!([]) } else { json!([{ "bearer": [] }]) };
     operation.insert("security".to_owned(), security);
     let problem = json!({ "$ref": "#/components/responses/Problem" });
-    let mut statuses = vec!["400", "500"];
-    if !is_open(path, method) {
-        statuses.extend(["401", "403"]);
-    }
-    if path.contains("/{") {
-        statuses.push("404");
-    }
-    if matches!(method, "post" | "patch" | "put" | "delete") {
-        statuses.extend(["409", "412", "413", "415", "422", "503", "504"]);
-    }
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
         return;
     };
-    for status in statuses {
-        responses.entry(status).or_insert_with(|| problem.clone());
+    for status in refusals(path, method) {
+        let refusal = match status {
+            "304" => json!({ "description": "The caller has it already" }),
+            _ => problem.clone(),
+        };
+        responses.entry(status).or_insert(refusal);
     }
     for (status, response) in responses {
         if matches!(method, "post" | "patch") && status.starts_with('2') {
