@@ -79,15 +79,86 @@ fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     });
     document["components"]["headers"] = headers();
     document["components"]["parameters"] = parameters();
+    let schemas = document["components"]["schemas"].as_object_mut();
+    schemas.into_iter().for_each(|schemas| schemas.extend(other_forms()));
+    let bodies = document["components"]["schemas"].clone();
     let paths = document["paths"].as_object_mut();
     for (path, item) in paths.into_iter().flatten() {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
             if let Some(operation) = operation.as_object_mut() {
                 complete(path, method, operation);
+                relax_body(operation, &bodies);
+                if path.starts_with("/api/v1/events") {
+                    offer_other_forms(operation);
+                }
             }
         }
     }
     document
+}
+
+/// An empty body counts as an object without members: where none is required it may be left out.
+fn relax_body(operation: &mut Map<String, Value>, schemas: &Value) {
+    let Some(body) = operation.get_mut("requestBody") else { return };
+    let schema = &body["content"]["application/json"]["schema"];
+    let named = schema["$ref"].as_str().and_then(|target| target.rsplit('/').next());
+    let schema = named.map_or(schema, |name| &schemas[name]);
+    if schema["required"].as_array().is_none_or(Vec::is_empty) {
+        body["required"] = Value::from(false);
+    }
+}
+
+/// The two other forms in which events can be asked for.
+fn other_forms() -> Map<String, Value> {
+    let object = |names: &[&str]| {
+        let properties = names.iter().map(|name| ((*name).to_owned(), json!({})));
+        json!({
+            "type": "object",
+            "required": names,
+            "properties": properties.collect::<Map<_, _>>(),
+        })
+    };
+    let camel = ["eventId", "eventType", "aggregateId", "aggregateType", "occurredAt", "payload"];
+    let mut camel = object(&[&camel[..], &["version"]].concat());
+    camel["description"] = Value::from("An event in the form that `case=camel` asks for");
+    let mut cloud = object(&["specversion", "id", "source", "type", "time", "subject", "data"]);
+    cloud["description"] = Value::from("An event as a CloudEvent 1.0, with its extensions");
+    let page = |items: &str| {
+        let items = json!({ "$ref": format!("#/components/schemas/{items}") });
+        json!({
+            "type": "object",
+            "required": ["data", "has_more"],
+            "properties": {
+                "data": { "type": "array", "items": items },
+                "next_cursor": { "type": ["string", "null"] },
+                "has_more": { "type": "boolean" },
+            },
+        })
+    };
+    Map::from_iter([
+        ("CamelEventPage".to_owned(), page("CamelEvent")),
+        ("CamelEvent".to_owned(), camel),
+        ("CloudEvent".to_owned(), cloud),
+    ])
+}
+
+/// Where events are answered they come in three forms.
+fn offer_other_forms(operation: &mut Map<String, Value>) {
+    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    let answer = operation.get_mut("responses").and_then(|all| all.get_mut("200"));
+    let Some(content) = answer.and_then(|answer| answer.get_mut("content")) else { return };
+    let native = content["application/json"]["schema"].clone();
+    let target = native["$ref"].as_str().unwrap_or_default();
+    if target.ends_with("/EventBody") {
+        let forms = json!([native, reference("CamelEvent")]);
+        content["application/json"]["schema"] = json!({ "anyOf": forms });
+        content["application/cloudevents+json"] = json!({ "schema": reference("CloudEvent") });
+    } else if target.contains("EventBody") {
+        let forms = json!([native, reference("CamelEventPage")]);
+        content["application/json"]["schema"] = json!({ "anyOf": forms });
+        let batch = json!({ "type": "array", "items": reference("CloudEvent") });
+        content["application/cloudevents-batch+json"] = json!({ "schema": batch });
+    }
 }
 
 fn headers() -> Value {
@@ -165,6 +236,7 @@ fn schema_of(name: &str) -> Option<Value> {
         "order_id" => kind("order"),
         "user_id" | "seller_id" => kind("user"),
         "category_id" => kind("category"),
+        "partition" => json!({ "type": "integer", "minimum": 0, "maximum": 65_535 }),
         "aggregateId" => kind("[a-z_]+"),
         _ => return None,
     })
@@ -255,7 +327,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
         parameters.push(parameter("CorrelationId"));
     }
     for own in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
-        if own["in"] == "query"
+        if (own["in"] == "query" || own["name"] == "partition")
             && let Some(schema) = own["name"].as_str().and_then(schema_of)
         {
             own["schema"] = schema;

@@ -209,6 +209,7 @@ impl ApiError {
     /// What an answer of the framework's own (405, a bad path) says as a problem.
     pub(super) fn from_status(status: StatusCode) -> Self {
         let detail = match status {
+            StatusCode::BAD_REQUEST => "the path does not have the right form",
             StatusCode::NOT_FOUND => "there is nothing at this path",
             StatusCode::METHOD_NOT_ALLOWED => "this path does not take this method; see Allow",
             _ => status.canonical_reason().unwrap_or("the request failed"),
