@@ -22,6 +22,9 @@ command -v curl >/dev/null || missing+=(curl)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 # The tests start servers of their own; Debian keeps these programs out of the path.
 command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+command -v python3 >/dev/null || missing+=(python3)
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+command -v prlimit >/dev/null || missing+=(util-linux)
 if [ ${#missing[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
         echo "run: please install what is missing: ${missing[*]}" >&2
@@ -54,13 +57,17 @@ walked=1
 cargo build || exit 1
 bash tests/readme.sh || { walked=0; failed=1; }
 
-awk -v walked="$walked" '
+echo "== the OpenAPI document against the service =="
+agreed=1
+bash tests/schemathesis.sh || { agreed=0; failed=1; }
+
+awk -v others="$((walked + agreed))" '
     /^test result: / {
         for (i = 1; i < NF; i++) {
             if ($(i + 1) == "passed;") passed += $i
             if ($(i + 1) == "failed;") failed += $i
         }
     }
-    END { printf "%d passed, %d failed\n", passed + walked, failed + (1 - walked) }
+    END { printf "%d passed, %d failed\n", passed + others, failed + (2 - others) }
 ' "$output"
 exit "$failed"
