@@ -1,33 +1,32 @@
 //! The wiring: opens what is stored, registers everything with the runtime, starts it.
 //!
 //! ```text
-//!   config ──▶ journal.db ─┐
-//!              keyring ────┼──▶ runtime ◀── aggregates, the saga, subscriptions
-//!              read.db ────┘      │
-//!                                 └──▶ App: what the HTTP layer and the CLI work with
+//!   config ──▶ journal ─────┐
+//!              keyring ─────┼──▶ runtime ◀── aggregates, the saga, subscriptions
+//!              read models ─┘      │
+//!                                  └──▶ App: what the HTTP layer and the CLI work with
 //! ```
 
 pub mod contexts;
+mod database;
 #[cfg(test)]
 mod decoders;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use souk_actors::command::{CommandContext, CommandError, Origin};
-use souk_actors::event::Position;
 use souk_actors::journal::Store;
 use souk_actors::journal::codec::Keyring;
-use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::retry::RetryPolicy;
 use souk_actors::runtime::{Options, Runtime};
 use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
+use crate::config::Storage;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
@@ -41,12 +40,11 @@ use crate::domain::payment::Payment;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
 use crate::domain::user::User;
-use crate::files::{private_file, private_folder};
 use crate::gateways::mail::LogMailer;
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::sms::LogSms;
-use crate::projections::{Place, ReadModels, db};
+use crate::projections::ReadModels;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
 use crate::subscribers::notifications::Notifications;
@@ -56,6 +54,10 @@ use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::{
     email_claims, mail_sender, notifications, order_progress, payment_gateway,
 };
+
+pub use database::{open_journal, open_journal_read_only, open_read_models};
+
+use database::open_read_models_for;
 
 /// Lanes of the subscriptions on the way of every purchase. Each lane waits for the journal (and a
 /// payment's, at worst, for the provider's time limit), so there are many more than processors.
@@ -76,12 +78,10 @@ const CATEGORIES: [(&str, &str); 6] = [
 
 /// What the application is started with.
 pub struct Settings {
-    /// The folder of the read models and of everything else that is kept in files.
-    pub data_dir: PathBuf,
-    /// The journal's file.
-    pub journal: PathBuf,
-    /// How many partitions a new journal gets.
-    pub partitions: u16,
+    /// Where data is kept.
+    pub storage: Storage,
+    /// How many partitions a new journal gets; none means the store's default.
+    pub partitions: Option<u16>,
     /// Whether default categories are made.
     pub development: bool,
     /// Wraps the keys of persons.
@@ -116,16 +116,15 @@ pub struct App {
 }
 
 impl App {
-    /// Starts on the files in the data folder.
+    /// Starts on what is stored.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
-        private_folder(&settings.data_dir)?;
-        let store = open_journal(&settings.journal, settings.partitions).await?;
-        Self::start_on(settings, Arc::new(store)).await
+        let store = open_journal(&settings.storage, settings.partitions).await?;
+        Self::start_on(settings, store).await
     }
 
     /// Starts on this journal.
     pub async fn start_on(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<Self> {
-        let read_models = open_read_models(&settings.data_dir, &*store).await?;
+        let read_models = open_read_models_for(&settings.storage, &*store).await?;
         let (sandbox, mails) = (Arc::new(Sandbox::default()), Arc::new(LogMailer::default()));
         let keys = Arc::new(Keyring::new(&settings.master_key, settings.world.clone()));
         let mut builder = Runtime::builder(store, settings.world, keys, settings.options)
@@ -164,28 +163,6 @@ impl App {
         self.read_models.close().await;
         finished
     }
-}
-
-/// Opens the journal in this file, or begins one there.
-pub async fn open_journal(path: &Path, partitions: u16) -> anyhow::Result<SqliteStore> {
-    private_file(path)?;
-    SqliteStore::open(path, partitions)
-        .await
-        .with_context(|| format!("cannot open the journal {}", path.display()))
-}
-
-async fn open_read_models(data_dir: &Path, store: &dyn Store) -> anyhow::Result<ReadModels> {
-    let path = data_dir.join(db::FILE_NAME);
-    private_file(&path)?;
-    let heads = async || {
-        let mut heads = Vec::new();
-        for partition in 0..store.partitions() {
-            let head = store.head(partition).await.context("cannot read the journal")?;
-            heads.push(Position { partition, position: head.position });
-        }
-        Ok(heads)
-    };
-    ReadModels::open_for(&Place::File(path), heads).await
 }
 
 fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscription> {

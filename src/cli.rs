@@ -17,6 +17,8 @@ const VARIABLES: &str = "\
 Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   MASTER_KEY, TOKEN_KEY, LOOKUP_KEY  32 bytes each in base64 or hexadecimal; <name>_FILE names a
                              file. Development makes them up once
+  DATABASE_WAIT              How long the start waits for a PostgreSQL that does not answer [60s]
+  LEASE_TTL                  How long a silent process keeps its place on PostgreSQL [10s]
   RETRY_MAX_RETRIES          How often a handler of events is tried again [3]
   RETRY_DELAY_MS             The first wait before that [1000]
   RETRY_EXPONENTIAL_BACKOFF  Whether each wait is twice the one before [true]
@@ -57,13 +59,13 @@ struct Flags {
     /// The folder of all files [DATA_DIR, ./data]
     #[arg(long, global = true, value_name = "FOLDER")]
     data_dir: Option<String>,
-    /// The journal, as sqlite:<path> [DATABASE_URL, journal.db in the data folder]
+    /// The journal: postgres://… or sqlite:<path> [DATABASE_URL, journal.db in the data folder]
     #[arg(long, global = true, value_name = "URL")]
     database_url: Option<String>,
     /// Where to listen; port 0 takes a free one [HTTP_ADDR, 127.0.0.1:8080]
     #[arg(long, global = true, value_name = "ADDRESS")]
     http_addr: Option<String>,
-    /// How many partitions a new journal gets [PARTITIONS]
+    /// How many partitions a new journal gets [PARTITIONS, 1 in SQLite, 8 in PostgreSQL]
     #[arg(long, global = true, value_name = "NUMBER")]
     partitions: Option<String>,
     /// A level or a filter [LOG_LEVEL, info]
@@ -143,6 +145,8 @@ fn load(flags: &Flags, command: &Option<Command>) -> Result<Config, config::Conf
         return Config::load(
             &Source::new(&nothing)
                 .with_flag("DATA_DIR", Some(folder.to_string_lossy().into_owned()))
+                .with_flag("DATABASE_URL", flags.database_url.clone())
+                .with_flag("PARTITIONS", flags.partitions.clone())
                 .with_flag("HTTP_ADDR", Some("127.0.0.1:0".to_owned()))
                 .with_flag("LOG_LEVEL", level),
         );

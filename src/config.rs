@@ -4,20 +4,29 @@
 //! variable, and the program ends with [`EXIT_CODE`].
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod database;
 mod reader;
 mod secret;
 
+pub use database::{Database, Postgres};
 pub use reader::{ConfigError, ConfigErrors, Source};
 pub use secret::Secret;
 
 use reader::Reader;
+use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
 use souk_actors::retry::RetryPolicy;
 
 /// The journal's file in the data folder.
 pub const JOURNAL_FILE: &str = "journal.db";
+
+/// A shorter lease would be lost to a pause that means nothing, a longer one only delays whoever
+/// takes over.
+const LEASE_TTL_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(600);
 
 /// The exit code of a program that was configured wrongly (`EX_CONFIG` of sysexits).
 pub const EXIT_CODE: u8 = 78;
@@ -76,9 +85,12 @@ pub struct Config {
 pub struct Storage {
     /// `DATA_DIR`: the folder of everything that is kept in files.
     pub data_dir: PathBuf,
-    /// `DATABASE_URL` (`sqlite:<path>`): the journal's file; `journal.db` in the data folder when
-    /// there is none.
-    pub journal: PathBuf,
+    /// `DATABASE_URL`: where the journal is; `journal.db` in the data folder when there is none.
+    pub database: Database,
+    /// `DATABASE_WAIT`: how long the start waits for a PostgreSQL that does not answer.
+    pub database_wait: Duration,
+    /// `LEASE_TTL`: how long a process that has gone silent keeps its place on PostgreSQL.
+    pub lease_ttl: Duration,
 }
 
 /// How HTTP is served.
@@ -204,21 +216,25 @@ fn mode(reader: &mut Reader<'_>) -> Mode {
 
 fn storage(reader: &mut Reader<'_>) -> Storage {
     let data_dir = PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| "./data".to_owned()));
-    let mut journal = data_dir.join(JOURNAL_FILE);
-    if let Some(url) = reader.text("DATABASE_URL") {
-        let path = url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path));
-        match path {
-            Some(path) if !path.is_empty() && !path.contains([':', '?']) => {
-                journal = PathBuf::from(path);
-            }
-            None if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                let problem = "PostgreSQL is not supported yet; leave it out for SQLite";
+    let database = match reader.text("DATABASE_URL").map(|url| Database::parse(&url)) {
+        Some(Ok(database)) => database,
+        given => {
+            if let Some(Err(problem)) = given {
                 reader.error("DATABASE_URL", problem);
             }
-            _ => reader.error("DATABASE_URL", "must be sqlite:<path of a file>, or be left out"),
+            Database::Sqlite(data_dir.join(JOURNAL_FILE))
         }
+    };
+    let lease_ttl = reader.duration("LEASE_TTL", LEASE_TTL_DEFAULT);
+    if !LEASE_TTL_RANGE.contains(&lease_ttl) {
+        reader.error("LEASE_TTL", "must be between 100ms and 10m");
     }
-    Storage { data_dir, journal }
+    Storage {
+        data_dir,
+        database,
+        database_wait: reader.duration("DATABASE_WAIT", Duration::from_secs(60)),
+        lease_ttl,
+    }
 }
 
 fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
@@ -339,7 +355,7 @@ mod tests {
         let errors = load(&[
             ("APP_ENV", "production"),
             ("HTTP_ADDR", "nowhere"),
-            ("DATABASE_URL", "postgres://localhost/souk"),
+            ("DATABASE_URL", "postgres://souk:hunter2@localhost:none/souk"),
             ("PARTITIONS", "0"),
             ("MASTER_KEY", "c2hvcnQ="),
         ])
@@ -355,8 +371,8 @@ mod tests {
                 "{name} in {text}"
             );
         }
-        assert!(text.contains("not supported yet"));
         assert!(!text.contains("c2hvcnQ="), "values of secrets are never repeated");
+        assert!(!text.contains("hunter2"), "nor is a password: {text}");
     }
 
     #[test]
@@ -377,11 +393,8 @@ mod tests {
             ..RetryPolicy::default()
         };
         assert_eq!(config.retry, policy);
-        assert_eq!(config.storage.journal, Path::new("/var/lib/souk/j.db"));
-        for url in ["sqlite:", "sqlite::memory:", "mysql://x"] {
-            let folder = ("DATA_DIR", dir.path().to_str().unwrap());
-            assert!(load(&[folder, ("DATABASE_URL", url)]).is_err(), "{url}");
-        }
+        let path = Path::new("/var/lib/souk/j.db").to_owned();
+        assert_eq!(config.storage.database, Database::Sqlite(path));
     }
 
     #[test]

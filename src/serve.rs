@@ -52,9 +52,8 @@ pub fn settings(config: &Config) -> Settings {
     options.poll_interval = config.outbox.poll_interval;
     let token_key = config.keys.token.clone();
     Settings {
-        data_dir: config.storage.data_dir.clone(),
-        journal: config.storage.journal.clone(),
-        partitions: config.runtime.partitions.unwrap_or(1),
+        storage: config.storage.clone(),
+        partitions: config.runtime.partitions,
         development,
         master_key: *config.keys.master.bytes(),
         lookup_key: *config.keys.lookup.bytes(),

@@ -7,7 +7,7 @@ use souk_actors::world::SystemWorld;
 use uuid::Uuid;
 
 use super::*;
-use crate::config::JOURNAL_FILE;
+use crate::config::{Database, JOURNAL_FILE, Storage};
 use crate::domain::caller::Role;
 use crate::domain::email_claim::EmailClaimCommand;
 use crate::domain::ids::{EmailClaimId, ListingId, OrderId, PaymentId, UserId};
@@ -32,9 +32,13 @@ struct Market {
 
 fn settings(dir: &Path) -> Settings {
     Settings {
-        data_dir: dir.to_owned(),
-        journal: dir.join(JOURNAL_FILE),
-        partitions: 1,
+        storage: Storage {
+            data_dir: dir.to_owned(),
+            database: Database::Sqlite(dir.join(JOURNAL_FILE)),
+            database_wait: Duration::ZERO,
+            lease_ttl: Duration::ZERO,
+        },
+        partitions: None,
         development: true,
         master_key: [7; 32],
         lookup_key: [8; 32],

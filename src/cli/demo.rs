@@ -1,18 +1,25 @@
 //! `souk demo`: a whole purchase, step by step, over plain HTTP.
 //!
 //! Without `--url` it starts a server of its own on a free port with a folder that is deleted
-//! afterwards, so that one command shows everything.
+//! afterwards, so that one command shows everything. With `--database-url` that server works in an
+//! empty PostgreSQL database, and what it did stays there to be looked at.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use souk_actors::world::{SystemWorld, World as _};
 
-use crate::config::Config;
+use crate::app::open_journal_read_only;
+use crate::config::{Config, Database, Storage};
 use crate::serve::{ADMIN_TOKEN_FILE, Running};
+
+/// How often to look for what comes by itself, and how many times.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOKS_MAX: u32 = 100;
 
 /// What to demonstrate on.
 #[derive(Args)]
@@ -35,6 +42,7 @@ pub(super) async fn demo(config: Config, options: Options) -> anyhow::Result<Exi
     let (running, url, token_file) = match options.url {
         Some(url) => (None, url, options.admin_token_file),
         None => {
+            refuse_if_used(&config.storage).await?;
             let running = Running::start(config).await?;
             let url = running.url();
             println!("A server of its own listens on {url}.");
@@ -51,6 +59,17 @@ pub(super) async fn demo(config: Config, options: Options) -> anyhow::Result<Exi
         eprintln!("souk: {} is left behind: {error}", folder.display());
     }
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The keys of a demonstration are gone with its folder: in a journal that is in use it would leave
+/// what nobody can read.
+async fn refuse_if_used(storage: &Storage) -> anyhow::Result<()> {
+    if matches!(storage.database, Database::Postgres(_))
+        && open_journal_read_only(storage).await.is_ok()
+    {
+        bail!("there is a journal in this database already: give the demonstration an empty one");
+    }
+    Ok(())
 }
 
 async fn purchase(url: &str, token_file: &PathBuf) -> anyhow::Result<()> {
@@ -134,7 +153,7 @@ async fn member(
 
 /// The longest word of the mail is its token: 48 bytes in base64url.
 async fn mailed_token(admin: &Client, email: &str) -> anyhow::Result<String> {
-    for _ in 0..100 {
+    for _ in 0..LOOKS_MAX {
         let sent = admin.quiet_get("/api/v1/dev/outbox?channel=email").await?;
         let mails = sent["data"].as_array().cloned().unwrap_or_default();
         let body =
@@ -144,41 +163,57 @@ async fn mailed_token(admin: &Client, email: &str) -> anyhow::Result<String> {
         if let Some(token) = body.and_then(|body| body.split(part).find(|word| word.len() == 64)) {
             return Ok(token.to_owned());
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     bail!("no mail with a token came for {email}")
 }
 
+/// The list of events rests on an index that may be a moment behind the log: waits until it has
+/// seen what had happened when this was called.
+async fn index_caught_up(admin: &Client) -> anyhow::Result<()> {
+    let numbers = |index: &Value, name: &str| -> Vec<u64> {
+        let partitions = index["partitions"].as_array().into_iter().flatten();
+        partitions.map(|of| of[name].as_u64().unwrap_or_default()).collect()
+    };
+    let mut heads = None;
+    for _ in 0..LOOKS_MAX {
+        let index = admin.quiet_get("/api/v1/admin/subscriptions/events-index").await?;
+        let heads = heads.get_or_insert_with(|| numbers(&index, "head"));
+        if numbers(&index, "position").iter().zip(heads).all(|(reached, head)| reached >= head) {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    bail!("the index of events does not catch up")
+}
+
 async fn show_events(admin: &Client, correlation: &str) -> anyhow::Result<()> {
     let wait = format!("/api/v1/events/await?eventType=saga.completed&correlationId={correlation}");
-    let last = admin.quiet_get(&wait).await?;
-    // The list rests on an index that may be a moment behind the log.
-    let list = match (last["partition"].as_u64(), last["position"].as_u64()) {
-        (Some(partition), Some(position)) => format!(
-            "/api/v1/events?correlationId={correlation}&limit=200&min_position={partition}:{position}"
-        ),
-        _ => format!("/api/v1/events?correlationId={correlation}&limit=200"),
-    };
+    admin.quiet_get(&wait).await?;
+    index_caught_up(admin).await?;
+    let list = format!("/api/v1/events?correlationId={correlation}&limit=200");
+    let mut events = Vec::new();
     let mut url = list.clone();
-    let mut first = None;
     loop {
         let page = admin.quiet_get(&url).await?;
-        for event in page["data"].as_array().into_iter().flatten() {
-            let at = event["position"].as_u64().unwrap_or_default();
-            let first = *first.get_or_insert(at);
-            let (kind, aggregate) = (text(event, "event_type"), text(event, "aggregate_type"));
-            let time = text(event, "timestamp").get(11..23).unwrap_or_default();
-            println!(
-                "  +{:<4} {time} {kind:<32} {aggregate} v{}",
-                at - first,
-                event["aggregate_version"]
-            );
-        }
+        events.extend_from_slice(page["data"].as_array().map_or(&[], Vec::as_slice));
         match page["next_cursor"].as_str() {
             Some(cursor) => url = format!("{list}&cursor={cursor}"),
-            None => return Ok(()),
+            None => break,
         }
     }
+    // Positions of several partitions say nothing about each other; times do, nearly.
+    if events.iter().any(|event| event["partition"] != events[0]["partition"]) {
+        events.sort_by(|one, other| text(one, "timestamp").cmp(text(other, "timestamp")));
+    }
+    for event in &events {
+        let (kind, aggregate) = (text(event, "event_type"), text(event, "aggregate_type"));
+        let time = text(event, "timestamp").get(11..23).unwrap_or_default();
+        let place = format!("{}:{}", event["partition"], event["position"]);
+        let version = &event["aggregate_version"];
+        println!("  {place:<8} {time} {kind:<32} {aggregate} v{version}");
+    }
+    Ok(())
 }
 
 fn heading(text: &str) {

@@ -1,0 +1,173 @@
+//! Opening what is stored, and saying in one line what is in the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use souk_actors::event::Position;
+use souk_actors::journal::postgres::{PostgresOptions, PostgresStore};
+use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::journal::{Error, Store};
+use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::config::{Database, Postgres, Storage};
+use crate::files::{private_file, private_folder};
+use crate::projections::{Place, ReadModels, db};
+
+/// The oldest PostgreSQL that the statements are tried on.
+const POSTGRES_OLDEST: i32 = 13;
+
+/// How long one attempt to reach the database may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// The first and the longest wait between two attempts.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// The partitions of a new journal in SQLite, which has one writer however many there are.
+const PARTITIONS_SQLITE: u16 = 1;
+
+/// Opens the journal, or begins one. `partitions` is how many a new one gets; none means the
+/// store's default.
+pub async fn open_journal(
+    storage: &Storage,
+    partitions: Option<u16>,
+) -> anyhow::Result<Arc<dyn Store>> {
+    private_folder(&storage.data_dir)?;
+    match &storage.database {
+        Database::Sqlite(path) => {
+            private_file(path)?;
+            let store = SqliteStore::open(path, partitions.unwrap_or(PARTITIONS_SQLITE)).await;
+            let describe = || format!("cannot open the journal {}", path.display());
+            Ok(Arc::new(store.with_context(describe)?))
+        }
+        Database::Postgres(database) => {
+            reach(database, storage.database_wait).await?;
+            let mut options = PostgresOptions::new(database.url())?;
+            options.lease_ttl = storage.lease_ttl;
+            let store = PostgresStore::open(options, partitions).await;
+            Ok(Arc::new(store.map_err(|error| no_journal(database, error))?))
+        }
+    }
+}
+
+/// Opens a journal that is there to look at it; a server may be running on it.
+pub async fn open_journal_read_only(storage: &Storage) -> anyhow::Result<Arc<dyn Store>> {
+    match &storage.database {
+        Database::Sqlite(path) => {
+            let describe = || format!("there is no journal to read at {}", path.display());
+            Ok(Arc::new(SqliteStore::open_read_only(path).await.with_context(describe)?))
+        }
+        Database::Postgres(database) => {
+            reach(database, storage.database_wait).await?;
+            let store = PostgresStore::open_read_only(PostgresOptions::new(database.url())?).await;
+            Ok(Arc::new(store.map_err(|error| no_journal(database, error))?))
+        }
+    }
+}
+
+/// Opens the read models, or begins them.
+pub async fn open_read_models(storage: &Storage) -> anyhow::Result<ReadModels> {
+    ReadModels::open(&place(storage)?).await
+}
+
+/// Opens the read models that belong to this journal.
+pub async fn open_read_models_for(
+    storage: &Storage,
+    store: &dyn Store,
+) -> anyhow::Result<ReadModels> {
+    let heads = async || {
+        let mut heads = Vec::new();
+        for partition in 0..store.partitions() {
+            let head = store.head(partition).await.context("cannot read the journal")?;
+            heads.push(Position { partition, position: head.position });
+        }
+        Ok(heads)
+    };
+    ReadModels::open_for(&place(storage)?, heads).await
+}
+
+fn place(storage: &Storage) -> anyhow::Result<Place> {
+    match &storage.database {
+        Database::Sqlite(_) => {
+            let path = storage.data_dir.join(db::FILE_NAME);
+            private_file(&path)?;
+            Ok(Place::File(path))
+        }
+        Database::Postgres(database) => Ok(Place::Postgres(Box::new(database.options().clone()))),
+    }
+}
+
+/// Waits until the database can be reached; says at once what waiting would not change.
+async fn reach(database: &Postgres, wait: Duration) -> anyhow::Result<()> {
+    let until = Instant::now() + wait;
+    let (mut pause, longest) = PAUSES;
+    loop {
+        let why = match timeout(ATTEMPT_MAX, look(database)).await {
+            Ok(Ok(version)) if version >= POSTGRES_OLDEST => return Ok(()),
+            Ok(Ok(version)) => {
+                bail!("{database} is PostgreSQL {version}: at least {POSTGRES_OLDEST} is needed")
+            }
+            Ok(Err(error)) => match advice(database, &error) {
+                Some(advice) => return Err(anyhow!(advice)),
+                None => error.to_string(),
+            },
+            Err(_) => "it does not answer".to_owned(),
+        };
+        if Instant::now() + pause > until {
+            bail!(
+                "{database} could not be reached within {}: {why}. Is it up, and is DATABASE_URL \
+                 right? (DATABASE_WAIT sets how long to wait)",
+                humantime::format_duration(wait)
+            );
+        }
+        tracing::warn!(%database, why, "the database cannot be reached yet; trying again");
+        sleep(pause).await;
+        pause = longest.min(pause * 2);
+    }
+}
+
+/// The server's version.
+async fn look(database: &Postgres) -> Result<i32, sqlx::Error> {
+    let mut connection = database.options().connect().await?;
+    let version = "SELECT current_setting('server_version_num')::INT / 10000";
+    let version = sqlx::query_scalar(version).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(version)
+}
+
+/// What to do about a failure that does not pass by itself; none for one that may.
+fn advice(database: &Postgres, error: &sqlx::Error) -> Option<String> {
+    let (user, name) = (database.user(), database.name());
+    let advice = match error {
+        sqlx::Error::Io(_) => return None,
+        sqlx::Error::Tls(_) => {
+            "the connection could not be secured: check sslmode and sslrootcert in DATABASE_URL"
+                .to_owned()
+        }
+        sqlx::Error::Database(refusal) => match refusal.code().as_deref() {
+            // Starting, stopping, or full.
+            Some(code) if code.starts_with("57P") || code.starts_with("53") => return None,
+            Some("28P01" | "28000") => {
+                format!("it does not let {user} in: check the user and password of DATABASE_URL")
+            }
+            Some("3D000") => format!("there is no such database: CREATE DATABASE {name} first"),
+            Some("42501") => format!(
+                "{user} may not do this: GRANT CONNECT, CREATE ON DATABASE {name} TO {user}"
+            ),
+            _ => "it refuses".to_owned(),
+        },
+        _ => "it cannot be used".to_owned(),
+    };
+    Some(format!("{database}: {advice} ({error})"))
+}
+
+fn no_journal(database: &Postgres, error: Error) -> anyhow::Error {
+    let advice = match &error {
+        Error::Database(cause) => cause.downcast_ref().and_then(|cause| advice(database, cause)),
+        _ => None,
+    };
+    match advice {
+        Some(advice) => anyhow!(advice),
+        None => anyhow::Error::new(error).context(format!("cannot open the journal in {database}")),
+    }
+}
