@@ -1,8 +1,10 @@
 //! The wiring at work: a whole marketplace in a folder of its own, without HTTP.
 
+use std::path::Path;
 use std::time::Duration;
 
 use souk_actors::command::CommandContext;
+use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::world::SystemWorld;
 use uuid::Uuid;
 

@@ -51,12 +51,7 @@ async fn lists_agree_with_what_they_list() {
     compare_lists(&server).await;
     // Read models can be thrown away.
     assert!(server.terminate().await.success());
-    for entry in std::fs::read_dir(server.folder()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.file_name().unwrap().to_string_lossy().starts_with("read.db") {
-            std::fs::remove_file(path).unwrap();
-        }
-    }
+    server.forget_read_models().await;
     server.start_again().await;
     server.at_rest().await;
     compare_lists(&server).await;

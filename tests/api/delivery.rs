@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::{Server, Start, eventually, open};
+use crate::support::{Server, Start, eventually};
 
 /// Retries that do not take seconds.
 fn impatient() -> Start {
@@ -263,20 +263,24 @@ async fn an_event_of_an_unknown_version_is_set_aside() {
     let ann = server.newcomer("Ann").await;
     server.at_rest().await;
     assert!(server.terminate().await.success());
-    let pool = open(&server.journal()).await;
-    let seeded = sqlx::query(
+    let stored = server.stored().await;
+    let new = stored.id(uuid::Uuid::from_u128(99));
+    let of_ann = format!(
+        "event_type = 'user.registered' AND aggregate_id = {}",
+        stored.id(ann.user_id.parse().unwrap())
+    );
+    // In the partition of the aggregate, behind its newest event.
+    let seed = format!(
         "INSERT INTO events (seq, event_id, stream, aggregate_version, aggregate_type, \
          aggregate_id, event_type, major, minor, timestamp, correlation_id, causation_id, data, \
          metadata, hash) \
-         SELECT (SELECT max(seq) + 1 FROM events), randomblob(16), stream, aggregate_version + 1, \
-         aggregate_type, aggregate_id, 'user.email_verified', 99, 0, timestamp, 'seeded', 'seeded', \
-         '{}', metadata, hash FROM events WHERE event_type = 'user.registered'",
-    )
-    .execute(&pool)
-    .await
-    .unwrap();
-    assert_eq!(seeded.rows_affected(), 1);
-    pool.close().await;
+         SELECT (SELECT max(seq) + 1 FROM events AS other WHERE other.seq >> 48 = events.seq >> 48), \
+         {new}, stream, aggregate_version + 1, aggregate_type, aggregate_id, \
+         'user.email_verified', 99, 0, timestamp, 'seeded', 'seeded', '{{}}', metadata, hash \
+         FROM events WHERE {of_ann}"
+    );
+    assert_eq!(stored.change(&seed).await.unwrap(), 1);
+    stored.close().await;
     server.start_again().await;
     let letter = eventually("a letter", || async {
         server.letters(Some("notifications")).await.first().cloned()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::support::{Sale, Server, Start, eventually, open, position, types_of};
+use crate::support::{Sale, Server, Start, eventually, position, types_of};
 
 async fn shipped(server: &Server) -> Sale {
     let sale = server.sale(5, 1, "sandbox").await;
@@ -353,17 +353,12 @@ async fn correlation_and_causation_make_a_tree() {
 async fn the_database_refuses_to_change_events() {
     let server = Server::start().await;
     let Sale { order, .. } = shipped(&server).await;
-    let pool = open(&server.journal()).await;
+    let stored = server.stored().await;
     for statement in ["UPDATE events SET data = '{}'", "DELETE FROM events"] {
-        let refused = sqlx::query(statement).execute(&pool).await.unwrap_err();
+        let refused = stored.change(statement).await.unwrap_err();
         assert!(refused.to_string().contains("append-only"), "{refused}");
     }
     // S3-9, S3-10.
-    let columns: Vec<String> =
-        sqlx::query_scalar("SELECT name FROM pragma_table_info('outbox_events') ORDER BY cid")
-            .fetch_all(&pool)
-            .await
-            .unwrap();
     let expected = [
         "id",
         "aggregate_type",
@@ -375,30 +370,21 @@ async fn the_database_refuses_to_change_events() {
         "retry_count",
         "last_error",
     ];
-    assert_eq!(columns, expected);
-    let (id, event_type): (String, String) = sqlx::query_as(
-        "SELECT id, event_type FROM outbox_events WHERE aggregate_id = $1 AND event_type = 'order.placed'",
-    )
-    .bind(&order.id)
-    .fetch_one(&pool)
-    .await
-    .unwrap();
+    assert_eq!(stored.columns("outbox_events").await, expected);
+    let id = format!(
+        "SELECT id FROM outbox_events WHERE aggregate_id = '{}' AND event_type = 'order.placed'",
+        order.id
+    );
     let placed = server.event("order.placed", &order.correlation_id).await;
-    assert_eq!((placed["event_id"].as_str(), event_type.as_str()), (Some(&*id), "order.placed"));
+    assert_eq!(placed["event_id"], stored.value(&id).await);
     eventually("every event to be published", || async {
-        let unpublished: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM outbox_events WHERE published_at IS NULL")
-                .fetch_one(&pool)
-                .await
-                .unwrap();
-        (unpublished == 0).then_some(())
+        let unpublished = "SELECT id FROM outbox_events WHERE published_at IS NULL";
+        stored.rows(unpublished).await.is_empty().then_some(())
     })
     .await;
-    let all: i64 = sqlx::query_scalar("SELECT count(DISTINCT id) FROM outbox_events")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    assert_eq!(usize::try_from(all).unwrap(), server.events("").await.len());
-    pool.close().await;
+    let all = "SELECT CAST(count(DISTINCT id) AS TEXT) FROM outbox_events";
+    let all: usize = stored.value(all).await.parse().unwrap();
+    assert_eq!(all, server.events("").await.len());
+    stored.close().await;
     server.finish().await;
 }

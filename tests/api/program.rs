@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::support::{Command, Server, Start, address, business, open, wish};
+use crate::support::{Command, Server, Start, address, business, wish};
 
 #[tokio::test]
 async fn everything_that_is_configured_wrongly_is_said_at_once() {
@@ -96,47 +96,28 @@ async fn a_changed_journal_is_found_out() {
     assert_eq!(whole.code, 0, "{}{}", whole.output, whole.errors);
     assert_eq!(whole.output.matches("all whole").count(), 3, "{}", whole.output);
 
-    let pool = open(&server.journal()).await;
-    let id = uuid::Uuid::parse_str(placed["event_id"].as_str().unwrap()).unwrap();
+    let stored = server.stored().await;
+    stored.allow_changes().await;
+    let id = stored.id(placed["event_id"].as_str().unwrap().parse().unwrap());
     for (name, change) in [
         ("data", "replace(data, '\"quantity\":1', '\"quantity\":9')"),
         ("timestamp", "timestamp + 1"),
         ("correlation_id", "'another'"),
     ] {
-        let mut connection = pool.acquire().await.unwrap();
-        sqlx::query("DROP TRIGGER IF EXISTS events_are_final")
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        let keep = format!(
-            "CREATE TEMP TABLE kept AS SELECT {name} AS old FROM events WHERE event_id = $1"
-        );
-        sqlx::query(sqlx::AssertSqlSafe(keep))
-            .bind(id.as_bytes().as_slice())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        let tamper = format!("UPDATE events SET {name} = {change} WHERE event_id = $1");
-        let tampered = sqlx::query(sqlx::AssertSqlSafe(tamper))
-            .bind(id.as_bytes().as_slice())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        assert_eq!(tampered.rows_affected(), 1);
+        let old = format!("SELECT CAST({name} AS TEXT) FROM events WHERE event_id = {id}");
+        let old = stored.value(&old).await.replace('\'', "''");
+        let set = async |value: &str| {
+            let set = format!("UPDATE events SET {name} = {value} WHERE event_id = {id}");
+            assert_eq!(stored.change(&set).await.unwrap(), 1);
+        };
+        set(change).await;
         let damaged = server.command(&["journal", "verify"]).run();
         assert_ne!(damaged.code, 0, "{name}: {}", damaged.output);
         let line = format!("partition {}: damaged at", placed["partition"]);
         assert!(damaged.output.contains(&line), "{name}: {}", damaged.output);
-        let restore =
-            format!("UPDATE events SET {name} = (SELECT old FROM kept) WHERE event_id = $1");
-        sqlx::query(sqlx::AssertSqlSafe(restore))
-            .bind(id.as_bytes().as_slice())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        sqlx::query("DROP TABLE kept").execute(&mut *connection).await.unwrap();
+        set(&format!("'{old}'")).await;
     }
-    pool.close().await;
+    stored.close().await;
     assert_eq!(server.command(&["journal", "verify"]).run().code, 0);
 }
 

@@ -2,10 +2,13 @@
 //! clients do.
 //!
 //! ```text
-//!   test ──▶ Server ──starts──▶ souk (port 0, temporary folder)
+//!   test ──▶ Server ──starts──▶ souk (port 0, temporary folder or database)
 //!    │         └── admin(), visitor() ──▶ Client ──HTTP──▶ souk
 //!    └──▶ people and the market: register, buyer, seller, listing, order, events …
 //! ```
+//!
+//! With `SOUK_TEST_STORE=postgres` all servers work on databases of one PostgreSQL that the tests
+//! start; otherwise on files.
 //!
 //! Nothing sleeps for a fixed time: [`eventually`] waits for a condition, up to a deadline that a
 //! slow machine does not meet by accident. Orderly tests end with [`Server::finish`], which fails
@@ -14,6 +17,7 @@
 mod client;
 mod events;
 pub mod http2;
+mod journal;
 mod market;
 mod operations;
 mod people;
@@ -21,20 +25,18 @@ mod raw;
 mod server;
 
 use std::future::{Future, poll_fn};
-use std::path::Path;
 use std::task::Poll;
 use std::time::Duration;
 
-use sqlx::SqlitePool;
-use sqlx::sqlite::SqliteConnectOptions;
-
 pub use client::{Answer, Client};
 pub use events::{data_of, position, types_of};
+pub use journal::Stored;
 pub use market::{Order, PRICE, Sale, address, order_of, wish};
 pub use operations::{Operation, Things};
 pub use people::{Person, business, somebody};
 pub use raw::{RawAnswer, RawClient};
 pub use server::{Command, Server, Start};
+pub use server::{Command, Server, Start, on_postgres};
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,10 +78,4 @@ where
     })
     .await;
     done.into_iter().flatten().collect()
-}
-
-/// Opens a database of the server's, beside the server.
-pub async fn open(file: &Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new().filename(file);
-    SqlitePool::connect_with(options).await.unwrap()
 }

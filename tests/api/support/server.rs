@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use souk_actors::testing::postgres;
 use tempfile::TempDir;
 
 use super::{Client, eventually};
@@ -19,6 +20,13 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_souk");
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many lines of its log are shown when a test fails.
 const LOG_LINES_SHOWN: usize = 60;
+
+const DATABASE_URL: &str = "DATABASE_URL";
+
+/// Whether the tests are for PostgreSQL: `SOUK_TEST_STORE=postgres`.
+pub fn on_postgres() -> bool {
+    std::env::var("SOUK_TEST_STORE").is_ok_and(|store| store == "postgres")
+}
 
 /// How to start a server.
 #[derive(Clone, Default)]
@@ -38,11 +46,21 @@ impl Start {
         self.with("PARTITIONS", number)
     }
 
-    /// Starts it in a folder that is deleted afterwards.
+    /// On a database of this PostgreSQL, whatever the tests are for.
+    pub async fn on(self, postgres: &postgres::Server) -> Self {
+        self.with(DATABASE_URL, postgres.create_database().await)
+    }
+
+    /// Starts it in a folder that is deleted afterwards, and where the tests are for PostgreSQL on
+    /// a database of its own.
     pub async fn start(self) -> Server {
         let folder = tempfile::Builder::new().prefix("souk-test-").tempdir().unwrap();
+        let start = match self.variables.contains_key(DATABASE_URL) || !on_postgres() {
+            true => self,
+            false => self.on(postgres::Server::shared()).await,
+        };
         let mut server = Server {
-            start: self,
+            start,
             folder,
             process: None,
             url: Arc::default(),
@@ -73,7 +91,7 @@ struct Process {
 }
 
 impl Server {
-    /// A server in development mode with one partition.
+    /// A server in development mode with as many partitions as the store has by default.
     pub async fn start() -> Self {
         Start::default().start().await
     }
@@ -83,9 +101,9 @@ impl Server {
         self.folder.path()
     }
 
-    /// The journal's file.
-    pub fn journal(&self) -> PathBuf {
-        self.folder().join("journal.db")
+    /// The PostgreSQL database that it works on, if it does.
+    pub fn database(&self) -> Option<&str> {
+        self.start.variables.get(DATABASE_URL).map(String::as_str)
     }
 
     /// The process's id, while it runs.
