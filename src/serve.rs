@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use souk_actors::id::derived;
@@ -24,6 +25,9 @@ use crate::telemetry;
 
 /// The file with the development administrator's token, in the data folder.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
+
+/// How long open requests, and then the actors, may take to finish after a failure.
+const GIVE_UP_WITHIN: Duration = Duration::from_secs(2);
 
 /// A service that is running.
 pub struct Running {
@@ -117,6 +121,17 @@ impl Running {
     /// Returns whether all of it was done in time.
     pub async fn stop(self) -> bool {
         let (delay, timeout) = (self.config.http.shutdown_delay, self.config.http.shutdown_timeout);
+        self.stop_within(delay, timeout).await
+    }
+
+    /// The same after a failure that cannot be mended: whoever comes now is better served by
+    /// another process, so nobody waits for what may never be finished.
+    pub async fn give_up(self) -> bool {
+        let timeout = self.config.http.shutdown_timeout.min(GIVE_UP_WITHIN);
+        self.stop_within(Duration::ZERO, timeout).await
+    }
+
+    async fn stop_within(self, delay: Duration, timeout: Duration) -> bool {
         self.app.set_stopping();
         tokio::time::sleep(delay).await;
         let answered = self.server.stop(timeout).await;

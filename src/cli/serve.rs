@@ -22,7 +22,10 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             true
         }
     };
-    let finished = running.stop().await;
+    let finished = match failed {
+        true => running.give_up().await,
+        false => running.stop().await,
+    };
     Ok(if failed || !finished { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

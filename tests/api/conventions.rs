@@ -302,3 +302,24 @@ async fn a_journal_that_fails_is_a_503() {
     assert_eq!(renamed.len(), 1);
     server.finish().await;
 }
+
+/// S1-26: what a second try mends nobody hears of.
+#[tokio::test]
+async fn an_append_that_fails_is_tried_again() {
+    let server = Server::start().await;
+    let retries = async || {
+        let text = server.visitor().get("/metrics").await.expect(200);
+        let value = text.raw().lines().find_map(|line| {
+            line.strip_prefix("souk_journal_append_retries_total ")?.parse::<u64>().ok()
+        });
+        value.unwrap_or(0)
+    };
+    server.at_rest().await;
+    let before = retries().await;
+    server.fault("journal", "fail", json!({ "times": 2 })).await;
+    server.register("Ann").await.expect(201);
+    assert_eq!(retries().await, before + 2);
+    server.at_rest().await;
+    assert_eq!(server.events("eventType=user.registered").await.len(), 1);
+    server.finish().await;
+}

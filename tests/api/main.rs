@@ -9,6 +9,7 @@ mod support;
 mod consistency;
 mod conventions;
 mod crash;
+mod database;
 mod delivery;
 mod documents;
 mod event_store;

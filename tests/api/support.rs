@@ -30,7 +30,6 @@ use std::time::Duration;
 
 pub use client::{Answer, Client};
 pub use events::{data_of, position, types_of};
-pub use journal::Stored;
 pub use market::{Order, PRICE, Sale, address, order_of, wish};
 pub use operations::{Operation, Things};
 pub use people::{Person, business, somebody};

@@ -124,7 +124,11 @@ impl Drop for Tx {
 
 impl Database {
     pub(super) async fn open(options: &PgConnectOptions) -> anyhow::Result<Self> {
-        let options = options.clone().options(SESSION).application_name("souk read models");
+        let options = options
+            .clone()
+            .options(SESSION)
+            .application_name("souk read models")
+            .disable_statement_logging();
         let mut connection = options.connect().await.context("cannot reach the read models")?;
         make_schema(&mut connection).await?;
         MIGRATIONS.run(&mut connection).await.with_context(|| {
@@ -195,29 +199,34 @@ impl Database {
 
     /// A connection, or why there is none: all are in use, or the server cannot be reached.
     async fn connection(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, ReadError> {
-        if self.is_unreachable() {
-            return Err(ReadError::Failed(sqlx::Error::PoolTimedOut));
+        // The pool would go on trying for as long as it may wait.
+        let unreachable = *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(until) = unreachable {
+            if Instant::now() < until {
+                return Err(ReadError::Failed(sqlx::Error::PoolTimedOut));
+            }
+            self.reach().await?;
         }
-        let error = match pool.acquire().await {
-            Ok(connection) => return Ok(connection),
-            // The pool says the same of a server that is not there and of one that is busy.
-            Err(error @ sqlx::Error::PoolTimedOut) => match self.reach().await {
-                Ok(()) => return Err(ReadError::Busy(error)),
-                Err(error) => error,
-            },
-            Err(error) => error,
-        };
-        let until = Instant::now() + UNREACHABLE_FOR;
-        *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-        Err(ReadError::Failed(error))
+        match pool.acquire().await {
+            Ok(connection) => Ok(connection),
+            // It says the same of a server that is not there and of one that is busy.
+            Err(error @ sqlx::Error::PoolTimedOut) => {
+                self.reach().await?;
+                Err(ReadError::Busy(error))
+            }
+            Err(error) => Err(ReadError::postgres(error)),
+        }
     }
 
-    fn is_unreachable(&self) -> bool {
-        let until = *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+    /// Whether the server can be reached; who comes soon after is told the same.
+    async fn reach(&self) -> Result<(), ReadError> {
+        let reached = self.try_to_reach().await;
+        let until = reached.is_err().then(|| Instant::now() + UNREACHABLE_FOR);
+        *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        reached.map_err(ReadError::Failed)
     }
 
-    async fn reach(&self) -> Result<(), sqlx::Error> {
+    async fn try_to_reach(&self) -> Result<(), sqlx::Error> {
         let connected = timeout(CONNECT_MAX, self.options.connect()).await;
         connected.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await
     }

@@ -40,9 +40,8 @@ impl Server {
         }
         for suffix in ["", "-wal", "-shm"] {
             let path = self.folder().join(format!("read.db{suffix}"));
-            match std::fs::remove_file(path) {
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
-                Ok(()) => {}
+            if let Err(error) = std::fs::remove_file(path) {
+                assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
             }
         }
     }

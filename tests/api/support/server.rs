@@ -54,29 +54,40 @@ impl Start {
     /// Starts it in a folder that is deleted afterwards, and where the tests are for PostgreSQL on
     /// a database of its own.
     pub async fn start(self) -> Server {
+        let mut server = self.prepare().await;
+        server.launch().await;
+        server
+    }
+
+    /// The same, but it is not ready before [`Server::ready`].
+    pub async fn spawn(self) -> Server {
+        let mut server = self.prepare().await;
+        server.spawn();
+        server
+    }
+
+    async fn prepare(self) -> Server {
         let folder = tempfile::Builder::new().prefix("souk-test-").tempdir().unwrap();
         let start = match self.variables.contains_key(DATABASE_URL) || !on_postgres() {
             true => self,
             false => self.on(postgres::Server::shared()).await,
         };
-        let mut server = Server {
+        Server {
             start,
-            folder,
+            folder: Arc::new(folder),
             process: None,
             url: Arc::default(),
             admin: String::new(),
             log: Arc::default(),
             closed: false,
-        };
-        server.launch().await;
-        server
+        }
     }
 }
 
 /// A server of one test. It is killed when the test is over.
 pub struct Server {
     start: Start,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     process: Option<Process>,
     /// Where it listens; another address after each start, and clients follow.
     url: Arc<RwLock<String>>,
@@ -88,12 +99,36 @@ pub struct Server {
 struct Process {
     child: Child,
     readers: Vec<JoinHandle<()>>,
+    /// Its standard output, line by line.
+    says: Receiver<String>,
 }
 
 impl Server {
     /// A server in development mode with as many partitions as the store has by default.
     pub async fn start() -> Self {
         Start::default().start().await
+    }
+
+    /// Starts another one with the same folder, keys and database.
+    pub async fn start_beside(&self) -> Self {
+        let mut server = Self {
+            start: self.start.clone(),
+            folder: self.folder.clone(),
+            process: None,
+            url: Arc::default(),
+            admin: String::new(),
+            log: Arc::default(),
+            closed: false,
+        };
+        server.launch().await;
+        server
+    }
+
+    /// Sends it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.pid());
+        let sent = std::process::Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(sent.success(), "SIG{name} could not be sent");
     }
 
     /// The folder of its files.
@@ -156,12 +191,7 @@ impl Server {
 
     /// Asks it to stop and waits until it has.
     pub async fn terminate(&mut self) -> ExitStatus {
-        let pid = self.pid();
-        let sent = std::process::Command::new("sh")
-            .args(["-c", &format!("kill -TERM {pid}")])
-            .status()
-            .unwrap();
-        assert!(sent.success(), "SIGTERM could not be sent");
+        self.signal("TERM");
         self.exited().await
     }
 
@@ -210,6 +240,24 @@ impl Server {
     }
 
     async fn launch(&mut self) {
+        self.spawn();
+        self.ready().await;
+    }
+
+    /// Waits until it takes requests.
+    pub async fn ready(&mut self) {
+        let url = self.address();
+        *self.url.write().unwrap_or_else(PoisonError::into_inner) = url;
+        let token = self.folder().join("admin-token");
+        self.admin = std::fs::read_to_string(token).unwrap_or_default().trim().to_owned();
+        let visitor = self.visitor();
+        eventually("/readyz", || async {
+            (visitor.get("/readyz").await.status() == 200).then_some(())
+        })
+        .await;
+    }
+
+    fn spawn(&mut self) {
         let mut command = std::process::Command::new(PROGRAM);
         command
             .arg("serve")
@@ -231,21 +279,13 @@ impl Server {
         let errors = listen(child.stderr.take().unwrap(), move |line| {
             log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         });
-        self.process = Some(Process { child, readers: vec![output, errors] });
-        let url = self.address(&says);
-        *self.url.write().unwrap_or_else(PoisonError::into_inner) = url;
-        let token = self.folder().join("admin-token");
-        self.admin = std::fs::read_to_string(token).unwrap_or_default().trim().to_owned();
-        let visitor = self.visitor();
-        eventually("/readyz", || async {
-            (visitor.get("/readyz").await.status() == 200).then_some(())
-        })
-        .await;
+        self.process = Some(Process { child, readers: vec![output, errors], says });
     }
 
     /// The address in its first line.
-    fn address(&self, says: &Receiver<String>) -> String {
-        let line = says.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+    fn address(&self) -> String {
+        let process = self.process.as_ref().expect("the server runs");
+        let line = process.says.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             panic!("the server did not say where it listens:\n{}", self.log().join("\n"))
         });
         let url = line.split_whitespace().find(|word| word.starts_with("http://"));
