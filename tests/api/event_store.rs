@@ -174,8 +174,8 @@ async fn versions_and_positions_have_no_gaps() {
         let server = Start::default().partitions(partitions).start().await;
         shipped(&server).await;
         let all = server.events("").await;
-        let mut versions = std::collections::BTreeMap::new();
-        let mut positions = std::collections::BTreeMap::new();
+        let mut versions = BTreeMap::new();
+        let mut positions = BTreeMap::new();
         for event in &all {
             // S1-61, S0-104, S2-48.
             let aggregate =
