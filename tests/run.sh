@@ -31,6 +31,11 @@ if [ ${#missing[@]} -gt 0 ]; then
         exit 1
     fi
     as_root apt-get update
+    if [[ " ${missing[*]} " == *" postgresql "* ]] && [ ! -e /etc/postgresql-common ]; then
+        # Told before the server comes, so that no server for all is set up and started.
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql-common
+        echo 'create_main_cluster = false' | as_root tee -a /etc/postgresql-common/createcluster.conf >/dev/null
+    fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
 fi
 if ! command -v cargo >/dev/null; then
