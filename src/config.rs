@@ -78,6 +78,21 @@ pub struct Config {
     pub messaging: Messaging,
     /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
     pub log_level: String,
+    /// What a chaos run asks of its server.
+    #[cfg(feature = "chaos")]
+    pub chaos: Chaos,
+}
+
+/// What a chaos run asks of its server; in development mode only.
+#[cfg(feature = "chaos")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chaos {
+    /// `SOUK_FAULT_POINTS` (`writer.before_reply:abort:after=17`, with commas between): what
+    /// happens at which points.
+    pub fault_points: Vec<souk_actors::faults::points::Armed>,
+    /// `SOUK_SANDBOX_RECORD`: the file in which the built-in payment provider keeps its own
+    /// record, outside the service.
+    pub sandbox_record: Option<PathBuf>,
 }
 
 /// Where data is kept.
@@ -183,9 +198,23 @@ impl Config {
         let outbox = outbox(&mut reader);
         let messaging = messaging(&mut reader);
         let log_level = log_level(&mut reader);
+        #[cfg(feature = "chaos")]
+        let chaos = chaos(&mut reader, mode);
         reader.finish()?;
         let keys = keys.expect("a missing key is an error that ended this above");
-        Ok(Self { mode, storage, http, keys, runtime, retry, outbox, messaging, log_level })
+        Ok(Self {
+            mode,
+            storage,
+            http,
+            keys,
+            runtime,
+            retry,
+            outbox,
+            messaging,
+            log_level,
+            #[cfg(feature = "chaos")]
+            chaos,
+        })
     }
 
     /// A development configuration on a free port with made-up keys, for tests and for `souk demo`.
@@ -321,6 +350,26 @@ fn messaging(reader: &mut Reader<'_>) -> Messaging {
     Messaging { email_adapter: adapter("EMAIL_ADAPTER"), sms_adapter: adapter("SMS_ADAPTER") }
 }
 
+#[cfg(feature = "chaos")]
+fn chaos(reader: &mut Reader<'_>, mode: Mode) -> Chaos {
+    let points = reader.text("SOUK_FAULT_POINTS");
+    let record = reader.text("SOUK_SANDBOX_RECORD");
+    for (name, value) in [("SOUK_FAULT_POINTS", &points), ("SOUK_SANDBOX_RECORD", &record)] {
+        if value.is_some() && !mode.is_development() {
+            reader.error(name, "is for development mode only");
+        }
+    }
+    let fault_points = match points.as_deref().map(crate::points::parse) {
+        None => Vec::new(),
+        Some(Ok(armed)) => armed,
+        Some(Err(problem)) => {
+            reader.error("SOUK_FAULT_POINTS", problem.to_string());
+            Vec::new()
+        }
+    };
+    Chaos { fault_points, sandbox_record: record.map(PathBuf::from) }
+}
+
 fn log_level(reader: &mut Reader<'_>) -> String {
     let level = reader.text("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
     if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
@@ -395,6 +444,19 @@ mod tests {
         assert_eq!(config.retry, policy);
         let path = Path::new("/var/lib/souk/j.db").to_owned();
         assert_eq!(config.storage.database, Database::Sqlite(path));
+    }
+
+    #[cfg(feature = "chaos")]
+    #[test]
+    fn fault_points_are_for_development() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ("DATA_DIR", dir.path().to_str().unwrap());
+        let armed = ("SOUK_FAULT_POINTS", "writer.before_reply:abort:after=17");
+        assert_eq!(load(&[folder, armed]).unwrap().chaos.fault_points[0].after, 17);
+        let errors = load(&[folder, armed, ("APP_ENV", "production")]).unwrap_err().to_string();
+        assert!(errors.contains("SOUK_FAULT_POINTS: is for development mode only"), "{errors}");
+        let errors = load(&[folder, ("SOUK_FAULT_POINTS", "nowhere")]).unwrap_err().to_string();
+        assert!(errors.contains("there is no such fault point"), "{errors}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod files;
 pub mod gateways;
 pub mod http;
 pub mod identity;
+#[cfg(feature = "chaos")]
+pub mod points;
 pub mod projections;
 pub mod serve;
 pub mod subscribers;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use souk_actors::faults::points;
 use souk_actors::id::derived;
 use souk_actors::runtime::Options;
 use souk_actors::world::{SystemWorld, World};
@@ -71,6 +72,8 @@ pub fn settings(config: &Config) -> Settings {
 impl Running {
     /// Starts everything. It answers requests when this returns.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        #[cfg(feature = "chaos")]
+        arm(&config.chaos)?;
         let config = Arc::new(config);
         let metrics = telemetry::metrics_handle();
         // First the address: if it is taken, nothing else needs to be tried.
@@ -86,6 +89,7 @@ impl Running {
             true => Some(write_admin_token(&config, &market)?),
             false => None,
         };
+        points::reach("startup.before_ready").await;
         app.set_started();
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
         let address = server.address();
@@ -135,6 +139,7 @@ impl Running {
         self.app.set_stopping();
         tokio::time::sleep(delay).await;
         let answered = self.server.stop(timeout).await;
+        points::reach("shutdown.during_drain").await;
         let drained = self.market.drain(timeout).await;
         self.upkeep.abort();
         if !(answered && drained) {
@@ -142,6 +147,17 @@ impl Running {
         }
         answered && drained
     }
+}
+
+/// Does what a chaos run asks for.
+#[cfg(feature = "chaos")]
+fn arm(chaos: &crate::config::Chaos) -> anyhow::Result<()> {
+    points::arm(chaos.fault_points.clone());
+    if let Some(path) = &chaos.sandbox_record {
+        crate::gateways::sandbox::keep_record(path)
+            .with_context(|| format!("cannot keep the sandbox's record in {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A token of an administrator who is nobody in particular, for the developer's own use.

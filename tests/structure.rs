@@ -124,6 +124,33 @@ fn only_configuration_and_the_command_line_read_the_environment() {
     none(&offences(&others, &["env::var", "env::vars"]));
 }
 
+/// Every name that a fault point is passed by in a text.
+#[cfg(feature = "chaos")]
+fn points_passed(code: &str) -> Vec<&str> {
+    let calls = ["points::reach(\"", "points::reach_now(\"", "points::try_reach(\""];
+    let after = calls.iter().flat_map(|call| code.split(call).skip(1));
+    after.filter_map(|rest| rest.split('"').next()).collect()
+}
+
+#[cfg(feature = "chaos")]
+#[test]
+fn fault_points_stand_where_the_list_says() {
+    let mut declared: Vec<_> = souk::points::POINTS
+        .iter()
+        .flat_map(|point| point.files.iter().map(|file| (*file, point.name)))
+        .collect();
+    let sources = sources(&[""], 60);
+    let mut passed: Vec<_> = sources
+        .iter()
+        .flat_map(|source| {
+            points_passed(&source.code).into_iter().map(|name| (source.path.as_str(), name))
+        })
+        .collect();
+    declared.sort_unstable();
+    passed.sort_unstable();
+    assert_eq!(passed, declared);
+}
+
 #[test]
 fn an_offence_would_be_found() {
     let source = |text: &str| [Source { path: "domain/x.rs".to_owned(), code: code(text) }];

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::faults::points;
 use crate::journal::writer::WriterHandle;
 use crate::journal::{Batch, Letter, LetterState, LetterWrite, Quarantine};
 use crate::retry::Backoff;
@@ -66,6 +67,7 @@ impl DeadLetterActor {
             match message {
                 Message::Park(letter, done) => {
                     announce(&letter);
+                    points::reach("dead_letter.before_store").await;
                     let letters = vec![LetterWrite::Put(letter)];
                     store(writer, Batch { letters, ..Batch::default() }).await;
                     let _ = done.send(());

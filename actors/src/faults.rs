@@ -1,6 +1,8 @@
 //! Failures injected on purpose, in development and in tests: into subscriptions, gateways and the
 //! journal. Without any, asking costs one atomic load.
 
+pub mod points;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

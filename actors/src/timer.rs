@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::aggregate::registry::AnyRegistry;
-use crate::faults::Faults;
+use crate::faults::{Faults, points};
 use crate::journal::{Store, Timer};
 use crate::planted::Bug;
 use crate::retry::Backoff;
@@ -95,6 +95,7 @@ impl Timers {
         for timer in due {
             match self.registry(&timer) {
                 Some(registry) => {
+                    points::reach("timer.before_fire").await;
                     firing.spawn(async move { registry.fire(timer, read_at).await });
                 }
                 None => {
@@ -109,6 +110,9 @@ impl Timers {
                 Ok(fired) => any |= fired,
                 Err(error) => tracing::error!(%error, "firing a timer panicked; it stays due"),
             }
+        }
+        if any {
+            points::reach("timer.after_fire").await;
         }
         Ok(many && any)
     }

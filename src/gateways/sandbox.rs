@@ -65,9 +65,46 @@ impl Sandbox {
     }
 
     fn remember(&self, call: SandboxCall) {
+        #[cfg(feature = "chaos")]
+        record::write(&call);
         let (operation, key) = (call.operation, call.idempotency_key.clone());
         self.calls.add(call, |old| old.operation == operation && old.idempotency_key == key);
     }
+}
+
+/// What a provider outside the service would know, whatever became of the service: every call, one
+/// a line, in a file of its own.
+#[cfg(feature = "chaos")]
+mod record {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::sync::OnceLock;
+
+    use super::SandboxCall;
+
+    static RECORD: OnceLock<File> = OnceLock::new();
+
+    pub(super) fn open(path: &Path) -> std::io::Result<()> {
+        let file = File::options().create(true).append(true).open(path)?;
+        RECORD.get_or_init(|| file);
+        Ok(())
+    }
+
+    pub(super) fn write(call: &SandboxCall) {
+        let Some(mut file) = RECORD.get() else { return };
+        if let Ok(line) = serde_json::to_string(call)
+            && let Err(error) = file.write_all(format!("{line}\n").as_bytes())
+        {
+            tracing::error!(%error, "the sandbox cannot keep its record");
+        }
+    }
+}
+
+/// From now on the sandbox keeps its own record of every call in this file.
+#[cfg(feature = "chaos")]
+pub fn keep_record(path: &std::path::Path) -> std::io::Result<()> {
+    record::open(path)
 }
 
 #[async_trait]

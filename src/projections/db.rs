@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use souk_actors::faults::points;
 use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgRow};
@@ -282,10 +283,12 @@ enum Backend {
 impl ReadDb {
     /// Opens the database, creates it where it does not exist, and brings its tables up to date.
     pub async fn open(place: &Place) -> anyhow::Result<Self> {
-        Ok(Self(match place {
+        let backend = match place {
             Place::File(path) => Backend::Sqlite(sqlite::Database::open(path).await?),
             Place::Postgres(options) => Backend::Postgres(postgres::Database::open(options).await?),
-        }))
+        };
+        points::reach("migration.read").await;
+        Ok(Self(backend))
     }
 
     /// Closes it without its rows, so that it is filled from the beginning when it is opened next.

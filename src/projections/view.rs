@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use souk_actors::event::{DecodeError, EventPayload, StoredEvent};
+use souk_actors::faults::points;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Projection;
@@ -70,7 +71,11 @@ impl<T: Table> Projected<T> {
         if to > done {
             store_position(&mut tx, T::NAME, partition, to).await?;
         }
-        Ok(tx.commit().await?)
+        let failed = points::try_reach("projection.before_commit").await;
+        failed.map_err(|failed| Failure::transient(failed.to_string()))?;
+        tx.commit().await?;
+        points::reach("projection.after_commit").await;
+        Ok(())
     }
 
     /// Takes one event that was set aside; the checkpoint is past it and stays. Events of the same

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use souk_actors::command::CommandContext;
 use souk_actors::event::StoredEvent;
+use souk_actors::faults::points;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
@@ -159,6 +160,8 @@ impl MailSender {
         let mail = Mail { idempotency_key: id, to, subject, text, html };
         runtime.faults().before("mailer", &[self.mailer.name()]).await?;
         let answer = self.hand_over(&mail).await;
+        let failed = points::try_reach("mail.after_send").await;
+        failed.map_err(|failed| Failure::transient(failed.to_string()))?;
         let (record, outcome) = verdict(answer, self.mailer.name(), to_hash, now());
         if let Some((purpose, command)) = record {
             tell(runtime, id, command, CommandContext::because_of(event, purpose, id)).await?;

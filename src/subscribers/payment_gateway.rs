@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use souk_actors::command::CommandContext;
 use souk_actors::event::StoredEvent;
+use souk_actors::faults::points;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
@@ -155,7 +156,10 @@ impl PaymentGatewayHandler {
                 report(answer, true, now())
             }
             Call::Refund(refund) => {
-                match self.within(runtime, "refund", self.gateway.refund(&refund)).await? {
+                let answer = self.within(runtime, "refund", self.gateway.refund(&refund)).await?;
+                let failed = points::try_reach("gateway.after_refund").await;
+                failed.map_err(|failed| Failure::transient(failed.to_string()))?;
+                match answer {
                     RefundAnswer::Refunded { provider_reference } => Ok(vec![(
                         "refunded",
                         PaymentCommand::RecordRefunded { provider_reference, now: now() },
@@ -172,7 +176,10 @@ impl PaymentGatewayHandler {
     /// limit means.
     async fn charge(&self, runtime: &Runtime, charge: &Charge) -> Result<ChargeAnswer, Failure> {
         runtime.faults().before(self.gateway.provider(), &["charge", &charge.method]).await?;
-        self.gateway.charge(charge).await.map_err(gateway_failed)
+        let answer = self.gateway.charge(charge).await.map_err(gateway_failed)?;
+        let failed = points::try_reach("gateway.after_charge").await;
+        failed.map_err(|failed| Failure::transient(failed.to_string()))?;
+        Ok(answer)
     }
 
     async fn within<T>(

@@ -23,6 +23,7 @@ use super::timers::{KnownTimers, Standing};
 use super::{Aggregate, Command, TimerChange};
 use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavailable};
 use crate::event::{EventPayload, Metadata};
+use crate::faults::points;
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
 use crate::journal::{Batch, Outcome, Snapshot, Timer, TimerKey, TimerWrite};
 use crate::planted::Bug;
@@ -340,6 +341,7 @@ impl<A: Aggregate> Live<A> {
         decided: Decided<A>,
     ) -> Result<(), Ends> {
         let Decided { events, timers, release } = decided;
+        points::reach("aggregate.after_decide").await;
         let writes = matches!(work, Work::Command(_)) && context.once.is_some();
         let fired = if let Work::Timer(timer, _) = work { Some(timer) } else { None };
         if events.is_empty() && fired.is_none() && !writes {
@@ -562,6 +564,7 @@ impl<A: Aggregate> Live<A> {
         let record = snapshot_record(stream, version);
         match shared.keys.seal(&*shared.store, record, state, &mut keys).await {
             Ok(state) => {
+                points::reach("snapshot.during").await;
                 let mut entry = Entry::of(&self.incarnation);
                 entry.keys(keys);
                 entry.rows().snapshots.push(Snapshot {

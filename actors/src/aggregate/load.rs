@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::Aggregate;
 use super::registry::Shared;
 use crate::event::{DecodeError, EventPayload};
+use crate::faults::points;
 use crate::journal::{self, Snapshot};
 use crate::planted::Bug;
 
@@ -68,6 +69,7 @@ pub(crate) async fn fold<A: Aggregate>(
     let upto = upto.unwrap_or(u64::MAX);
     while folded.version < upto {
         let page = shared.store.read_stream(stream, folded.version, PAGE).await?;
+        points::reach("aggregate.during_load").await;
         let full = page.len() == PAGE;
         for stored in page {
             if stored.aggregate_version > upto {

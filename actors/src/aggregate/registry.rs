@@ -23,7 +23,7 @@ use super::{Aggregate, load};
 use crate::admission::Admission;
 use crate::command::{CommandContext, CommandError, Done, ErrorId, Unavailable};
 use crate::dead_letter::DeadLetterHandle;
-use crate::faults::Faults;
+use crate::faults::{Faults, points};
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Incarnation, WriterHandle};
 use crate::journal::{self, Outcome, Quarantine, Standing, Store, Timer};
@@ -361,6 +361,7 @@ impl<A: Aggregate> Slot<A> {
     /// Starts an actor. The slot's lock is held, so that the actor cannot take a job, and so
     /// cannot end, before its supervisor knows whose it is.
     fn start(self: &Arc<Self>, inner: &mut Inner<A>) {
+        points::reach_now("registry.activation");
         let shared = &self.registry.shared;
         let supervisor = shared.supervisor.get().expect("set before the first command");
         let actor = AggregateActor { slot: self.clone() };

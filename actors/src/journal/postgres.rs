@@ -32,6 +32,7 @@ use super::{
     Quarantine, Snapshot, Standing, Store, Timer, TimerKey, rows,
 };
 use crate::event::StoredEvent;
+use crate::faults::points;
 use crate::world::Timestamp;
 use append::Statements;
 use columns::Id;
@@ -399,6 +400,7 @@ async fn set_up(connection: &mut PgConnection, partitions: u16) -> Result<(), Er
         .run(&mut *connection)
         .await
         .map_err(Error::database)?;
+    points::reach("migration.journal").await;
     for (name, value) in rows::settings(partitions) {
         sqlx::query("INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING")
             .bind(name)

@@ -31,6 +31,7 @@ use super::{
     Quarantine, Snapshot, Store, Timer, TimerKey, rows,
 };
 use crate::event::StoredEvent;
+use crate::faults::points;
 use crate::world::Timestamp;
 use append::Statements;
 use rows::{
@@ -140,6 +141,7 @@ impl SqliteStore {
             .run(&mut connection)
             .await
             .map_err(Error::database)?;
+        points::reach("migration.journal").await;
         let partitions = settle_settings(&mut connection, partitions).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)

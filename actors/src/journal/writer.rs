@@ -30,6 +30,7 @@ use super::{
 };
 use crate::command::{ControlWrite, Unavailable};
 use crate::event::{Position, StoredEvent};
+use crate::faults::points;
 use crate::planted::Bug;
 use crate::retry::Backoff;
 use crate::world::{Timestamp, World};
@@ -395,6 +396,7 @@ impl Writer {
         queue_max: usize,
     ) -> Result<(Arc<Self>, WriterHandle), super::Error> {
         let lease = parts.store.acquire(partition).await?;
+        points::reach("lease.acquired").await;
         let head = parts.store.head(partition).await?;
         let streams = parts.store.stream_max(partition).await? & ((1 << 48) - 1);
         let state = Arc::new(WriterState {
@@ -549,7 +551,7 @@ impl Writer {
             match self.append(&prepared, head).await {
                 Ok(()) => {
                     observe_commit(&prepared.batch, started);
-                    return Ok(Written::Upto(self.commit(entries, prepared)));
+                    return Ok(Written::Upto(self.commit(entries, prepared).await));
                 }
                 Err(AppendError::NotCommitted(what)) if tries <= APPEND_RETRIES_MAX => {
                     metrics::counter!("souk_journal_append_retries_total").increment(1);
@@ -611,7 +613,12 @@ impl Writer {
     /// Appends, and settles an unknown outcome by reading the head back.
     async fn append(&self, prepared: &Prepared, before: Head) -> Result<(), AppendError> {
         let answer_lost = self.parts.faults.on_append().await?;
+        let failed = points::try_reach("journal.before_insert").await;
+        failed.map_err(|failed| AppendError::NotCommitted(failed.to_string()))?;
         let mut appended = self.parts.store.append(self.lease(), &prepared.batch).await;
+        if appended.is_ok() {
+            points::reach("journal.after_commit").await;
+        }
         if answer_lost && appended.is_ok() {
             appended = Err(AppendError::Unknown("the answer was lost, as injected".into()));
         }
@@ -636,19 +643,21 @@ impl Writer {
         Err(AppendError::Unknown(what))
     }
 
-    fn commit(&self, entries: Vec<Entry>, prepared: Prepared) -> Head {
+    async fn commit(&self, entries: Vec<Entry>, prepared: Prepared) -> Head {
         let Prepared { batch, head, lasts } = prepared;
         self.parts.keys.stored(&batch.keys);
         for subject in &batch.destroyed_keys {
             self.parts.keys.destroyed(*subject);
         }
         self.state.head.store(head.position, Ordering::Release);
+        points::reach("writer.before_reply").await;
         if self.parts.faults.planted(Bug::ReplyOutOfOrder) {
             let reversed = entries.into_iter().rev().zip(lasts.into_iter().rev());
             reversed.for_each(|(entry, last)| drop(entry.settle(Settled::Committed(last))));
         } else {
             settle_committed(entries, lasts);
         }
+        points::reach("writer.before_broker").await;
         let earliest = batch.timers.iter().filter_map(|write| match write {
             TimerWrite::Set(timer) => Some(timer.due),
             TimerWrite::Clear(_) | TimerWrite::Fired(_) => None,

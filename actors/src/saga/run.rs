@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{Input, Progress, Saga, SagaCommand, SagaEvent, SagaInstance, Transition};
 use crate::command::{CommandContext, CommandError, Once, Origin, Refused};
 use crate::event::{EventPayload, StoredEvent};
+use crate::faults::points::{self, Failed};
 use crate::planted::Bug;
 use crate::retry::{Failure, RetryPolicy};
 use crate::runtime::Runtime;
@@ -204,6 +205,7 @@ impl<S: Saga> Commands<S> {
         step: &str,
         commands: Vec<S::Command>,
     ) -> Result<bool, Failure> {
+        points::try_reach("saga.compensation").await.map_err(injected)?;
         let mut nothing = true;
         for (index, command) in commands.into_iter().enumerate() {
             match self.send(runtime, command, context(event, step, "undo", index)).await? {
@@ -240,12 +242,20 @@ impl<S: Saga> Commands<S> {
         command: S::Command,
         context: CommandContext,
     ) -> Result<Sent, Failure> {
-        match self.router.route(runtime, command, context).await {
+        points::try_reach("saga.before_command").await.map_err(injected)?;
+        let routed = self.router.route(runtime, command, context).await;
+        points::try_reach("saga.after_command").await.map_err(injected)?;
+        match routed {
             Ok(routed) => Ok(Sent::Accepted(routed)),
             Err(CommandError::Rejected { rejection, .. }) => Ok(Sent::Refused(rejection.code)),
             Err(error) => Err(error.to_failure()),
         }
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what an error is mapped with")]
+fn injected(failed: Failed) -> Failure {
+    Failure::transient(failed.to_string())
 }
 
 enum Sent {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{Cell, Kind, Redrive, RedriveRequest, Redriven, end_to_end};
 use crate::aggregate::panic_message;
 use crate::event::StoredEvent;
+use crate::faults::points;
 use crate::journal::{Batch, Letter, LetterFilter, LetterState, LetterWrite};
 use crate::planted::Bug;
 use crate::retry::{Failure, FailureKind, Verdict, verdict};
@@ -284,7 +285,9 @@ where
     let limit = cell.subscription.handler_timeout;
     let attempt = async {
         cell.faults.before(cell.subscription.name, &keys).await?;
-        work().await
+        work().await?;
+        let failed = points::try_reach("subscriber.after_effect").await;
+        failed.map_err(|failed| Failure::transient(failed.to_string()))
     };
     let contained = CatchUnwind(Box::pin(attempt));
     match tokio::time::timeout(limit, contained).await {

@@ -15,6 +15,7 @@ use super::lane::{
 };
 use super::{Cell, Kind, Projection, lane_position};
 use crate::event::StoredEvent;
+use crate::faults::points;
 use crate::journal::{Batch, Checkpoint, LetterFilter};
 use crate::planted::Bug;
 use crate::runtime::Runtime;
@@ -288,8 +289,12 @@ async fn store_checkpoints(cell: &Cell, stored: &mut [u64]) {
         position: *position,
     };
     let checkpoints = positions.iter().enumerate().map(checkpoint).collect();
+    points::reach("subscriber.before_checkpoint").await;
     match cell.writer.store(Batch { checkpoints, ..Batch::default() }).await {
-        Ok(()) => stored.copy_from_slice(&positions),
+        Ok(()) => {
+            points::reach("subscriber.after_checkpoint").await;
+            stored.copy_from_slice(&positions);
+        }
         Err(error) => {
             tracing::debug!(subscription = cell.subscription.name, %error, "checkpoints wait for the journal");
         }

@@ -48,6 +48,35 @@ fn only_the_journal_writer_appends() {
     }
 }
 
+/// Every name that a fault point is passed by in a text, in order.
+fn points_passed(code: &str) -> Vec<String> {
+    let calls = ["points::reach(\"", "points::reach_now(\"", "points::try_reach(\""];
+    let after = calls.iter().flat_map(|call| code.split(call).skip(1));
+    let mut names: Vec<_> =
+        after.filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn fault_points_stand_where_the_list_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut declared: Vec<_> = souk_actors::faults::points::POINTS
+        .iter()
+        .flat_map(|point| {
+            point.files.iter().map(|file| ((*file).to_owned(), point.name.to_owned()))
+        })
+        .collect();
+    let mut passed = Vec::new();
+    for (path, text) in runtime() {
+        let file = path.strip_prefix(&root).unwrap().display().to_string();
+        passed.extend(points_passed(&code(&text)).into_iter().map(|name| (file.clone(), name)));
+    }
+    declared.sort();
+    passed.sort();
+    assert_eq!(passed, declared);
+}
+
 /// Floors, from the ground up: a module uses its own floor and those below.
 const FLOORS: &[&[&str]] = &[
     &["event", "world", "id", "retry", "personal", "command", "faults", "flag", "planted"],

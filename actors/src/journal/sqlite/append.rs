@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Sqlite};
 use uuid::Uuid;
 
 use crate::event::StoredEvent;
+use crate::faults::points;
 use crate::journal::rows::{event_columns, seq, state_of, timer_changes, to_i64};
 use crate::journal::{AppendError, Batch, Lease, Letter, LetterWrite, TimerKey, TimerWrite};
 
@@ -72,6 +73,7 @@ pub(super) async fn append(
         Refused::Other(error) => error,
     })?;
     let stored = store(connection, statements, lease, batch).await;
+    points::reach("journal.before_commit").await;
     let ended = match stored {
         Ok(()) => execute(connection, sqlx::query("COMMIT")).await,
         Err(error) => {
@@ -157,6 +159,7 @@ async fn store(
     for events in batch.events.chunks(EVENTS_PER_STATEMENT_MAX) {
         insert_events(connection, statements, lease, events).await?;
     }
+    points::reach("journal.after_insert").await;
     store_commands(connection, statements, batch).await?;
     store_timers(connection, statements, lease.partition, &batch.timers).await?;
     store_deliveries(connection, statements, lease.partition, batch).await?;
