@@ -1,6 +1,8 @@
 //! The command line.
 
 mod admin;
+#[cfg(feature = "chaos")]
+mod chaos;
 mod demo;
 mod journal;
 mod serve;
@@ -87,6 +89,9 @@ enum Command {
     Journal(JournalCommand),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
+    /// Stop servers where it hurts, under load, and see whether promises are kept
+    #[cfg(feature = "chaos")]
+    Chaos(chaos::Options),
 }
 
 #[derive(Subcommand)]
@@ -114,6 +119,11 @@ enum JournalCommand {
 /// Runs the program with the process's arguments and environment.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "chaos")]
+    if let Some(Command::Chaos(options)) = cli.command {
+        let Flags { partitions, database_url, .. } = cli.flags;
+        return done(|| chaos::chaos(options, partitions.as_deref(), database_url));
+    }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
         Err(errors) => {
@@ -121,9 +131,17 @@ pub fn run() -> ExitCode {
             return ExitCode::from(config::EXIT_CODE);
         }
     };
+    done(|| dispatch(cli.command, config))
+}
+
+/// Runs a command to its exit code.
+fn done<F>(command: impl FnOnce() -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<ExitCode>>,
+{
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(cli.command, config)),
+        Ok(runtime) => runtime.block_on(command()),
         Err(error) => Err(error.into()),
     };
     match done {
@@ -172,6 +190,8 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
         }
         Some(Command::Journal(JournalCommand::Verify)) => journal::verify(&config).await,
         Some(Command::Demo(options)) => demo::demo(config, options).await,
+        #[cfg(feature = "chaos")]
+        Some(Command::Chaos(_)) => unreachable!("it needs no configuration and is done before"),
     }
 }
 

@@ -331,6 +331,7 @@ pub struct Command {
     arguments: Vec<String>,
     variables: BTreeMap<String, String>,
     input: String,
+    patience: Duration,
 }
 
 /// How a run ended.
@@ -344,7 +345,7 @@ impl Command {
     /// With these arguments and an empty environment.
     pub fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Self { arguments, variables: BTreeMap::new(), input: String::new() }
+        Self { arguments, variables: BTreeMap::new(), input: String::new(), patience: PATIENCE }
     }
 
     /// With a variable of its environment.
@@ -356,6 +357,12 @@ impl Command {
     /// With something to read.
     pub fn reading(mut self, input: &str) -> Self {
         input.clone_into(&mut self.input);
+        self
+    }
+
+    /// With as much time as it takes.
+    pub fn patient_for(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -373,10 +380,10 @@ impl Command {
         // A program that ends without reading closes the pipe.
         let _: std::io::Result<()> = child.stdin.take().unwrap().write_all(self.input.as_bytes());
         let (done, waiting): (Sender<()>, _) = channel();
-        let pid = child.id();
+        let (pid, patience) = (child.id(), self.patience);
         let watchdog = std::thread::spawn(move || {
             if waiting
-                .recv_timeout(PATIENCE)
+                .recv_timeout(patience)
                 .is_err_and(|error| error.to_string().contains("timed"))
             {
                 let kill = format!("kill -KILL {pid}");
