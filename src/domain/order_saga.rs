@@ -516,9 +516,14 @@ static RESERVE_FIRST: &[Step<OrderSaga>] =
 static PAYMENT_FIRST: &[Step<OrderSaga>] =
     &[CAPTURE, RESERVE, CONFIRM, PAY, SHIP, MARK_SHIPPED, CONFIRMATION];
 
-/// What most steps share. No step is tried again: what it asked for is stored, commands wait
-/// until their aggregate can take them, and the documents want the way back to begin after one
-/// time limit.
+/// How often an order is told that it is shipped: until it is. The goods are on their way by then,
+/// and an order that has heard it may be unable to say so before a time limit passes: turning back
+/// would give the money back for what is shipped.
+const SHIPPED_RETRIES_MAX: u32 = 10_000;
+
+/// What most steps share. No step but `mark_shipped` is tried again: what it asked for is stored,
+/// commands wait until their aggregate can take them, and the documents want the way back to begin
+/// after one time limit.
 const PLAIN: Step<OrderSaga> = Step {
     name: "",
     done_as: "",
@@ -630,6 +635,7 @@ const MARK_SHIPPED: Step<OrderSaga> = Step {
         })
     },
     progress: |saga| done_when(saga.order.shipped),
+    retries_max: SHIPPED_RETRIES_MAX,
     ..PLAIN
 };
 

@@ -197,7 +197,8 @@ fn the_way_back_waits_for_the_money() {
 fn steps_have_half_a_minute_and_buyers_longer_than_their_hold() {
     for step in RESERVE_FIRST {
         assert_eq!((step.time_limit)(&saga(&[])), Duration::from_secs(30), "{}", step.name);
-        assert_eq!(step.retries_max, 0);
+        // What is shipped is not called off because the news of it is late.
+        assert_eq!(step.retries_max > 0, step.name == "mark_shipped", "{}", step.name);
     }
     for method in [PaymentMethod::TEST_PENDING, PaymentMethod::MOMO] {
         let start = Fact::Placed(Box::new(placed(SagaDefinition::ReserveFirst, method, 1)));
