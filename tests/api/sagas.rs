@@ -109,7 +109,8 @@ async fn a_panic_in_a_handler_is_contained() {
 /// S1-64: payment first, as an order may ask for (X11).
 #[tokio::test]
 async fn payment_can_come_first() {
-    let server = Server::start().await;
+    // In one partition positions say what came first.
+    let server = Start::default().partitions(1).start().await;
     let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
     let listing = server.listing(&sam, 2).await;
     let mut wish = wish(&listing, 1, "sandbox");
