@@ -18,6 +18,7 @@ pub use secret::Secret;
 
 use reader::Reader;
 use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
+use souk_actors::journal::sqlite::Durability;
 use souk_actors::retry::RetryPolicy;
 
 /// The journal's file in the data folder.
@@ -106,6 +107,8 @@ pub struct Storage {
     pub database_wait: Duration,
     /// `LEASE_TTL`: how long a process that has gone silent keeps its place on PostgreSQL.
     pub lease_ttl: Duration,
+    /// `JOURNAL_DURABILITY`: less than full in development builds for tests only.
+    pub durability: Durability,
 }
 
 /// How HTTP is served.
@@ -263,7 +266,19 @@ fn storage(reader: &mut Reader<'_>) -> Storage {
         database,
         database_wait: reader.duration("DATABASE_WAIT", Duration::from_secs(60)),
         lease_ttl,
+        durability: durability(reader),
     }
+}
+
+/// Tests of durability must be able to fail: a build for them can be told to sync less. No other
+/// build can.
+fn durability(reader: &mut Reader<'_>) -> Durability {
+    match reader.text("JOURNAL_DURABILITY").as_deref() {
+        None | Some("full") => {}
+        Some("normal") if cfg!(feature = "chaos") => return Durability::Normal,
+        Some(_) => reader.error("JOURNAL_DURABILITY", "must be full, or be left out"),
+    }
+    Durability::Full
 }
 
 fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {

@@ -33,7 +33,7 @@ pub(crate) fn command_failed<R: std::error::Error>(error: &CommandError<R>) -> F
         CommandError::Rejected { .. }
         | CommandError::VersionMismatch { .. }
         | CommandError::KeyReused
-        | CommandError::Unavailable(Unavailable::Quarantined) => {
+        | CommandError::Unavailable(Unavailable::Quarantined(_)) => {
             Failure::permanent(error.to_string())
         }
         CommandError::Unavailable(
@@ -59,7 +59,7 @@ pub(crate) fn gateway_failed(error: GatewayError) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use souk_actors::command::Refused;
+    use souk_actors::command::{ErrorId, Refused};
     use souk_actors::retry::FailureKind;
 
     use super::*;
@@ -71,7 +71,8 @@ mod tests {
         assert_eq!(unavailable(Unavailable::Journal), FailureKind::System);
         assert_eq!(unavailable(Unavailable::Draining), FailureKind::System);
         assert_eq!(unavailable(Unavailable::Restarting), FailureKind::Transient);
-        assert_eq!(unavailable(Unavailable::Quarantined), FailureKind::Permanent);
+        let quarantined = Unavailable::Quarantined(ErrorId(uuid::Uuid::nil()));
+        assert_eq!(unavailable(quarantined), FailureKind::Permanent);
         assert_eq!(kind(CommandError::OutcomeUnknown), FailureKind::Transient);
         let rejection = Refused { code: "not_found", message: String::new() };
         let rejected = CommandError::Rejected { rejection, version: 0, replayed: false };

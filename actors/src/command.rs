@@ -142,9 +142,10 @@ pub enum Unavailable {
     /// The aggregate is starting again; what it had not made durable is undone.
     #[error("the aggregate is restarting")]
     Restarting,
-    /// The aggregate failed again and again and waits for an operator.
-    #[error("the aggregate is quarantined")]
-    Quarantined,
+    /// The aggregate failed again and again, or its stored events are damaged, and it waits for an
+    /// operator. The logs have the cause under this id.
+    #[error("the aggregate is quarantined: see {0} in the log")]
+    Quarantined(ErrorId),
     /// The command's deadline passed before it was run.
     #[error("the deadline passed before the command could run")]
     DeadlinePassed,
@@ -157,7 +158,7 @@ impl Unavailable {
             Self::Overloaded | Self::Restarting | Self::DeadlinePassed => Duration::from_secs(1),
             Self::Journal => Duration::from_secs(2),
             Self::Draining => Duration::from_secs(5),
-            Self::Quarantined => Duration::from_secs(60),
+            Self::Quarantined(_) => Duration::from_secs(60),
         }
     }
 
@@ -168,7 +169,7 @@ impl Unavailable {
             Self::Draining => "draining",
             Self::Journal => "journal_unavailable",
             Self::Restarting => "restarting",
-            Self::Quarantined => "quarantined",
+            Self::Quarantined(_) => "quarantined",
             Self::DeadlinePassed => "deadline_passed",
         }
     }

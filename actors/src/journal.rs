@@ -27,8 +27,8 @@ use crate::command::ControlWrite;
 use crate::event::StoredEvent;
 use crate::world::Timestamp;
 
-/// The format of the stored rows. Stored; raise it only with a migration.
-pub const FORMAT: u32 = 1;
+/// The format of the stored rows. Stored; raise it only with a migration, once there is a release.
+pub const FORMAT: u32 = 2;
 
 /// A failed read or a failed start.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +75,10 @@ pub enum AppendError {
     /// It may be stored or not: only reading the head back tells.
     #[error("the outcome of the append is unknown: {0}")]
     Unknown(String),
+    /// Nobody sees it, but it was written in part and may come back with a restart: only a later
+    /// append that commits makes sure that it does not. (The disk refused to write or to sync.)
+    #[error("the append may come back: {0}")]
+    Unsettled(String),
     /// This writer's lease on the partition is gone: it must never append again.
     #[error("the partition belongs to another writer now")]
     Fenced,
@@ -366,6 +370,8 @@ pub struct LetterFilter {
 ///   the lease is still good.
 /// * Positions, versions, event ids and command ids are unique: the store refuses a second one.
 /// * Stored events never change: the store refuses updates and deletes.
+/// * An event that is not what was written is never given out: every read of it is
+///   [`Error::Damaged`], but for [`Store::read_from`], which gives what is whole before it first.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// How many partitions the journal was created with.
@@ -403,6 +409,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores a batch in one transaction.
     async fn append(&self, lease: Lease, batch: &Batch) -> Result<(), AppendError>;
+
+    /// What the database itself finds wrong with what it stores, beside the events: its pages and
+    /// indexes, control rows that are not what was written. Nothing: it is sound, as far as it can
+    /// tell.
+    async fn check_storage(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
 
     /// Called by the writer when nobody waits for it: a chance for housekeeping (checkpointing).
     async fn maintain(&self) {}

@@ -9,7 +9,7 @@ mod circuit;
 mod lane;
 mod pull;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -249,6 +249,7 @@ pub(crate) struct Cell {
     circuit: Circuit,
     lanes: Vec<LaneState>,
     dispatched: AtomicU64,
+    damaged: AtomicBool,
     progress: Notify,
     redrives: (mpsc::Sender<RedriveRequest>, tokio::sync::Mutex<mpsc::Receiver<RedriveRequest>>),
     pub counts: Counts,
@@ -292,6 +293,7 @@ impl Cell {
             circuit: Circuit::new(subscription.name, partition, subscription.circuit.clone()),
             lanes: (0..subscription.lanes).map(|_| LaneState::default()).collect(),
             dispatched: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
             progress: Notify::new(),
             redrives: (send, tokio::sync::Mutex::new(receive)),
             counts: Counts::default(),
@@ -322,6 +324,26 @@ impl Cell {
                 return;
             }
             moved.await;
+        }
+    }
+
+    /// Whether the next event cannot be read because it is damaged.
+    pub(crate) fn is_at_damage(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
+    }
+
+    fn waits_at_damage(&self, waits: bool) {
+        if self.damaged.swap(waits, Ordering::AcqRel) != waits {
+            let (name, partition) = (self.subscription.name, self.partition);
+            metrics::gauge!("souk_subscription_damaged", "subscription" => name, "partition" => partition.to_string())
+                .set(f64::from(u8::from(waits)));
+            if !waits {
+                tracing::info!(
+                    subscription = name,
+                    partition,
+                    "the event can be read again; the subscription goes on"
+                );
+            }
         }
     }
 
@@ -410,7 +432,8 @@ pub struct SubscriptionStatus {
     pub kind: &'static str,
     /// Its topic patterns.
     pub patterns: Vec<String>,
-    /// `running`, `paused` or `circuit_open`.
+    /// `running`, `paused`, `circuit_open`, or `damaged`: it waits at an event that is not what was
+    /// written.
     pub state: &'static str,
     /// Its retry policy.
     pub retry: RetryPolicy,

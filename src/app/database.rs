@@ -36,8 +36,14 @@ pub async fn open_journal(
     match &storage.database {
         Database::Sqlite(path) => {
             private_file(path)?;
-            let store = SqliteStore::open(path, partitions.unwrap_or(PARTITIONS_SQLITE)).await;
-            let describe = || format!("cannot open the journal {}", path.display());
+            let partitions = partitions.unwrap_or(PARTITIONS_SQLITE);
+            let store = SqliteStore::open_with(path, partitions, storage.durability).await;
+            let describe = || {
+                let path = path.display();
+                format!(
+                    "cannot open the journal {path} (is its disk full, or its folder read-only?)"
+                )
+            };
             Ok(Arc::new(store.with_context(describe)?))
         }
         Database::Postgres(database) => {

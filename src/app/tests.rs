@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use souk_actors::command::CommandContext;
-use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::journal::sqlite::{Durability, SqliteStore};
 use souk_actors::world::SystemWorld;
 use uuid::Uuid;
 
@@ -39,6 +39,7 @@ fn settings(dir: &Path) -> Settings {
             database: Database::Sqlite(dir.join(JOURNAL_FILE)),
             database_wait: Duration::ZERO,
             lease_ttl: Duration::ZERO,
+            durability: Durability::Full,
         },
         partitions: None,
         development: true,

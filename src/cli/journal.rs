@@ -19,14 +19,24 @@ pub(super) async fn migrate(config: &Config) -> anyhow::Result<ExitCode> {
 pub(super) async fn verify(config: &Config) -> anyhow::Result<ExitCode> {
     // To look at it is enough: the server may be running.
     let store = open_journal_read_only(&config.storage).await?;
-    let mut whole = true;
+    let faults = store.check_storage().await?;
+    let mut whole = faults.is_empty();
+    for fault in faults {
+        println!("{fault}");
+    }
     for partition in 0..store.partitions() {
         let verified = chain::verify(&*store, partition, |_| ()).await?;
         match verified.damage {
             None => println!("partition {partition}: {} events, all whole", verified.events),
-            Some(damage) => {
+            Some(first) => {
                 whole = false;
-                println!("partition {partition}: damaged at {}: {}", damage.position, damage.what);
+                for damage in std::iter::once(first).chain(verified.further) {
+                    println!(
+                        "partition {partition}: damaged at {}: {}",
+                        damage.position, damage.what
+                    );
+                }
+                println!("partition {partition}: {} events are whole", verified.events);
             }
         }
     }

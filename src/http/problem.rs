@@ -335,12 +335,28 @@ impl<R: Rejection> From<CommandError<R>> for ApiError {
 
 impl From<Unavailable> for ApiError {
     fn from(reason: Unavailable) -> Self {
-        Self::unavailable(reason.code(), reason.to_string(), reason.retry_after())
+        let mut problem =
+            Self::unavailable(reason.code(), reason.to_string(), reason.retry_after());
+        if let Unavailable::Quarantined(error_id) = reason {
+            problem.0.error_id = Some(error_id.to_string());
+        }
+        problem
     }
 }
 
 impl From<journal::Error> for ApiError {
     fn from(error: journal::Error) -> Self {
+        if let journal::Error::Damaged(_) = error {
+            let id = uuid_of_failure();
+            tracing::error!(error = &error as &dyn std::error::Error, error_id = %id, "a stored row is damaged");
+            let mut problem = Self::unavailable(
+                "journal_damaged",
+                "what is stored here is damaged and is not shown; the logs know more by error_id",
+                Duration::from_secs(60),
+            );
+            problem.0.error_id = Some(id);
+            return problem;
+        }
         tracing::warn!(error = &error as &dyn std::error::Error, "the journal could not be read");
         Self::unavailable(
             "journal_unavailable",
@@ -418,7 +434,16 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("read_model_unavailable", 503, "The view cannot be read at the moment."),
     ("projection_behind", 503, "The view has not reached min_position in time."),
     ("restarting", 503, "The aggregate is starting again; nothing happened."),
-    ("quarantined", 503, "The aggregate failed repeatedly and waits for an operator."),
+    (
+        "journal_damaged",
+        503,
+        "What is stored is not what was written, so it is not shown. An operator has to mend it.",
+    ),
+    (
+        "quarantined",
+        503,
+        "The aggregate failed repeatedly, or its stored events are damaged, and it waits for an operator.",
+    ),
     ("deadline_passed", 503, "The command could not run in time; nothing happened."),
     ("outcome_unknown", 504, "It is not known whether this happened. Repeat with the same key."),
 ];

@@ -42,6 +42,11 @@ pub enum ReadError {
     /// It does not work.
     #[error("the read database failed")]
     Failed(#[source] sqlx::Error),
+    /// The file is not what was written.
+    #[error(
+        "the read database is damaged: stop the server and delete it; it is rebuilt at the start"
+    )]
+    Damaged(#[source] sqlx::Error),
     /// It will not have what it was given, and will not on a second try.
     #[error("the read database refused a value")]
     Refused(#[source] sqlx::Error),
@@ -58,7 +63,7 @@ impl From<ReadError> for Failure {
         };
         match error {
             ReadError::Busy(_) => Self::transient(chain),
-            ReadError::Failed(_) => Self::system(chain),
+            ReadError::Failed(_) | ReadError::Damaged(_) => Self::system(chain),
             ReadError::Refused(_) | ReadError::Unreadable(_) => Self::permanent(chain),
         }
     }

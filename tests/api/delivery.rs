@@ -2,8 +2,13 @@
 //! S1-142, S2-3, S2-68 to S2-70, X6, X8, X28).
 
 use serde_json::{Value, json};
+use souk_actors::event::StoredEvent;
+use souk_actors::journal::postgres::{PostgresOptions, PostgresStore};
+use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::journal::{Store, chain};
+use uuid::Uuid;
 
-use crate::support::{Server, Start, eventually};
+use crate::support::{Server, Start, Stored, eventually};
 
 /// Retries that do not take seconds.
 fn impatient() -> Start {
@@ -262,6 +267,35 @@ async fn contexts_and_subscriptions_are_shown() {
     server.finish().await;
 }
 
+/// The hash of the event that the next test adds behind a user's registration.
+async fn hash_of_a_newer_version(server: &Server, user: Uuid, event_id: Uuid) -> [u8; 32] {
+    let journal: Box<dyn Store> = match server.database() {
+        None => {
+            let path = server.folder().join("journal.db");
+            Box::new(SqliteStore::open_read_only(&path).await.unwrap())
+        }
+        Some(url) => {
+            let options = PostgresOptions::new(url).unwrap();
+            Box::new(PostgresStore::open_read_only(options).await.unwrap())
+        }
+    };
+    let events = journal.read_aggregate(user, 0, 1).await.unwrap();
+    let head = journal.head(events[0].partition).await.unwrap();
+    let event = StoredEvent {
+        position: head.position + 1,
+        event_id,
+        aggregate_version: events[0].aggregate_version + 1,
+        event_type: "user.email_verified".into(),
+        major: 99,
+        minor: 0,
+        correlation_id: "seeded".into(),
+        causation_id: "seeded".into(),
+        data: "{}".into(),
+        ..(*events[0]).clone()
+    };
+    chain::link(&head.hash, &event)
+}
+
 /// S0-111: an event from a newer version of the program, such as an operator meets after going back
 /// to an older one.
 #[tokio::test]
@@ -271,7 +305,14 @@ async fn an_event_of_an_unknown_version_is_set_aside() {
     server.at_rest().await;
     assert!(server.terminate().await.success());
     let stored = server.stored().await;
-    let new = stored.id(uuid::Uuid::from_u128(99));
+    let event_id = Uuid::from_u128(99);
+    let new = stored.id(event_id);
+    let hash = hash_of_a_newer_version(&server, ann.user_id.parse().unwrap(), event_id).await;
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = match stored {
+        Stored::Sqlite(_) => format!("x'{hash}'"),
+        Stored::Postgres(_) => format!("'\\x{hash}'"),
+    };
     let of_ann = format!(
         "event_type = 'user.registered' AND aggregate_id = {}",
         stored.id(ann.user_id.parse().unwrap())
@@ -283,7 +324,7 @@ async fn an_event_of_an_unknown_version_is_set_aside() {
          metadata, hash) \
          SELECT (SELECT max(seq) + 1 FROM events AS other WHERE other.seq >> 48 = events.seq >> 48), \
          {new}, stream, aggregate_version + 1, aggregate_type, aggregate_id, \
-         'user.email_verified', 99, 0, timestamp, 'seeded', 'seeded', '{{}}', metadata, hash \
+         'user.email_verified', 99, 0, timestamp, 'seeded', 'seeded', '{{}}', metadata, {hash} \
          FROM events WHERE {of_ann}"
     );
     assert_eq!(stored.change(&seed).await.unwrap(), 1);

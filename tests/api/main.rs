@@ -8,10 +8,13 @@ mod support;
 
 mod consistency;
 mod conventions;
+mod corruption;
 mod crash;
 mod database;
 mod delivery;
+mod disk;
 mod documents;
+mod durability;
 mod event_store;
 mod failures;
 mod limits;

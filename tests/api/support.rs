@@ -15,6 +15,7 @@
 //! when a dead letter is left behind.
 
 mod client;
+mod disk;
 mod events;
 pub mod http2;
 mod journal;
@@ -23,18 +24,22 @@ mod operations;
 mod people;
 mod raw;
 mod server;
+mod strace;
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
 pub use client::{Answer, Client};
+pub use disk::SmallDisk;
 pub use events::{data_of, position, types_of};
+pub use journal::Stored;
 pub use market::{Order, PRICE, Sale, address, order_of, wish};
 pub use operations::{Operation, Things};
 pub use people::{Person, business, somebody};
 pub use raw::{RawAnswer, RawClient};
 pub use server::{Command, Server, Start, on_postgres};
+pub use strace::{Call, Fault, Trace};
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -25,7 +25,7 @@ use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavai
 use crate::event::{EventPayload, Metadata};
 use crate::faults::points;
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
-use crate::journal::{Batch, Outcome, Snapshot, Timer, TimerKey, TimerWrite};
+use crate::journal::{Batch, Outcome, Timer, TimerKey, TimerWrite};
 use crate::planted::Bug;
 
 /// Jobs taken from the mailbox at a time: enough to save locking, few enough to be put back.
@@ -190,9 +190,13 @@ impl<A: Aggregate> AggregateActor<A> {
     }
 
     /// The history itself is the trouble: each try costs the first in line an error, until the
-    /// aggregate is quarantined.
+    /// aggregate is quarantined. Where stored rows are damaged another try would not help.
     fn unloadable(&self, error: &load::Error) -> Ends {
         let error_id = ErrorId(self.slot.shared().world.new_id());
+        if let load::Error::Journal(crate::journal::Error::Damaged(_)) = error {
+            tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.slot.id, %error_id, %error, "an aggregate's stored events are damaged; it is quarantined until they are mended and it is released");
+            return Ends(Exit::Damaged { error_id });
+        }
         tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.slot.id, %error_id, %error, "an aggregate cannot be rebuilt from its events");
         let mut crashed =
             Exit::Crashed { command_id: Uuid::nil(), command: "load".to_owned(), error_id };
@@ -567,12 +571,9 @@ impl<A: Aggregate> Live<A> {
                 points::reach("snapshot.during").await;
                 let mut entry = Entry::of(&self.incarnation);
                 entry.keys(keys);
-                entry.rows().snapshots.push(Snapshot {
-                    stream,
-                    version,
-                    shape: A::SNAPSHOT_VERSION,
-                    state,
-                });
+                let shape = A::SNAPSHOT_VERSION;
+                let snapshot = load::checked_snapshot(stream, version, shape, &state);
+                entry.rows().snapshots.push(snapshot);
                 shared.writer.enqueue(entry);
             }
             Err(error) => tracing::warn!(aggregate_type = A::TYPE, %error, "no snapshot was made"),

@@ -54,7 +54,15 @@ pub(crate) async fn fold<A: Aggregate>(
         correlation_id: None,
     };
     let Some(stream) = stream else { return Ok(folded) };
-    if let Some(snapshot) = shared.store.snapshot(stream).await? {
+    let snapshot = match shared.store.snapshot(stream).await {
+        // No loss: the events are all there.
+        Err(error @ journal::Error::Damaged(_)) => {
+            tracing::error!(aggregate_type = A::TYPE, aggregate_id = %id, %error, "a snapshot is ignored");
+            None
+        }
+        snapshot => snapshot?,
+    };
+    if let Some(snapshot) = snapshot {
         let fits = snapshot.shape == A::SNAPSHOT_VERSION
             && upto.is_none_or(|upto| snapshot.version <= upto);
         if let Some(state) = if fits { open_snapshot(shared, &snapshot).await? } else { None } {
@@ -67,13 +75,23 @@ pub(crate) async fn fold<A: Aggregate>(
         return Ok(folded);
     }
     let upto = upto.unwrap_or(u64::MAX);
-    while folded.version < upto {
-        let page = shared.store.read_stream(stream, folded.version, PAGE).await?;
+    // The last event that a snapshot rests on is read once more: it must be there.
+    let mut next = folded.version.max(1);
+    while next <= upto {
+        let page = shared.store.read_stream(stream, next - 1, PAGE).await?;
         points::reach("aggregate.during_load").await;
         let full = page.len() == PAGE;
         for stored in page {
-            if stored.aggregate_version > upto {
+            if stored.aggregate_version != next {
+                return Err(missing::<A>(id, next));
+            }
+            if next > upto {
                 return Ok(folded);
+            }
+            next += 1;
+            if stored.aggregate_version <= folded.version {
+                folded.correlation_id = Some(stored.correlation_id.clone());
+                continue;
             }
             let opened = shared.keys.open(&*shared.store, stored.event_id, &stored.data).await?;
             let data = opened.as_deref().unwrap_or(&stored.data);
@@ -88,8 +106,41 @@ pub(crate) async fn fold<A: Aggregate>(
             break;
         }
     }
+    // What has a number has had an event, and a snapshot all those before it.
+    if upto > 0 && next <= folded.version.max(1) {
+        return Err(missing::<A>(id, next));
+    }
     Ok(folded)
 }
+
+fn missing<A: Aggregate>(id: Uuid, version: u64) -> Error {
+    let what = format!("version {version} of {} {id} is missing", A::TYPE);
+    Error::Journal(journal::Error::Damaged(what))
+}
+
+/// A snapshot whose text begins with a check of all of it: a state that was changed where it lies
+/// must not be taken for the aggregate's.
+pub(crate) fn checked_snapshot(stream: i64, version: u64, shape: u32, state: &str) -> Snapshot {
+    let state = format!("{}{state}", snapshot_check(stream, version, shape, state));
+    Snapshot { stream, version, shape, state }
+}
+
+fn snapshot_check(stream: i64, version: u64, shape: u32, state: &str) -> String {
+    let (stream, version, shape) =
+        (stream.to_le_bytes(), version.to_le_bytes(), shape.to_le_bytes());
+    let parts: [&[u8]; 4] = [&stream, &version, &shape, state.as_bytes()];
+    crate::id::derived("snapshot check", &parts).simple().to_string()
+}
+
+/// The state as it was stored, or none if the snapshot is not what was written.
+fn checked_state(snapshot: &Snapshot) -> Option<&str> {
+    let (check, state) = snapshot.state.split_at_checked(SNAPSHOT_CHECK)?;
+    let Snapshot { stream, version, shape, .. } = *snapshot;
+    (snapshot_check(stream, version, shape, state) == check).then_some(state)
+}
+
+/// Characters of a snapshot's check.
+const SNAPSHOT_CHECK: usize = 32;
 
 /// Stands for a snapshot where an event's id would be, so that what is sealed in one cannot be
 /// moved into another.
@@ -102,8 +153,16 @@ async fn open_snapshot<A: Aggregate>(
     shared: &Shared,
     snapshot: &Snapshot,
 ) -> Result<Option<A>, journal::Error> {
+    let Some(stored) = checked_state(snapshot) else {
+        tracing::error!(
+            aggregate_type = A::TYPE,
+            stream = snapshot.stream,
+            "a snapshot is damaged and ignored: the events are read instead"
+        );
+        return Ok(None);
+    };
     let record = snapshot_record(snapshot.stream, snapshot.version);
-    let opened = match shared.keys.open(&*shared.store, record, &snapshot.state).await {
+    let opened = match shared.keys.open(&*shared.store, record, stored).await {
         Ok(opened) => opened,
         Err(error @ journal::Error::Database(_)) => return Err(error),
         Err(error) => {
@@ -111,7 +170,7 @@ async fn open_snapshot<A: Aggregate>(
             return Ok(None);
         }
     };
-    let text = opened.as_deref().unwrap_or(&snapshot.state);
+    let text = opened.as_deref().unwrap_or(stored);
     let state = serde_json::from_str(text);
     if let Err(error) = &state {
         tracing::warn!(

@@ -126,6 +126,10 @@ pub(crate) enum Exit {
         command: String,
         error_id: ErrorId,
     },
+    /// Its stored events are not what was written.
+    Damaged {
+        error_id: ErrorId,
+    },
 }
 
 enum Phase {
@@ -136,7 +140,7 @@ enum Phase {
     },
     /// Waits before the next start.
     Backoff,
-    Quarantined,
+    Quarantined(ErrorId),
     /// Removed from the registry: look the aggregate up again.
     Closed,
 }
@@ -207,14 +211,14 @@ impl<A: Aggregate> Registry<A> {
             return slot.clone();
         }
         let new = || {
-            let quarantined = self.0.quarantined.contains_key(&id);
+            let quarantined = self.0.quarantined.get(&id).map(|record| ErrorId(record.error_id));
             Arc::new(Slot {
                 id,
                 registry: self.0.clone(),
                 in_flight: Arc::default(),
                 inner: Mutex::new(Inner {
                     queue: VecDeque::new(),
-                    phase: if quarantined { Phase::Quarantined } else { Phase::Idle },
+                    phase: quarantined.map_or(Phase::Idle, Phase::Quarantined),
                     incarnation: None,
                     exit: None,
                     crashes: VecDeque::new(),
@@ -248,7 +252,8 @@ impl<A: Aggregate> Registry<A> {
         };
         if let Some(once) = context.once {
             let outcome = shared.store.outcome(context.command_id).await;
-            if let Some(outcome) = outcome.map_err(|_| Unavailable::Journal)? {
+            let outcome = outcome.map_err(|error| load_failed(&*shared.world, &error.into()))?;
+            if let Some(outcome) = outcome {
                 return self.replay(id, &outcome, once.request_hash, view).await;
             }
         }
@@ -291,7 +296,14 @@ impl<A: Aggregate> Registry<A> {
             return Err(CommandError::Rejected { rejection, version, replayed: true });
         }
         let folded = load::fold::<A>(&self.0.shared, id, Some(version)).await;
-        let folded = folded.map_err(|error| load_failed(&error))?;
+        let folded = folded.and_then(|folded| match folded.version == version {
+            true => Ok(folded),
+            false => {
+                let what = format!("version {version} of {} {id} is missing", A::TYPE);
+                Err(journal::Error::Damaged(what).into())
+            }
+        });
+        let folded = folded.map_err(|error| load_failed(&*self.0.shared.world, &error))?;
         let events = outcome.events as usize;
         let value = view(&folded.state);
         Ok(Done { value, version, events, position: None, replayed: true })
@@ -318,9 +330,15 @@ fn rests_on_memory<R, J: std::error::Error>(answer: &Result<Done<R>, CommandErro
     }
 }
 
-fn load_failed<R: std::error::Error>(error: &load::Error) -> CommandError<R> {
-    tracing::error!(%error, "an aggregate could not be loaded");
-    Unavailable::Journal.into()
+fn load_failed<R: std::error::Error>(world: &dyn World, error: &load::Error) -> CommandError<R> {
+    let error_id = ErrorId(world.new_id());
+    tracing::error!(%error, %error_id, "an aggregate could not be loaded");
+    match error {
+        load::Error::Journal(journal::Error::Damaged(_)) => {
+            Unavailable::Quarantined(error_id).into()
+        }
+        _ => Unavailable::Journal.into(),
+    }
 }
 
 /// How long an answer may take behind the deadline, once its job is running.
@@ -337,8 +355,8 @@ impl<A: Aggregate> Slot<A> {
         let mut inner = self.lock();
         match &mut inner.phase {
             Phase::Closed => return Err(job),
-            Phase::Quarantined => {
-                job.answer.refuse(Unavailable::Quarantined.into());
+            Phase::Quarantined(error_id) => {
+                job.answer.refuse(Unavailable::Quarantined(*error_id).into());
                 return Ok(());
             }
             Phase::Live { .. } if self.shared().faults.planted(Bug::TwoActors) => {
@@ -483,6 +501,7 @@ impl<A: Aggregate> Slot<A> {
             Some(Exit::Crashed { command_id, command, error_id }) => {
                 (command_id, command, error_id.0)
             }
+            Some(Exit::Damaged { error_id }) => (Uuid::nil(), "load".to_owned(), error_id.0),
             _ => (Uuid::nil(), String::new(), Uuid::nil()),
         };
         let record = Quarantine {
@@ -493,10 +512,12 @@ impl<A: Aggregate> Slot<A> {
             error_id,
             since: shared.world.now(),
         };
-        tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.id, error_id = %ErrorId(error_id), command = record.command, "an aggregate crashed again and again and is quarantined");
-        inner.phase = Phase::Quarantined;
-        refuse_all(&mut inner.queue, Unavailable::Quarantined);
+        let error_id = ErrorId(error_id);
+        tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.id, %error_id, command = record.command, "an aggregate is quarantined: it crashed again and again, or its stored events are damaged");
+        inner.phase = Phase::Quarantined(error_id);
+        // Listed before anybody is told of it.
         self.registry.quarantined.insert(self.id, record.clone());
+        refuse_all(&mut inner.queue, Unavailable::Quarantined(error_id));
         shared.dead_letters.quarantined(record);
     }
 }
@@ -516,14 +537,15 @@ impl<A: Aggregate> Supervised for Slot<A> {
         let reason = match (&exit, &failure) {
             (Some(Exit::Passivated), _) => return,
             (Some(Exit::Lost), _) => "append_lost",
+            (Some(Exit::Damaged { .. }), _) => "damaged",
             _ => "panic",
         };
         metrics::counter!("souk_aggregate_restarts_total", "aggregate_type" => A::TYPE, "reason" => reason)
             .increment(1);
-        if exit == Some(Exit::Lost) {
-            self.start_if_needed(&mut inner);
-        } else {
-            self.crashed(&mut inner, exit);
+        match exit {
+            Some(Exit::Lost) => self.start_if_needed(&mut inner),
+            Some(Exit::Damaged { .. }) => self.quarantine(&mut inner, exit),
+            _ => self.crashed(&mut inner, exit),
         }
     }
 }
@@ -599,7 +621,7 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
         let known = self.0.quarantined.remove(&id).is_some();
         if let Some(slot) = self.0.slots.get(&id) {
             let mut inner = slot.lock();
-            if matches!(inner.phase, Phase::Quarantined) {
+            if matches!(inner.phase, Phase::Quarantined(_)) {
                 inner.phase = Phase::Idle;
                 inner.crashes.clear();
             }

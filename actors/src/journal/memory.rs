@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterWrite, Outcome,
-    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, TimerWrite,
+    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, TimerWrite, chain,
 };
 use crate::event::StoredEvent;
 use crate::planted::{Bug, Planted};
@@ -192,9 +192,13 @@ impl Rows {
     }
 }
 
-fn page(events: Option<&Vec<Arc<StoredEvent>>>, after: u64, limit: usize) -> Vec<Arc<StoredEvent>> {
+fn page(
+    events: Option<&Vec<Arc<StoredEvent>>>,
+    after: u64,
+    limit: usize,
+) -> impl Iterator<Item = Arc<StoredEvent>> {
     let after = usize::try_from(after).unwrap_or(usize::MAX);
-    events.into_iter().flatten().skip(after).take(limit).cloned().collect()
+    events.into_iter().flatten().skip(after).take(limit).cloned()
 }
 
 #[async_trait]
@@ -246,7 +250,7 @@ impl Store for MemoryStore {
         after_version: u64,
         limit: usize,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
-        Ok(page(self.rows().by_stream.get(&stream), after_version, limit))
+        page(self.rows().by_stream.get(&stream), after_version, limit).map(chain::intact).collect()
     }
 
     async fn read_from(
@@ -255,11 +259,12 @@ impl Store for MemoryStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
-        Ok(page(self.rows().logs.get(&partition), after, limit))
+        let rows = self.rows();
+        chain::whole_page(partition, after, page(rows.logs.get(&partition), after, limit).map(Ok))
     }
 
     async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error> {
-        Ok(self.rows().by_id.get(&id).cloned())
+        self.rows().by_id.get(&id).cloned().map(chain::intact).transpose()
     }
 
     async fn read_aggregate(
@@ -270,7 +275,8 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
         let rows = self.rows();
         let stream = rows.streams.iter().find(|((_, known), _)| *known == id).map(|(_, s)| *s);
-        Ok(stream.map_or_else(Vec::new, |s| page(rows.by_stream.get(&s), after_version, limit)))
+        let events = stream.and_then(|stream| rows.by_stream.get(&stream));
+        page(events, after_version, limit).map(chain::intact).collect()
     }
 
     async fn by_correlation(
@@ -280,11 +286,11 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
         let rows = self.rows();
         let all = rows.logs.values().flatten();
-        Ok(all
-            .filter(|event| &*event.correlation_id == correlation_id)
+        all.filter(|event| &*event.correlation_id == correlation_id)
             .take(limit)
             .cloned()
-            .collect())
+            .map(chain::intact)
+            .collect()
     }
 
     async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error> {

@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
-    Quarantine, Snapshot, Standing, Store, Timer, TimerKey, rows,
+    Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
 };
 use crate::event::StoredEvent;
 use crate::faults::points;
@@ -310,7 +310,7 @@ impl PostgresStore {
 
     async fn events(&self, query: impl Fn() -> Query) -> Result<Vec<Arc<StoredEvent>>, Error> {
         let rows = self.fetch(query).await?;
-        rows.iter().map(|row| event_of(row).map(Arc::new)).collect()
+        rows.iter().map(|row| chain::intact(Arc::new(event_of(row)?))).collect()
     }
 }
 
@@ -544,7 +544,8 @@ impl Store for PostgresStore {
             event_columns!(),
             " FROM events WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3"
         );
-        self.events(|| of_partition(sql, partition, after).bind(limit_of(limit))).await
+        let rows = self.fetch(|| of_partition(sql, partition, after).bind(limit_of(limit))).await?;
+        chain::whole_page(partition, after, rows.iter().map(|row| event_of(row).map(Arc::new)))
     }
 
     async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error> {

@@ -54,9 +54,14 @@ pub(super) fn check_setting(name: &str, stored: &str, wanted: &str) -> Result<()
     if stored == wanted {
         return Ok(());
     }
-    Err(Error::Mismatch(format!(
-        "the journal was created with {name} {stored}, not {wanted}: it cannot be changed later"
-    )))
+    Err(Error::Mismatch(match name {
+        "format" => format!(
+            "the journal has format {stored}; this version of the program reads and writes format {wanted} only"
+        ),
+        _ => format!(
+            "the journal was created with {name} {stored}, not {wanted}: it cannot be changed later"
+        ),
+    }))
 }
 
 pub(super) fn state_of(state: LetterState) -> &'static str {
@@ -127,20 +132,21 @@ fn read<T>(what: &str, row: impl FnOnce() -> Result<T, BoxError>) -> Result<T, E
     row().map_err(|error| Error::Damaged(format!("a stored {what} cannot be read: {error}")))
 }
 
+/// A number that does not fit is damaged, and not another number.
 pub(super) fn event_of(row: &impl Columns) -> Result<StoredEvent, Error> {
-    read("event", || {
-        let seq = row.number("seq")?;
+    let seq = row.number("seq").unwrap_or_default();
+    let event = || {
         Ok(StoredEvent {
-            partition: to_u16(seq >> 48),
+            partition: u16::try_from(row.number("seq")? >> 48)?,
             position: to_u64(seq) & POSITION_MASK,
             event_id: row.id("event_id")?,
             stream: row.number("stream")?,
             aggregate_type: row.text("aggregate_type")?.into(),
             aggregate_id: row.id("aggregate_id")?,
-            aggregate_version: to_u64(row.number("aggregate_version")?),
+            aggregate_version: row.number("aggregate_version")?.try_into()?,
             event_type: row.text("event_type")?.into(),
-            major: to_u16(row.number("major")?),
-            minor: to_u16(row.number("minor")?),
+            major: row.number("major")?.try_into()?,
+            minor: row.number("minor")?.try_into()?,
             timestamp: row.time("timestamp")?,
             correlation_id: row.text("correlation_id")?.into(),
             causation_id: row.text("causation_id")?.into(),
@@ -148,6 +154,10 @@ pub(super) fn event_of(row: &impl Columns) -> Result<StoredEvent, Error> {
             metadata: row.text("metadata")?.into(),
             hash: row.bytes("hash")?.try_into()?,
         })
+    };
+    event().map_err(|error: BoxError| {
+        let (partition, position) = (seq >> 48, to_u64(seq) & POSITION_MASK);
+        Error::Damaged(format!("the event at {partition}:{position} cannot be read: {error}"))
     })
 }
 

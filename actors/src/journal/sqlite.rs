@@ -5,11 +5,20 @@
 //! if they are not what was asked for. A batch of events alone is one statement of exactly the
 //! batch's size in autocommit, which saves most of the round trips to the connection's thread.
 //!
+//! A commit that the disk refused (to write or to sync) may still come back: its frames are in the
+//! log file, and who reads the file after a crash takes them for committed. So such an append is
+//! [`AppendError::Unsettled`] until a later commit has been written over it, on a new connection;
+//! one reader stays connected for as long as the store is open, so that nobody reads the file anew
+//! meanwhile. And since after a failed sync the page cache holds what the disk does not, the whole
+//! log is written once more and synced when the journal is opened, before anybody relies on it.
+//!
 //! Checkpoints are kept off the commit path, in two phases: a second connection moves pages in the
 //! background, and when the log has grown past 32 MiB all the same, the writer runs one
 //! more itself after it has released its replies, so that the next commit starts the log over.
 
 mod append;
+mod check;
+mod wal;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,7 +37,7 @@ use uuid::Uuid;
 
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
-    Quarantine, Snapshot, Store, Timer, TimerKey, rows,
+    Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
 };
 use crate::event::StoredEvent;
 use crate::faults::points;
@@ -50,6 +59,7 @@ const READERS_MAX: u32 = 4;
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
+    durability: Durability,
     partitions: u16,
     writer: Mutex<Writer>,
     readers: SqlitePool,
@@ -135,6 +145,7 @@ impl SqliteStore {
         durability: Durability,
     ) -> Result<Self, Error> {
         let lock = lock(path)?;
+        wal::write_again(path).await?;
         let mut connection = options(path, durability).connect().await.map_err(Error::database)?;
         read_back(&mut connection, durability).await?;
         sqlx::migrate!("../migrations/journal/sqlite")
@@ -145,6 +156,9 @@ impl SqliteStore {
         let partitions = settle_settings(&mut connection, partitions).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
             .connect_with(options(path, durability).read_only(true))
             .await
             .map_err(Error::database)?;
@@ -153,6 +167,7 @@ impl SqliteStore {
             tokio::spawn(checkpoint_in_background(options(path, durability), dirty.clone()));
         Ok(Self {
             path: path.to_owned(),
+            durability,
             partitions,
             writer: Mutex::new(Writer {
                 connection: Some(connection),
@@ -189,6 +204,7 @@ impl SqliteStore {
             stored.parse().map_err(|_| Error::Damaged("the number of partitions".into()))?;
         Ok(Self {
             path: path.to_owned(),
+            durability: Durability::Full,
             partitions,
             writer: Mutex::new(Writer { connection: None, statements: Statements::default() }),
             readers,
@@ -199,6 +215,59 @@ impl SqliteStore {
         })
     }
 
+    /// What SQLite itself finds wrong with the file: pages, indexes, rows that one has and the other
+    /// has not. Nothing: it is sound.
+    async fn check_file(&self) -> Result<Vec<String>, Error> {
+        let found: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check(100)")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database)?;
+        let mut found: Vec<_> = found.into_iter().filter(|line| line != "ok").collect();
+        self.check_rows(&mut found).await?;
+        Ok(found)
+    }
+
+    /// Control rows that are not what was written.
+    async fn check_rows(&self, found: &mut Vec<String>) -> Result<(), Error> {
+        let mut behind = Vec::new();
+        loop {
+            let sql = "SELECT * FROM outcomes WHERE command_id > $1 ORDER BY command_id LIMIT 1000";
+            let page = sqlx::query(sql).bind(&behind).fetch_all(&self.readers).await;
+            let page = page.map_err(Error::database)?;
+            let Some(last) = page.last() else { break };
+            let last: Vec<u8> = last.try_get("command_id").map_err(Error::database)?;
+            let outcome =
+                |row: &SqliteRow| outcome_of(row.id("command_id").unwrap_or_default(), row);
+            collect(found, page.iter().map(|row| outcome(row).map(drop)));
+            behind = last;
+        }
+        for table in ["timers", "checkpoints", "letters"] {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT * FROM {table}"));
+            let all = sqlx::query(sql).fetch_all(&self.readers).await.map_err(Error::database)?;
+            collect(
+                found,
+                all.iter().map(|row| {
+                    let partition =
+                        u16::try_from(row.number("partition").unwrap_or(-1)).unwrap_or(u16::MAX);
+                    match table {
+                        "timers" => timer_of(partition, row).map(drop),
+                        "checkpoints" => {
+                            let name = row.text("subscription").unwrap_or_default().into();
+                            checkpoint_of(partition, &name, row).map(drop)
+                        }
+                        _ => letter_of(row).map(drop),
+                    }
+                }),
+            );
+        }
+        Ok(())
+    }
+
+    /// What went wrong, with the file that it went wrong with.
+    fn about(&self, what: &dyn std::fmt::Display) -> String {
+        format!("{}: {what}", self.path.display())
+    }
+
     fn refuse_if_read_only(&self) -> Result<(), Error> {
         if self.read_only {
             return Err(Error::Mismatch("the journal is open for reading only".into()));
@@ -207,13 +276,43 @@ impl SqliteStore {
     }
 
     async fn wal_bytes(&self) -> u64 {
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
-        let path = PathBuf::from(wal);
+        let path = wal::beside(&self.path);
         tokio::task::spawn_blocking(move || std::fs::metadata(path).map_or(0, |meta| meta.len()))
             .await
             .unwrap_or(0)
     }
+}
+
+fn collect(found: &mut Vec<String>, rows: impl Iterator<Item = Result<(), Error>>) {
+    found.extend(rows.filter_map(|row| row.err().map(|error| error.to_string())));
+}
+
+fn outcome_of(command_id: Uuid, row: &SqliteRow) -> Result<Outcome, Error> {
+    let what = |_: &Outcome| format!("the outcome of command {command_id}");
+    check::intact(row, rows::outcome_of(command_id, row), check::of_outcome, what)
+}
+
+fn timer_of(partition: u16, row: &SqliteRow) -> Result<Timer, Error> {
+    let check = |timer: &Timer| check::of_timer(partition, &timer.key, timer.due.millis());
+    let what = |Timer { key, .. }: &Timer| {
+        format!("timer {} of {} {}", key.name, key.aggregate_type, key.aggregate_id)
+    };
+    check::intact(row, rows::timer_of(row), check, what)
+}
+
+fn checkpoint_of(partition: u16, name: &Arc<str>, row: &SqliteRow) -> Result<Checkpoint, Error> {
+    let check = |checkpoint: &Checkpoint| check::of_checkpoint(partition, checkpoint);
+    let what = |checkpoint: &Checkpoint| {
+        format!("the checkpoint of {name} in partition {partition}, lane {}", checkpoint.lane)
+    };
+    check::intact(row, rows::checkpoint_of(name, row), check, what)
+}
+
+fn letter_of(row: &SqliteRow) -> Result<Letter, Error> {
+    let what = |letter: &Letter| {
+        format!("the letter of {} at {}:{}", letter.subscription, letter.partition, letter.position)
+    };
+    check::intact(row, rows::letter_of(row), check::of_letter, what)
 }
 
 fn lock(path: &Path) -> Result<File, Error> {
@@ -249,6 +348,7 @@ async fn settle_settings(connection: &mut SqliteConnection, asked: u16) -> Resul
 
 async fn checkpoint_in_background(options: SqliteConnectOptions, dirty: Arc<AtomicBool>) {
     let mut connection = None;
+    let mut failing = false;
     loop {
         tokio::time::sleep(CHECKPOINT_EVERY).await;
         if !dirty.swap(false, Ordering::Relaxed) {
@@ -257,11 +357,15 @@ async fn checkpoint_in_background(options: SqliteConnectOptions, dirty: Arc<Atom
         if connection.is_none() {
             connection = options.clone().connect().await.ok();
         }
-        if let Some(open) = &mut connection
-            && let Err(error) = passive_checkpoint(open).await
-        {
-            tracing::debug!(%error, "a background checkpoint failed; the next one tries again");
+        let Some(open) = &mut connection else { continue };
+        if let Err(error) = passive_checkpoint(open).await {
             connection = None;
+            dirty.store(true, Ordering::Relaxed);
+            if !std::mem::replace(&mut failing, true) {
+                tracing::warn!(%error, "the journal cannot be checkpointed: its log grows until it can; trying on");
+            }
+        } else if std::mem::take(&mut failing) {
+            tracing::info!("the journal is checkpointed again");
         }
     }
 }
@@ -279,7 +383,8 @@ impl Store for SqliteStore {
     async fn acquire(&self, partition: u16) -> Result<Lease, Error> {
         self.refuse_if_read_only()?;
         let mut writer = self.writer.lock().await;
-        let connection = writer.connected(&self.path).await.map_err(Error::database)?;
+        let connection =
+            writer.connected(&self.path, self.durability).await.map_err(Error::database)?;
         let epoch: i64 = sqlx::query_scalar(
             "INSERT INTO leases (partition, epoch) VALUES ($1, 1)
              ON CONFLICT (partition) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
@@ -318,20 +423,26 @@ impl Store for SqliteStore {
     async fn append(&self, lease: Lease, batch: &Batch) -> Result<(), AppendError> {
         self.refuse_if_read_only().map_err(|_| AppendError::Fenced)?;
         let mut writer = self.writer.lock().await;
+        let opened = writer.connected(&self.path, self.durability).await;
+        opened.map_err(|error| AppendError::NotCommitted(self.about(&error)))?;
         let Writer { connection, statements } = &mut *writer;
-        if connection.is_none() {
-            let fresh = options(&self.path, Durability::Full).connect().await;
-            *connection =
-                Some(fresh.map_err(|error| AppendError::NotCommitted(error.to_string()))?);
-        }
         let open = connection.as_mut().expect("it was just opened");
         let appended = append::append(open, statements, lease, batch).await;
-        if matches!(appended, Err(AppendError::Unknown(_))) {
+        let appended = appended.map_err(|error| match error {
+            AppendError::NotCommitted(what) => AppendError::NotCommitted(self.about(&what)),
+            AppendError::Unsettled(what) => AppendError::Unsettled(self.about(&what)),
+            other => other,
+        });
+        if !matches!(appended, Ok(()) | Err(AppendError::Conflict(_) | AppendError::Fenced)) {
             // Whatever state it is in, the next append must not inherit it.
             *connection = None;
         }
         self.dirty.store(true, Ordering::Relaxed);
         appended
+    }
+
+    async fn check_storage(&self) -> Result<Vec<String>, Error> {
+        self.check_file().await
     }
 
     async fn maintain(&self) {
@@ -376,13 +487,14 @@ impl Store for SqliteStore {
         after: u64,
         limit: usize,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
-        self.events("WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3", |query| {
+        let rows = self.rows("WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3", |query| {
             query
                 .bind(seq(partition, after))
                 .bind(seq(partition, POSITION_MASK))
                 .bind(limit_of(limit))
-        })
-        .await
+        });
+        let rows = rows.await?;
+        chain::whole_page(partition, after, rows.iter().map(|row| event_of(row).map(Arc::new)))
     }
 
     async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error> {
@@ -430,13 +542,13 @@ impl Store for SqliteStore {
 
     async fn outcome(&self, command_id: Uuid) -> Result<Option<Outcome>, Error> {
         let row = sqlx::query(
-            "SELECT request_hash, stream, version, events, rejection, at FROM outcomes WHERE command_id = $1",
+            "SELECT request_hash, stream, version, events, rejection, at, row_check FROM outcomes WHERE command_id = $1",
         )
         .bind(&command_id.as_bytes()[..])
         .fetch_optional(&self.readers)
         .await
         .map_err(Error::database)?;
-        row.map(|row| rows::outcome_of(command_id, &row)).transpose()
+        row.map(|row| outcome_of(command_id, &row)).transpose()
     }
 
     async fn person_key(&self, subject: Uuid) -> Result<Option<PersonKey>, Error> {
@@ -456,7 +568,7 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Timer>, Error> {
         let rows = sqlx::query(
-            "SELECT aggregate_type, aggregate_id, name, due FROM timers
+            "SELECT aggregate_type, aggregate_id, name, due, row_check FROM timers
              WHERE partition = $1 AND due <= $2 ORDER BY due LIMIT $3",
         )
         .bind(i64::from(partition))
@@ -465,7 +577,16 @@ impl Store for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(Error::database)?;
-        rows.iter().map(rows::timer_of).collect()
+        let due = rows.iter().map(|row| timer_of(partition, row));
+        // One that is damaged keeps no other from firing.
+        let readable = due.filter_map(|timer| match timer {
+            Err(error @ Error::Damaged(_)) => {
+                tracing::error!(partition, %error, "a timer stays due and does not fire until it is mended");
+                None
+            }
+            timer => Some(timer),
+        });
+        readable.collect()
     }
 
     async fn timer(&self, key: &TimerKey) -> Result<Option<Timestamp>, Error> {
@@ -497,7 +618,7 @@ impl Store for SqliteStore {
         partition: u16,
     ) -> Result<Vec<Checkpoint>, Error> {
         let rows = sqlx::query(
-            "SELECT lane, lanes, position FROM checkpoints
+            "SELECT lane, lanes, position, row_check FROM checkpoints
              WHERE subscription = $1 AND partition = $2 ORDER BY lane",
         )
         .bind(subscription)
@@ -506,7 +627,7 @@ impl Store for SqliteStore {
         .await
         .map_err(Error::database)?;
         let name: Arc<str> = subscription.into();
-        rows.iter().map(|row| rows::checkpoint_of(&name, row)).collect()
+        rows.iter().map(|row| checkpoint_of(partition, &name, row)).collect()
     }
 
     async fn letters(
@@ -528,7 +649,7 @@ impl Store for SqliteStore {
         .fetch_all(&self.readers)
         .await
         .map_err(Error::database)?;
-        rows.iter().map(rows::letter_of).collect()
+        rows.iter().map(letter_of).collect()
     }
 
     async fn control(
@@ -561,7 +682,8 @@ impl Store for SqliteStore {
     async fn purge(&self, outcomes_before: Timestamp, now: Timestamp) -> Result<u64, Error> {
         self.refuse_if_read_only()?;
         let mut writer = self.writer.lock().await;
-        let connection = writer.connected(&self.path).await.map_err(Error::database)?;
+        let connection =
+            writer.connected(&self.path, self.durability).await.map_err(Error::database)?;
         let outcomes = sqlx::query(
             "DELETE FROM outcomes WHERE command_id IN
              (SELECT command_id FROM outcomes WHERE at < $1 ORDER BY at LIMIT 500)",
@@ -585,25 +707,37 @@ impl Store for SqliteStore {
 type EventQuery<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
 impl SqliteStore {
+    /// Events, each of them what was written.
     async fn events(
         &self,
         rest: &'static str,
         bind: impl for<'q> FnOnce(EventQuery<'q>) -> EventQuery<'q>,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let rows = self.rows(rest, bind).await?;
+        rows.iter().map(|row| chain::intact(Arc::new(event_of(row)?))).collect()
+    }
+
+    async fn rows(
+        &self,
+        rest: &'static str,
+        bind: impl for<'q> FnOnce(EventQuery<'q>) -> EventQuery<'q>,
+    ) -> Result<Vec<SqliteRow>, Error> {
         let sql = sqlx::AssertSqlSafe(format!(
             concat!("SELECT ", event_columns!(), " FROM events {}"),
             rest
         ));
-        let rows =
-            bind(sqlx::query(sql)).fetch_all(&self.readers).await.map_err(Error::database)?;
-        rows.iter().map(|row| event_of(row).map(Arc::new)).collect()
+        bind(sqlx::query(sql)).fetch_all(&self.readers).await.map_err(Error::database)
     }
 }
 
 impl Writer {
-    async fn connected(&mut self, path: &Path) -> Result<&mut SqliteConnection, sqlx::Error> {
+    async fn connected(
+        &mut self,
+        path: &Path,
+        durability: Durability,
+    ) -> Result<&mut SqliteConnection, sqlx::Error> {
         if self.connection.is_none() {
-            self.connection = Some(options(path, Durability::Full).connect().await?);
+            self.connection = Some(options(path, durability).connect().await?);
         }
         Ok(self.connection.as_mut().expect("it was just opened"))
     }

@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | not committed | tries again, within bounds; then the whole batch is lost (503) and appends stop until a probe succeeds |
 //! | conflict | finds the entries that conflict by appending each alone: those are lost, the others go again with positions and chain recomputed |
+//! | unsettled | as not committed; but when that was the last word, nobody can say that it is lost, so the callers are told that the outcome is unknown (504) |
 //! | unknown | settles it: makes sure that the append can no longer happen, and reads the head back: committed or not. Where that fails too, the callers are told so (504), and nothing is appended until it is settled |
 //! | fenced | stops for good: the partition belongs to somebody else |
 //!
@@ -47,6 +48,14 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 const SETTLE_EVERY: Duration = Duration::from_millis(50);
 /// How often a journal that failed is probed.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// How much a probe writes: about what a busy moment does, so that a disk with room for a line more
+/// is not taken for well.
+const PROBE_BYTES: usize = 64 * 1024;
+/// How often the log is told of the same trouble.
+const PROBE_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// So many events before the head are verified at the start: what was written last is what a crash
+/// or a bad disk damages first, and everything new will rest on it.
+const VERIFIED_AT_START: u64 = 100;
 
 /// One life of an aggregate's actor, from rehydration to its end. Entries carry it, so that what
 /// rests on a lost entry is lost too, and so that the next life begins only after this one's
@@ -397,6 +406,7 @@ impl Writer {
     ) -> Result<(Arc<Self>, WriterHandle), super::Error> {
         let lease = parts.store.acquire(partition).await?;
         points::reach("lease.acquired").await;
+        chain::verify_tail(&*parts.store, partition, VERIFIED_AT_START).await?;
         let head = parts.store.head(partition).await?;
         let streams = parts.store.stream_max(partition).await? & ((1 << 48) - 1);
         let state = Arc::new(WriterState {
@@ -458,9 +468,14 @@ impl Writer {
         waiting: &mut VecDeque<Entry>,
         unsettled: Vec<Option<Pending>>,
     ) -> Result<Head, Stopped> {
+        let partition = self.partition;
+        let mut told: Option<(String, tokio::time::Instant)> = None;
         loop {
             match self.probe().await {
                 Ok(head) => {
+                    if told.is_some() {
+                        tracing::info!(partition, "the journal takes appends again");
+                    }
                     drop(unsettled);
                     self.state.head.store(head.position, Ordering::Release);
                     self.state.healthy.store(true, Ordering::Release);
@@ -474,7 +489,14 @@ impl Writer {
                 }
                 Err(Probe::Later(what)) => {
                     self.state.healthy.store(false, Ordering::Release);
-                    tracing::error!(partition = self.partition, %what, "the journal is unwell; probing");
+                    // Four times a second would tell nobody more.
+                    let old = told.as_ref().is_none_or(|(said, when)| {
+                        *said != what || when.elapsed() >= PROBE_TOLD_EVERY
+                    });
+                    if old {
+                        tracing::error!(partition, %what, "the journal is unwell; probing");
+                        told = Some((what, tokio::time::Instant::now()));
+                    }
                 }
             }
             lose(waiting.drain(..).collect(), Unavailable::Journal);
@@ -511,7 +533,7 @@ impl Writer {
             control: vec![ControlWrite {
                 space: "probe",
                 key: self.partition.to_le_bytes().to_vec(),
-                value: Some(self.parts.world.now().to_string().into_bytes()),
+                value: Some(vec![0; PROBE_BYTES]),
                 expires_at: None,
             }],
             ..Batch::default()
@@ -530,7 +552,7 @@ impl Writer {
     /// Commits entries and settles them all.
     async fn write(&self, head: Head, mut entries: Vec<Entry>) -> Result<Written, Stopped> {
         let mut retries = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
-        let mut tries = 0;
+        let (mut tries, mut may_come_back) = (0, false);
         loop {
             entries = lose_doomed(entries);
             let forgotten = entries.len() > 1 && self.parts.faults.planted(Bug::ForgetLastOfBatch);
@@ -553,10 +575,18 @@ impl Writer {
                     observe_commit(&prepared.batch, started);
                     return Ok(Written::Upto(self.commit(entries, prepared).await));
                 }
-                Err(AppendError::NotCommitted(what)) if tries <= APPEND_RETRIES_MAX => {
+                Err(
+                    ref error @ (AppendError::NotCommitted(ref what)
+                    | AppendError::Unsettled(ref what)),
+                ) if tries <= APPEND_RETRIES_MAX => {
+                    may_come_back |= matches!(error, AppendError::Unsettled(_));
                     metrics::counter!("souk_journal_append_retries_total").increment(1);
                     tracing::warn!(partition = self.partition, %what, tries, "an append did not commit; trying again");
                     tokio::time::sleep(retries.next_delay()).await;
+                }
+                Err(error) if may_come_back && !matches!(error, AppendError::Fenced) => {
+                    let unknown = AppendError::Unknown(error.to_string());
+                    return self.give_up(unknown, head, entries).await;
                 }
                 Err(error) => return self.give_up(error, head, entries).await,
             }
@@ -596,7 +626,7 @@ impl Writer {
                 lose(entries, Unavailable::Journal);
                 Ok(Written::Sick(Vec::new()))
             }
-            AppendError::Unknown(what) => {
+            AppendError::Unknown(what) | AppendError::Unsettled(what) => {
                 tracing::error!(partition, %what, "the outcome of an append stayed unknown");
                 self.state.healthy.store(false, Ordering::Release);
                 let unknown = entries.into_iter().map(|entry| entry.settle(Settled::Unknown));

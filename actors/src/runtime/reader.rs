@@ -162,6 +162,8 @@ impl Subscriptions {
             self.cells(subscription.name).iter().map(|cell| cell.status()).collect();
         let state = if first.paused.get() {
             "paused"
+        } else if self.cells(subscription.name).iter().any(|cell| cell.is_at_damage()) {
+            "damaged"
         } else if partitions.iter().any(|partition| partition.circuit == "open") {
             "circuit_open"
         } else {

@@ -18,6 +18,7 @@ use crate::event::StoredEvent;
 use crate::faults::points;
 use crate::journal::{Batch, Checkpoint, LetterFilter};
 use crate::planted::Bug;
+use crate::retry::Backoff;
 use crate::runtime::Runtime;
 
 /// Events read at a time.
@@ -63,6 +64,8 @@ async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
 struct Puller<'a> {
     cell: &'a Arc<Cell>,
     cursor: u64,
+    /// Between looks at a damaged event.
+    damaged: Backoff,
 }
 
 /// What there is to do next.
@@ -75,7 +78,12 @@ enum Next {
     Stop,
 }
 
-impl Puller<'_> {
+impl<'a> Puller<'a> {
+    fn new(cell: &'a Arc<Cell>, cursor: u64) -> Self {
+        let damaged = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        Self { cell, cursor, damaged }
+    }
+
     /// Waits for something to do; `Idle` comes round often enough to store checkpoints.
     async fn next(&mut self, wait_max: Duration) -> Next {
         let cell = self.cell;
@@ -114,7 +122,13 @@ impl Puller<'_> {
         if matched <= self.cursor {
             return Next::SkipTo(scanned);
         }
-        match self.read().await {
+        let read = self.read().await;
+        if let Err(error @ crate::journal::Error::Damaged(_)) = read {
+            return self.wait_at_damage(&error, &mut redrives).await;
+        }
+        cell.waits_at_damage(false);
+        self.damaged.reset();
+        match read {
             Ok(events) if events.is_empty() => Next::SkipTo(scanned),
             Ok(events) => Next::Events(events),
             Err(error) => {
@@ -123,6 +137,27 @@ impl Puller<'_> {
                 Next::Idle
             }
         }
+    }
+
+    /// Not a step past a damaged event: nobody knows whose it was or what it said.
+    async fn wait_at_damage(
+        &mut self,
+        error: &crate::journal::Error,
+        redrives: &mut mpsc::Receiver<super::RedriveRequest>,
+    ) -> Next {
+        let cell = self.cell;
+        cell.waits_at_damage(true);
+        let wait = self.damaged.next_delay();
+        tracing::error!(subscription = cell.subscription.name, partition = cell.partition, after = self.cursor, %error, wait_ms = wait.as_millis(), "a subscription waits at a damaged event; it goes on once that is mended");
+        tokio::select! {
+            biased;
+            () = cell.stopping.wait(true) => {}
+            request = redrives.recv() => if let Some(request) = request {
+                return Next::Redrive(request);
+            },
+            () = tokio::time::sleep(wait) => {}
+        }
+        Next::Idle
     }
 
     /// The fallback for a wake-up that was lost with a broker: look at the head.
@@ -170,7 +205,7 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
     }
     let mut stored = starts.clone();
     let pulled = async {
-        let mut puller = Puller { cell, cursor };
+        let mut puller = Puller::new(cell, cursor);
         pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
     };
     tokio::select! {
@@ -320,7 +355,7 @@ async fn run_projection(
     cell.lanes[0].done.store(start, Ordering::Release);
     cell.lanes[0].queued.store(0, Ordering::Release);
     cell.dispatched.store(start, Ordering::Release);
-    let mut puller = Puller { cell, cursor: start };
+    let mut puller = Puller::new(cell, start);
     let mut mirrored = vec![start; 1];
     let mut last_store = tokio::time::Instant::now();
     loop {

@@ -9,8 +9,9 @@ use uuid::Uuid;
 use crate::command::ControlWrite;
 use crate::event::StoredEvent;
 use crate::journal::{
-    AppendError, Batch, Checkpoint, Head, Lease, Letter, LetterFilter, LetterState, LetterWrite,
-    NewStream, Outcome, PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, TimerWrite, chain,
+    AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState,
+    LetterWrite, NewStream, Outcome, PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey,
+    TimerWrite, chain,
 };
 use crate::world::Timestamp;
 
@@ -33,6 +34,7 @@ where
     control_rows_expire(&*fresh().await).await;
     snapshots_and_quarantines_are_kept(&*fresh().await).await;
     large_batches_are_stored(&*fresh().await).await;
+    what_is_damaged_is_given_to_nobody(&*fresh().await).await;
 }
 
 /// Builds batches that continue a partition's log.
@@ -185,9 +187,7 @@ async fn partitions_do_not_mix(store: &dyn Store) {
     let a = zero.event(1, 1);
     store.append(zero.lease, &of_events(vec![a.clone()], vec![Log::stream(1)])).await.unwrap();
     let b = one.event(far, 1);
-    let stream = NewStream { stream: far, ..Log::stream(5) };
-    let b = Arc::new(StoredEvent { aggregate_id: id(5), ..(*b).clone() });
-    store.append(one.lease, &of_events(vec![b.clone()], vec![stream])).await.unwrap();
+    store.append(one.lease, &of_events(vec![b.clone()], vec![Log::stream(far)])).await.unwrap();
     assert_eq!(store.read_from(0, 0, 10).await.unwrap(), [a]);
     assert_eq!(store.read_from(1, 0, 10).await.unwrap(), [b]);
     assert_eq!(store.head(1).await.unwrap().position, 1);
@@ -388,4 +388,31 @@ async fn large_batches_are_stored(store: &dyn Store) {
     }
     let verified = chain::verify(store, 0, |_| {}).await.unwrap();
     assert_eq!((verified.events, verified.damage), (2_710, None));
+}
+
+/// An event that was changed after it was hashed stands for one that was changed where it lies.
+async fn what_is_damaged_is_given_to_nobody(store: &dyn Store) {
+    let mut log = Log::of(store, 0).await;
+    let mut events = vec![log.event(1, 1), log.event(2, 1), log.event(1, 2), log.event(1, 3)];
+    events[1] = Arc::new(StoredEvent { data: r#"{"a":"b"}"#.into(), ..(*events[1]).clone() });
+    let batch = of_events(events.clone(), vec![Log::stream(1), Log::stream(2)]);
+    store.append(log.lease, &batch).await.unwrap();
+
+    assert_eq!(store.read_from(0, 0, 10).await.unwrap(), events[..1]);
+    let damaged =
+        |read: Result<_, Error>| matches!(read, Err(Error::Damaged(what)) if what.contains("0:2"));
+    assert!(damaged(store.read_from(0, 1, 10).await));
+    assert_eq!(store.read_from(0, 2, 10).await.unwrap(), events[2..]);
+    assert!(damaged(store.read_stream(2, 0, 10).await));
+    assert!(damaged(store.read_aggregate(id(2), 0, 10).await));
+    assert!(damaged(store.by_correlation(&events[0].correlation_id, 10).await));
+    assert!(damaged(
+        store.event(events[1].event_id).await.map(|event| event.into_iter().collect())
+    ));
+    assert_eq!(store.read_stream(1, 0, 10).await.unwrap().len(), 3);
+    let verified = chain::verify(store, 0, |_| {}).await.unwrap();
+    assert_eq!((verified.events, verified.further), (3, Vec::new()));
+    assert_eq!(verified.damage.unwrap().position, 2);
+    assert!(matches!(chain::verify_tail(store, 0, 4).await, Err(Error::Damaged(_))));
+    chain::verify_tail(store, 0, 2).await.unwrap();
 }

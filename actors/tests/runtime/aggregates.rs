@@ -199,10 +199,12 @@ async fn an_aggregate_that_crashes_again_and_again_is_quarantined_alone() {
             }
         }
     }
-    assert_eq!(refused, Some(CommandError::Unavailable(Unavailable::Quarantined)));
     rig.change(2, 1).await.unwrap();
     let records = rig.runtime.quarantined();
     assert_eq!(records.len(), 1);
+    let error_id = souk_actors::command::ErrorId(records[0].error_id);
+    let quarantined = Unavailable::Quarantined(error_id);
+    assert_eq!(refused, Some(CommandError::Unavailable(quarantined)));
     assert_eq!((records[0].aggregate_id, &*records[0].command), (id(1), "AccountCommand"));
     while rig.store.quarantined(0).await.unwrap().is_empty() {
         tokio::task::yield_now().await;

@@ -3,6 +3,7 @@
 
 mod account;
 mod aggregates;
+mod corruption;
 mod decoders;
 mod delivery;
 mod journal;

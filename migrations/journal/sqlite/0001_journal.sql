@@ -1,5 +1,6 @@
 -- The journal, and the control tables that change in its transactions.
--- Times are milliseconds since 1970-01-01T00:00:00Z. Ids are 16-byte blobs.
+-- Times are milliseconds since 1970-01-01T00:00:00Z. Ids are 16-byte blobs. row_check is made of the
+-- other values of its row.
 
 CREATE TABLE settings (
     name  TEXT PRIMARY KEY,
@@ -59,7 +60,8 @@ CREATE TABLE outcomes (
     version      INTEGER NOT NULL,
     events       INTEGER NOT NULL,
     rejection    TEXT,
-    at           INTEGER NOT NULL
+    at           INTEGER NOT NULL,
+    row_check    INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX outcomes_at ON outcomes (at);
 
@@ -75,6 +77,7 @@ CREATE TABLE timers (
     name           TEXT NOT NULL,
     partition      INTEGER NOT NULL,
     due            INTEGER NOT NULL,
+    row_check      INTEGER NOT NULL,
     PRIMARY KEY (aggregate_id, aggregate_type, name)
 ) WITHOUT ROWID;
 CREATE INDEX timers_due ON timers (partition, due);
@@ -85,6 +88,7 @@ CREATE TABLE checkpoints (
     lane         INTEGER NOT NULL,
     lanes        INTEGER NOT NULL,
     position     INTEGER NOT NULL,
+    row_check    INTEGER NOT NULL,
     PRIMARY KEY (subscription, partition, lane)
 ) WITHOUT ROWID;
 
@@ -102,6 +106,7 @@ CREATE TABLE letters (
     attempts        INTEGER NOT NULL,
     first_failed_at INTEGER NOT NULL,
     last_failed_at  INTEGER NOT NULL,
+    row_check       INTEGER NOT NULL,
     PRIMARY KEY (partition, subscription, position)
 ) WITHOUT ROWID;
 

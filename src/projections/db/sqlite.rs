@@ -13,7 +13,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Arguments, AssertSqlSafe, SqlSafeStr as _, SqlStr, Sqlite};
+use sqlx::{Arguments, AssertSqlSafe, Connection as _, SqlSafeStr as _, SqlStr, Sqlite};
 use uuid::Uuid;
 
 use super::{Insert, Param, ReadError, Row, RowOf};
@@ -31,18 +31,21 @@ const KEYS_MAX: usize = 500;
 /// the queries beside them.
 const STATEMENTS_CACHED: usize = 256;
 
+/// SQLITE_CORRUPT and SQLITE_NOTADB.
+const DAMAGED: [u32; 2] = [11, 26];
+
+/// A file up to this size is looked through at the start, which takes a fraction of a second.
+const CHECKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/read/sqlite");
 
 impl ReadError {
     fn sqlite(error: sqlx::Error) -> Self {
-        // Extended codes keep the code in the low byte: SQLITE_BUSY, SQLITE_LOCKED,
-        // SQLITE_CONSTRAINT.
-        let code = error
-            .as_database_error()
-            .and_then(|database| Some(database.code()?.parse::<u32>().ok()? & 0xff));
-        match code {
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_CONSTRAINT.
+        match code_of(&error) {
             Some(5 | 6) => Self::Busy(error),
             Some(19) => Self::Refused(error),
+            Some(code) if DAMAGED.contains(&code) => Self::Damaged(error),
             _ if matches!(error, sqlx::Error::PoolTimedOut) => Self::Busy(error),
             _ => Self::Failed(error),
         }
@@ -59,7 +62,19 @@ pub(super) struct Database {
 }
 
 impl Database {
+    /// Opens the file; one that is damaged is deleted first, to be filled from the journal.
     pub(super) async fn open(path: &Path) -> anyhow::Result<Self> {
+        let error = match Self::open_file(path).await {
+            Err(error) if is_damaged(&error) => error,
+            opened => return opened,
+        };
+        let error = format!("{error:#}");
+        tracing::warn!(error, "the read models are damaged: rebuilding them from the journal");
+        erase(path)?;
+        Self::open_file(path).await
+    }
+
+    async fn open_file(path: &Path) -> anyhow::Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -67,15 +82,31 @@ impl Database {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(STATEMENTS_CACHED);
-        let describe = || format!("cannot open the read database {}", path.display());
+        let describe = || {
+            let path = path.display();
+            format!(
+                "cannot open the read database {path} (is its disk full, or its folder read-only?)"
+            )
+        };
         let writer = SqlitePoolOptions::new()
             .min_connections(1)
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
+            .after_release(|connection, _| {
+                // SQLite may undo a transaction by itself (a full disk), and then refuses to undo it
+                // once more: such a connection would be taken to be in a transaction for ever.
+                Box::pin(async move {
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
             .connect_with(options.clone())
             .await
             .with_context(describe)?;
+        if std::fs::metadata(path).is_ok_and(|file| file.len() <= CHECKED_BYTES_MAX) {
+            quick_check(&writer).await?;
+        }
         MIGRATIONS.run(&writer).await.context("cannot bring the read database up to date")?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
@@ -103,6 +134,28 @@ impl Database {
         self.readers.close().await;
         self.writer.close().await;
     }
+}
+
+/// What SQLite finds wrong with the file.
+#[derive(Debug, thiserror::Error)]
+#[error("the read database is damaged: {0}")]
+struct Damaged(String);
+
+async fn quick_check(pool: &SqlitePool) -> anyhow::Result<()> {
+    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await?;
+    if found == "ok" { Ok(()) } else { Err(Damaged(found).into()) }
+}
+
+fn is_damaged(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let code = cause.downcast_ref::<sqlx::Error>().and_then(code_of);
+        cause.is::<Damaged>() || code.is_some_and(|code| DAMAGED.contains(&code))
+    })
+}
+
+/// Extended codes keep the code in the low byte.
+fn code_of(error: &sqlx::Error) -> Option<u32> {
+    Some(error.as_database_error()?.code()?.parse::<u32>().ok()? & 0xff)
 }
 
 /// Deletes the file and what SQLite keeps beside it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -32,6 +32,9 @@ pub fn on_postgres() -> bool {
 #[derive(Clone, Default)]
 pub struct Start {
     variables: BTreeMap<String, String>,
+    under: Vec<String>,
+    place: Option<PathBuf>,
+    on_files: bool,
 }
 
 impl Start {
@@ -44,6 +47,23 @@ impl Start {
     /// With so many partitions.
     pub fn partitions(self, number: u16) -> Self {
         self.with("PARTITIONS", number)
+    }
+
+    /// On files, whatever the tests are for: what is tested is what SQLite does with them.
+    pub fn on_files() -> Self {
+        Self { on_files: true, ..Self::default() }
+    }
+
+    /// As a child of another program, which must put the server itself in its place.
+    pub fn under(mut self, program: Vec<String>) -> Self {
+        self.under = program;
+        self
+    }
+
+    /// With its folder in this one.
+    pub fn within(mut self, place: &Path) -> Self {
+        self.place = Some(place.to_owned());
+        self
     }
 
     /// On a database of this PostgreSQL, whatever the tests are for.
@@ -67,8 +87,10 @@ impl Start {
     }
 
     async fn prepare(self) -> Server {
-        let folder = tempfile::Builder::new().prefix("souk-test-").tempdir().unwrap();
-        let start = match self.variables.contains_key(DATABASE_URL) || !on_postgres() {
+        let place = self.place.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = tempfile::Builder::new().prefix("souk-test-").tempdir_in(place).unwrap();
+        let own = self.on_files || self.variables.contains_key(DATABASE_URL);
+        let start = match own || !on_postgres() {
             true => self,
             false => self.on(postgres::Server::shared()).await,
         };
@@ -136,6 +158,11 @@ impl Server {
         self.folder.path()
     }
 
+    /// The journal's file, where it is in one.
+    pub fn journal(&self) -> PathBuf {
+        self.folder().join("journal.db")
+    }
+
     /// The PostgreSQL database that it works on, if it does.
     pub fn database(&self) -> Option<&str> {
         self.start.variables.get(DATABASE_URL).map(String::as_str)
@@ -169,6 +196,15 @@ impl Server {
     /// Every line of its log so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for a line of its log with all of these words.
+    pub async fn logged(&self, words: &[&str]) {
+        eventually(&format!("{words:?} in the log"), || async {
+            let log = self.log();
+            log.iter().any(|line| words.iter().all(|word| line.contains(word))).then_some(())
+        })
+        .await;
     }
 
     /// A command of the program on the same folder and with the same settings.
@@ -258,9 +294,10 @@ impl Server {
     }
 
     fn spawn(&mut self) {
-        let mut command = std::process::Command::new(PROGRAM);
+        let mut words = self.start.under.iter().map(String::as_str).chain([PROGRAM, "serve"]);
+        let mut command = std::process::Command::new(words.next().expect("there is a program"));
         command
-            .arg("serve")
+            .args(words)
             .env_clear()
             .env("DATA_DIR", self.folder.path())
             .env("HTTP_ADDR", "127.0.0.1:0")

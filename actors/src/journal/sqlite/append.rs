@@ -7,6 +7,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Sqlite};
 use uuid::Uuid;
 
+use super::check;
 use crate::event::StoredEvent;
 use crate::faults::points;
 use crate::journal::rows::{event_columns, seq, state_of, timer_changes, to_i64};
@@ -73,32 +74,27 @@ pub(super) async fn append(
         Refused::Other(error) => error,
     })?;
     let stored = store(connection, statements, lease, batch).await;
+    let committing = stored.is_ok();
     points::reach("journal.before_commit").await;
     let ended = match stored {
-        Ok(()) => execute(connection, sqlx::query("COMMIT")).await,
-        Err(error) => {
-            // A rollback that fails leaves the connection in a state that nobody knows.
-            return match execute(connection, sqlx::query("ROLLBACK")).await {
-                Ok(_) => Err(match error {
-                    Refused::Sql(error) => not_stored(&error),
-                    Refused::Other(error) => error,
-                }),
-                Err(_) => Err(AppendError::Unknown("the rollback failed".into())),
-            };
-        }
+        Ok(()) => execute(connection, sqlx::query("COMMIT")).await.map(drop),
+        Err(error) => Err(error),
     };
-    match ended {
-        Ok(_) => Ok(()),
-        Err(Refused::Sql(error)) => {
-            // A busy commit leaves the transaction open, and surely not committed once rolled back.
-            let rolled_back = execute(connection, sqlx::query("ROLLBACK")).await.is_ok();
-            if rolled_back {
-                Err(not_stored(&error))
-            } else {
-                Err(AppendError::Unknown(error.to_string()))
+    let Err(refused) = ended else { return Ok(()) };
+    // SQLite may have undone it by itself (a full disk): then there is nothing left to undo. Whatever
+    // is wrong with the connection ends with it; the caller keeps it after a conflict only.
+    let rolled_back = execute(connection, sqlx::query("ROLLBACK")).await.is_ok();
+    match (refused, committing) {
+        (Refused::Other(error), _) => Err(error),
+        (Refused::Sql(error), true) => Err(classify(&error)),
+        (Refused::Sql(error), false) => Err(match classify(&error) {
+            AppendError::Conflict(what) if !rolled_back => AppendError::NotCommitted(what),
+            // Before the commit nothing was written that could commit it.
+            AppendError::Unknown(what) | AppendError::Unsettled(what) => {
+                AppendError::NotCommitted(what)
             }
-        }
-        Err(Refused::Other(error)) => Err(error),
+            other => other,
+        }),
     }
 }
 
@@ -111,14 +107,6 @@ async fn execute(connection: &mut SqliteConnection, query: Query<'_>) -> Result<
     query.execute(connection).await.map(|done| done.rows_affected()).map_err(Refused::Sql)
 }
 
-/// An error inside a transaction that has been rolled back: surely nothing is stored.
-fn not_stored(error: &sqlx::Error) -> AppendError {
-    match classify(error) {
-        AppendError::Unknown(what) => AppendError::NotCommitted(what),
-        other => other,
-    }
-}
-
 /// By the database's code, never by the words of its message.
 fn classify(error: &sqlx::Error) -> AppendError {
     let code = error
@@ -128,9 +116,20 @@ fn classify(error: &sqlx::Error) -> AppendError {
     match code.map(|code| code & 0xff) {
         // SQLITE_CONSTRAINT
         Some(19) => AppendError::Conflict(error.to_string()),
-        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_READONLY, SQLITE_FULL, SQLITE_CANTOPEN: the statement
-        // did not commit.
-        Some(5 | 6 | 8 | 13 | 14) => AppendError::NotCommitted(error.to_string()),
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_READONLY, SQLITE_CANTOPEN: the statement did not commit.
+        Some(5 | 6 | 8 | 14) => AppendError::NotCommitted(error.to_string()),
+        // SQLITE_FULL: the frame that would have committed it is the last to be written.
+        Some(13) => AppendError::NotCommitted(format!(
+            "{error}. Free space on that disk; appends go on by themselves"
+        )),
+        // SQLITE_CORRUPT, SQLITE_NOTADB.
+        Some(11 | 26) => AppendError::NotCommitted(format!(
+            "{error}. Stop the service, run `souk journal verify`, and restore a backup"
+        )),
+        // SQLITE_IOERR: written in part, perhaps up to the frame that commits it.
+        Some(10) => AppendError::Unsettled(format!(
+            "{error}. The disk refuses to write or to sync: the system's log says why; appends go on by themselves once it does"
+        )),
         _ => AppendError::Unknown(error.to_string()),
     }
 }
@@ -215,8 +214,8 @@ async fn store_commands(
     batch: &Batch,
 ) -> Result<(), Refused> {
     for outcomes in batch.outcomes.chunks(ROWS_PER_STATEMENT_MAX) {
-        let insert = "INSERT INTO outcomes (command_id, request_hash, stream, version, events, rejection, at) VALUES";
-        let mut query = sqlx::query(AssertSqlSafe(statements.rows(insert, 7, outcomes.len(), "")));
+        let insert = "INSERT INTO outcomes (command_id, request_hash, stream, version, events, rejection, at, row_check) VALUES";
+        let mut query = sqlx::query(AssertSqlSafe(statements.rows(insert, 8, outcomes.len(), "")));
         for outcome in outcomes {
             query = query
                 .bind(blob(outcome.command_id))
@@ -225,7 +224,8 @@ async fn store_commands(
                 .bind(to_i64(outcome.version))
                 .bind(i64::from(outcome.events))
                 .bind(outcome.rejection.as_deref().map(str::to_owned))
-                .bind(outcome.at.millis());
+                .bind(outcome.at.millis())
+                .bind(check::of_outcome(outcome));
         }
         execute(connection, query).await?;
     }
@@ -264,14 +264,13 @@ async fn store_timers(
         execute(connection, keyed(delete, key).bind(due)).await?;
     }
     for timers in changes.set.chunks(ROWS_PER_STATEMENT_MAX) {
-        let upsert =
-            "INSERT INTO timers (aggregate_id, aggregate_type, name, partition, due) VALUES";
-        let conflict =
-            "ON CONFLICT (aggregate_id, aggregate_type, name) DO UPDATE SET due = excluded.due";
-        let text = statements.rows(upsert, 5, timers.len(), conflict);
+        let upsert = "INSERT INTO timers (aggregate_id, aggregate_type, name, partition, due, row_check) VALUES";
+        let conflict = "ON CONFLICT (aggregate_id, aggregate_type, name) DO UPDATE SET due = excluded.due, row_check = excluded.row_check";
+        let text = statements.rows(upsert, 6, timers.len(), conflict);
         let mut query = sqlx::query(AssertSqlSafe(text));
         for (key, due) in timers {
-            query = keyed(query, key).bind(i64::from(partition)).bind(*due);
+            let row_check = check::of_timer(partition, key, *due);
+            query = keyed(query, key).bind(i64::from(partition)).bind(*due).bind(row_check);
         }
         execute(connection, query).await?;
     }
@@ -309,10 +308,9 @@ async fn store_deliveries(
         }
     }
     for checkpoints in batch.checkpoints.chunks(ROWS_PER_STATEMENT_MAX) {
-        let upsert =
-            "INSERT INTO checkpoints (subscription, partition, lane, lanes, position) VALUES";
-        let conflict = "ON CONFLICT (subscription, partition, lane) DO UPDATE SET position = excluded.position, lanes = excluded.lanes";
-        let text = statements.rows(upsert, 5, checkpoints.len(), conflict);
+        let upsert = "INSERT INTO checkpoints (subscription, partition, lane, lanes, position, row_check) VALUES";
+        let conflict = "ON CONFLICT (subscription, partition, lane) DO UPDATE SET position = excluded.position, lanes = excluded.lanes, row_check = excluded.row_check";
+        let text = statements.rows(upsert, 6, checkpoints.len(), conflict);
         let mut query = sqlx::query(AssertSqlSafe(text));
         for checkpoint in checkpoints {
             query = query
@@ -320,7 +318,8 @@ async fn store_deliveries(
                 .bind(i64::from(partition))
                 .bind(i64::from(checkpoint.lane))
                 .bind(i64::from(checkpoint.lanes))
-                .bind(to_i64(checkpoint.position));
+                .bind(to_i64(checkpoint.position))
+                .bind(check::of_checkpoint(partition, checkpoint));
         }
         execute(connection, query).await?;
     }
@@ -347,8 +346,9 @@ async fn store_deliveries(
 fn put_letter(partition: u16, letter: &Letter) -> Query<'static> {
     sqlx::query(
         "INSERT OR REPLACE INTO letters (partition, subscription, position, key, event_id, event_type,
-         aggregate_id, state, class, error, attempts, first_failed_at, last_failed_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         aggregate_id, state, class, error, attempts, first_failed_at, last_failed_at,
+         row_check)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(i64::from(partition))
     .bind(letter.subscription.to_string())
@@ -363,6 +363,7 @@ fn put_letter(partition: u16, letter: &Letter) -> Query<'static> {
     .bind(i64::from(letter.attempts))
     .bind(letter.first_failed_at.millis())
     .bind(letter.last_failed_at.millis())
+    .bind(check::of_letter(letter))
 }
 
 async fn store_rest(
