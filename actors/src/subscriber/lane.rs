@@ -39,8 +39,17 @@ pub(super) struct Failed {
     pub first_failed_at: Timestamp,
 }
 
-/// How many letters each key has.
-pub(super) type Blocked = HashMap<Uuid, usize>;
+/// A key that has letters.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Held {
+    /// How many.
+    pub letters: usize,
+    /// The position of the last of them.
+    pub last: u64,
+}
+
+/// The keys that have letters.
+pub(super) type Blocked = HashMap<Uuid, Held>;
 
 pub(super) async fn run(
     cell: &Arc<Cell>,
@@ -97,7 +106,7 @@ async fn take(
         Err(failed) => {
             park(cell, dead_letter(cell, event, key, &failed)).await?;
             if !cell.faults.planted(Bug::FollowersPass) {
-                blocked.insert(key, 1);
+                blocked.insert(key, Held { letters: 1, last: event.position });
             }
             Ok(())
         }
@@ -111,9 +120,14 @@ pub(super) async fn waits(
     event: &StoredEvent,
     key: Uuid,
 ) -> Result<bool, Stopping> {
-    let Some(letters) = blocked.get_mut(&key) else { return Ok(false) };
+    let Some(held) = blocked.get_mut(&key) else { return Ok(false) };
+    // It comes again after a restart: it is a letter already, or was handled before the first was
+    // made. As a letter that waits it would hide why the key is held.
+    if event.position <= held.last {
+        return Ok(true);
+    }
     park(cell, waiting_letter(cell, event, key)).await?;
-    *letters += 1;
+    *held = Held { letters: held.letters + 1, last: event.position };
     Ok(true)
 }
 
@@ -331,13 +345,13 @@ pub(super) async fn redrive(
     let mut outcome = redrive_key(cell, runtime, key, what).await;
     if let Ok(redriven) = &mut outcome {
         if redriven.left > 0 {
-            let known = blocked.get(&key).copied().unwrap_or(redriven.left);
+            let known = blocked.get(&key).map_or(redriven.left, |held| held.letters);
             redriven.left = known.saturating_sub(redriven.handled + redriven.discarded);
         }
         if redriven.left == 0 {
             blocked.remove(&key);
         } else {
-            blocked.insert(key, redriven.left);
+            blocked.entry(key).or_default().letters = redriven.left;
         }
     }
     let _ = reply.send(outcome);

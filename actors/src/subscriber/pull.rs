@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::lane::{
-    self, Blocked, CHECKPOINT_EVERY, Failed, QUEUE_MAX, Stopping, Task, attempts, dead_letter,
-    handled, park, waits,
+    self, Blocked, CHECKPOINT_EVERY, Failed, Held, QUEUE_MAX, Stopping, Task, attempts,
+    dead_letter, handled, park, waits,
 };
 use super::{Cell, Kind, Projection, lane_position};
 use crate::event::StoredEvent;
@@ -53,11 +53,12 @@ async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
             continue;
         }
         for letter in &letters {
-            *blocked.entry(letter.key).or_default() += 1;
+            let held = blocked.entry(letter.key).or_default();
+            *held = Held { letters: held.letters + 1, last: held.last.max(letter.position) };
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "letters are few")]
-    cell.letters_gauge().set(blocked.values().sum::<usize>() as f64);
+    cell.letters_gauge().set(blocked.values().map(|held| held.letters).sum::<usize>() as f64);
     Ok(blocked)
 }
 
@@ -432,7 +433,7 @@ async fn project(
             Ok(()) => from = position,
             Err(failed) => {
                 park(cell, dead_letter(cell, &event, key, &failed)).await?;
-                blocked.insert(key, 1);
+                blocked.insert(key, Held { letters: 1, last: position });
             }
         }
     }

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 
 use souk_actors::planted::Bug;
 use souk_actors::testing::simulation::{
-    self, Plan, explain, kind_of, repeat_command, run, run_seed, run_seeds,
+    self, Ask, Mishap, Plan, Step, Target, What, explain, kind_of, repeat_command, run, run_seed,
+    run_seeds,
 };
 
 const SEEDS: u64 = 1_000;
@@ -61,6 +62,31 @@ fn the_same_seed_gives_the_same_run_to_the_last_event() {
     assert_eq!(first, digests(100..130));
     let different: BTreeSet<_> = first.iter().map(|(_, digest)| digest).collect();
     assert_eq!(different.len(), first.len(), "another seed is another run");
+}
+
+/// The process dies between a letter and its lane's checkpoint, so that the event comes again: it
+/// stays the letter that it is, with what went wrong, and does not become one that waits.
+#[test]
+fn a_letter_stays_what_it_is_when_its_event_comes_again() {
+    for target in [Target::Audit, Target::View] {
+        let ask = Ask::Count { counter: 0, by: 1, panics: 0 };
+        let send = |op| What::Send { op, keyed: true, copies: 1, ask };
+        let mishap = Mishap::Permanent;
+        // The projection fails once with its page, and once with the event alone.
+        let fails = What::Handler { target, op: 1, mishap, times: 2 };
+        let plan = Plan {
+            seed: 1,
+            partitions: 1,
+            steps: vec![
+                Step { at: 0, what: fails },
+                Step { at: 1, what: send(1) },
+                Step { at: 60, what: send(2) },
+                Step { at: 120, what: What::Crash { down: 1_000, polls: 0 } },
+                Step { at: 3_000, what: What::Redrive },
+            ],
+        };
+        assert_eq!(run(&plan, None).violations, Vec::<String>::new(), "{target:?}");
+    }
 }
 
 /// The first seed that shows a bug, and what it shows.

@@ -15,7 +15,7 @@ use super::store::SimulatedStore;
 use crate::aggregate::AggregateOptions;
 use crate::command::CommandContext;
 use crate::journal::codec::Keyring;
-use crate::journal::{Letter, LetterFilter, Store};
+use crate::journal::{Letter, LetterFilter, LetterState, Store};
 use crate::planted::Bug;
 use crate::retry::RetryPolicy;
 use crate::runtime::{Options, Runtime};
@@ -236,7 +236,23 @@ impl Process {
         letters
     }
 
+    /// Before anybody works letters, the first of each key is the one that failed.
+    fn check_letters(&self) {
+        let record = &self.world.record;
+        let worked = std::mem::replace(&mut record.inner().letters_worked, true);
+        let mut keys = BTreeSet::new();
+        for letter in self.letters() {
+            let first = keys.insert((letter.subscription.clone(), letter.partition, letter.key));
+            if first && !worked {
+                record.check(letter.state == LetterState::Dead, || {
+                    format!("letters: the first of a key only waits: {letter:?}")
+                });
+            }
+        }
+    }
+
     fn redrive_all(self: &Arc<Self>) {
+        self.check_letters();
         let mut keys = BTreeSet::new();
         for letter in self.letters() {
             if keys.insert((letter.subscription.clone(), letter.partition, letter.key)) {
@@ -257,6 +273,7 @@ impl Process {
 
     /// Drops the first letter of one key of the handler that records.
     async fn discard_one(self: &Arc<Self>) {
+        self.check_letters();
         let letter = self.letters().into_iter().find(|letter| &*letter.subscription == AUDIT);
         let Some(letter) = letter else { return };
         // Whichever is the first by the time it is done: any of the key's may be dropped.

@@ -83,6 +83,8 @@ pub(super) struct Inner {
     replied: BTreeMap<(u32, Uuid), u64>,
     pub open_sagas: BTreeSet<Uuid>,
     pub alarms: BTreeMap<Uuid, i64>,
+    /// Somebody has begun to work letters.
+    pub letters_worked: bool,
 }
 
 /// See the module.
