@@ -20,7 +20,7 @@ pub mod orders;
 pub mod sagas;
 pub mod shipments;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod users;
 pub mod view;
 

@@ -6,7 +6,6 @@ mod aggregates;
 mod decoders;
 mod delivery;
 mod journal;
-mod overload;
 mod postgres;
 mod proxy;
 mod sagas;
