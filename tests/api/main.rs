@@ -6,17 +6,23 @@
 
 mod support;
 
+mod audit;
+mod connections;
 mod consistency;
 mod conventions;
 mod crash;
 mod database;
 mod delivery;
 mod documents;
+mod duplicates;
 mod event_store;
 mod failures;
 mod limits;
+#[cfg(feature = "chaos")]
+mod linearizability;
 mod listings;
 mod mutations;
+mod overload;
 mod permissions;
 mod program;
 mod purchases;

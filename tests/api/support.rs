@@ -18,6 +18,7 @@ mod client;
 mod events;
 pub mod http2;
 mod journal;
+mod load;
 mod market;
 mod operations;
 mod people;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use client::{Answer, Client};
 pub use events::{data_of, position, types_of};
+pub use load::{Load, Outcome, percentile};
 pub use market::{Order, PRICE, Sale, address, order_of, wish};
 pub use operations::{Operation, Things};
 pub use people::{Person, business, somebody};

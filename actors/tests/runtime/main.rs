@@ -6,6 +6,7 @@ mod aggregates;
 mod decoders;
 mod delivery;
 mod journal;
+mod overload;
 mod postgres;
 mod proxy;
 mod sagas;
