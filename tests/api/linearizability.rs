@@ -157,7 +157,7 @@ async fn what_ten_clients_see_of_a_listing_is_linearizable() {
     // The checker would have noticed: one read is made to be an older one.
     let mut planted = history.clone();
     let reads = |of: &&mut Operation<Call, Seen>| matches!(of.answered, Some((_, Seen::Found(_))));
-    let stale = planted.iter_mut().filter(reads).next_back().unwrap();
+    let stale = planted.iter_mut().rfind(reads).unwrap();
     stale.answered = stale.answered.map(|(at, _)| (at, Seen::Found(model.start)));
     assert!(!check(&model, &planted).is_linearizable());
     server.finish().await;

@@ -46,8 +46,8 @@ async fn what_a_slow_journal_cannot_take_soon_is_refused_and_the_rest_is_done_in
     // At 3 s for 500 rows all that may be in flight would wait for 12 s, longer than anybody does.
     let mut running = JoinSet::new();
     for n in 0..60_000_u128 {
-        let rig = rig.clone();
-        running.spawn(async move { rig.change(n % 100, 1).await.map(drop) });
+        let one = rig.clone();
+        running.spawn(async move { one.change(n % 100, 1).await.map(drop) });
         if n % 10 == 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
