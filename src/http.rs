@@ -6,7 +6,8 @@
 //! from that.
 
 pub mod answer;
-pub mod auth;
+pub mod audit;
+mod auth;
 pub mod body;
 pub mod call;
 mod catalogue;
@@ -250,6 +251,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(events::routes())
         .merge(subscriptions::routes())
         .merge(dlq::routes())
+        .merge(audit::routes())
         .merge(sagas::routes());
     let api = if development { api.merge(dev::routes()) } else { api };
     OpenApiRouter::with_openapi(openapi::base())

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod app;
+pub mod audit;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod cli;

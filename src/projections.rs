@@ -10,6 +10,7 @@
 //! personal data, so an erasure needs no work here. Aggregates answer for themselves; these tables
 //! answer what no aggregate can: lists, searches, look-ups by something other than the id.
 
+pub mod audit;
 pub mod categories;
 pub mod db;
 pub mod events_index;
@@ -19,7 +20,7 @@ pub mod orders;
 pub mod sagas;
 pub mod shipments;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod users;
 pub mod view;
 
@@ -140,6 +141,33 @@ impl ReadModels {
             self.view::<users::UsersView>(),
             self.view::<sagas::SagasView>(),
         ]
+    }
+
+    /// What an auditor compares with the journal: every view but the index of events, which has
+    /// [`ReadModels::indexed`].
+    pub fn evidence(&self) -> Vec<Box<dyn audit::Evidence>> {
+        fn of<V: View>(models: &ReadModels) -> Box<dyn audit::Evidence> {
+            Box::new(audit::OfView::<V>::new(models.db.clone()))
+        }
+        vec![
+            of::<listings::ListingsView>(self),
+            of::<orders::OrdersView>(self),
+            of::<shipments::ShipmentsView>(self),
+            of::<notifications::NotificationsView>(self),
+            of::<categories::CategoriesView>(self),
+            of::<users::UsersView>(self),
+            of::<sagas::SagasView>(self),
+        ]
+    }
+
+    /// The events that the index has of a partition from `first` to `last`: positions and ids.
+    pub async fn indexed(
+        &self,
+        partition: u16,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<(u64, Uuid)>, ReadError> {
+        events_index::between(&self.db, partition, first, last).await
     }
 
     fn view<V: View>(&self) -> Subscription {

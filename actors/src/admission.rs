@@ -1,9 +1,9 @@
 //! Admission control: the bound in front of every mailbox.
 //!
 //! ractor's mailboxes are unbounded, so work is bounded before it gets there: so much in flight in
-//! a partition, so much at one aggregate. What does not fit is refused at once. Commands that the
-//! system gives itself have room of their own and wait for it: load from outside never starves a
-//! purchase under way.
+//! a partition, so much at one aggregate, and from outside no more than the journal can take within
+//! [`COMMIT_WAIT_MAX`]. What does not fit is refused at once. Commands that the system gives itself
+//! have room of their own and wait for it: load from outside never starves a purchase under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::command::{Origin, Unavailable};
+
+/// While what is queued for the journal would have to wait longer than this, nothing more is taken
+/// from outside. A quick journal never comes near it: there the number in flight is the bound. With
+/// a slow one that number alone would make everybody wait until nobody wants the answer any more.
+pub const COMMIT_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// The budgets of one partition.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ mod handle;
 mod reader;
 
 use std::any::TypeId;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -338,6 +338,29 @@ impl Runtime {
     pub fn in_flight(&self) -> (usize, usize) {
         let sum = |(a, b): (usize, usize), (c, d): (usize, usize)| (a + c, b + d);
         self.0.partitions.iter().map(|partition| partition.admission.in_flight()).fold((0, 0), sum)
+    }
+
+    /// Brings the gauges up to date that show a moment: what is in flight, and how much of it at
+    /// single aggregates. Called when somebody looks; it visits every live aggregate.
+    #[expect(clippy::cast_precision_loss, reason = "gauges")]
+    pub fn measure(&self) {
+        let (outside, inside) = self.in_flight();
+        for (origin, count) in [("outside", outside), ("inside", inside)] {
+            metrics::gauge!("souk_commands_in_flight", "origin" => origin).set(count as f64);
+        }
+        let mut depths: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+        for registry in self.0.partitions.iter().flat_map(|partition| partition.registries.iter()) {
+            depths.entry(registry.aggregate_type()).or_default().extend(registry.depths());
+        }
+        for (aggregate_type, mut depths) in depths {
+            depths.sort_unstable();
+            for (quantile, rank) in [("0.5", 50), ("0.99", 99), ("1", 100)] {
+                let place = (depths.len() * rank).div_ceil(100).saturating_sub(1);
+                let depth = depths.get(place).copied().unwrap_or(0);
+                metrics::gauge!("souk_mailbox_depth", "aggregate_type" => aggregate_type, "quantile" => quantile)
+                    .set(depth as f64);
+            }
+        }
     }
 
     /// Quarantined aggregates.

@@ -355,16 +355,30 @@ async fn update_listing(
     Path(id): Path<String>,
     unread: Unread,
 ) -> Result<Answer<ListingBody>, ApiError> {
-    let offer = offer(&app, path_id(&id)?).await?.ok_or_else(missing)?;
-    if !call.caller().may_act_for(offer.seller_id) {
-        return Err(forbidden());
+    match update(&app, &call, &id, unread).await {
+        // Whose listing it is counts before what is wrong with the request. Nobody asks first: that
+        // would wait for everything that is on its way to the journal, and then wait again.
+        Err(error) if error.status().is_client_error() => {
+            let offer = offer(&app, path_id(&id)?).await?.ok_or_else(missing)?;
+            let theirs = call.caller().may_act_for(offer.seller_id);
+            Err(if theirs { error } else { forbidden() })
+        }
+        done => done,
     }
+}
+
+async fn update(
+    app: &App,
+    call: &Call,
+    id: &str,
+    unread: Unread,
+) -> Result<Answer<ListingBody>, ApiError> {
     call.if_match.required()?;
-    let valid = unread.read::<UpdateListing>(&app).await?;
+    let valid = unread.read::<UpdateListing>(app).await?;
     let UpdateListing { title, description, price } = valid.body;
     let command =
         ListingCommand::Update { caller: call.caller(), title, description, price, now: app.now() };
-    change(&app, &call, &id, "listings.update", &valid.canonical, command).await
+    change(app, call, id, "listings.update", &valid.canonical, command).await
 }
 
 /// Withdraw a listing

@@ -148,7 +148,9 @@ fn add_headers(headers: &mut HeaderMap, info: &RequestInfo, canonical: Option<&s
     }
 }
 
-/// Successes are logged at DEBUG only: at tens of thousands a second the log would be the load.
+/// Successes are logged at DEBUG only: at tens of thousands a second the log would be the load. So
+/// are refusals for want of room, which come by the thousand just when there is least to spare; they
+/// are counted, and what is behind them (the journal is down) is logged where it is noticed.
 fn record(method: &Method, route: &str, status: StatusCode, began: Instant) {
     let seconds = began.elapsed().as_secs_f64();
     let (method, route) = (method_label(method), route.to_owned());
@@ -164,6 +166,7 @@ fn record(method: &Method, route: &str, status: StatusCode, began: Instant) {
     .record(seconds);
     let status = status.as_u16();
     match status {
+        429 | 503 => tracing::debug!(method, route, status, seconds, "request not taken"),
         500.. => tracing::warn!(method, route, status, seconds, "request failed"),
         400.. => tracing::info!(method, route, status, seconds, "request refused"),
         _ => tracing::debug!(method, route, status, seconds, "request answered"),

@@ -431,6 +431,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("too_many_logins", 503, "Too many passwords are being checked. Retry after Retry-After."),
     ("draining", 503, "The service is stopping; nothing happened."),
     ("journal_unavailable", 503, "The journal cannot be reached; nothing happened."),
+    ("audit_unavailable", 503, "The audit could not read everything that it compares."),
     ("read_model_unavailable", 503, "The view cannot be read at the moment."),
     ("projection_behind", 503, "The view has not reached min_position in time."),
     ("restarting", 503, "The aggregate is starting again; nothing happened."),

@@ -157,6 +157,24 @@ pub async fn find(
     Ok(found)
 }
 
+/// The events of a partition from `first` to `last`, in order: positions and ids.
+pub async fn between(
+    db: &ReadDb,
+    partition: u16,
+    first: u64,
+    last: u64,
+) -> Result<Vec<(u64, Uuid)>, ReadError> {
+    let query = Query::select(&["position", "event_id"], "events_v1")
+        .then(" AND partition = ")
+        .value(partition)
+        .then(" AND position >= ")
+        .value(first)
+        .then(" AND position <= ")
+        .value(last)
+        .then(" ORDER BY position");
+    db.fetch_as(query, |row| Ok((row.count(0)?, row.id(1)?))).await
+}
+
 /// The first and last position of a partition that can match; `None`: none can.
 async fn bounds(
     db: &ReadDb,

@@ -27,6 +27,7 @@ use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
 use souk_actors::world::Timestamp;
+use uuid::Uuid;
 
 use super::{command_failed, decode_failed};
 use crate::domain::ids::{NotificationId, OrderId, UserId};
@@ -216,6 +217,15 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
         }
         _ => Ok(Vec::new()),
     }
+}
+
+/// The notifications that must follow from an event, for whoever audits that they did.
+pub async fn expected(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Uuid>, Failure> {
+    let messages = messages(runtime, event).await?;
+    let id = |message: &Message| {
+        NotificationId::of(event.event_id, message.template, message.recipient).uuid()
+    };
+    Ok(messages.iter().map(id).collect())
 }
 
 fn by_operator(event: &StoredEvent) -> bool {

@@ -15,16 +15,6 @@ fn impatient() -> Start {
     Start::default().with("RETRY_DELAY_MS", 20)
 }
 
-/// The sum of a metric's series with this label.
-async fn metric(server: &Server, name: &str, label: &str) -> f64 {
-    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
-    let values = text.lines().filter_map(|line| {
-        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
-        labels.split(',').any(|found| found == label).then(|| value.parse::<f64>().unwrap())
-    });
-    values.sum()
-}
-
 /// A number of all partitions of a subscription together.
 fn sum(subscription: &Value, name: &str) -> u64 {
     let partitions = subscription["partitions"].as_array().unwrap();
@@ -48,7 +38,7 @@ async fn a_failure_that_passes_is_not_seen() {
     let status = server.subscription("notifications").await;
     assert_eq!((sum(&status, "failed"), sum(&status, "retried")), (2, 2));
     let label = "subscription=\"notifications\"";
-    assert_eq!(metric(&server, "souk_deliveries_retried_total", label).await, 2.0);
+    assert_eq!(server.metric("souk_deliveries_retried_total", label).await, 2.0);
     server.finish().await;
 }
 
@@ -77,7 +67,7 @@ async fn a_failure_that_stays_makes_a_letter_and_keeps_the_order() {
     assert_eq!((&dead["state"], &dead["attempts"]), (&json!("dead"), &json!(4)));
     let label = "subscription=\"notifications\"";
     eventually("the letter to be counted", || async {
-        (metric(&server, "souk_dlq_letters", label).await == 1.0).then_some(())
+        (server.metric("souk_dlq_letters", label).await == 1.0).then_some(())
     })
     .await;
 

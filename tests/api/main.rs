@@ -6,6 +6,8 @@
 
 mod support;
 
+mod audit;
+mod connections;
 mod consistency;
 mod conventions;
 mod corruption;
@@ -15,11 +17,15 @@ mod delivery;
 mod disk;
 mod documents;
 mod durability;
+mod duplicates;
 mod event_store;
 mod failures;
 mod limits;
+#[cfg(feature = "chaos")]
+mod linearizability;
 mod listings;
 mod mutations;
+mod overload;
 mod permissions;
 mod program;
 mod purchases;

@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::actor::{AggregateActor, Message};
 use super::answer::{Answer, Asker};
 use super::{Aggregate, load};
-use crate::admission::Admission;
-use crate::command::{CommandContext, CommandError, Done, ErrorId, Unavailable};
+use crate::admission::{Admission, COMMIT_WAIT_MAX};
+use crate::command::{CommandContext, CommandError, Done, ErrorId, Origin, Unavailable};
 use crate::dead_letter::DeadLetterHandle;
 use crate::faults::{Faults, points};
 use crate::journal::codec::Keyring;
@@ -240,10 +240,13 @@ impl<A: Aggregate> Registry<A> {
         let shared = &self.0.shared;
         let changes = matches!(work, Work::Command(_));
         let standing = shared.standing();
-        if !standing.may_read()
-            || changes && !(standing.may_write() && shared.writer.state().healthy())
-        {
+        let journal = shared.writer.state();
+        if !standing.may_read() || changes && !(standing.may_write() && journal.healthy()) {
             return Err(Unavailable::Journal.into());
+        }
+        let outside = context.origin == Origin::Outside;
+        if changes && outside && journal.expected_wait() > COMMIT_WAIT_MAX {
+            return Err(Unavailable::Overloaded.into());
         }
         let mut permit = shared.admission.enter(context.origin, context.deadline).await?;
         let looked_up = match &work {
@@ -559,6 +562,8 @@ pub(crate) trait AnyRegistry: Send + Sync {
     async fn fire(&self, timer: Timer, read_at: Instant) -> bool;
     /// Passivates what is idle, and the longest idle above the bound. Returns how many are live.
     fn passivate(&self, now: Instant) -> usize;
+    /// How many commands and reads are queued or wait for durability at each live aggregate.
+    fn depths(&self) -> Vec<usize>;
     /// The quarantined aggregates.
     fn quarantined(&self) -> Vec<Quarantine>;
     /// Lets a quarantined aggregate run again; the record is the caller's to remove.
@@ -576,7 +581,7 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
     async fn fire(&self, timer: Timer, read_at: Instant) -> bool {
         let world = &*self.0.shared.world;
         let mut context = CommandContext::outside(world, "", "");
-        context.origin = crate::command::Origin::Inside;
+        context.origin = Origin::Inside;
         context.actor_id = "system".into();
         let id = timer.key.aggregate_id;
         let name = timer.key.name.clone();
@@ -609,6 +614,10 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
             }
         }
         live
+    }
+
+    fn depths(&self) -> Vec<usize> {
+        self.0.slots.iter().map(|slot| slot.in_flight.load(Ordering::Relaxed)).collect()
     }
 
     fn quarantined(&self) -> Vec<Quarantine> {

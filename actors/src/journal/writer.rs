@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::codec::Keyring;
@@ -173,6 +174,19 @@ pub struct Entry {
     events: Vec<EncodedEvent>,
     rows: Batch,
     release: Option<Release>,
+    queued: Option<Queued>,
+}
+
+/// Counts an entry's rows from queueing to settling.
+struct Queued {
+    state: Arc<WriterState>,
+    rows: usize,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.state.queued_rows.fetch_sub(self.rows, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Entry {
@@ -264,9 +278,47 @@ pub struct WriterState {
     head: AtomicU64,
     streams: AtomicU64,
     partition: u16,
+    /// Rows queued or being appended.
+    queued_rows: AtomicUsize,
+    /// How long an append takes, smoothed, in microseconds.
+    append_micros: AtomicU64,
+    /// When the append under way began, in microseconds since `since`; 0: none is.
+    appending_since: AtomicU64,
+    since: Instant,
 }
 
 impl WriterState {
+    /// How long what is queued now has to wait, by how long appends took lately and by how long the
+    /// one under way has been taking. Nothing as long as that one and the next take all of it: a
+    /// store, however slow, must find a whole batch whenever it is done with one.
+    pub fn expected_wait(&self) -> Duration {
+        let batches = self.queued_rows.load(Ordering::Relaxed) / BATCH_ROWS_MAX;
+        if batches < 2 {
+            return Duration::ZERO;
+        }
+        let current = match self.appending_since.load(Ordering::Relaxed) {
+            0 => 0,
+            began => self.micros().saturating_sub(began),
+        };
+        let one = self.append_micros.load(Ordering::Relaxed).max(current);
+        Duration::from_micros(one.saturating_mul(batches as u64))
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn append_begins(&self) {
+        self.appending_since.store(self.micros().max(1), Ordering::Relaxed);
+    }
+
+    fn append_ended(&self) {
+        let began = self.appending_since.swap(0, Ordering::Relaxed);
+        let took = self.micros().saturating_sub(began);
+        let before = self.append_micros.load(Ordering::Relaxed);
+        self.append_micros.store(before - before / 4 + took / 4, Ordering::Relaxed);
+    }
+
     /// Whether appends are being taken.
     pub fn healthy(&self) -> bool {
         self.healthy.load(Ordering::Acquire)
@@ -309,7 +361,8 @@ pub struct WriterHandle {
 impl WriterHandle {
     /// Queues an entry. Admission control keeps the queue from filling; if it is full all the
     /// same, or the writer is gone, the entry is lost and says so.
-    pub fn enqueue(&self, entry: Entry) {
+    pub fn enqueue(&self, mut entry: Entry) {
+        self.count(&mut entry);
         match self.queue.try_send(entry) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(entry)) => {
@@ -321,6 +374,12 @@ impl WriterHandle {
         }
     }
 
+    fn count(&self, entry: &mut Entry) {
+        let (rows, _) = entry.size();
+        self.state.queued_rows.fetch_add(rows, Ordering::Relaxed);
+        entry.queued = Some(Queued { state: self.state.clone(), rows });
+    }
+
     /// Stores control rows and waits until they are durable.
     pub async fn store(&self, rows: Batch) -> Result<(), Unavailable> {
         let (settled, wait) = tokio::sync::oneshot::channel();
@@ -328,6 +387,7 @@ impl WriterHandle {
         entry.on_settled(Box::new(move |how| {
             let _ = settled.send(how);
         }));
+        self.count(&mut entry);
         if self.queue.send(entry).await.is_err() {
             return Err(Unavailable::Draining);
         }
@@ -414,6 +474,10 @@ impl Writer {
             head: AtomicU64::new(head.position),
             streams: AtomicU64::new(u64::try_from(streams).unwrap_or(0)),
             partition,
+            queued_rows: AtomicUsize::new(0),
+            append_micros: AtomicU64::new(0),
+            appending_since: AtomicU64::new(0),
+            since: Instant::now(),
         });
         let (send, receive) = mpsc::channel(queue_max);
         let handle = WriterHandle { queue: send, state: state.clone() };
@@ -440,7 +504,10 @@ impl Writer {
                 waiting.extend(received.drain(..));
             }
             let entries = take_batch(&mut waiting);
-            head = match self.write(head, entries).await? {
+            self.state.append_begins();
+            let written = self.write(head, entries).await;
+            self.state.append_ended();
+            head = match written? {
                 Written::Upto(head) => head,
                 Written::Sick(unsettled) => {
                     self.recover(&mut queue, &mut waiting, unsettled).await?
@@ -500,7 +567,7 @@ impl Writer {
                 }
             }
             lose(waiting.drain(..).collect(), Unavailable::Journal);
-            let until = tokio::time::Instant::now() + PROBE_EVERY;
+            let until = Instant::now() + PROBE_EVERY;
             while let Ok(Some(entry)) = tokio::time::timeout_at(until, queue.recv()).await {
                 lose(vec![entry], Unavailable::Journal);
             }
@@ -568,7 +635,7 @@ impl Writer {
                 settle_committed(entries, prepared.lasts);
                 return Ok(Written::Upto(head));
             }
-            let started = tokio::time::Instant::now();
+            let started = Instant::now();
             tries += 1;
             match self.append(&prepared, head).await {
                 Ok(()) => {
@@ -656,7 +723,7 @@ impl Writer {
         if self.parts.faults.planted(Bug::UnknownIsFailed) {
             return Err(AppendError::NotCommitted(what));
         }
-        let until = tokio::time::Instant::now() + SETTLE_WITHIN;
+        let until = Instant::now() + SETTLE_WITHIN;
         while let Ok(settled) = tokio::time::timeout_at(until, self.settle()).await {
             match settled {
                 // Control rows are written so that writing them again changes nothing, but for new
@@ -708,7 +775,7 @@ fn settle_committed(entries: Vec<Entry>, lasts: Vec<Option<Position>>) {
     }
 }
 
-fn observe_commit(batch: &Batch, started: tokio::time::Instant) {
+fn observe_commit(batch: &Batch, started: Instant) {
     metrics::counter!("souk_journal_appends_total").increment(1);
     metrics::histogram!("souk_journal_append_duration_seconds").record(started.elapsed());
     #[expect(clippy::cast_precision_loss, reason = "a batch has at most hundreds of events")]

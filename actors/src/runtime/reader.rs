@@ -338,6 +338,36 @@ impl DeadLetters {
         Ok(letters)
     }
 
+    /// The letters of events of a partition behind `after` up to `last`.
+    pub async fn between(
+        &self,
+        partition: u16,
+        after: u64,
+        last: u64,
+    ) -> Result<Vec<Letter>, journal::Error> {
+        let mut found = Vec::new();
+        for status in self.0.subscriptions().list() {
+            let subscription = Some(status.name.to_owned());
+            let limit = usize::try_from(last - after).unwrap_or(usize::MAX);
+            let filter = LetterFilter { subscription, after, ..LetterFilter::default() };
+            let letters = self.0.0.store.letters(partition, &filter, limit).await?;
+            found.extend(letters.into_iter().filter(|letter| letter.position <= last));
+        }
+        Ok(found)
+    }
+
+    /// Whether a key of a subscription has letters.
+    pub async fn of_key(
+        &self,
+        subscription: &str,
+        partition: u16,
+        key: Uuid,
+    ) -> Result<bool, journal::Error> {
+        let subscription = Some(subscription.to_owned());
+        let filter = LetterFilter { subscription, key: Some(key), after: 0 };
+        Ok(!self.0.0.store.letters(partition, &filter, 1).await?.is_empty())
+    }
+
     /// Works off a key's letters, in order, after it is recorded who asked for it and why. `None`:
     /// there are no such letters.
     pub async fn redrive(
@@ -354,10 +384,8 @@ impl DeadLetters {
         let Some(cell) = cells.into_iter().find(|cell| cell.partition == partition) else {
             return Ok(None);
         };
-        let filter =
-            LetterFilter { subscription: Some(subscription.to_owned()), key: Some(key), after: 0 };
-        let found = self.0.0.store.letters(partition, &filter, 1).await;
-        if found.map_err(|error| Failure::system(error.to_string()))?.is_empty() {
+        let found = self.of_key(subscription, partition, key).await;
+        if !found.map_err(|error| Failure::system(error.to_string()))? {
             return Ok(None);
         }
         let at = self.0.world().now();

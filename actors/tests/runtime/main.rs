@@ -7,6 +7,7 @@ mod corruption;
 mod decoders;
 mod delivery;
 mod journal;
+mod overload;
 mod postgres;
 mod proxy;
 mod sagas;

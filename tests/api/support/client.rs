@@ -124,6 +124,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// An answer that nobody gave, without a body.
+    pub fn for_testing(status: u16) -> Self {
+        let (asked, text) = (String::new(), String::new());
+        Self { asked, status, headers: HeaderMap::new(), text, body: Value::Null }
+    }
+
     pub fn status(&self) -> u16 {
         self.status
     }

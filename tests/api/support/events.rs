@@ -72,6 +72,28 @@ impl Server {
         self.admin().get(&path).await.expect(200).json().clone()
     }
 
+    /// The sum of a metric's series with this label.
+    pub async fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = self.visitor().get("/metrics").await.expect(200).raw().to_owned();
+        let values = text.lines().filter_map(|line| {
+            let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+            labels.split(',').any(|found| found == label).then(|| value.parse::<f64>().unwrap())
+        });
+        values.sum()
+    }
+
+    /// A metric without labels, if it is there.
+    pub async fn metric_of(&self, name: &str) -> Option<f64> {
+        let text = self.visitor().get("/metrics").await.expect(200).raw().to_owned();
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(value)
+    }
+
+    /// How many events of a type the log has.
+    pub async fn events_counted(&self, event_type: &str) -> usize {
+        self.events(&format!("eventType={event_type}")).await.len()
+    }
+
     /// Waits until a subscription has handled everything that had happened when this was called.
     pub async fn caught_up(&self, name: &str) {
         let heads = numbers(&self.subscription(name).await, "head");

@@ -153,6 +153,12 @@ impl Server {
         assert!(sent.success(), "SIG{name} could not be sent");
     }
 
+    /// Opens one of its SQLite files.
+    pub async fn open_sqlite(&self, file: &str) -> sqlx::SqlitePool {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.folder().join(file));
+        sqlx::SqlitePool::connect_with(options).await.unwrap()
+    }
+
     /// The folder of its files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -191,6 +197,13 @@ impl Server {
     /// The development administrator's token.
     pub fn admin_token(&self) -> &str {
         &self.admin
+    }
+
+    /// How much memory it uses, in KiB.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Every line of its log so far.

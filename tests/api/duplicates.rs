@@ -1,0 +1,253 @@
+//! Every handler bears a repeat (S1-139): the whole history is delivered again to everybody who
+//! listens, and nothing changes: no event, no row, no mail, no payment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use sqlx::{Column as _, Row as _, SqlitePool};
+
+use crate::purchases::with_one_and_three_partitions;
+use crate::support::{Person, Server, Start, on_postgres};
+
+with_one_and_three_partitions!(a_second_delivery_of_everything_changes_nothing);
+
+/// Catalogue events that this story need not lead to: what no request leads to yet (a person who
+/// leaves, is suspended, reads), and what takes a crash, a race, or a provider that lies.
+const UNTOLD: &[&str] = &[
+    "email_claim.lapsed",
+    "email_claim.released",
+    "escrow.barred",
+    "inventory.reservation_barred",
+    "notification.email.failed",
+    "notification.read",
+    "order.failed",
+    "payment.rejected",
+    "user.erased",
+    "user.registration_abandoned",
+    "user.reinstated",
+    "user.role_granted",
+    "user.suspended",
+];
+
+/// Something of everything: people, sellers accepted and refused, listings, orders that end in every
+/// way, notifications, subscriptions at work.
+async fn story(server: &Server) {
+    let admin = server.admin();
+    let (mut sam, mut bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let rob = server.buyer("Rob").await;
+    server.become_seller(&rob).await.expect(200);
+    let path = format!("/api/v1/admin/sellers/{}/reject", rob.user_id);
+    admin.post(&path, &json!({ "reason": "no such street" })).await.expect(200);
+    let path = format!("/api/v1/users/{}", bea.user_id);
+    bea.client.patch(&path, &json!({ "first_name": "Beatrice" })).await.expect(200);
+    let category = server.category().await;
+    for verb in ["deactivate", "activate"] {
+        let path = format!("/api/v1/admin/categories/{category}/{verb}");
+        admin.post(&path, &json!({})).await.expect(200);
+    }
+    server.fault("mail-sender", "fail", json!({ "times": 1 })).await;
+    let listing = server.listing(&sam, 6).await;
+    let path = format!("/api/v1/listings/{listing}");
+    let dearer = json!({ "price": { "amount": 200_000, "currency": "VND" } });
+    sam.client.if_match("*").patch(&path, &dearer).await.expect(200);
+    let buy = async |quantity, method: &str, status: &str| {
+        let order = server.place_order(&bea.client, &listing, quantity, method).await;
+        server.order_eventually(&order.id, status).await;
+        order.id
+    };
+    let delivered = buy(1, "sandbox", "SHIPPED").await;
+    buy(1, "test_decline", "PAYMENT_FAILED").await;
+    buy(99, "sandbox", "REJECTED").await;
+    let cancelled = buy(1, "test_pending", "CONFIRMED").await;
+    let path = format!("/api/v1/orders/{cancelled}/cancel");
+    bea.client.post(&path, &json!({ "reason": "too big" })).await.expect(200);
+    buy(1, "test_timeout", "CONFIRMED").await;
+    let hold = server.fault("order_saga-facts", "fail", json!({ "key": "shipment.created" })).await;
+    let refunded = buy(1, "sandbox", "PAID").await;
+    let path = format!("/api/v1/orders/{refunded}/cancel");
+    bea.client.post(&path, &json!({ "reason": "changed my mind" })).await.expect(200);
+    server.mend(hold).await;
+    server.at_rest().await;
+    let shipments = bea.client.get(&format!("/api/v1/shipments?orderId={delivered}")).await;
+    let shipment = shipments.expect(200).items()[0]["shipment_id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/shipments/{shipment}/dispatch");
+    sam.client.post(&path, &json!({ "carrier": "ghn", "tracking_number": "X1" })).await.expect(200);
+    let path = format!("/api/v1/shipments/{shipment}/deliver");
+    bea.client.post(&path, &json!({})).await.expect(200);
+    server.order_eventually(&delivered, "COMPLETED").await;
+    last_unit(server, &sam, &bea).await;
+    letters(server).await;
+    let gone = server.listing(&sam, 1).await;
+    let path = format!("/api/v1/listings/{gone}/archive");
+    sam.client.post(&path, &json!({})).await.expect(200);
+    server.pause("order-progress").await;
+    server.resume("order-progress").await;
+    server.at_rest().await;
+    // What waits for a time, and tokens are over by then.
+    buy(1, "test_pending", "CONFIRMED").await;
+    server.advance_clock(36 * 60).await;
+    server.at_rest().await;
+    server.advance_clock(60 * 60).await;
+    server.at_rest().await;
+    sam.log_in_again().await;
+    bea.log_in_again().await;
+    let body = json!({ "refresh_token": bea.refresh_token });
+    let fresh = bea.client.post("/api/v1/auth/refresh", &body).await.expect(200);
+    let body = json!({ "refresh_token": fresh.text("refresh_token") });
+    bea.client.post("/api/v1/auth/logout", &body).await;
+    server.at_rest().await;
+}
+
+/// The last unit is held, given back, and sold.
+async fn last_unit(server: &Server, sam: &Person, bea: &Person) {
+    let listing = server.listing(sam, 1).await;
+    let order = server.place_order(&bea.client, &listing, 1, "test_pending").await;
+    server.order_eventually(&order.id, "CONFIRMED").await;
+    let path = format!("/api/v1/orders/{}/cancel", order.id);
+    bea.client.post(&path, &json!({})).await.expect(200);
+    server.at_rest().await;
+    let order = server.place_order(&bea.client, &listing, 1, "sandbox").await;
+    server.order_eventually(&order.id, "SHIPPED").await;
+    let hold = server.fault("order_saga-facts", "fail", json!({ "key": "shipment.created" })).await;
+    let one_more = server.listing(sam, 1).await;
+    let order = server.place_order(&bea.client, &one_more, 1, "sandbox").await;
+    server.order_eventually(&order.id, "PAID").await;
+    let path = format!("/api/v1/orders/{}/cancel", order.id);
+    bea.client.post(&path, &json!({})).await.expect(200);
+    server.mend(hold).await;
+    server.at_rest().await;
+}
+
+/// One letter is tried again, one is given up.
+async fn letters(server: &Server) {
+    for (name, verb) in [("Lea", "retry"), ("Leo", "discard")] {
+        server.fault("notifications", "fail", json!({ "kind": "permanent", "times": 1 })).await;
+        let person = server.newcomer(name).await;
+        server.at_rest().await;
+        let key = server.letters(Some("notifications")).await[0].clone();
+        assert_eq!(key["key"], person.user_id.as_str());
+        let partition = &key["partition"];
+        let path = format!("/api/v1/dlq/notifications/{partition}/{}/{verb}", person.user_id);
+        server.admin().post(&path, &json!({})).await.expect(200);
+        server.at_rest().await;
+    }
+}
+
+/// Everything in a database's tables, row by row, but for what says how far somebody has come and
+/// when housekeeping looked in.
+async fn tables(pool: &SqlitePool) -> BTreeMap<String, BTreeSet<String>> {
+    let names = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let names: Vec<String> = sqlx::query_scalar(names).fetch_all(pool).await.unwrap();
+    let skipped =
+        ["checkpoints", "projection_checkpoints", "leases", "control", "outcomes", "snapshots"];
+    let mut tables = BTreeMap::new();
+    for name in names {
+        let full_text = name.contains("_fts") || name.contains("_text");
+        if skipped.contains(&name.as_str()) || full_text || name.starts_with('_') {
+            continue;
+        }
+        let sql = format!("SELECT * FROM {name}");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(pool).await.unwrap();
+        let row = |row: &sqlx::sqlite::SqliteRow| {
+            let columns = row.columns().iter().map(|column| {
+                let index = column.ordinal();
+                let text = row.try_get_unchecked::<Option<Vec<u8>>, _>(index).unwrap();
+                format!(
+                    "{}={:?}",
+                    column.name(),
+                    text.map(|text| String::from_utf8_lossy(&text).into_owned())
+                )
+            });
+            columns.collect::<Vec<_>>().join(" ")
+        };
+        tables.insert(name, rows.iter().map(row).collect());
+    }
+    tables
+}
+
+/// All that a server has stored.
+async fn stored(server: &Server) -> BTreeMap<String, BTreeSet<String>> {
+    let mut all = BTreeMap::new();
+    for file in ["journal.db", "read.db"] {
+        let pool = server.open_sqlite(file).await;
+        all.extend(tables(&pool).await);
+        pool.close().await;
+    }
+    all
+}
+
+async fn begin_again(server: &Server) {
+    for (file, sql) in [
+        ("journal.db", "UPDATE checkpoints SET position = 0"),
+        ("read.db", "UPDATE projection_checkpoints SET position = 0"),
+    ] {
+        let pool = server.open_sqlite(file).await;
+        assert!(sqlx::query(sql).execute(&pool).await.unwrap().rows_affected() > 0);
+        pool.close().await;
+    }
+}
+
+fn same(before: &BTreeMap<String, BTreeSet<String>>, after: &BTreeMap<String, BTreeSet<String>>) {
+    for (table, rows) in before {
+        let now = &after[table];
+        let lost: Vec<_> = rows.difference(now).take(3).collect();
+        let new: Vec<_> = now.difference(rows).take(3).collect();
+        assert!(lost.is_empty() && new.is_empty(), "{table}\nbefore: {lost:#?}\nafter: {new:#?}");
+    }
+    assert_eq!(before.len(), after.len());
+}
+
+async fn a_second_delivery_of_everything_changes_nothing(partitions: u16) {
+    if on_postgres() {
+        // It changes SQLite's files by hand.
+        return;
+    }
+    let mut server =
+        Start::default().partitions(partitions).with("RETRY_DELAY_MS", 20).start().await;
+    story(&server).await;
+    let outbox = server.visitor().get("/api/v1/dev/outbox?limit=200").await.expect(200);
+    let told: BTreeSet<String> = server
+        .events("")
+        .await
+        .iter()
+        .map(|event| event["event_type"].as_str().unwrap().to_owned())
+        .collect();
+    let catalogue = catalogue(&server).await;
+    let untold: Vec<_> =
+        catalogue.difference(&told).filter(|name| !UNTOLD.contains(&name.as_str())).collect();
+    assert!(untold.is_empty(), "the story does not lead to {untold:?}");
+    assert!(UNTOLD.iter().all(|name| catalogue.contains(*name)), "{UNTOLD:?}");
+    let handled = |status: &Value| -> u64 {
+        let partitions = status["partitions"].as_array().unwrap();
+        partitions.iter().map(|of| of["handled"].as_u64().unwrap()).sum()
+    };
+    let subscriptions = server.admin().get("/api/v1/admin/subscriptions").await.expect(200);
+    let names: Vec<String> =
+        subscriptions.items().iter().map(|of| of["name"].as_str().unwrap().to_owned()).collect();
+    assert!(server.terminate().await.success());
+    let before = stored(&server).await;
+    begin_again(&server).await;
+    server.start_again().await;
+    server.at_rest().await;
+    for name in names {
+        assert!(handled(&server.subscription(&name).await) > 0, "{name} was given nothing again");
+    }
+    // The provider of this life was asked for nothing, and nobody got a second mail.
+    assert_eq!(server.gateway_calls().await, [""; 0]);
+    let again = server.visitor().get("/api/v1/dev/outbox?limit=200").await.expect(200);
+    assert_eq!(again.items(), outbox.items());
+    let audit = server.admin().get("/api/v1/admin/audit?limit=200000").await.expect(200);
+    assert_eq!(
+        (&audit["missing"], &audit["duplicate_effects"]),
+        (&json!(0), &json!(0)),
+        "{audit:?}"
+    );
+    assert!(server.terminate().await.success());
+    same(&before, &stored(&server).await);
+}
+
+/// Every event type that there is.
+async fn catalogue(server: &Server) -> BTreeSet<String> {
+    let schemas = server.visitor().get("/schemas").await.expect(200);
+    schemas.items().iter().map(|of| of["event_type"].as_str().unwrap().to_owned()).collect()
+}

@@ -1,0 +1,228 @@
+//! More work than can be done: what fits is done, the rest is refused at once, and when it is over
+//! everything is as before (S1-53, S1-174).
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::support::{Answer, Client, Load, Outcome, PRICE, Person, Server, percentile};
+
+/// Listings whose prices the load changes.
+const LISTINGS: usize = 16;
+/// How long each append takes in the overload test: so long that two processors can ask for five
+/// times what fits, also while they have other things to do.
+const APPEND_MS: u64 = 2_000;
+/// What one append can hold (500 rows of two events each), as commands a second.
+const CAPACITY: f64 = 250.0 * 1000.0 / APPEND_MS as f64;
+/// The bound on what is in flight from outside in one partition.
+const IN_FLIGHT_MAX: f64 = 2_000.0;
+
+struct Market {
+    server: Server,
+    seller: Person,
+    listings: Vec<String>,
+}
+
+async fn market(listings: usize) -> Market {
+    let server = Server::start().await;
+    let seller = server.seller("Sam").await;
+    let mut ids = Vec::new();
+    for _ in 0..listings {
+        ids.push(server.listing(&seller, 100).await);
+    }
+    server.at_rest().await;
+    Market { server, seller, listings: ids }
+}
+
+/// Gives a listing a price that it has not had.
+async fn reprice(client: Client, listing: String, number: u64) -> Result<Answer, reqwest::Error> {
+    let amount = PRICE + 1 + i64::try_from(number).unwrap();
+    let body = json!({ "price": { "amount": amount, "currency": "VND" } }).to_string();
+    let path = format!("/api/v1/listings/{listing}");
+    client.if_match("*").try_send(Method::PATCH, &path, Some(body.into())).await
+}
+
+impl Market {
+    async fn load(&self, times_capacity: f64, seconds: u64) -> Outcome {
+        let load = Load { rate: CAPACITY * times_capacity, lasts: Duration::from_secs(seconds) };
+        let offset = (times_capacity * 1e7) as u64;
+        let ask = |number: u64| {
+            let listing = self.listings[number as usize % LISTINGS].clone();
+            reprice(self.seller.client.clone(), listing, offset + number)
+        };
+        load.run(ask).await
+    }
+
+    /// The most that was in flight from outside while `work` went on.
+    async fn most_in_flight<T>(&self, work: impl Future<Output = T>) -> (T, f64) {
+        let mut most: f64 = 0.0;
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return (done, most),
+                () = tokio::time::sleep(Duration::from_millis(100)) => {
+                    let now = self.server.metric("souk_commands_in_flight", "origin=\"outside\"").await;
+                    most = most.max(now);
+                }
+            }
+        }
+    }
+}
+
+/// Whatever the load was answered: done, or refused with a time to come again.
+fn only_done_or_refused(outcome: &Outcome) {
+    let statuses: BTreeSet<u16> = outcome.samples.iter().map(|sample| sample.status).collect();
+    let errors = &outcome.errors;
+    assert!(statuses.is_subset(&BTreeSet::from([200, 503])), "{statuses:?} {errors:?}");
+    let refused = outcome.with(|status| status == 503);
+    assert!(refused.iter().all(|sample| sample.retry_after), "a refusal says when to come again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_five_times_the_capacity_as_much_is_done_as_at_once_the_capacity() {
+    let market = market(LISTINGS).await;
+    let server = &market.server;
+    let buyer = server.buyer("Bea").await;
+    let bought = server.listing(&market.seller, 5).await;
+    server.at_rest().await;
+    let fault = server.fault("journal", "delay", json!({ "delay_ms": APPEND_MS })).await;
+    let once = market.load(1.0, 8).await;
+    // A purchase that is under way while the load comes.
+    let order = server.place_order(&buyer.client, &bought, 1, "sandbox").await;
+    let twice = market.load(2.0, 8).await;
+    let before = server.memory();
+    let (five, in_flight) = market.most_in_flight(market.load(5.0, 8)).await;
+    let after = server.memory();
+    for outcome in [&once, &twice, &five] {
+        eprintln!("{}", outcome.summary());
+        only_done_or_refused(outcome);
+    }
+    eprintln!("in flight at most {in_flight}; memory {before} KiB, then {after} KiB");
+    let peak = once.goodput().max(twice.goodput());
+    assert!(peak > 0.5 * CAPACITY, "the load was none: {}", once.summary());
+    assert!(five.goodput() >= 0.8 * peak, "{}", five.summary());
+    assert!(in_flight <= IN_FLIGHT_MAX, "{in_flight}");
+    assert!(after < before + 96 * 1024, "memory grew from {before} to {after} KiB");
+
+    // Afterwards: everything is as it should be.
+    server.mend(fault).await;
+    reprice(market.seller.client.clone(), bought, 0).await.unwrap().expect(200);
+    server.order_eventually(&order.id, "SHIPPED").await;
+    server.at_rest().await;
+    let done = [&once, &twice, &five].map(|of| of.with(|status| status == 200).len());
+    let changes = server.events_counted("catalog.price.changed").await;
+    assert_eq!(changes, done.iter().sum::<usize>() + 1, "what was refused did not happen");
+    market.server.finish().await;
+}
+
+/// S1-174, on one aggregate that everybody wants, while the store stands still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_do_not_wait_for_a_journal_that_stands_still() {
+    let market = market(2).await;
+    let server = &market.server;
+    let (hot, cool) = (market.listings[0].clone(), &market.listings[1]);
+    server.fault("journal", "delay", json!({ "delay_ms": 6_000, "times": 1 })).await;
+    let start = Instant::now();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut running = JoinSet::new();
+    for number in 0..1_300 {
+        let (client, hot) = (market.seller.client.clone(), hot.clone());
+        let answered = answered.clone();
+        running.spawn(async move {
+            let answer = reprice(client, hot, number).await.unwrap();
+            (answer, answered.fetch_add(1, Ordering::SeqCst), start.elapsed())
+        });
+    }
+    // Nobody else is troubled: a read of another aggregate answers while the journal stands still.
+    let other = server.listing_now(cool).await;
+    let before_it = answered.load(Ordering::SeqCst);
+    assert_eq!(other["listing_id"], cool.as_str());
+    let mut refused = Vec::new();
+    let mut done = Vec::new();
+    while let Some(ended) = running.join_next().await {
+        let (answer, place, took) = ended.unwrap();
+        match answer.status() {
+            200 => done.push(place),
+            503 => {
+                let answer = answer.problem(503, "overloaded");
+                assert!(!answer.header("retry-after").is_empty());
+                refused.push((place, took));
+            }
+            _ => panic!("{answer:?}"),
+        }
+    }
+    assert!(before_it <= refused.len(), "the read waited for the journal");
+    assert!(!refused.is_empty() && !done.is_empty(), "{} {}", refused.len(), done.len());
+    let last_refusal = refused.iter().map(|(place, _)| *place).max().unwrap();
+    let first_done = done.iter().copied().min().unwrap();
+    assert!(last_refusal < first_done, "a refusal waited: {last_refusal} {first_done}");
+    let counted = server.metric("souk_commands_refused_total", "reason=\"overloaded\"").await;
+    assert_eq!(counted as usize, refused.len(), "every refusal is counted");
+    eprintln!("{} refused, all within {:?}", refused.len(), refused.iter().map(|of| of.1).max());
+    server.at_rest().await;
+    let depth = server.metric("souk_mailbox_depth", "aggregate_type=\"listing\"").await;
+    assert_eq!(depth, 0.0, "nothing is left in a mailbox");
+    market.server.finish().await;
+}
+
+/// S1-53, seen from outside: a consumer that is far too slow costs neither memory nor events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_consumer_costs_nothing_but_its_own_lag() {
+    let market = market(LISTINGS).await;
+    let server = &market.server;
+    let fault = server.fault("listings-view", "delay", json!({ "delay_ms": 1_000 })).await;
+    let before = server.memory();
+    let load = Load { rate: 600.0, lasts: Duration::from_secs(5) };
+    let ask = |number: u64| {
+        let listing = market.listings[number as usize % LISTINGS].clone();
+        reprice(market.seller.client.clone(), listing, number)
+    };
+    let outcome = load.run(ask).await;
+    assert_eq!(outcome.with(|status| status == 200).len(), outcome.samples.len());
+    let lag = server.subscription("listings-view").await["partitions"][0]["lag_events"].clone();
+    assert!(lag.as_u64() > Some(1_000), "it is behind: {lag}");
+    let after = server.memory();
+    assert!(after < before + 64 * 1024, "memory grew from {before} to {after} KiB");
+    eprintln!("lag {lag}; memory {before} KiB, then {after} KiB; {}", outcome.summary());
+    server.mend(fault).await;
+    server.at_rest().await;
+    let page = server.visitor().get("/api/v1/listings?limit=200").await.expect(200);
+    let shown: Vec<&Value> = page.items().iter().collect();
+    for listing in &market.listings {
+        let row = shown.iter().find(|row| row["listing_id"] == listing.as_str()).unwrap();
+        let now = server.listing_now(listing).await;
+        assert_eq!(row["price"], now["price"], "the view of {listing}");
+    }
+    market.server.finish().await;
+}
+
+/// Percentiles are of what was asked for, counted from when it was due.
+#[tokio::test(start_paused = true)]
+async fn a_stall_shows_in_every_request_that_was_due_meanwhile() {
+    let server_is_free = Arc::new(tokio::sync::Mutex::new(()));
+    let start = Instant::now();
+    let load = Load { rate: 100.0, lasts: Duration::from_secs(1) };
+    let outcome = load
+        .run(|number| {
+            let free = server_is_free.clone();
+            async move {
+                let _turn = free.lock().await;
+                let stall = if number == 10 { 500 } else { 1 };
+                tokio::time::sleep(Duration::from_millis(stall)).await;
+                Ok(Answer::for_testing(200))
+            }
+        })
+        .await;
+    assert!(start.elapsed() >= Duration::from_millis(990));
+    assert_eq!(outcome.samples.len(), 100);
+    // Half of them were due while the one was stalling: they waited, on average, half of that.
+    assert!(percentile(&outcome.samples, 75) > Duration::from_millis(200));
+    assert!(percentile(&outcome.samples, 25) < Duration::from_millis(20));
+}
