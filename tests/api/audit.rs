@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::journal::{Batch, Store as _};
 
 use crate::purchases::with_one_and_three_partitions;
 use crate::support::{Answer, Server, Start, on_postgres};
@@ -175,11 +177,14 @@ async fn an_event_that_no_handler_ever_saw_is_found() {
     assert_eq!(wrong(&report), (0, 0, 0), "{}", report.raw());
     assert!(server.terminate().await.success());
     // Somebody moves it on by hand.
-    let pool = server.open_sqlite("journal.db").await;
-    let moved = "UPDATE checkpoints SET position = (SELECT max(seq) FROM events) \
-         WHERE subscription = 'notifications'";
-    assert!(sqlx::query(moved).execute(&pool).await.unwrap().rows_affected() > 0);
-    pool.close().await;
+    let store = SqliteStore::open(&server.journal(), 1).await.unwrap();
+    let lease = store.acquire(0).await.unwrap();
+    let position = store.head(0).await.unwrap().position;
+    let mut checkpoints = store.checkpoints("notifications", 0).await.unwrap();
+    assert!(checkpoints.iter().any(|checkpoint| checkpoint.position < position));
+    checkpoints.iter_mut().for_each(|checkpoint| checkpoint.position = position);
+    store.append(lease, &Batch { checkpoints, ..Batch::default() }).await.unwrap();
+    drop(store);
     server.start_again().await;
     server.resume("notifications").await;
     server.at_rest().await;

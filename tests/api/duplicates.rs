@@ -178,7 +178,7 @@ async fn stored(server: &Server) -> BTreeMap<String, BTreeSet<String>> {
 
 async fn begin_again(server: &Server) {
     for (file, sql) in [
-        ("journal.db", "UPDATE checkpoints SET position = 0"),
+        ("journal.db", "DELETE FROM checkpoints"),
         ("read.db", "UPDATE projection_checkpoints SET position = 0"),
     ] {
         let pool = server.open_sqlite(file).await;

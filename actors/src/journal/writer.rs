@@ -562,7 +562,7 @@ impl Writer {
                     });
                     if old {
                         tracing::error!(partition, %what, "the journal is unwell; probing");
-                        told = Some((what, tokio::time::Instant::now()));
+                        told = Some((what, Instant::now()));
                     }
                 }
             }
