@@ -8,13 +8,15 @@ use crate::serve::Running;
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let mode = config.mode;
     let running = Running::start(config).await?;
+    // Whoever reads the next line may ask it to stop: by then it must listen to that too.
+    let asked_to_stop = stop_signal()?;
     println!("souk is listening on {} ({})", running.url(), mode.as_str());
     if let Some(path) = running.admin_token_path() {
         println!("an administrator's token is in {}", path.display());
     }
     let failed = tokio::select! {
-        signal = stop_signal() => {
-            tracing::info!(signal = signal?, "stopping");
+        signal = asked_to_stop => {
+            tracing::info!(signal, "stopping");
             false
         }
         reason = running.fatal() => {
@@ -29,19 +31,27 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     Ok(if failed || !finished { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Resolves when the process is asked to stop.
+/// Listens from now on; resolves when the process is asked to stop.
 #[cfg(unix)]
-async fn stop_signal() -> std::io::Result<&'static str> {
+fn stop_signal() -> std::io::Result<impl Future<Output = &'static str>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
     })
 }
 
 #[cfg(not(unix))]
-async fn stop_signal() -> std::io::Result<&'static str> {
-    tokio::signal::ctrl_c().await.map(|()| "Ctrl-C")
+fn stop_signal() -> std::io::Result<impl Future<Output = &'static str>> {
+    Ok(async {
+        // Without a way to hear of it nobody can ask.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    })
 }

@@ -63,6 +63,16 @@ async fn nor_by_an_end_at_any_fault_point() {
     }
 }
 
+/// The server is killed, and so is PostgreSQL under it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_by_the_end_of_a_postgresql() {
+    let store = "--store postgres --partitions 2 --modes random,database";
+    let report = chaos(&format!("--cycles 4 --seed 8 --clients 6 {store}")).await;
+    let recoveries = report["recoveries"].as_array().unwrap();
+    assert_eq!(Some(recoveries.len() as u64), report["modes"]["database"].as_u64());
+    assert!(!recoveries.is_empty() && report["modes"]["random"].as_u64() >= Some(1));
+}
+
 /// Fault points are for development.
 #[test]
 fn production_takes_no_fault_points() {
