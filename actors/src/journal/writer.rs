@@ -536,7 +536,7 @@ impl Writer {
         unsettled: Vec<Option<Pending>>,
     ) -> Result<Head, Stopped> {
         let partition = self.partition;
-        let mut told: Option<(String, tokio::time::Instant)> = None;
+        let mut told: Option<(String, Instant)> = None;
         loop {
             match self.probe().await {
                 Ok(head) => {
