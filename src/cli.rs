@@ -1,6 +1,8 @@
 //! The command line.
 
 mod admin;
+#[cfg(feature = "bench")]
+mod bench;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod demo;
@@ -92,6 +94,10 @@ enum Command {
     /// Stop servers where it hurts, under load, and see whether promises are kept
     #[cfg(feature = "chaos")]
     Chaos(chaos::Options),
+    /// Measure this build on this machine
+    #[cfg(feature = "bench")]
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 #[derive(Subcommand)]
@@ -123,6 +129,10 @@ pub fn run() -> ExitCode {
     if let Some(Command::Chaos(options)) = cli.command {
         let Flags { partitions, database_url, .. } = cli.flags;
         return done(|| chaos::chaos(options, partitions.as_deref(), database_url));
+    }
+    #[cfg(feature = "bench")]
+    if let Some(Command::Bench(command)) = cli.command {
+        return done(|| bench::bench(command));
     }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
@@ -192,6 +202,8 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
         Some(Command::Demo(options)) => demo::demo(config, options).await,
         #[cfg(feature = "chaos")]
         Some(Command::Chaos(_)) => unreachable!("it needs no configuration and is done before"),
+        #[cfg(feature = "bench")]
+        Some(Command::Bench(_)) => unreachable!("it needs no configuration and is done before"),
     }
 }
 

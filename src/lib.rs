@@ -3,6 +3,8 @@
 
 pub mod app;
 pub mod audit;
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod cli;

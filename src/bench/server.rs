@@ -1,0 +1,79 @@
+//! A server of its own for a measurement: this same program as a child process, so that the load
+//! does not share its threads and its allocator.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::serve::ADMIN_TOKEN_FILE;
+
+/// Kernel ticks a second in `/proc/<pid>/stat`: fixed for user space on Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A server that is running; it is killed when this is dropped.
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Server {
+    /// Starts one on this folder and, if there is one, this journal. Waits until it listens.
+    pub fn start(folder: &Path, database_url: Option<&str>) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("this program's own file")?;
+        let mut command = Command::new(program);
+        command.arg("serve").env_clear().env("APP_ENV", "development");
+        command.env("DATA_DIR", folder).env("HTTP_ADDR", "127.0.0.1:0").env("LOG_LEVEL", "error");
+        if let Some(url) = database_url {
+            command.env("DATABASE_URL", url);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.spawn().context("the server could not be started")?;
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { child, address, folder: folder.to_owned() };
+        let output = server.child.stdout.take().context("its output is piped")?;
+        let mut lines = BufReader::new(output).lines();
+        for line in &mut lines {
+            let line = line?;
+            let Some(rest) = line.split("http://").nth(1) else { continue };
+            let address = rest.split(' ').next().unwrap_or_default();
+            server.address = address.parse().context("where the server listens")?;
+            // What it says later must not fill the pipe and stop it. Ends with the server.
+            std::thread::spawn(move || lines.for_each(drop));
+            return Ok(server);
+        }
+        bail!("the server ended before it listened: {}", server.child.wait()?)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The token of its development administrator.
+    pub fn admin_token(&self) -> anyhow::Result<String> {
+        let path = self.folder.join(ADMIN_TOKEN_FILE);
+        let token = std::fs::read_to_string(&path);
+        Ok(token.with_context(|| format!("cannot read {}", path.display()))?.trim().to_owned())
+    }
+
+    /// Processor time it has used so far, in seconds; none where the system does not say.
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        // The name in parentheses may hold anything; user and system time are 12 and 13 behind it.
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
+        Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+    }
+}
+
+/// It ends at once: what it has acknowledged must be in the journal all the same.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
