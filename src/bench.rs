@@ -13,6 +13,5 @@
 
 pub mod http;
 pub mod load;
-pub mod raw;
 pub mod report;
 pub mod server;

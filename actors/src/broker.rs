@@ -12,15 +12,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use regex::Regex;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use crate::event::StoredEvent;
 
 /// Events kept in memory per partition: some seconds under load, some megabytes.
 pub const TAIL_EVENTS_MAX: usize = 16_384;
+/// How soon a subscription hears that there was nothing for it: its position moves, no more.
+const SWEEP_EVERY: Duration = Duration::from_millis(25);
 /// Batches that may wait for the broker before it skips to the head.
 const BATCHES_MAX: usize = 1_024;
 
@@ -202,15 +206,19 @@ impl Route {
         self.news.notify_one();
     }
 
-    fn scan(&self, events: &[Arc<StoredEvent>]) {
-        let wanted = events.iter().rev().find(|event| self.wants(&event.event_type));
-        if let Some(event) = wanted {
-            self.matched.fetch_max(event.position, Ordering::AcqRel);
+    /// Takes note of a batch: the types in it, each with its last position. Wakes the subscription
+    /// if there is something for it, and says whether.
+    fn scan(&self, types: &[(Arc<str>, u64, u64)], last: u64) -> bool {
+        let wanted = types.iter().filter(|(event_type, ..)| self.wants(event_type));
+        let wanted = wanted.map(|(_, last, _)| *last).max();
+        if let Some(position) = wanted {
+            self.matched.fetch_max(position, Ordering::AcqRel);
         }
-        if let Some(last) = events.last() {
-            self.scanned.fetch_max(last.position, Ordering::AcqRel);
+        self.scanned.fetch_max(last, Ordering::AcqRel);
+        if wanted.is_some() {
+            self.wake();
         }
-        self.wake();
+        wanted.is_some()
     }
 
     fn skip_to(&self, head: u64) {
@@ -298,31 +306,63 @@ impl Broker {
         // Whatever an earlier life may have dropped is in the journal.
         self.shared.skipped.store(true, Ordering::Release);
         self.skip();
-        while let Some(batch) = batches.recv().await {
-            let routes = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            count(&batch);
-            self.shared.tail.extend(batch.clone());
-            for route in &routes {
-                route.scan(&batch);
+        // When those are told that there was nothing for them.
+        let mut sweep = None;
+        loop {
+            let batch = match sweep {
+                None => batches.recv().await,
+                Some(at) => match tokio::time::timeout_at(at, batches.recv()).await {
+                    Ok(batch) => batch,
+                    Err(_) => Some(Vec::new()),
+                },
+            };
+            let Some(batch) = batch else { return };
+            if let Some(last) = batch.last().map(|event| event.position) {
+                let types = types_of(&batch);
+                count(&types);
+                self.shared.tail.extend(batch);
+                let woken = self.routes().iter().filter(|route| route.scan(&types, last)).count();
+                if woken < self.routes().len() && sweep.is_none() {
+                    sweep = Some(Instant::now() + SWEEP_EVERY);
+                }
+            }
+            if sweep.is_some_and(|at| Instant::now() >= at) {
+                sweep = None;
+                self.routes().iter().for_each(|route| route.wake());
             }
             self.skip();
         }
     }
 
+    fn routes(&self) -> MutexGuard<'_, Vec<Arc<Route>>> {
+        self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn skip(&self) {
         if self.shared.skipped.swap(false, Ordering::AcqRel) {
             let head = self.shared.head.load(Ordering::Acquire);
-            let routes = self.shared.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            routes.iter().for_each(|route| route.skip_to(head));
+            self.routes().iter().for_each(|route| route.skip_to(head));
         }
     }
 }
 
-fn count(batch: &[Arc<StoredEvent>]) {
+/// The types in a batch, each with the position of its last event and how many there are.
+fn types_of(batch: &[Arc<StoredEvent>]) -> Vec<(Arc<str>, u64, u64)> {
+    let mut types: Vec<(Arc<str>, u64, u64)> = Vec::new();
     for event in batch {
-        let context = event.event_type.split('.').next().unwrap_or_default().to_owned();
-        metrics::counter!("souk_events_published_total", "context" => context, "event_type" => event.event_type.clone())
-            .increment(1);
+        match types.iter_mut().find(|(known, ..)| *known == event.event_type) {
+            Some((_, last, count)) => (*last, *count) = (event.position, *count + 1),
+            None => types.push((event.event_type.clone(), event.position, 1)),
+        }
+    }
+    types
+}
+
+fn count(types: &[(Arc<str>, u64, u64)]) {
+    for (event_type, _, count) in types {
+        let context = event_type.split('.').next().unwrap_or_default().to_owned();
+        metrics::counter!("souk_events_published_total", "context" => context, "event_type" => event_type.clone())
+            .increment(*count);
     }
 }
 

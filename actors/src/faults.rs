@@ -101,12 +101,17 @@ impl Faults {
         self.planted.is(bug)
     }
 
+    /// Whether there is any: without one nobody needs to say what it is about to do.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u64, Fault)>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, target: &str, keys: &[&str]) -> Option<Fault> {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.any() {
             return None;
         }
         let mut faults = self.lock();

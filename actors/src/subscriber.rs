@@ -323,6 +323,8 @@ impl Cell {
             if self.position() >= position {
                 return;
             }
+            // The broker is in no hurry to tell it that there was nothing for it.
+            self.route.wake();
             moved.await;
         }
     }

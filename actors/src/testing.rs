@@ -1,8 +1,9 @@
 //! Test kits: given/when/then for aggregates and sagas, the contract of the stores, a PostgreSQL,
-//! the simulation.
+//! the simulation, and how fast a store is by itself.
 
 pub mod contract;
 pub mod postgres;
+pub mod raw;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 

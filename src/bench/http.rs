@@ -1,8 +1,8 @@
 //! The HTTP load run: echo, one hot listing, many listings, each at several numbers of connections.
 //!
-//! The command is `PATCH /listings/{id}` with a new price and `If-Match: *`: two events, durable
-//! before the answer, projected meanwhile. The echo passes everything that this passes, and no
-//! actor.
+//! The command is `PATCH /listings/{id}` with `If-Match: *`, durable before the answer and projected
+//! meanwhile: a new title is one event, a new price two. The echo passes everything that these pass,
+//! and no actor.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,21 +15,82 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use souk_actors::event::StoredEvent;
 use souk_actors::journal::Store;
+use souk_actors::journal::postgres::{PostgresOptions, PostgresStore};
 use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::testing::postgres;
+use souk_actors::testing::raw::RawInserts;
 
 use super::load::{self, Answer, Outcome, Script, Until};
-use super::raw;
 use super::report::{Report, Row};
 use super::server::Server;
 use crate::config::JOURNAL_FILE;
 use crate::telemetry::{REVISION, VERSION};
 
-/// Events of one command.
-const EVENTS_PER_COMMAND: u64 = 2;
 /// How many events the raw inserts take as samples: the listings of a spread load many times over.
 const SAMPLES: usize = 20_000;
 /// The password of the one seller.
 const PASSWORD: &str = "a seller of many things";
+
+/// Which store the journal and the read models are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Files in the folder.
+    Sqlite,
+    /// A PostgreSQL of its own, set up as it comes, in the system's folder of temporary files.
+    Postgres,
+}
+
+impl StoreKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+/// Where the journal is.
+struct Place {
+    folder: PathBuf,
+    postgres: Option<(postgres::Server, String)>,
+}
+
+impl Place {
+    async fn new(store: StoreKind, folder: &Path) -> Self {
+        let postgres = match store {
+            StoreKind::Sqlite => None,
+            StoreKind::Postgres => {
+                let server = postgres::Server::start(postgres::Options::default());
+                let url = server.create_database().await;
+                Some((server, url))
+            }
+        };
+        Self { folder: folder.to_owned(), postgres }
+    }
+
+    fn url(&self) -> Option<&str> {
+        self.postgres.as_ref().map(|(_, url)| url.as_str())
+    }
+
+    /// The journal, to look at beside the server.
+    async fn journal(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(match self.url() {
+            None => Arc::new(SqliteStore::open_read_only(&self.folder.join(JOURNAL_FILE)).await?),
+            Some(url) => Arc::new(PostgresStore::open_read_only(PostgresOptions::new(url)?).await?),
+        })
+    }
+
+    /// A new journal of the same kind.
+    async fn fresh(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(match &self.postgres {
+            None => Arc::new(SqliteStore::open(&self.folder.join("raw.db"), 1).await?),
+            Some((server, _)) => {
+                let options = PostgresOptions::new(&server.create_database().await)?;
+                Arc::new(PostgresStore::open(options, Some(1)).await?)
+            }
+        })
+    }
+}
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -42,6 +103,8 @@ pub struct Plan {
     pub threads: usize,
     /// How many listings the spread load is spread over.
     pub listings: usize,
+    /// Which store.
+    pub store: StoreKind,
     /// Where the files of the measurement go; a folder of its own is made in it and deleted.
     pub folder: PathBuf,
     /// Only phases whose name begins so.
@@ -66,34 +129,38 @@ fn tempfile_in(parent: &Path) -> anyhow::Result<PathBuf> {
 }
 
 async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<Report> {
-    let server = Server::start(folder, None)?;
-    let journal = SqliteStore::open_read_only(&folder.join(JOURNAL_FILE)).await?;
+    let place = Place::new(plan.store, folder).await;
+    let server = Server::start(folder, place.url())?;
+    let journal = place.journal().await?;
     say("a seller and listings");
     let market = Market::open(&server, plan).await?;
     let mut bench = Bench { plan, server, journal, rows: Vec::new() };
     for connections in plan.connections.iter().copied() {
-        let echo = market.echo();
-        let rate = bench.phase("echo", connections, echo, 0, None).await?;
-        let hot = market.changes(1);
-        bench.phase("hot", connections, hot, EVENTS_PER_COMMAND, rate).await?;
-        let spread = market.changes(plan.listings);
-        bench.phase("spread", connections, spread, EVENTS_PER_COMMAND, rate).await?;
+        let echo = bench.phase("echo", connections, market.echo(), 0, None).await?;
+        for (phase, change, listings) in [
+            ("hot", Change::Title, 1),
+            ("spread", Change::Title, plan.listings),
+            ("hot, two events", Change::Price, 1),
+            ("spread, two events", Change::Price, plan.listings),
+        ] {
+            let script = market.changes(change, listings);
+            bench.phase(phase, connections, script, change.events(), echo).await?;
+        }
     }
     let samples = bench.samples().await?;
     let Bench { server, journal, mut rows, .. } = bench;
     drop((server, journal));
     say("raw inserts");
-    let fresh = SqliteStore::open(&folder.join("raw.db"), 1).await?;
-    let raw = raw::inserts(&fresh, &samples, plan.time).await?;
+    let raw = raw(place.fresh().await?, samples, plan.time).await;
     for row in &mut rows {
-        #[expect(clippy::cast_precision_loss, reason = "a small number")]
-        let events = EVENTS_PER_COMMAND as f64;
+        #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
+        let events = row.journalled as f64 / row.accepted as f64;
         row.of_raw = (row.journalled > 0).then_some(row.per_second * events / raw.per_second);
     }
-    rows.push(raw_row(&raw));
+    rows.push(raw);
     Ok(Report {
         version: format!("souk {VERSION} ({REVISION})"),
-        store: "sqlite",
+        store: plan.store.as_str(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         seconds: plan.time.as_secs_f64(),
         listings: plan.listings,
@@ -106,21 +173,32 @@ fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "bench: {what}");
 }
 
-fn raw_row(raw: &raw::Raw) -> Row {
-    let [p50_ms, p95_ms, p99_ms] = percentiles(&raw.latencies);
+/// Ready batches into an empty store, for so long.
+async fn raw(store: Arc<dyn Store>, samples: Vec<Arc<StoredEvent>>, time: Duration) -> Row {
+    let mut raw = RawInserts::new(store, samples).await;
+    let (mut used, mut appends) = (Duration::ZERO, Vec::new());
+    while used < time {
+        let (_, append) = raw.append(usize::MAX).await;
+        used += append;
+        appends.push(append);
+    }
+    appends.sort_unstable();
+    let at = |percent: usize| appends[(appends.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
+    let per_second = raw.events() as f64 / used.as_secs_f64();
     Row {
         phase: "raw inserts",
         connections: None,
-        per_second: raw.per_second,
-        p50_ms,
-        p95_ms,
-        p99_ms,
+        per_second,
+        p50_ms: at(50),
+        p95_ms: at(95),
+        p99_ms: at(99),
         of_echo: None,
         of_raw: None,
         cpu_us: None,
-        accepted: raw.events,
+        accepted: raw.events(),
         refused: 0,
-        journalled: raw.events,
+        journalled: raw.events(),
     }
 }
 
@@ -132,7 +210,7 @@ fn percentiles(of: &Histogram<u64>) -> [f64; 3] {
 struct Bench<'a> {
     plan: &'a Plan,
     server: Server,
-    journal: SqliteStore,
+    journal: Arc<dyn Store>,
     rows: Vec<Row>,
 }
 
@@ -220,8 +298,36 @@ fn check(phase: &str, outcome: &Outcome, journalled: u64, per_answer: u64) -> an
 struct Market {
     token: String,
     listings: Arc<Vec<String>>,
-    price: Arc<AtomicU64>,
+    next: Arc<AtomicU64>,
 }
+
+/// What a command changes.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Title,
+    Price,
+}
+
+impl Change {
+    /// How many events it is.
+    fn events(self) -> u64 {
+        match self {
+            Self::Title => 1,
+            Self::Price => 2,
+        }
+    }
+
+    /// A body with room for ten digits: JSON knows no leading zeros, so the first is never a 0.
+    fn body(self) -> String {
+        match self {
+            Self::Title => format!(r#"{{"title":"A bicycle of {DIGITS}"}}"#),
+            Self::Price => format!(r#"{{"price":{{"amount":{DIGITS},"currency":"VND"}}}}"#),
+        }
+    }
+}
+
+/// Where a number goes.
+const DIGITS: &str = "0000000000";
 
 impl Market {
     async fn open(server: &Server, plan: &Plan) -> anyhow::Result<Self> {
@@ -249,8 +355,7 @@ impl Market {
             outcome.accepted
         );
         let ids = std::mem::take(&mut *offer.ids.lock().unwrap_or_else(PoisonError::into_inner));
-        let price = Arc::new(AtomicU64::new(1_000_000));
-        Ok(Self { token: seller.token, listings: Arc::new(ids), price })
+        Ok(Self { token: seller.token, listings: Arc::new(ids), next: Arc::default() })
     }
 
     fn echo(&self) -> Arc<dyn Script> {
@@ -259,20 +364,18 @@ impl Market {
         Arc::new(Same(request))
     }
 
-    /// New prices for the first `count` listings, in turn.
-    fn changes(&self, count: usize) -> Arc<dyn Script> {
-        let body = r#"{"price":{"amount":0000000000,"currency":"VND"}}"#;
-        let digits = "0000000000";
+    /// Changes of the first `count` listings, in turn.
+    fn changes(&self, change: Change, count: usize) -> Arc<dyn Script> {
         let requests = self.listings.iter().take(count).map(|id| {
             let path = format!("/api/v1/listings/{id}");
-            request("PATCH", &path, &self.token, "If-Match: *\r\n", body)
+            request("PATCH", &path, &self.token, "If-Match: *\r\n", &change.body())
         });
         let requests: Vec<_> = requests.collect();
         let find = |text: &Vec<u8>| {
-            text.windows(digits.len()).rposition(|window| window == digits.as_bytes())
+            text.windows(DIGITS.len()).rposition(|window| window == DIGITS.as_bytes())
         };
         let at = requests.iter().filter_map(find).collect();
-        Arc::new(Changes { requests, at, price: self.price.clone() })
+        Arc::new(Changes { requests, at, next: self.next.clone() })
     }
 }
 
@@ -313,12 +416,12 @@ impl Script for Offers {
     }
 }
 
-/// Changes prices of listings, one after the other, never to the price it had.
+/// Changes listings, one after the other, never to what they were.
 struct Changes {
     requests: Vec<Vec<u8>>,
-    /// Where the price's digits stand in each.
+    /// Where the digits stand in each.
     at: Vec<usize>,
-    price: Arc<AtomicU64>,
+    next: Arc<AtomicU64>,
 }
 
 impl Script for Changes {
@@ -326,11 +429,11 @@ impl Script for Changes {
         let count = self.requests.len() as u64;
         let index = usize::try_from(number % count).unwrap_or(0);
         out.extend_from_slice(&self.requests[index]);
-        // JSON knows no leading zeros: ten digits, the first of them a 1.
-        let mut price = 1_000_000_000 + self.price.fetch_add(1, Ordering::Relaxed) % 1_000_000_000;
-        for place in out[self.at[index]..][..10].iter_mut().rev() {
-            *place = b'0' + u8::try_from(price % 10).unwrap_or(0);
-            price /= 10;
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % 1_000_000_000;
+        let mut number = 1_000_000_000 + next;
+        for place in out[self.at[index]..][..DIGITS.len()].iter_mut().rev() {
+            *place = b'0' + u8::try_from(number % 10).unwrap_or(0);
+            number /= 10;
         }
     }
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
-use crate::bench::http::{Plan, measure};
+use crate::bench::http::{Plan, StoreKind, measure};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -19,6 +19,9 @@ pub(super) enum BenchCommand {
 /// How to measure.
 #[derive(Args)]
 pub(super) struct Options {
+    /// Where journal and read models are kept
+    #[arg(long, value_enum, default_value_t = Store::Sqlite)]
+    store: Store,
     /// How long each phase is timed
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -42,6 +45,14 @@ pub(super) struct Options {
     json: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Store {
+    /// Files of its own
+    Sqlite,
+    /// A PostgreSQL of its own; its programs must be installed
+    Postgres,
+}
+
 pub(super) async fn bench(command: BenchCommand) -> anyhow::Result<ExitCode> {
     let BenchCommand::Http(options) = command;
     let plan = Plan {
@@ -49,6 +60,10 @@ pub(super) async fn bench(command: BenchCommand) -> anyhow::Result<ExitCode> {
         connections: options.connections,
         threads: options.threads,
         listings: options.listings,
+        store: match options.store {
+            Store::Sqlite => StoreKind::Sqlite,
+            Store::Postgres => StoreKind::Postgres,
+        },
         folder: options.folder,
         only: options.only,
     };

@@ -404,11 +404,18 @@ impl<A: Aggregate> Live<A> {
         let shared = self.slot.shared().clone();
         let mut keys = Vec::new();
         let mut encoded = Vec::with_capacity(events.len());
+        let mut metadata_of: Option<(&str, Arc<str>)> = None;
         for event in events {
             let descriptor = event.descriptor();
             let event_id = shared.world.new_id();
             let data =
                 shared.keys.seal(&*shared.store, event_id, event.encode(), &mut keys).await?;
+            let service = descriptor.service;
+            let metadata = match &metadata_of {
+                Some((of, metadata)) if *of == service => metadata.clone(),
+                _ => metadata(context, service, &shared.options.version),
+            };
+            metadata_of = Some((service, metadata.clone()));
             encoded.push(EncodedEvent {
                 event_id,
                 event_type: descriptor.event_type.into(),
@@ -416,7 +423,7 @@ impl<A: Aggregate> Live<A> {
                 minor: descriptor.minor,
                 timestamp: shared.world.now(),
                 data: data.into(),
-                metadata: metadata(context, descriptor.service, &shared.options.version),
+                metadata,
             });
         }
         let stream = *self.stream.get_or_insert_with(|| shared.writer.state().next_stream());

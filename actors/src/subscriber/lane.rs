@@ -176,20 +176,25 @@ pub(super) async fn deliver(
         Kind::Handler(handler) => handler.clone(),
         Kind::Projection(projection) => {
             let projection = projection.clone();
-            let keys = fault_keys(event);
-            return attempts(cell, &keys, || projection.redeliver(runtime, event)).await;
+            let work = || projection.redeliver(runtime, event);
+            return attempts(cell, std::slice::from_ref(event), work).await;
         }
     };
-    let keys = fault_keys(event);
-    let outcome = attempts(cell, &keys, || handler.handle(runtime, event)).await?;
+    let one = std::slice::from_ref(event);
+    let outcome = attempts(cell, one, || handler.handle(runtime, event)).await?;
     if outcome.is_ok() {
-        handled(cell, std::slice::from_ref(event));
+        handled(cell, one);
     }
     Ok(outcome)
 }
 
-fn fault_keys(event: &StoredEvent) -> [String; 3] {
-    [event.aggregate_id.to_string(), event.event_type.to_string(), event.event_id.to_string()]
+/// What an injected fault may name of these events.
+fn fault_keys(events: &[Arc<StoredEvent>]) -> Vec<String> {
+    let keys = |event: &Arc<StoredEvent>| {
+        let (aggregate_id, event_id) = (event.aggregate_id.to_string(), event.event_id.to_string());
+        [aggregate_id, event.event_type.to_string(), event_id]
+    };
+    events.iter().flat_map(keys).collect()
 }
 
 pub(super) fn handled(cell: &Cell, events: &[Arc<StoredEvent>]) {
@@ -208,7 +213,7 @@ pub(super) fn handled(cell: &Cell, events: &[Arc<StoredEvent>]) {
 /// back-off, the circuit. Returns how it ended; stops when the service does.
 pub(super) async fn attempts<F>(
     cell: &Arc<Cell>,
-    keys: &[String],
+    events: &[Arc<StoredEvent>],
     work: impl Fn() -> F,
 ) -> Result<Result<(), Failed>, Stopping>
 where
@@ -226,7 +231,7 @@ where
         }
         attempt += 1;
         let started = Instant::now();
-        let result = one_attempt(cell, keys, &work).await;
+        let result = one_attempt(cell, events, &work).await;
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
             .record(started.elapsed());
         let mut failure = match result {
@@ -251,7 +256,7 @@ where
             attempt,
             class = failure.kind.as_str(),
             error = failure.message,
-            key = keys.first(),
+            key = events.first().map(|event| tracing::field::display(event.aggregate_id)),
             "a delivery failed"
         );
         match verdict(failure.kind, attempt, &cell.subscription.retry) {
@@ -291,14 +296,21 @@ enum Attempt {
     Panicked(String),
 }
 
-async fn one_attempt<F>(cell: &Cell, keys: &[String], work: impl Fn() -> F) -> Result<(), Attempt>
+async fn one_attempt<F>(
+    cell: &Cell,
+    events: &[Arc<StoredEvent>],
+    work: impl Fn() -> F,
+) -> Result<(), Attempt>
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
     let limit = cell.subscription.handler_timeout;
     let attempt = async {
-        cell.faults.before(cell.subscription.name, &keys).await?;
+        if cell.faults.any() {
+            let keys = fault_keys(events);
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            cell.faults.before(cell.subscription.name, &keys).await?;
+        }
         work().await?;
         let failed = points::try_reach("subscriber.after_effect").await;
         failed.map_err(|failed| Failure::transient(failed.to_string()))

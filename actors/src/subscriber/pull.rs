@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::{
@@ -23,6 +24,12 @@ use crate::runtime::Runtime;
 
 /// Events read at a time.
 const PAGE: usize = 256;
+/// Events that a projection takes in one transaction.
+const PROJECTION_PAGE: usize = 1_024;
+/// How long a projection waits after a page that was not full before it looks for the next: under
+/// load one transaction takes what came meanwhile, instead of many taking a few events each. An
+/// event that comes after a pause is projected at once.
+const PROJECTION_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs a subscription until the service stops.
 pub(crate) async fn run(cell: Arc<Cell>) -> Result<(), String> {
@@ -67,6 +74,9 @@ struct Puller<'a> {
     cursor: u64,
     /// Between looks at a damaged event.
     damaged: Backoff,
+    page: usize,
+    /// No events before then.
+    not_before: Option<Instant>,
 }
 
 /// What there is to do next.
@@ -80,9 +90,9 @@ enum Next {
 }
 
 impl<'a> Puller<'a> {
-    fn new(cell: &'a Arc<Cell>, cursor: u64) -> Self {
+    fn new(cell: &'a Arc<Cell>, cursor: u64, page: usize) -> Self {
         let damaged = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        Self { cell, cursor, damaged }
+        Self { cell, cursor, damaged, page, not_before: None }
     }
 
     /// Waits for something to do; `Idle` comes round often enough to store checkpoints.
@@ -122,6 +132,16 @@ impl<'a> Puller<'a> {
         }
         if matched <= self.cursor {
             return Next::SkipTo(scanned);
+        }
+        if let Some(until) = self.not_before.take_if(|until| Instant::now() < *until) {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => {}
+                request = redrives.recv() => if let Some(request) = request {
+                    return Next::Redrive(request);
+                },
+            }
+            return Next::Idle;
         }
         let read = self.read().await;
         if let Err(error @ crate::journal::Error::Damaged(_)) = read {
@@ -170,9 +190,9 @@ impl<'a> Puller<'a> {
     }
 
     async fn read(&self) -> Result<Vec<Arc<StoredEvent>>, crate::journal::Error> {
-        match self.cell.broker.tail().read(self.cursor, PAGE) {
+        match self.cell.broker.tail().read(self.cursor, self.page) {
             Some(events) if !events.is_empty() => Ok(events),
-            _ => self.cell.store.read_from(self.cell.partition, self.cursor, PAGE).await,
+            _ => self.cell.store.read_from(self.cell.partition, self.cursor, self.page).await,
         }
     }
 
@@ -206,7 +226,11 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
     }
     let mut stored = starts.clone();
     let pulled = async {
+<<<<<<< HEAD
         let mut puller = Puller::new(cell, cursor);
+=======
+        let mut puller = Puller::new(cell, cursor, PAGE);
+>>>>>>> ccdcb34 (Project in larger transactions under load, and wake only whom an event concerns)
         pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
     };
     tokio::select! {
@@ -251,7 +275,8 @@ async fn pull_into_lanes(
     stored: &mut [u64],
 ) {
     let cell = puller.cell;
-    let mut last_store = tokio::time::Instant::now();
+    let mut last_store = Instant::now();
+    let lag = lag_gauge(cell);
     loop {
         let dirty = (0..stored.len()).any(|lane| current(cell, lane) > stored[lane]);
         let wait = if dirty { CHECKPOINT_EVERY } else { cell.poll_interval };
@@ -276,10 +301,10 @@ async fn pull_into_lanes(
                 cell.moved();
             }
         }
-        report_lag(cell);
+        report_lag(cell, &lag);
         if last_store.elapsed() >= CHECKPOINT_EVERY {
             store_checkpoints(cell, stored).await;
-            last_store = tokio::time::Instant::now();
+            last_store = Instant::now();
         }
     }
 }
@@ -337,11 +362,14 @@ async fn store_checkpoints(cell: &Cell, stored: &mut [u64]) {
     }
 }
 
-fn report_lag(cell: &Cell) {
+fn lag_gauge(cell: &Cell) -> metrics::Gauge {
+    metrics::gauge!("souk_subscription_lag_events", "subscription" => cell.subscription.name, "partition" => cell.partition.to_string())
+}
+
+fn report_lag(cell: &Cell, gauge: &metrics::Gauge) {
     let lag = cell.broker.head().saturating_sub(cell.position());
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    metrics::gauge!("souk_subscription_lag_events", "subscription" => cell.subscription.name, "partition" => cell.partition.to_string())
-        .set(lag as f64);
+    gauge.set(lag as f64);
 }
 
 // -------------------------------------------------------------------------------- projections
@@ -356,9 +384,14 @@ async fn run_projection(
     cell.lanes[0].done.store(start, Ordering::Release);
     cell.lanes[0].queued.store(0, Ordering::Release);
     cell.dispatched.store(start, Ordering::Release);
+<<<<<<< HEAD
     let mut puller = Puller::new(cell, start);
+=======
+    let mut puller = Puller::new(cell, start, PROJECTION_PAGE);
+>>>>>>> ccdcb34 (Project in larger transactions under load, and wake only whom an event concerns)
     let mut mirrored = vec![start; 1];
-    let mut last_store = tokio::time::Instant::now();
+    let mut last_store = Instant::now();
+    let lag = lag_gauge(cell);
     loop {
         let wait = if mirrored[0] < puller.cursor { CHECKPOINT_EVERY } else { cell.poll_interval };
         match puller.next(wait).await {
@@ -370,6 +403,7 @@ async fn run_projection(
                 lane::redrive(cell, runtime, &mut blocked, request).await;
             }
             Next::Events(events) => {
+                let full = events.len() == PROJECTION_PAGE;
                 let to = events.last().map_or(puller.cursor, |event| event.position);
                 let projected =
                     project(&puller, runtime, projection, &mut blocked, events, to).await;
@@ -378,12 +412,13 @@ async fn run_projection(
                     return if stopping { Ok(()) } else { Err("it could not go on".into()) };
                 }
                 advance(&mut puller, to);
+                puller.not_before = (!full).then(|| Instant::now() + PROJECTION_PAUSE);
             }
         }
-        report_lag(cell);
+        report_lag(cell, &lag);
         if last_store.elapsed() >= CHECKPOINT_EVERY {
             store_checkpoints(cell, &mut mirrored).await;
-            last_store = tokio::time::Instant::now();
+            last_store = Instant::now();
         }
     }
 }
@@ -452,14 +487,8 @@ async fn try_project(
     events: &[Arc<StoredEvent>],
     to: u64,
 ) -> Result<Result<(), Failed>, Stopping> {
-    let mut keys = Vec::new();
-    for event in events {
-        keys.push(event.aggregate_id.to_string());
-        keys.push(event.event_type.to_string());
-        keys.push(event.event_id.to_string());
-    }
     let work = || projection.project(runtime, cell.partition, from, events, to);
-    let outcome = attempts(cell, &keys, work).await?;
+    let outcome = attempts(cell, events, work).await?;
     if outcome.is_ok() {
         handled(cell, events);
     }

@@ -150,7 +150,7 @@ async fn store(
             query = query
                 .bind(new.stream)
                 .bind(i64::from(lease.partition))
-                .bind(new.aggregate_type.to_string())
+                .bind(new.aggregate_type.clone())
                 .bind(blob(new.aggregate_id));
         }
         execute(connection, query).await?;
@@ -191,16 +191,16 @@ async fn insert_events(
             .bind(blob(event.event_id))
             .bind(event.stream)
             .bind(to_i64(event.aggregate_version))
-            .bind(event.aggregate_type.to_string())
+            .bind(event.aggregate_type.clone())
             .bind(blob(event.aggregate_id))
-            .bind(event.event_type.to_string())
+            .bind(event.event_type.clone())
             .bind(i64::from(event.major))
             .bind(i64::from(event.minor))
             .bind(event.timestamp.millis())
-            .bind(event.correlation_id.to_string())
-            .bind(event.causation_id.to_string())
-            .bind(event.data.to_string())
-            .bind(event.metadata.to_string())
+            .bind(event.correlation_id.clone())
+            .bind(event.causation_id.clone())
+            .bind(event.data.clone())
+            .bind(event.metadata.clone())
             .bind(event.hash.to_vec());
     }
     query = query.bind(i64::from(lease.partition)).bind(to_i64(lease.epoch));
@@ -286,7 +286,7 @@ async fn store_timers(
 }
 
 fn keyed<'q>(query: Query<'q>, key: &TimerKey) -> Query<'q> {
-    query.bind(blob(key.aggregate_id)).bind(key.aggregate_type.to_string()).bind(key.name.clone())
+    query.bind(blob(key.aggregate_id)).bind(key.aggregate_type.clone()).bind(key.name.clone())
 }
 
 async fn store_deliveries(
@@ -301,7 +301,7 @@ async fn store_deliveries(
                 "DELETE FROM checkpoints WHERE subscription = $1 AND partition = $2 AND lanes <> $3",
             );
             let drop_old = drop_old
-                .bind(checkpoint.subscription.to_string())
+                .bind(checkpoint.subscription.clone())
                 .bind(i64::from(partition))
                 .bind(i64::from(checkpoint.lanes));
             execute(connection, drop_old).await?;
@@ -314,7 +314,7 @@ async fn store_deliveries(
         let mut query = sqlx::query(AssertSqlSafe(text));
         for checkpoint in checkpoints {
             query = query
-                .bind(checkpoint.subscription.to_string())
+                .bind(checkpoint.subscription.clone())
                 .bind(i64::from(partition))
                 .bind(i64::from(checkpoint.lane))
                 .bind(i64::from(checkpoint.lanes))
