@@ -165,7 +165,7 @@ async fn connection(address: SocketAddr, run: &Run) -> anyhow::Result<Outcome> {
     let mut outcome = nothing()?;
     let (mut request, mut answer) = (Vec::with_capacity(1_024), Incoming::default());
     let mut sent = Instant::now();
-    while sent < run.ends {
+    loop {
         let number = run.next.fetch_add(1, Ordering::Relaxed);
         if number >= run.last {
             break;
@@ -188,6 +188,9 @@ async fn connection(address: SocketAddr, run: &Run) -> anyhow::Result<Outcome> {
             outcome.refused_with = Some(answer.status);
         }
         sent = now;
+        if sent >= run.ends {
+            break;
+        }
     }
     Ok(outcome)
 }

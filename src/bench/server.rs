@@ -26,7 +26,7 @@ impl Server {
         let program = std::env::current_exe().context("this program's own file")?;
         let mut command = Command::new(program);
         command.arg("serve").env_clear().env("APP_ENV", "development");
-        command.env("DATA_DIR", folder).env("HTTP_ADDR", "127.0.0.1:0").env("LOG_LEVEL", "error");
+        command.env("DATA_DIR", folder).env("HTTP_ADDR", "127.0.0.1:0");
         if let Some(url) = database_url {
             command.env("DATABASE_URL", url);
         }

@@ -33,6 +33,7 @@ impl View for CategoriesView {
     const TOPICS: &'static [&'static str] = &["category.*"];
     const TABLE: &'static str = "categories_v1";
     const COLUMNS: &'static [&'static str] = &["category_id", "name", "slug", "active"];
+    const FIXED: &'static [&'static str] = &[];
     type Row = CategoryRow;
 
     fn fold(row: Option<CategoryRow>, event: &StoredEvent) -> Result<Option<CategoryRow>, Failure> {

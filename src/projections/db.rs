@@ -499,10 +499,13 @@ impl Insert {
         }
     }
 
-    /// Rows that replace those with the same first column.
-    pub fn upsert(table: &'static str, columns: &[&'static str]) -> Self {
+    /// Rows that replace those with the same first column. What is `fixed` never changes once a row
+    /// is there and is not set again: the indexes that rest on it are left alone, and they are most
+    /// of what a row costs.
+    pub fn upsert(table: &'static str, columns: &[&'static str], fixed: &[&'static str]) -> Self {
         let (key, others) = columns.split_first().expect("a table has columns");
-        let sets: Vec<_> = others.iter().map(|name| format!("{name} = excluded.{name}")).collect();
+        let changing = others.iter().filter(|name| !fixed.contains(name));
+        let sets: Vec<_> = changing.map(|name| format!("{name} = excluded.{name}")).collect();
         let tail = format!(" ON CONFLICT ({key}) DO UPDATE SET {}", sets.join(", "));
         Self::new(table, columns, &tail)
     }

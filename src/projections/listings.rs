@@ -116,6 +116,7 @@ impl View for ListingsView {
         "created_ms",
         "updated_ms",
     ];
+    const FIXED: &'static [&'static str] = &["seller_id", "category_id", "sku", "created_ms"];
     type Row = ListingRow;
 
     fn fold(row: Option<ListingRow>, event: &StoredEvent) -> Result<Option<ListingRow>, Failure> {

@@ -73,6 +73,8 @@ impl View for NotificationsView {
         "sent_ms",
         "read_ms",
     ];
+    const FIXED: &'static [&'static str] =
+        &["user_id", "audience", "channel", "template", "cause_event_id", "created_ms"];
     type Row = NotificationRow;
 
     fn fold(

@@ -97,6 +97,7 @@ impl View for OrdersView {
         "placed_ms",
         "updated_ms",
     ];
+    const FIXED: &'static [&'static str] = &["order_number", "buyer_id", "seller_id", "placed_ms"];
     type Row = OrderRow;
 
     fn fold(row: Option<OrderRow>, event: &StoredEvent) -> Result<Option<OrderRow>, Failure> {

@@ -80,6 +80,7 @@ impl View for SagasView {
         "started_ms",
         "updated_ms",
     ];
+    const FIXED: &'static [&'static str] = &["saga", "saga_key", "started_ms"];
     type Row = SagaRow;
 
     fn fold(row: Option<SagaRow>, event: &StoredEvent) -> Result<Option<SagaRow>, Failure> {

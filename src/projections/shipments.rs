@@ -56,6 +56,7 @@ impl View for ShipmentsView {
         "created_ms",
         "updated_ms",
     ];
+    const FIXED: &'static [&'static str] = &["order_id", "created_ms"];
     type Row = ShipmentRow;
 
     fn fold(row: Option<ShipmentRow>, event: &StoredEvent) -> Result<Option<ShipmentRow>, Failure> {

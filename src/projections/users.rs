@@ -60,6 +60,7 @@ impl View for UsersView {
         "updated_ms",
         "email_verified",
     ];
+    const FIXED: &'static [&'static str] = &["registered_ms"];
     type Row = UserRow;
 
     fn fold(row: Option<UserRow>, event: &StoredEvent) -> Result<Option<UserRow>, Failure> {

@@ -160,6 +160,8 @@ pub trait View: Send + Sync + 'static {
     const TABLE: &'static str;
     /// The columns, the aggregate's id first.
     const COLUMNS: &'static [&'static str];
+    /// Those of them that [`View::fold`] never changes once there is a row: they are written once.
+    const FIXED: &'static [&'static str];
     /// A row.
     type Row: Send + Sync;
 
@@ -181,7 +183,10 @@ pub struct ViewTable<V> {
 
 impl<V: View> Default for ViewTable<V> {
     fn default() -> Self {
-        Self { upsert: Insert::upsert(V::TABLE, V::COLUMNS), view: std::marker::PhantomData }
+        Self {
+            upsert: Insert::upsert(V::TABLE, V::COLUMNS, V::FIXED),
+            view: std::marker::PhantomData,
+        }
     }
 }
 
@@ -195,14 +200,31 @@ impl<V: View> Table for ViewTable<V> {
         let mut rows: BTreeMap<Uuid, Option<V::Row>> =
             events.iter().map(|event| (event.aggregate_id, None)).collect();
         load::<V>(tx, &mut rows).await?;
+        let before = cfg!(debug_assertions).then(|| fixed::<V>(&rows));
         for event in events {
             if let Some(row) = rows.get_mut(&event.aggregate_id) {
                 *row = V::fold(row.take(), event)?;
             }
         }
+        debug_assert!(
+            before.is_none_or(|before| fixed::<V>(&rows)
+                .iter()
+                .all(|(id, values)| { before.get(id).is_none_or(|before| before == values) })),
+            "{} changes what it calls fixed",
+            V::NAME
+        );
         let values = rows.values().flatten().flat_map(V::values).collect();
         Ok(self.upsert.run(tx, values).await?)
     }
+}
+
+/// The values of [`View::FIXED`] by aggregate, where there is a row.
+fn fixed<V: View>(rows: &BTreeMap<Uuid, Option<V::Row>>) -> BTreeMap<Uuid, Vec<Param>> {
+    let of = |row: &V::Row| {
+        let columns = V::COLUMNS.iter().zip(V::values(row));
+        columns.filter(|(name, _)| V::FIXED.contains(name)).map(|(_, value)| value).collect()
+    };
+    rows.iter().filter_map(|(id, row)| Some((*id, of(row.as_ref()?)))).collect()
 }
 
 async fn load<V: View>(

@@ -8,6 +8,8 @@ mod support;
 
 mod audit;
 mod connections;
+#[cfg(feature = "bench")]
+mod bench;
 mod consistency;
 mod conventions;
 mod corruption;

@@ -50,6 +50,8 @@ use rows::{
 /// The write-ahead log is started over when it is longer than this: far above a burst, small
 /// enough that a reader and a restart never notice.
 const WAL_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Pages kept in memory by each connection, in KiB: the index of versions of the streams in use.
+const CACHE_KIB: u32 = 8 * 1024;
 /// How often pages are moved in the background.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
 /// Readers at the same time: each is a thread, and the machine's cores are the writer's.
@@ -106,6 +108,7 @@ fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(false)
         .pragma("wal_autocheckpoint", "0")
+        .pragma("cache_size", format!("-{CACHE_KIB}"))
         .pragma("journal_size_limit", (2 * WAL_BYTES_MAX).to_string())
         .statement_cache_capacity(2_000)
         .disable_statement_logging()

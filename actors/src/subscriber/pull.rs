@@ -226,11 +226,7 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
     }
     let mut stored = starts.clone();
     let pulled = async {
-<<<<<<< HEAD
-        let mut puller = Puller::new(cell, cursor);
-=======
         let mut puller = Puller::new(cell, cursor, PAGE);
->>>>>>> ccdcb34 (Project in larger transactions under load, and wake only whom an event concerns)
         pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
     };
     tokio::select! {
@@ -384,11 +380,7 @@ async fn run_projection(
     cell.lanes[0].done.store(start, Ordering::Release);
     cell.lanes[0].queued.store(0, Ordering::Release);
     cell.dispatched.store(start, Ordering::Release);
-<<<<<<< HEAD
-    let mut puller = Puller::new(cell, start);
-=======
     let mut puller = Puller::new(cell, start, PROJECTION_PAGE);
->>>>>>> ccdcb34 (Project in larger transactions under load, and wake only whom an event concerns)
     let mut mirrored = vec![start; 1];
     let mut last_store = Instant::now();
     let lag = lag_gauge(cell);
