@@ -135,11 +135,12 @@ impl<'a> Puller<'a> {
         }
         if let Some(until) = self.not_before.take_if(|until| Instant::now() < *until) {
             tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => {}
+                biased;
+                () = cell.stopping.wait(true) => {}
                 request = redrives.recv() => if let Some(request) = request {
                     return Next::Redrive(request);
                 },
+                () = tokio::time::sleep_until(until) => {}
             }
             return Next::Idle;
         }
