@@ -382,7 +382,7 @@ impl Market {
 fn request(method: &str, path: &str, token: &str, more: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: application/json\r\n{more}Content-Length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
