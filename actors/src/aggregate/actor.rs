@@ -273,7 +273,8 @@ impl<A: Aggregate> Live<A> {
         if let Some(outcome) = self.recent.by_id.get(&context.command_id) {
             return Ok(Some(outcome.clone()));
         }
-        if looked_up.at >= self.recent.complete_since {
+        // At the same instant it may have been before the last outcome of an earlier life was stored.
+        if looked_up.at > self.recent.complete_since {
             return Ok(None);
         }
         self.shared().store.outcome(context.command_id).await.map_err(|_| ())
