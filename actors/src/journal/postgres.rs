@@ -5,9 +5,9 @@
 //! round trip and a writer that was replaced stores nothing. `synchronous_commit` is read back on
 //! every connection that writes, and one that would answer before the commit is on disk is refused.
 //!
-//! One process at a time serves a journal: see [`lease`] for how it is told from a second one, and
-//! what happens when it loses its place. The database may go away and come back: connections are
-//! made again when they are needed.
+//! One process at a time serves a journal: the module `lease` says how it is told from a second
+//! one, and what happens when it loses its place. The database may go away and come back:
+//! connections are made again when they are needed.
 //!
 //! A connection that breaks during an append leaves a session that may still be at work, and commit
 //! after the head has been read. So [`Store::settle`] raises the partition's epoch first: that waits
