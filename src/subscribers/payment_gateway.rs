@@ -27,6 +27,7 @@ use super::{command_failed, decode_failed, gateway_failed};
 use crate::domain::money::Money;
 use crate::domain::payment::{
     Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent, PaymentRefundRequested,
+    PaymentStatus,
 };
 use crate::gateways::payment::{
     Charge, ChargeAnswer, ChargeOutcome, GatewayError, PaymentGateway, Refund, RefundAnswer,
@@ -72,7 +73,9 @@ fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Call> {
         PaymentEvent::Initiated(_) if details.in_flight() => Some(Call::Charge(charge())),
         PaymentEvent::TimedOut(_) if details.in_flight() => Some(Call::Query(charge())),
         PaymentEvent::VoidRequested(_) if details.in_flight() => Some(Call::Void(charge())),
-        PaymentEvent::RefundRequested(event) => Some(Call::Refund(refund(event, details))),
+        PaymentEvent::RefundRequested(event) if details.status != PaymentStatus::Refunded => {
+            Some(Call::Refund(refund(event, details)))
+        }
         _ => None,
     }
 }
@@ -228,9 +231,7 @@ mod tests {
     use crate::domain::ids::{OrderId, PaymentId, RefundId, UserId};
     use crate::domain::money::Currency;
     use crate::domain::order::PaymentMethod;
-    use crate::domain::payment::{
-        PaymentInitiated, PaymentStatus, PaymentTimedOut, PaymentVoidRequested,
-    };
+    use crate::domain::payment::{PaymentInitiated, PaymentTimedOut, PaymentVoidRequested};
 
     const AT: Timestamp = Timestamp::from_millis(0);
 
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_has_a_key_of_its_own() {
+    fn a_refund_has_a_key_of_its_own_and_is_asked_for_until_it_is_made() {
         let event = PaymentEvent::RefundRequested(PaymentRefundRequested {
             order_id: order(),
             payment_id: PaymentId::of(order()),
@@ -319,6 +320,7 @@ mod tests {
         let Some(Call::Refund(refund)) = asked else { panic!("a refund") };
         assert_eq!(refund.idempotency_key, RefundId::of(PaymentId::of(order())).to_string());
         assert_eq!(refund.provider_reference, "SBX-1");
+        assert_eq!(call(&event, &details(PaymentStatus::Refunded)), None);
     }
 
     #[test]

@@ -7,9 +7,9 @@
 mod support;
 
 mod audit;
-mod connections;
 #[cfg(feature = "bench")]
 mod bench;
+mod connections;
 mod consistency;
 mod conventions;
 mod corruption;
