@@ -69,6 +69,8 @@ pub struct Options {
     pub modes: Vec<Mode>,
     /// The fault points for [`Mode::Points`].
     pub points: Vec<&'static str>,
+    /// After how many answers something is done, on average.
+    pub answers: u64,
     /// How often the server is to end at each of them.
     pub hits_per_point: usize,
     /// After how many cycles everything is checked from the beginning.
@@ -96,6 +98,8 @@ const MEASURED_FOR: Duration = Duration::from_secs(5);
 const BACK_SHARE: f64 = 0.95;
 /// What ends a process at a fault point (SIGABRT).
 const ABORTED: i32 = 6;
+/// The service's audit of itself, so many events and rows in a request that one is answered in time.
+const OWN_AUDIT: &str = "/api/v1/admin/audit?limit=2000";
 /// How often conditions are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -295,8 +299,10 @@ impl Run {
 
     /// One life of the server, or of the database under it.
     async fn cycle(&mut self, plan: Plan) -> anyhow::Result<()> {
-        if let Plan::Point { order, name, .. } = &plan {
-            // The point is armed when the server starts.
+        if let Plan::Point { answers, order, name, .. } = &plan {
+            // The point is armed when the server starts. What it ended at last time must not be all
+            // that a server ever gets to do.
+            self.progress(*answers).await?;
             self.kill()?;
             if self.start(Some(order)).await? {
                 self.report.hit(name);
@@ -550,11 +556,31 @@ impl Run {
         }
     }
 
+    /// What the service finds when it compares its subscriptions with its journal.
+    async fn check_own_audit(&self) -> anyhow::Result<()> {
+        let mut path = OWN_AUDIT.to_owned();
+        loop {
+            let request = Request::get(Who::Admin, path);
+            let part = self.world.door.ask(&request).await?.expect(200)?.body;
+            let wrong = ["missing", "duplicate_effects", "out_of_order"];
+            if wrong.iter().any(|name| part[name] != json!(0)) {
+                self.ledger().broken("the service's own audit finds nothing", part.to_string());
+                return Ok(());
+            }
+            if part["complete"] == json!(true) {
+                return Ok(());
+            }
+            let cursor = part["next_cursor"].as_str().context("an audit without an end")?;
+            path = format!("{OWN_AUDIT}&cursor={cursor}");
+        }
+    }
+
     /// Everything, once nothing moves any more.
     async fn check_everything(&mut self) -> anyhow::Result<()> {
         self.progress.set_message("checking everything");
         self.check(true).await?;
         self.check_order();
+        self.check_own_audit().await?;
         if let Some(server) = self.server.take() {
             let status = server.terminate().await?;
             if !status.success() {

@@ -56,8 +56,9 @@ pub(super) enum Plan {
     Terminate {
         answers: u64,
     },
-    /// The text that arms the point.
+    /// After so many answers; `order` is the text that arms the point.
     Point {
+        answers: u64,
         name: &'static str,
         order: String,
         prompt: Prompt,
@@ -95,6 +96,7 @@ pub(super) struct Planner {
     misses: BTreeMap<&'static str, usize>,
     partitions: u64,
     hits: usize,
+    answers: u64,
 }
 
 impl Planner {
@@ -115,6 +117,7 @@ impl Planner {
             misses: BTreeMap::new(),
             partitions: options.partitions.into(),
             hits: options.hits_per_point,
+            answers: options.answers,
         }
     }
 
@@ -125,12 +128,13 @@ impl Planner {
 
     /// What to do next.
     pub fn next(&mut self) -> Plan {
-        let answers = self.random.random_range(50..500);
+        let least = self.answers / 5;
+        let answers = self.random.random_range(least..=2 * self.answers - least);
         let mode = self.modes[self.random.random_range(0..self.modes.len())];
         let millis = |range, random: &mut StdRng| Duration::from_millis(random.random_range(range));
         match mode {
             Mode::Points => match self.waiting.pop_front() {
-                Some(name) => self.point(name),
+                Some(name) => self.point(answers, name),
                 None => self.kill(answers),
             },
             Mode::Random => self.kill(answers),
@@ -149,7 +153,7 @@ impl Planner {
         Plan::Random { answers, then }
     }
 
-    fn point(&mut self, name: &'static str) -> Plan {
+    fn point(&mut self, answers: u64, name: &'static str) -> Plan {
         // How often a server passes it within a moment.
         let often = match name {
             "lease.acquired" => self.partitions,
@@ -169,7 +173,7 @@ impl Planner {
             "shutdown.during_drain" => Prompt::Terminate,
             _ => Prompt::Nothing,
         };
-        Plan::Point { name, order: format!("{name}:abort:after={after}"), prompt }
+        Plan::Point { answers, name, order: format!("{name}:abort:after={after}"), prompt }
     }
 
     /// A server did not pass the point in time.

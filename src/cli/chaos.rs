@@ -32,6 +32,10 @@ pub(super) struct Options {
     /// The fault points for the mode `points`, with commas between; or all
     #[arg(long, value_delimiter = ',', default_value = "all")]
     points: Vec<String>,
+    /// After how many answers something is done, on average
+    #[arg(long, value_name = "NUMBER", default_value_t = 275,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    answers: u64,
     /// How often a server is to end at each fault point
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     hits_per_point: usize,
@@ -103,6 +107,7 @@ pub(super) async fn chaos(
         store: options.store,
         database_url,
         modes: options.modes,
+        answers: options.answers,
         hits_per_point: options.hits_per_point,
         full_every: options.full_every,
         keep: options.keep,
