@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test: unit, integration and doc tests of both
-# crates, what rests on the store once more on PostgreSQL, then the README's walk-through. Ends with how many passed and failed; the exit code is 0
-# only if nothing failed.
+# crates, what rests on the store once more on PostgreSQL, the README's walk-through, and the OpenAPI
+# document against the service. Ends with how many passed and failed; the exit code is 0 only if
+# nothing failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -55,8 +56,8 @@ echo "== tests of both crates =="
 cargo test --workspace --all-features --no-fail-fast 2>&1 | tee "$output" || failed=1
 
 # What rests on the store, once more on the other one. The tests of module `database` are about
-# PostgreSQL whatever this says, those of `crash`,
-# `durability`, `disk` and `corruption` look into files of SQLite.
+# PostgreSQL whatever this says, those of `crash` choose for themselves, and those of `durability`,
+# `disk` and `corruption` look into SQLite's files.
 echo "== the same on PostgreSQL =="
 export SOUK_TEST_STORE=postgres
 on_postgres() {
@@ -69,8 +70,6 @@ unset SOUK_TEST_STORE
 
 echo "== the README's walk-through =="
 walked=1
-# Without the test kits, as it is delivered: so it is also seen that it needs none of them.
-cargo build || exit 1
 bash tests/readme.sh || { walked=0; failed=1; }
 
 echo "== the OpenAPI document against the service =="

@@ -53,7 +53,9 @@ const WAL_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Pages kept in memory by each connection, in KiB: the index of versions of the streams in use.
 const CACHE_KIB: u32 = 8 * 1024;
 /// How often pages are moved in the background.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
+/// SQLite's own size of a page, which a frame of the log holds.
+const PAGE_BYTES: u64 = 4096;
 /// Readers at the same time: each is a thread, and the machine's cores are the writer's.
 const READERS_MAX: u32 = 4;
 
@@ -65,10 +67,19 @@ pub struct SqliteStore {
     partitions: u16,
     writer: Mutex<Writer>,
     readers: SqlitePool,
-    dirty: Arc<AtomicBool>,
+    log: Arc<Log>,
     checkpointer: Option<tokio::task::JoinHandle<()>>,
     read_only: bool,
     _lock: Option<File>,
+}
+
+/// What is known of the write-ahead log.
+#[derive(Debug, Default)]
+struct Log {
+    /// Something was written since its pages were moved the last time.
+    dirty: AtomicBool,
+    /// It is long enough to be started over. Its file does not say so: that keeps its length.
+    long: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -109,6 +120,8 @@ fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
         .foreign_keys(false)
         .pragma("wal_autocheckpoint", "0")
         .pragma("cache_size", format!("-{CACHE_KIB}"))
+        // What a statement may have to take back is kept in memory and not in a file for each.
+        .pragma("temp_store", "MEMORY")
         .pragma("journal_size_limit", (2 * WAL_BYTES_MAX).to_string())
         .statement_cache_capacity(2_000)
         .disable_statement_logging()
@@ -165,9 +178,9 @@ impl SqliteStore {
             .connect_with(options(path, durability).read_only(true))
             .await
             .map_err(Error::database)?;
-        let dirty = Arc::new(AtomicBool::new(false));
+        let log = Arc::new(Log::default());
         let checkpointer =
-            tokio::spawn(checkpoint_in_background(options(path, durability), dirty.clone()));
+            tokio::spawn(checkpoint_in_background(options(path, durability), log.clone()));
         Ok(Self {
             path: path.to_owned(),
             durability,
@@ -177,7 +190,7 @@ impl SqliteStore {
                 statements: Statements::default(),
             }),
             readers,
-            dirty,
+            log,
             checkpointer: Some(checkpointer),
             read_only: false,
             _lock: Some(lock),
@@ -211,7 +224,7 @@ impl SqliteStore {
             partitions,
             writer: Mutex::new(Writer { connection: None, statements: Statements::default() }),
             readers,
-            dirty: Arc::default(),
+            log: Arc::default(),
             checkpointer: None,
             read_only: true,
             _lock: None,
@@ -276,13 +289,6 @@ impl SqliteStore {
             return Err(Error::Mismatch("the journal is open for reading only".into()));
         }
         Ok(())
-    }
-
-    async fn wal_bytes(&self) -> u64 {
-        let path = wal::beside(&self.path);
-        tokio::task::spawn_blocking(move || std::fs::metadata(path).map_or(0, |meta| meta.len()))
-            .await
-            .unwrap_or(0)
     }
 }
 
@@ -349,32 +355,42 @@ async fn settle_settings(connection: &mut SqliteConnection, asked: u16) -> Resul
     Ok(asked)
 }
 
-async fn checkpoint_in_background(options: SqliteConnectOptions, dirty: Arc<AtomicBool>) {
+async fn checkpoint_in_background(options: SqliteConnectOptions, log: Arc<Log>) {
     let mut connection = None;
     let mut failing = false;
     loop {
         tokio::time::sleep(CHECKPOINT_EVERY).await;
-        if !dirty.swap(false, Ordering::Relaxed) {
+        if !log.dirty.swap(false, Ordering::Relaxed) {
             continue;
         }
         if connection.is_none() {
             connection = options.clone().connect().await.ok();
         }
         let Some(open) = &mut connection else { continue };
-        if let Err(error) = passive_checkpoint(open).await {
-            connection = None;
-            dirty.store(true, Ordering::Relaxed);
-            if !std::mem::replace(&mut failing, true) {
-                tracing::warn!(%error, "the journal cannot be checkpointed: its log grows until it can; trying on");
+        match passive_checkpoint(open).await {
+            Ok(bytes) => {
+                log.long.store(bytes >= WAL_BYTES_MAX, Ordering::Relaxed);
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the journal is checkpointed again");
+                }
             }
-        } else if std::mem::take(&mut failing) {
-            tracing::info!("the journal is checkpointed again");
+            Err(error) => {
+                connection = None;
+                log.dirty.store(true, Ordering::Relaxed);
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "the journal cannot be checkpointed: its log grows until it can; trying on");
+                }
+            }
         }
     }
 }
 
-async fn passive_checkpoint(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_all(connection).await.map(|_| ())
+/// Moves the pages of the log that nobody reads any more; returns how long the log is. When all are
+/// moved, the next commit starts the log over.
+async fn passive_checkpoint(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let row = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(connection).await?;
+    let frames: i64 = row.try_get("log")?;
+    Ok(u64::try_from(frames).unwrap_or(0) * PAGE_BYTES)
 }
 
 #[async_trait]
@@ -440,7 +456,7 @@ impl Store for SqliteStore {
             // Whatever state it is in, the next append must not inherit it.
             *connection = None;
         }
-        self.dirty.store(true, Ordering::Relaxed);
+        self.log.dirty.store(true, Ordering::Relaxed);
         appended
     }
 
@@ -449,7 +465,7 @@ impl Store for SqliteStore {
     }
 
     async fn maintain(&self) {
-        if self.wal_bytes().await < WAL_BYTES_MAX {
+        if !self.log.long.swap(false, Ordering::Relaxed) {
             return;
         }
         let mut writer = self.writer.lock().await;

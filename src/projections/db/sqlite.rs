@@ -92,6 +92,8 @@ impl Database {
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5))
             .pragma("wal_autocheckpoint", WAL_PAGES.to_string())
+            // What a statement may have to take back is kept in memory and not in a file for each.
+            .pragma("temp_store", "MEMORY")
             .disable_statement_logging()
             .statement_cache_capacity(STATEMENTS_CACHED);
         let describe = || {
