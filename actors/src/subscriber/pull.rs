@@ -30,6 +30,16 @@ const PROJECTION_PAGE: usize = 1_024;
 /// load one transaction takes what came meanwhile, instead of many taking a few events each. An
 /// event that comes after a pause is projected at once.
 const PROJECTION_PAUSE: Duration = Duration::from_millis(20);
+/// A page of so many events is load. Then each of several partitions leaves as many pauses at once,
+/// up to [`PAUSES_MAX`]: together they make no more transactions than one would, almost.
+const BUSY_PAGE: usize = 8;
+const PAUSES_MAX: u32 = 4;
+
+/// How long to wait after a page of so many events, in one of so many partitions.
+fn pause_after(events: usize, partitions: u16) -> Option<Duration> {
+    let pauses = if events < BUSY_PAGE { 1 } else { u32::from(partitions).clamp(1, PAUSES_MAX) };
+    (events < PROJECTION_PAGE).then_some(PROJECTION_PAUSE * pauses)
+}
 
 /// Runs a subscription until the service stops.
 pub(crate) async fn run(cell: Arc<Cell>) -> Result<(), String> {
@@ -396,7 +406,7 @@ async fn run_projection(
                 lane::redrive(cell, runtime, &mut blocked, request).await;
             }
             Next::Events(events) => {
-                let full = events.len() == PROJECTION_PAGE;
+                let pause = pause_after(events.len(), cell.store.partitions());
                 let to = events.last().map_or(puller.cursor, |event| event.position);
                 let projected =
                     project(&puller, runtime, projection, &mut blocked, events, to).await;
@@ -405,7 +415,7 @@ async fn run_projection(
                     return if stopping { Ok(()) } else { Err("it could not go on".into()) };
                 }
                 advance(&mut puller, to);
-                puller.not_before = (!full).then(|| Instant::now() + PROJECTION_PAUSE);
+                puller.not_before = pause.map(|pause| Instant::now() + pause);
             }
         }
         report_lag(cell, &lag);
