@@ -28,6 +28,9 @@ use crate::telemetry::{REVISION, VERSION};
 
 /// How many events the raw inserts take as samples: the listings of a spread load many times over.
 const SAMPLES: usize = 20_000;
+/// How often to look whether the server is at rest, and how many times.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOKS_MAX: usize = 300;
 /// The password of the one seller.
 const PASSWORD: &str = "a seller of many things";
 
@@ -134,6 +137,7 @@ async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<Report> {
     let journal = place.journal().await?;
     say("a seller and listings");
     let market = Market::open(&server, plan).await?;
+    at_rest(&market.admin, &*journal).await?;
     let mut bench = Bench { plan, server, journal, rows: Vec::new() };
     for connections in plan.connections.iter().copied() {
         let echo = bench.phase("echo", connections, market.echo(), 0, None).await?;
@@ -256,13 +260,8 @@ impl Bench<'_> {
         Ok(Some(rate))
     }
 
-    /// How many events there are, as the journal itself says it.
     async fn head(&self) -> anyhow::Result<u64> {
-        let mut events = 0;
-        for partition in 0..self.journal.partitions() {
-            events += self.journal.head(partition).await?.position;
-        }
-        Ok(events)
+        Ok(heads(&*self.journal).await?.iter().sum())
     }
 
     /// The newest events.
@@ -277,6 +276,37 @@ impl Bench<'_> {
         }
         Ok(samples)
     }
+}
+
+/// How many events there are in each partition, as the journal itself says it.
+async fn heads(journal: &dyn Store) -> anyhow::Result<Vec<u64>> {
+    let mut heads = Vec::new();
+    for partition in 0..journal.partitions() {
+        heads.push(journal.head(partition).await?.position);
+    }
+    Ok(heads)
+}
+
+/// Waits until all that the listings and their seller led to has happened: it is not to be counted
+/// among what is measured.
+async fn at_rest(admin: &Client, journal: &dyn Store) -> anyhow::Result<()> {
+    let mut before = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let heads = heads(journal).await?;
+        let subscriptions = admin.get("/api/v1/admin/subscriptions").await?;
+        let all = subscriptions["data"].as_array().into_iter().flatten();
+        let mut partitions = all.flat_map(|one| one["partitions"].as_array().into_iter().flatten());
+        let caught_up = partitions.all(|one| {
+            let partition = one["partition"].as_u64().and_then(|of| usize::try_from(of).ok());
+            partition.and_then(|of| heads.get(of)).is_some_and(|head| one["position"] == *head)
+        });
+        if caught_up && heads == before {
+            return Ok(());
+        }
+        before = heads;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    bail!("the server does not come to rest before it is measured")
 }
 
 /// Whether what was measured is what happened.
@@ -295,6 +325,7 @@ fn check(phase: &str, outcome: &Outcome, journalled: u64, per_answer: u64) -> an
 
 /// A marketplace with one seller and many listings.
 struct Market {
+    admin: Client,
     token: String,
     listings: Arc<Vec<String>>,
     next: Arc<AtomicU64>,
@@ -354,7 +385,7 @@ impl Market {
             outcome.accepted
         );
         let ids = std::mem::take(&mut *offer.ids.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(Self { token: seller.token, listings: Arc::new(ids), next: Arc::default() })
+        Ok(Self { admin, token: seller.token, listings: Arc::new(ids), next: Arc::default() })
     }
 
     fn echo(&self) -> Arc<dyn Script> {

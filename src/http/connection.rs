@@ -3,7 +3,8 @@
 //!
 //! HTTP/1 is bounded by hyper's timer of the request's head, which runs between requests too.
 //! HTTP/2 has no such timer: a peer that answers pings could stay for good, so a connection without
-//! an open request is told to go. What nobody reads is bounded for both by [`Impatient`].
+//! an open request is told to go. What nobody reads is bounded for both by [`Impatient`], which also
+//! closes slowly enough that nobody loses an answer by still talking (RFC 9112 §9.6).
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -25,6 +26,13 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PEEK_PAUSE: Duration = Duration::from_millis(10);
 /// How long at most.
 const PEEK_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A client that has said something within so long may still be talking when the connection is
+/// closed: to close it at once would reset it, and take away an answer that is not read yet.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+/// How long such a client is listened to, and to how much, before it is cut off.
+const LINGER_FOR: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Which version of HTTP a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,17 +155,43 @@ pub(super) async fn drive<C: Future>(
     .await
 }
 
-/// A stream whose writes fail when the other side takes nothing for `patience`.
+/// A stream whose writes fail when the other side takes nothing for `patience`, and which lingers
+/// when it is shut down while the other side talks.
 pub(super) struct Impatient {
     stream: TcpStream,
     patience: Duration,
     until: Option<Pin<Box<Sleep>>>,
+    heard: Option<Instant>,
+    linger: Option<Linger>,
+}
+
+/// The end of a connection whose other side may still be talking.
+struct Linger {
+    until: Pin<Box<Sleep>>,
+    bytes: usize,
 }
 
 impl Impatient {
     /// `stream`, whose reader must go on within `patience`.
     pub(super) fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, until: None }
+        Self { stream, patience, until: None, heard: None, linger: None }
+    }
+
+    /// Reads on and forgets what it reads, until the other side is done or it has been long enough.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(linger) = &mut self.linger else { return Poll::Ready(()) };
+        let mut bytes = [0; 4096];
+        while linger.bytes > 0 {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    linger.bytes = linger.bytes.saturating_sub(buffer.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return linger.until.as_mut().poll(context),
+            }
+        }
+        Poll::Ready(())
     }
 
     /// What a write came to, or that it has waited for too long.
@@ -185,7 +219,12 @@ impl AsyncRead for Impatient {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.heard = Some(Instant::now());
+        }
+        read
     }
 }
 
@@ -218,7 +257,16 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if self.linger.is_none() {
+            let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+            ready!(self.bounded(context, shut))?;
+            if self.heard.is_none_or(|heard| heard.elapsed() > HEARD_WITHIN) {
+                return Poll::Ready(Ok(()));
+            }
+            let until = Box::pin(tokio::time::sleep(LINGER_FOR));
+            self.linger = Some(Linger { until, bytes: LINGER_BYTES });
+        }
+        self.poll_linger(context).map(Ok)
     }
 }
 
@@ -278,6 +326,46 @@ mod tests {
         ours.write_all(&vec![7; 8 << 20]).await.unwrap();
         ours.shutdown().await.unwrap();
         assert_eq!(reading.await.unwrap().unwrap(), 8 << 20);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_still_talking_gets_the_answer_too() {
+        let (ours, mut theirs) = pair().await;
+        let mut ours = Impatient::new(ours, Duration::from_secs(5));
+        theirs.write_all(b"the beginning").await.unwrap();
+        let answering = tokio::spawn(async move {
+            ours.read_exact(&mut [0; 13]).await.unwrap();
+            ours.write_all(b"the answer").await.unwrap();
+            ours.shutdown().await
+        });
+        // The answer is there, and this side has not done yet.
+        theirs.peek(&mut [0; 1]).await.unwrap();
+        for _ in 0..64 {
+            theirs.write_all(&[0; 1024]).await.unwrap();
+        }
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"the answer");
+        drop(theirs);
+        answering.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn but_not_whoever_talks_for_ever_or_says_nothing_any_more() {
+        let (ours, mut theirs) = pair().await;
+        let mut ours = Impatient::new(ours, Duration::from_secs(5));
+        theirs.write_all(b"the beginning").await.unwrap();
+        let talking =
+            tokio::spawn(async move { while theirs.write_all(&[0; 1024]).await.is_ok() {} });
+        ours.read_exact(&mut [0; 13]).await.unwrap();
+        ours.shutdown().await.unwrap();
+        drop(ours);
+        talking.await.unwrap();
+        let (ours, mut theirs) = pair().await;
+        let mut ours = Impatient::new(ours, Duration::from_secs(5));
+        theirs.write_all(b"the beginning").await.unwrap();
+        ours.read_exact(&mut [0; 13]).await.unwrap();
+        ours.shutdown().await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

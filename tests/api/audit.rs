@@ -201,10 +201,12 @@ async fn what_has_a_letter_or_was_given_up_is_excused() {
     server.fault("notifications", "fail", json!({ "kind": "permanent", "times": 1 })).await;
     let ann = server.newcomer("Ann").await;
     server.at_rest().await;
-    assert_eq!(server.letters(Some("notifications")).await.len(), 1);
+    let letters = server.letters(Some("notifications")).await;
+    assert_eq!(letters.len(), 1);
     let report = server.audit().await;
     assert_eq!((wrong(&report), of(&report, "notifications", "excused")), ((0, 0, 0), 1));
-    let path = format!("/api/v1/dlq/notifications/0/{}/discard", ann.user_id);
+    let path =
+        format!("/api/v1/dlq/notifications/{}/{}/discard", letters[0]["partition"], ann.user_id);
     server.admin().post(&path, &json!({})).await.expect(200);
     server.at_rest().await;
     let report = server.audit().await;

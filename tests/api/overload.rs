@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::support::{Answer, Client, Load, Outcome, PRICE, Person, Server, percentile};
+use crate::support::{Answer, Client, Load, Outcome, PRICE, Person, Server, Start, percentile};
 
 /// Listings whose prices the load changes.
 const LISTINGS: usize = 16;
@@ -31,7 +31,8 @@ struct Market {
 }
 
 async fn market(listings: usize) -> Market {
-    let server = Server::start().await;
+    // The capacity is that of one writer.
+    let server = Start::default().partitions(1).start().await;
     let seller = server.seller("Sam").await;
     let mut ids = Vec::new();
     for _ in 0..listings {

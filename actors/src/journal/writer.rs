@@ -125,6 +125,20 @@ pub enum Settled {
     Unknown,
 }
 
+/// How an append failed.
+enum Failed {
+    /// As the store says, or as was found out since.
+    Append(AppendError),
+    /// Its outcome was unknown, and before it could be found out another writer took over.
+    Replaced,
+}
+
+impl From<AppendError> for Failed {
+    fn from(error: AppendError) -> Self {
+        Self::Append(error)
+    }
+}
+
 /// What happens when an entry is settled: the reply that it carries is sent. Called in commit
 /// order; must not block.
 pub type Release = Box<dyn FnOnce(Settled) + Send>;
@@ -642,22 +656,35 @@ impl Writer {
                     observe_commit(&prepared.batch, started);
                     return Ok(Written::Upto(self.commit(entries, prepared).await));
                 }
-                Err(
+                Err(Failed::Append(
                     ref error @ (AppendError::NotCommitted(ref what)
                     | AppendError::Unsettled(ref what)),
-                ) if tries <= APPEND_RETRIES_MAX => {
+                )) if tries <= APPEND_RETRIES_MAX => {
                     may_come_back |= matches!(error, AppendError::Unsettled(_));
                     metrics::counter!("souk_journal_append_retries_total").increment(1);
                     tracing::warn!(partition = self.partition, %what, tries, "an append did not commit; trying again");
                     tokio::time::sleep(retries.next_delay()).await;
                 }
-                Err(error) if may_come_back && !matches!(error, AppendError::Fenced) => {
+                Err(Failed::Replaced) => return self.replaced(entries),
+                Err(Failed::Append(AppendError::Fenced)) if may_come_back => {
+                    return self.replaced(entries);
+                }
+                Err(Failed::Append(error)) if may_come_back => {
                     let unknown = AppendError::Unknown(error.to_string());
                     return self.give_up(unknown, head, entries).await;
                 }
-                Err(error) => return self.give_up(error, head, entries).await,
+                Err(Failed::Append(error)) => return self.give_up(error, head, entries).await,
             }
         }
+    }
+
+    /// Another writer has the partition now, and may have found these entries stored or not.
+    fn replaced(&self, entries: Vec<Entry>) -> Result<Written, Stopped> {
+        self.state.healthy.store(false, Ordering::Release);
+        for entry in entries {
+            entry.settle(Settled::Unknown);
+        }
+        Err(Stopped::Fenced)
     }
 
     /// What becomes of entries whose append did not succeed.
@@ -708,7 +735,7 @@ impl Writer {
     }
 
     /// Appends, and settles an unknown outcome by reading the head back.
-    async fn append(&self, prepared: &Prepared, before: Head) -> Result<(), AppendError> {
+    async fn append(&self, prepared: &Prepared, before: Head) -> Result<(), Failed> {
         let answer_lost = self.parts.faults.on_append().await?;
         let failed = points::try_reach("journal.before_insert").await;
         failed.map_err(|failed| AppendError::NotCommitted(failed.to_string()))?;
@@ -719,9 +746,11 @@ impl Writer {
         if answer_lost && appended.is_ok() {
             appended = Err(AppendError::Unknown("the answer was lost, as injected".into()));
         }
-        let Err(AppendError::Unknown(what)) = appended else { return appended };
+        let Err(AppendError::Unknown(what)) = appended else {
+            return appended.map_err(Failed::from);
+        };
         if self.parts.faults.planted(Bug::UnknownIsFailed) {
-            return Err(AppendError::NotCommitted(what));
+            return Err(AppendError::NotCommitted(what).into());
         }
         let until = Instant::now() + SETTLE_WITHIN;
         while let Ok(settled) = tokio::time::timeout_at(until, self.settle()).await {
@@ -729,15 +758,15 @@ impl Writer {
                 // Control rows are written so that writing them again changes nothing, but for new
                 // outcomes and streams, which come with a conflict that says so.
                 Ok(_) if prepared.batch.events.is_empty() => {
-                    return Err(AppendError::NotCommitted(what));
+                    return Err(AppendError::NotCommitted(what).into());
                 }
                 Ok(head) if head == prepared.head => return Ok(()),
-                Ok(head) if head == before => return Err(AppendError::NotCommitted(what)),
-                Ok(_) | Err(super::Error::Locked(_)) => return Err(AppendError::Fenced),
+                Ok(head) if head == before => return Err(AppendError::NotCommitted(what).into()),
+                Ok(_) | Err(super::Error::Locked(_)) => return Err(Failed::Replaced),
                 Err(_) => tokio::time::sleep(SETTLE_EVERY).await,
             }
         }
-        Err(AppendError::Unknown(what))
+        Err(AppendError::Unknown(what).into())
     }
 
     async fn commit(&self, entries: Vec<Entry>, prepared: Prepared) -> Head {

@@ -11,9 +11,6 @@ use tokio::net::TcpStream;
 /// How long any answer may take: the longest wait that a request can ask for, and then some.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often a request is sent whose answer was lost on the way.
-const TRIES: u32 = 4;
-
 /// An answer as it came over the wire.
 #[derive(Debug, Clone)]
 pub struct RawAnswer {
@@ -63,22 +60,15 @@ impl RawClient {
     }
 
     /// Sends these bytes and reads one answer. A connection that the server closed since the last
-    /// answer is opened again. So is one that was reset: a server that answers without reading a
-    /// body and closes loses its answer when more of the body arrives.
+    /// answer is opened again.
     pub async fn send(&mut self, request: &[u8], is_head: bool) -> io::Result<RawAnswer> {
-        let mut tries = 0;
-        loop {
-            let reused = self.stream.is_some();
-            let error = match self.try_send(request, is_head).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            self.close();
-            tries += 1;
-            let lost = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
-            if tries == TRIES || !(reused || lost.contains(&error.kind())) {
-                return Err(error);
+        let reused = self.stream.is_some();
+        match self.try_send(request, is_head).await {
+            Err(_) if reused => {
+                self.close();
+                self.try_send(request, is_head).await
             }
+            done => done,
         }
     }
 

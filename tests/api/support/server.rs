@@ -16,6 +16,12 @@ use tempfile::TempDir;
 use super::{Client, eventually};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_souk");
+
+/// The program under test: the one that was built for the tests, or `SOUK_TEST_PROGRAM`, a release
+/// build for long runs.
+fn program() -> String {
+    std::env::var("SOUK_TEST_PROGRAM").unwrap_or_else(|_| PROGRAM.to_owned())
+}
 /// How long the program may take to listen, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many lines of its log are shown when a test fails.
@@ -307,7 +313,8 @@ impl Server {
     }
 
     fn spawn(&mut self) {
-        let mut words = self.start.under.iter().map(String::as_str).chain([PROGRAM, "serve"]);
+        let program = program();
+        let mut words = self.start.under.iter().map(String::as_str).chain([&*program, "serve"]);
         let mut command = std::process::Command::new(words.next().expect("there is a program"));
         command
             .args(words)
@@ -418,7 +425,7 @@ impl Command {
 
     /// Runs it to its end.
     pub fn run(self) -> Ended {
-        let mut child = std::process::Command::new(PROGRAM)
+        let mut child = std::process::Command::new(program())
             .args(&self.arguments)
             .env_clear()
             .envs(&self.variables)
