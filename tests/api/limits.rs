@@ -127,7 +127,7 @@ async fn bodies_are_plain_json_of_bounded_depth() {
 
 #[tokio::test]
 async fn lists_and_pages_have_limits() {
-    let server = Server::start().await;
+    let server = Start::default().partitions(1).start().await;
     let bea = server.buyer("Bea").await;
     let mut order = wish("0192f0c1-2345-7000-8000-0123456789ab", 1, "sandbox");
     order["items"] = Value::Array(vec![order["items"][0].clone(); 101]);
