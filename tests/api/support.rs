@@ -44,7 +44,7 @@ pub use server::{Command, Server, Start, on_postgres};
 pub use strace::{Call, Fault, Trace};
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
