@@ -385,8 +385,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The partition's newest event, for a writer that does not know what became of its last append
     /// (its answer was lost, or the writer crashed). When this returns, that append can no longer be
-    /// stored if it is not yet, and the lease to go on with is the one returned.
-    /// [`Error::Locked`]: another process has the partition.
+    /// stored if it is not yet, and the lease to go on with is the one returned. Whoever gets no answer,
+    /// or an error, asks again with the lease it has. [`Error::Locked`]: another process has the
+    /// partition.
     async fn settle(&self, lease: Lease) -> Result<(Lease, Head), Error> {
         Ok((lease, self.head(lease.partition).await?))
     }

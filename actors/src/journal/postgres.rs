@@ -268,7 +268,6 @@ impl PostgresStore {
             return Err(Error::Locked(format!("it took partition {partition} over")));
         }
         appender.connection = Some(connection);
-        appender.epoch = epoch;
         Ok(Lease { partition, epoch })
     }
 
@@ -442,7 +441,9 @@ impl Store for PostgresStore {
 
     async fn acquire(&self, partition: u16) -> Result<Lease, Error> {
         let mut appender = self.appender(partition)?.lock().await;
-        self.raise(&mut appender, partition).await
+        let lease = self.raise(&mut appender, partition).await?;
+        appender.epoch = lease.epoch;
+        Ok(lease)
     }
 
     async fn settle(&self, lease: Lease) -> Result<(Lease, Head), Error> {
@@ -455,7 +456,10 @@ impl Store for PostgresStore {
         let head = of_partition(HEAD, lease.partition, 0).fetch_optional(&mut connection);
         let head = in_time(head).await?;
         appender.connection = Some(connection);
-        Ok((lease, head.map_or_else(|| Ok(Head::default()), |row| rows::head_of(&row))?))
+        let head = head.map_or_else(|| Ok(Head::default()), |row| rows::head_of(&row))?;
+        // Only now: whoever has not heard of the new lease settles again with the one it has.
+        appender.epoch = lease.epoch;
+        Ok((lease, head))
     }
 
     fn standing(&self, _partition: u16) -> Standing {

@@ -476,6 +476,33 @@ async fn an_append_that_begins_after_it_was_settled_stores_nothing() {
     .await;
 }
 
+/// A writer that has not heard how its partition was settled is not taken for somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_settled_without_an_answer_is_settled_again() {
+    let url = Server::shared().create_database().await;
+    let store = PostgresStore::open(PostgresOptions::new(&url).unwrap(), Some(1)).await.unwrap();
+    let lease = store.acquire(0).await.unwrap();
+    let (mut blocker, mut observer) = (session(&url).await, session(&url).await);
+    run(&mut blocker, "BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await;
+    let mut settling = Box::pin(store.settle(lease));
+    let head_is_waited_for = "SELECT count(*) > 0 FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("the epoch is raised, and the head cannot be read", async || {
+        tokio::select! {
+            settled = &mut settling => panic!("{settled:?}"),
+            waits = ask::<bool>(&mut observer, head_is_waited_for) => waits,
+        }
+    })
+    .await;
+    drop(settling);
+    run(&mut blocker, "ROLLBACK").await;
+    let (settled, _) = store.settle(lease).await.unwrap();
+    assert!(settled.epoch > lease.epoch);
+    let stale = store.append(lease, &Batch::default()).await;
+    assert!(matches!(stale, Err(AppendError::Fenced)), "{stale:?}");
+    store.append(settled, &Batch::default()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_outlives_its_database_and_loses_nothing() {
     let server = Server::start(ServerOptions::default());

@@ -1,6 +1,6 @@
 //! A store that is slow, that fails, and that outlives the processes using it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ struct State {
     sluggish_until: u64,
     /// An answer was lost: what is appended again may conflict with itself.
     lost: bool,
+    /// By partition: the epoch that was to be settled, and the lease that it was settled with, of
+    /// which its holder may not have heard.
+    settling: BTreeMap<u16, (u64, Lease)>,
 }
 
 impl SimulatedStore {
@@ -50,6 +53,7 @@ impl SimulatedStore {
             unreadable_until: 0,
             sluggish_until: 0,
             lost: false,
+            settling: BTreeMap::new(),
         };
         let dying = Notify::new();
         let disk = Arc::new(disk);
@@ -201,11 +205,14 @@ impl Store for SimulatedStore {
 
     async fn settle(&self, lease: Lease) -> Result<(Lease, Head), Error> {
         self.read(async {
-            if self.disk.append(lease, &Batch::default()).await.is_err() {
+            let before = self.state().settling.get(&lease.partition).copied();
+            let held = before.filter(|(asked, _)| *asked == lease.epoch).map_or(lease, |of| of.1);
+            if self.disk.append(held, &Batch::default()).await.is_err() {
                 return Err(Error::Locked("another process has it".to_owned()));
             }
-            let lease = self.disk.acquire(lease.partition).await?;
-            Ok((lease, self.disk.head(lease.partition).await?))
+            let settled = self.disk.acquire(lease.partition).await?;
+            self.state().settling.insert(lease.partition, (lease.epoch, settled));
+            Ok((settled, self.disk.head(lease.partition).await?))
         })
         .await
     }
