@@ -227,6 +227,11 @@ impl Partition {
     /// Lets go of everything, once it is flushed.
     pub(crate) fn end(&self) {
         self.supervisor.stop(None);
+        self.forget_aggregates();
+    }
+
+    /// An aggregate's slot and its registry hold each other: whoever lets go of both says so.
+    fn forget_aggregates(&self) {
         self.registries.iter().for_each(|registry| registry.clear());
     }
 
@@ -308,6 +313,13 @@ impl Partition {
         self.spawn(Worker::new("housekeeping", false, move || {
             keep_house(index, registries.clone(), parts.clone())
         }));
+    }
+}
+
+/// Also where nothing was flushed: its tokio runtime was dropped under it.
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.forget_aggregates();
     }
 }
 

@@ -113,7 +113,7 @@ pub(crate) async fn fold<A: Aggregate>(
     Ok(folded)
 }
 
-fn missing<A: Aggregate>(id: Uuid, version: u64) -> Error {
+pub(super) fn missing<A: Aggregate>(id: Uuid, version: u64) -> Error {
     let what = format!("version {version} of {} {id} is missing", A::TYPE);
     Error::Journal(journal::Error::Damaged(what))
 }

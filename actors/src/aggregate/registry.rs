@@ -301,10 +301,7 @@ impl<A: Aggregate> Registry<A> {
         let folded = load::fold::<A>(&self.0.shared, id, Some(version)).await;
         let folded = folded.and_then(|folded| match folded.version == version {
             true => Ok(folded),
-            false => {
-                let what = format!("version {version} of {} {id} is missing", A::TYPE);
-                Err(journal::Error::Damaged(what).into())
-            }
+            false => Err(load::missing::<A>(id, version)),
         });
         let folded = folded.map_err(|error| load_failed(&*self.0.shared.world, &error))?;
         let events = outcome.events as usize;

@@ -144,15 +144,7 @@ impl<'a> Puller<'a> {
             return Next::SkipTo(scanned);
         }
         if let Some(until) = self.not_before.take_if(|until| Instant::now() < *until) {
-            tokio::select! {
-                biased;
-                () = cell.stopping.wait(true) => {}
-                request = redrives.recv() => if let Some(request) = request {
-                    return Next::Redrive(request);
-                },
-                () = tokio::time::sleep_until(until) => {}
-            }
-            return Next::Idle;
+            return self.wait_until(until, &mut redrives).await;
         }
         let read = self.read().await;
         if let Err(error @ crate::journal::Error::Damaged(_)) = read {
@@ -181,13 +173,22 @@ impl<'a> Puller<'a> {
         cell.waits_at_damage(true);
         let wait = self.damaged.next_delay();
         tracing::error!(subscription = cell.subscription.name, partition = cell.partition, after = self.cursor, %error, wait_ms = wait.as_millis(), "a subscription waits at a damaged event; it goes on once that is mended");
+        self.wait_until(Instant::now() + wait, redrives).await
+    }
+
+    /// Nothing but redrives until then.
+    async fn wait_until(
+        &self,
+        until: Instant,
+        redrives: &mut mpsc::Receiver<super::RedriveRequest>,
+    ) -> Next {
         tokio::select! {
             biased;
-            () = cell.stopping.wait(true) => {}
+            () = self.cell.stopping.wait(true) => {}
             request = redrives.recv() => if let Some(request) = request {
                 return Next::Redrive(request);
             },
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep_until(until) => {}
         }
         Next::Idle
     }

@@ -10,7 +10,7 @@ use crate::journal::Error;
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// The log of a database.
-pub(super) fn beside(database: &Path) -> PathBuf {
+fn beside(database: &Path) -> PathBuf {
     let mut wal = database.to_owned().into_os_string();
     wal.push("-wal");
     wal.into()
