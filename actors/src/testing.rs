@@ -15,6 +15,25 @@ use crate::aggregate::{Aggregate, TimerChange};
 use crate::event::EventPayload;
 use crate::saga::Saga;
 
+/// Every column of an event in a SQL journal.
+pub const EVENT_COLUMNS: [&str; 15] = [
+    "seq",
+    "event_id",
+    "stream",
+    "aggregate_version",
+    "aggregate_type",
+    "aggregate_id",
+    "event_type",
+    "major",
+    "minor",
+    "timestamp",
+    "correlation_id",
+    "causation_id",
+    "data",
+    "metadata",
+    "hash",
+];
+
 /// Given a history, when a command comes, then these events or that rejection.
 ///
 /// `Scenario::<Order>::given([placed, shipped]).when(cancel).then_rejected("invalid_transition")`

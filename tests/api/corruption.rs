@@ -4,29 +4,11 @@
 use std::path::Path;
 
 use serde_json::json;
+use souk_actors::testing::EVENT_COLUMNS;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 
 use crate::support::{Answer, Client, Fault, Server, Start, eventually, parallel};
-
-/// Every column of an event.
-const COLUMNS: [&str; 15] = [
-    "seq",
-    "event_id",
-    "stream",
-    "aggregate_version",
-    "aggregate_type",
-    "aggregate_id",
-    "event_type",
-    "major",
-    "minor",
-    "timestamp",
-    "correlation_id",
-    "causation_id",
-    "data",
-    "metadata",
-    "hash",
-];
 
 /// More events than are verified at the start.
 const MANY: usize = 110;
@@ -129,7 +111,7 @@ fn names(lines: &[String], position: i64) -> bool {
 async fn every_flipped_bit_is_named() {
     let (server, position) = stopped().await;
     let copy = server.folder().join("copy.db");
-    for column in COLUMNS {
+    for column in EVENT_COLUMNS {
         std::fs::copy(server.journal(), &copy).unwrap();
         let pool = unguarded(&copy).await;
         Victim::at(&pool, position).await.flip(&pool, column).await;
@@ -215,7 +197,7 @@ async fn damage_stays_with_its_aggregate_and_is_mended_without_a_restart() {
     server.pause("categories-view").await;
     let admin = server.admin();
     let mut victims = Vec::new();
-    for column in COLUMNS {
+    for column in EVENT_COLUMNS {
         let made = make(&admin, &format!("victim-of-{}", column.replace('_', "-"))).await;
         victims.push((column, made.text("category_id"), position(&made)));
     }

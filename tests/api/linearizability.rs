@@ -86,29 +86,61 @@ impl Shopper {
     }
 }
 
+/// A listing and what its clients saw of it.
+struct Scene {
+    seller: Client,
+    listing: String,
+    start: Held,
+    history: Arc<History>,
+    next_price: Arc<AtomicI64>,
+}
+
+impl Scene {
+    async fn open(server: &Server) -> Self {
+        let seller = server.seller("Sam").await;
+        let listing = server.listing(&seller, 10).await;
+        let start = held(&server.listing_now(&listing).await);
+        let next_price = Arc::new(AtomicI64::new(PRICE + 1));
+        Self { seller: seller.client.clone(), listing, start, history: Arc::default(), next_price }
+    }
+
+    /// One who has seen the listing at a version.
+    fn shopper(&self, number: u64, seed: u64, version: u64) -> Shopper {
+        Shopper {
+            number,
+            client: self.seller.clone(),
+            path: format!("/api/v1/listings/{}", self.listing),
+            history: self.history.clone(),
+            next_price: self.next_price.clone(),
+            random: StdRng::seed_from_u64(seed),
+            version,
+        }
+    }
+
+    async fn now(&self, server: &Server) -> Held {
+        held(&server.listing_now(&self.listing).await)
+    }
+
+    /// A last look, and all that was seen.
+    async fn end(self, server: &Server) -> (Register, Vec<Operation<Call, Seen>>) {
+        let last = self.history.invoked(CLIENTS, Call::Read);
+        self.history.answered(&last, Seen::Found(self.now(server).await));
+        let start = self.start;
+        let model = Register { start, events_per_write: EVENTS_PER_WRITE, others_write: false };
+        (model, self.history.history())
+    }
+}
+
 /// Ten clients at one listing while `meanwhile` goes on; what they saw.
 async fn crowd<T>(
     server: &Server,
     meanwhile: impl Future<Output = T>,
 ) -> (Register, Vec<Operation<Call, Seen>>) {
-    let seller = server.seller("Sam").await;
-    let listing = server.listing(&seller, 10).await;
-    let path = format!("/api/v1/listings/{listing}");
-    let start = held(&server.listing_now(&listing).await);
-    let history = Arc::new(History::default());
-    let next_price = Arc::new(AtomicI64::new(PRICE + 1));
+    let scene = Scene::open(server).await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut running = JoinSet::new();
     for number in 0..CLIENTS {
-        let mut shopper = Shopper {
-            number,
-            client: seller.client.clone(),
-            path: path.clone(),
-            history: history.clone(),
-            next_price: next_price.clone(),
-            random: StdRng::seed_from_u64(number),
-            version: start.version,
-        };
+        let mut shopper = scene.shopper(number, number, scene.start.version);
         let stop = stop.clone();
         running.spawn(async move {
             while !stop.load(Ordering::SeqCst) {
@@ -120,10 +152,8 @@ async fn crowd<T>(
     stop.store(true, Ordering::SeqCst);
     running.join_all().await;
     server.at_rest().await;
-    history.settled();
-    let last = history.invoked(CLIENTS, Call::Read);
-    history.answered(&last, Seen::Found(held(&server.listing_now(&listing).await)));
-    (Register { start, events_per_write: EVENTS_PER_WRITE, others_write: false }, history.history())
+    scene.history.settled();
+    scene.end(server).await
 }
 
 /// All is well, and there was something to be checked.
@@ -190,24 +220,12 @@ async fn and_so_it_is_while_the_journal_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn and_so_it_is_when_the_server_is_killed() {
     let mut server = Server::start().await;
-    let seller = server.seller("Sam").await;
-    let listing = server.listing(&seller, 10).await;
-    let path = format!("/api/v1/listings/{listing}");
-    let start = held(&server.listing_now(&listing).await);
-    let history = Arc::new(History::default());
-    let next_price = Arc::new(AtomicI64::new(PRICE + 1));
+    let scene = Scene::open(&server).await;
     for round in 0..4 {
+        let version = scene.now(&server).await.version;
         let mut running = JoinSet::new();
         for number in 0..CLIENTS {
-            let mut shopper = Shopper {
-                number,
-                client: seller.client.clone(),
-                path: path.clone(),
-                history: history.clone(),
-                next_price: next_price.clone(),
-                random: StdRng::seed_from_u64(round * CLIENTS + number),
-                version: held(&server.listing_now(&listing).await).version,
-            };
+            let mut shopper = scene.shopper(number, round * CLIENTS + number, version);
             running.spawn(async move {
                 // Until the server is gone.
                 loop {
@@ -222,13 +240,10 @@ async fn and_so_it_is_when_the_server_is_killed() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         server.kill_9();
         running.join_all().await;
-        history.settled();
+        scene.history.settled();
         server.start_again().await;
     }
-    let last = history.invoked(CLIENTS, Call::Read);
-    history.answered(&last, Seen::Found(held(&server.listing_now(&listing).await)));
-    let history = history.history();
-    let model = Register { start, events_per_write: EVENTS_PER_WRITE, others_write: false };
+    let (model, history) = scene.end(&server).await;
     all_is_well(&model, &history, 30);
     assert!(history.iter().any(|of| of.answered.is_none()), "nobody was interrupted");
     server.finish().await;

@@ -12,6 +12,7 @@ use souk_actors::journal::{
     Batch, Checkpoint, Error, Lease, Letter, LetterFilter, LetterState, LetterWrite, Store, Timer,
     TimerKey, TimerWrite, chain,
 };
+use souk_actors::testing::EVENT_COLUMNS;
 use souk_actors::world::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, Row as _, SqliteConnection};
 use tempfile::TempDir;
@@ -19,23 +20,6 @@ use uuid::Uuid;
 
 use crate::account::{AccountCommand, Rig, options};
 
-const COLUMNS: [&str; 15] = [
-    "seq",
-    "event_id",
-    "stream",
-    "aggregate_version",
-    "aggregate_type",
-    "aggregate_id",
-    "event_type",
-    "major",
-    "minor",
-    "timestamp",
-    "correlation_id",
-    "causation_id",
-    "data",
-    "metadata",
-    "hash",
-];
 const EVENTS: u64 = 12;
 
 /// A journal of three accounts, and a way past the store to its file.
@@ -143,11 +127,11 @@ fn whatever_bit_of_whatever_column_is_flipped_it_is_noticed() {
     assert_eq!(whole.len() as u64, EVENTS);
     let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     // The last event may be hidden by its own number: then the log is shorter, and whole.
-    let strategy = (1..EVENTS, 0..COLUMNS.len(), 0_usize..4_096);
+    let strategy = (1..EVENTS, 0..EVENT_COLUMNS.len(), 0_usize..4_096);
     let tampered = tokio::sync::Mutex::new(tampered);
     TestRunner::new(config)
         .run(&strategy, |(position, column, bit)| {
-            let column = COLUMNS[column];
+            let column = EVENT_COLUMNS[column];
             let seq = i64::try_from(position).unwrap();
             runtime.block_on(async {
                 let mut tampered = tampered.lock().await;
