@@ -55,7 +55,7 @@ use crate::subscribers::{
     email_claims, mail_sender, notifications, order_progress, payment_gateway,
 };
 
-pub use database::{open_journal, open_journal_read_only, open_read_models};
+pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
 
 use database::open_read_models_for;
 

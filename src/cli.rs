@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod backup;
 #[cfg(feature = "bench")]
 mod bench;
 #[cfg(feature = "chaos")]
@@ -89,6 +90,10 @@ enum Command {
     /// The journal
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Copy the journal, with everything that belongs to it, while it is in use
+    Backup(backup::BackUp),
+    /// Put a backup where the journal belongs; the server must not be running
+    Restore(backup::Restore),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
     /// Stop servers where it hurts, under load, and see whether promises are kept
@@ -199,6 +204,8 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             admin::create(&config, &email, &first_name, &last_name).await
         }
         Some(Command::Journal(JournalCommand::Verify)) => journal::verify(&config).await,
+        Some(Command::Backup(options)) => backup::back_up(&config, options).await,
+        Some(Command::Restore(options)) => backup::restore(&config, options).await,
         Some(Command::Demo(options)) => demo::demo(config, options).await,
         #[cfg(feature = "chaos")]
         Some(Command::Chaos(_)) => unreachable!("it needs no configuration and is done before"),

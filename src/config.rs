@@ -13,7 +13,7 @@ mod reader;
 mod secret;
 
 pub use database::{Database, Postgres};
-pub use reader::{ConfigError, ConfigErrors, Source};
+pub use reader::{ConfigError, ConfigErrors, Source, key_file};
 pub use secret::Secret;
 
 use reader::Reader;

@@ -121,6 +121,11 @@ impl ReadModels {
         Self::open(place).await
     }
 
+    /// Forgets everything that is kept there, also where it cannot be read any more.
+    pub async fn erase(place: &Place) -> anyhow::Result<()> {
+        ReadDb::forget(place).await
+    }
+
     /// The furthest checkpoint of each partition.
     async fn seen(&self) -> Result<Vec<(i64, u64)>, ReadError> {
         let query = db::Query::new(

@@ -10,6 +10,7 @@
 //!                                   └─ then: the batch goes to the broker
 //! ```
 
+pub mod backup;
 pub mod chain;
 pub mod codec;
 pub mod memory;
@@ -18,6 +19,7 @@ mod rows;
 pub mod sqlite;
 pub mod writer;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -416,6 +418,13 @@ pub trait Store: Send + Sync + 'static {
     /// tell.
     async fn check_storage(&self) -> Result<Vec<String>, Error> {
         Ok(Vec::new())
+    }
+
+    /// Copies everything, as of one instant, into files of an empty folder, while the journal is in
+    /// use. The files are synced when this returns; [`backup::check_chain`] says whether they are
+    /// whole.
+    async fn back_up(&self, _folder: &Path) -> Result<backup::Contents, Error> {
+        Err(backup::not_here())
     }
 
     /// Called by the writer when nobody waits for it: a chance for housekeeping (checkpointing).

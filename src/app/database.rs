@@ -92,6 +92,11 @@ pub async fn open_read_models_for(
     ReadModels::open_for(&place(storage)?, heads).await
 }
 
+/// Forgets the read models: they are made anew from the journal at the next start.
+pub async fn erase_read_models(storage: &Storage) -> anyhow::Result<()> {
+    ReadModels::erase(&place(storage)?).await
+}
+
 fn place(storage: &Storage) -> anyhow::Result<Place> {
     match &storage.database {
         Database::Sqlite(_) => {

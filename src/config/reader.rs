@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -207,7 +207,7 @@ impl<'a> Reader<'a> {
     }
 
     fn made_up(&mut self, name: &'static str, data_dir: &Path) -> Option<Secret> {
-        let path = data_dir.join("keys").join(name.to_lowercase());
+        let path = key_file(data_dir, name);
         if let Ok(text) = std::fs::read_to_string(&path) {
             let secret = Secret::parse(&text);
             if secret.is_none() {
@@ -226,4 +226,9 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// Where development keeps the key of this name that it made up.
+pub fn key_file(data_dir: &Path, name: &str) -> PathBuf {
+    data_dir.join("keys").join(name.to_lowercase())
 }

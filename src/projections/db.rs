@@ -308,6 +308,14 @@ impl ReadDb {
         }
     }
 
+    /// As [`ReadDb::erase`], of a database that need not be open, nor sound.
+    pub async fn forget(place: &Place) -> anyhow::Result<()> {
+        match place {
+            Place::File(path) => sqlite::erase(path),
+            Place::Postgres(_) => Self::open(place).await?.erase(place).await,
+        }
+    }
+
     /// Begins a transaction that writes. It waits for its turn; dropping it undoes it.
     pub async fn begin(&self) -> Result<ReadTx, ReadError> {
         Ok(ReadTx(match &self.0 {

@@ -7,6 +7,7 @@
 mod support;
 
 mod audit;
+mod backup;
 #[cfg(feature = "bench")]
 mod bench;
 mod connections;

@@ -40,7 +40,7 @@ pub use market::{Order, PRICE, Sale, address, order_of, wish};
 pub use operations::{Operation, Things};
 pub use people::{Person, business, somebody};
 pub use raw::{RawAnswer, RawClient};
-pub use server::{Command, Server, Start, on_postgres};
+pub use server::{Command, Ended, Server, Start, on_postgres};
 pub use strace::{Call, Fault, Trace};
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.

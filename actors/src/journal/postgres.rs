@@ -14,9 +14,11 @@
 //! for an append under way, and makes a later one fail. Only then is the head worth reading.
 
 mod append;
+mod backup;
 mod columns;
 mod lease;
 
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use sqlx::{ConnectOptions, Connection, PgPool, Row};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::backup::Contents;
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
     Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
@@ -460,6 +463,10 @@ impl Store for PostgresStore {
         // Only now: whoever has not heard of the new lease settles again with the one it has.
         appender.epoch = lease.epoch;
         Ok((lease, head))
+    }
+
+    async fn back_up(&self, folder: &Path) -> Result<Contents, Error> {
+        self.copy_into(folder).await
     }
 
     fn standing(&self, _partition: u16) -> Standing {

@@ -17,6 +17,7 @@
 //! more itself after it has released its replies, so that the next commit starts the log over.
 
 mod append;
+mod backup;
 mod check;
 mod wal;
 
@@ -35,6 +36,7 @@ use sqlx::{ConnectOptions, Row, SqlitePool};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::backup::Contents;
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
     Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
@@ -458,6 +460,10 @@ impl Store for SqliteStore {
         }
         self.log.dirty.store(true, Ordering::Relaxed);
         appended
+    }
+
+    async fn back_up(&self, folder: &Path) -> Result<Contents, Error> {
+        self.copy_into(folder).await
     }
 
     async fn check_storage(&self) -> Result<Vec<String>, Error> {
