@@ -8,6 +8,7 @@ mod bench;
 mod chaos;
 mod demo;
 mod journal;
+mod schema;
 mod serve;
 
 use std::process::ExitCode;
@@ -90,6 +91,9 @@ enum Command {
     /// The journal
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// The schemas of events
+    #[command(subcommand)]
+    Schema(schema::SchemaCommand),
     /// Copy the journal, with everything that belongs to it, while it is in use
     Backup(backup::BackUp),
     /// Put a backup where the journal belongs; the server must not be running
@@ -138,6 +142,9 @@ pub fn run() -> ExitCode {
     #[cfg(feature = "bench")]
     if let Some(Command::Bench(command)) = cli.command {
         return done(|| bench::bench(command));
+    }
+    if let Some(Command::Schema(command)) = &cli.command {
+        return schema::run(command);
     }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
@@ -207,6 +214,7 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
         Some(Command::Backup(options)) => backup::back_up(&config, options).await,
         Some(Command::Restore(options)) => backup::restore(&config, options).await,
         Some(Command::Demo(options)) => demo::demo(config, options).await,
+        Some(Command::Schema(_)) => unreachable!("it needs no configuration and is done before"),
         #[cfg(feature = "chaos")]
         Some(Command::Chaos(_)) => unreachable!("it needs no configuration and is done before"),
         #[cfg(feature = "bench")]

@@ -17,6 +17,7 @@ pub mod identity;
 #[cfg(feature = "chaos")]
 pub mod points;
 pub mod projections;
+pub mod schemas;
 pub mod serve;
 pub mod subscribers;
 pub mod telemetry;

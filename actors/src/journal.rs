@@ -467,8 +467,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Arc<StoredEvent>>, Error>;
 
-    /// The newest snapshot of a stream.
-    async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error>;
+    /// The newest snapshot of a stream, of those up to version `upto`.
+    async fn snapshot(&self, stream: i64, upto: u64) -> Result<Option<Snapshot>, Error>;
 
     /// The outcome of a command, if it has one.
     async fn outcome(&self, command_id: Uuid) -> Result<Option<Outcome>, Error>;
@@ -519,6 +519,16 @@ pub trait Store: Send + Sync + 'static {
     /// Drops outcomes decided before `outcomes_before`, and control rows expired by `now`, a
     /// bounded number at a time. Returns how many went.
     async fn purge(&self, outcomes_before: Timestamp, now: Timestamp) -> Result<u64, Error>;
+}
+
+/// So many older snapshots of a stream are kept at most, and half as many at least once there were.
+pub const SNAPSHOTS_KEPT: u64 = 128;
+
+/// Which of a stream's snapshots are kept once there is one of this version: the first of each so
+/// many versions. The answer to a repeat is rendered from the state of then, so a state must never be
+/// further away than a small part of the stream; and a stream has few snapshots however long it is.
+pub(crate) fn snapshot_stride(version: u64) -> u64 {
+    (version / SNAPSHOTS_KEPT).max(1).next_power_of_two()
 }
 
 /// Which partition an aggregate belongs to, for good.

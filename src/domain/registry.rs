@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use souk_actors::event::{EventDescriptor, EventPayload};
+use souk_actors::event::{EventDescriptor, EventPayload, Upcaster};
 use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::saga::SagaEvent;
 
@@ -33,6 +33,26 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         NotificationEvent::descriptors(),
         SagaEvent::descriptors(),
         SubscriptionEvent::descriptors(),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Every step from one major version of a type to the next.
+pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
+    [
+        UserEvent::upcasters(),
+        EmailClaimEvent::upcasters(),
+        SessionEvent::upcasters(),
+        CategoryEvent::upcasters(),
+        ListingEvent::upcasters(),
+        OrderEvent::upcasters(),
+        PaymentEvent::upcasters(),
+        EscrowEvent::upcasters(),
+        ShipmentEvent::upcasters(),
+        NotificationEvent::upcasters(),
+        SagaEvent::upcasters(),
+        SubscriptionEvent::upcasters(),
     ]
     .into_iter()
     .flatten()

@@ -131,7 +131,8 @@ async fn what_is_replaced_can_be_looked_at_afterwards() {
     assert_eq!(restore(&server, &folder, &["--replace"]).code, 0);
     if on_postgres() {
         let stored = server.stored().await;
-        let kept = "SELECT count(*)::text FROM pg_namespace WHERE nspname LIKE 'souk_journal_before_%'";
+        let kept =
+            "SELECT count(*)::text FROM pg_namespace WHERE nspname LIKE 'souk_journal_before_%'";
         assert_eq!(stored.value(kept).await, "1");
         stored.close().await;
     } else {

@@ -39,7 +39,8 @@ pub(crate) struct Folded<A> {
     pub correlation_id: Option<Arc<str>>,
 }
 
-/// Folds an aggregate's events, up to and with version `upto`, from its last snapshot.
+/// Folds an aggregate's events, up to and with version `upto`, from the
+/// last snapshot before it.
 pub(crate) async fn fold<A: Aggregate>(
     shared: &Shared,
     id: Uuid,
@@ -54,7 +55,7 @@ pub(crate) async fn fold<A: Aggregate>(
         correlation_id: None,
     };
     let Some(stream) = stream else { return Ok(folded) };
-    let snapshot = match shared.store.snapshot(stream).await {
+    let snapshot = match shared.store.snapshot(stream, upto.unwrap_or(u64::MAX)).await {
         // No loss: the events are all there.
         Err(error @ journal::Error::Damaged(_)) => {
             tracing::error!(aggregate_type = A::TYPE, aggregate_id = %id, %error, "a snapshot is ignored");
@@ -63,8 +64,7 @@ pub(crate) async fn fold<A: Aggregate>(
         snapshot => snapshot?,
     };
     if let Some(snapshot) = snapshot {
-        let fits = snapshot.shape == A::SNAPSHOT_VERSION
-            && upto.is_none_or(|upto| snapshot.version <= upto);
+        let fits = snapshot.shape == A::SNAPSHOT_VERSION;
         if let Some(state) = if fits { open_snapshot(shared, &snapshot).await? } else { None } {
             folded.state = state;
             folded.version = snapshot.version;

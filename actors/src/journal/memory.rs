@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterWrite, Outcome,
-    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, TimerWrite, chain,
+    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, TimerWrite, chain, snapshot_stride,
 };
 use crate::event::StoredEvent;
 use crate::planted::{Bug, Planted};
@@ -38,7 +38,7 @@ struct Rows {
     timers: BTreeMap<TimerKey, (u16, Timestamp)>,
     checkpoints: BTreeMap<(Arc<str>, u16, u16), Checkpoint>,
     letters: BTreeMap<(u16, Arc<str>, u64), Letter>,
-    snapshots: HashMap<i64, Snapshot>,
+    snapshots: HashMap<i64, BTreeMap<u64, Snapshot>>,
     control: HashMap<ControlKey, ControlRow>,
     quarantined: BTreeMap<(Arc<str>, Uuid), (u16, Quarantine)>,
 }
@@ -173,7 +173,14 @@ impl Rows {
             }
         }
         for snapshot in &batch.snapshots {
-            self.snapshots.insert(snapshot.stream, snapshot.clone());
+            let kept = self.snapshots.entry(snapshot.stream).or_default();
+            kept.insert(snapshot.version, snapshot.clone());
+            let stride = snapshot_stride(snapshot.version);
+            let mut before = None;
+            kept.retain(|version, _| {
+                let bucket = Some(version / stride);
+                *version >= snapshot.version || std::mem::replace(&mut before, bucket) != bucket
+            });
         }
         for write in &batch.control {
             let key = (write.space.to_owned(), write.key.clone());
@@ -293,8 +300,11 @@ impl Store for MemoryStore {
             .collect()
     }
 
-    async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error> {
-        Ok(self.rows().snapshots.get(&stream).cloned())
+    async fn snapshot(&self, stream: i64, upto: u64) -> Result<Option<Snapshot>, Error> {
+        let rows = self.rows();
+        let kept = rows.snapshots.get(&stream);
+        let newest = kept.and_then(|kept| kept.range(..=upto).next_back());
+        Ok(newest.map(|(_, snapshot)| snapshot.clone()))
     }
 
     async fn outcome(&self, command_id: Uuid) -> Result<Option<Outcome>, Error> {

@@ -596,9 +596,10 @@ impl Store for PostgresStore {
         self.events(|| sqlx::query(sql).bind(correlation_id).bind(limit_of(limit))).await
     }
 
-    async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error> {
-        let sql = "SELECT version, shape, state FROM snapshots WHERE stream = $1";
-        let row = self.fetch_one(|| sqlx::query(sql).bind(stream)).await?;
+    async fn snapshot(&self, stream: i64, upto: u64) -> Result<Option<Snapshot>, Error> {
+        let sql = "SELECT version, shape, state FROM snapshots WHERE stream = $1 AND version <= $2
+                   ORDER BY version DESC LIMIT 1";
+        let row = self.fetch_one(|| sqlx::query(sql).bind(stream).bind(to_i64(upto))).await?;
         row.map(|row| rows::snapshot_of(stream, &row)).transpose()
     }
 

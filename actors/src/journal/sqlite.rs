@@ -556,12 +556,16 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error> {
-        let row = sqlx::query("SELECT version, shape, state FROM snapshots WHERE stream = $1")
-            .bind(stream)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(Error::database)?;
+    async fn snapshot(&self, stream: i64, upto: u64) -> Result<Option<Snapshot>, Error> {
+        let row = sqlx::query(
+            "SELECT version, shape, state FROM snapshots WHERE stream = $1 AND version <= $2
+             ORDER BY version DESC LIMIT 1",
+        )
+        .bind(stream)
+        .bind(to_i64(upto))
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::database)?;
         row.map(|row| rows::snapshot_of(stream, &row)).transpose()
     }
 

@@ -33,6 +33,7 @@ where
     keys_are_kept_and_destroyed(&*fresh().await).await;
     control_rows_expire(&*fresh().await).await;
     snapshots_and_quarantines_are_kept(&*fresh().await).await;
+    older_snapshots_are_thinned_out(&*fresh().await).await;
     large_batches_are_stored(&*fresh().await).await;
     what_is_damaged_is_given_to_nobody(&*fresh().await).await;
 }
@@ -365,12 +366,36 @@ async fn snapshots_and_quarantines_are_kept(store: &dyn Store) {
         };
         store.append(log.lease, &batch).await.unwrap();
     }
-    assert_eq!(store.snapshot(1).await.unwrap(), Some(snapshot(20)));
-    assert_eq!(store.snapshot(2).await.unwrap(), None);
+    let newest = async |stream, upto| store.snapshot(stream, upto).await.unwrap();
+    assert_eq!(newest(1, u64::MAX).await, Some(snapshot(20)));
+    assert_eq!(newest(1, 19).await, Some(snapshot(10)));
+    assert_eq!((newest(1, 9).await, newest(2, u64::MAX).await), (None, None));
     assert_eq!(store.quarantined(0).await.unwrap(), [record]);
     let released = vec![("thing".into(), id(1))];
     store.append(log.lease, &Batch { released, ..Batch::default() }).await.unwrap();
     assert_eq!(store.quarantined(0).await.unwrap(), []);
+}
+
+/// However long a stream is: few snapshots, and none is far from any version.
+async fn older_snapshots_are_thinned_out(store: &dyn Store) {
+    let log = Log::of(store, 0).await;
+    let snapshot = |version| Snapshot { stream: 1, version, shape: 3, state: "{}".to_owned() };
+    let last = 150 * 101;
+    for version in (1..=150).map(|n| n * 101) {
+        let batch = Batch { snapshots: vec![snapshot(version)], ..Batch::default() };
+        store.append(log.lease, &batch).await.unwrap();
+        let newest = store.snapshot(1, u64::MAX).await.unwrap();
+        assert_eq!(newest, Some(snapshot(version)));
+    }
+    let (mut kept, mut upto) = (Vec::new(), u64::MAX);
+    while let Some(snapshot) = store.snapshot(1, upto).await.unwrap() {
+        kept.push(snapshot.version);
+        upto = snapshot.version - 1;
+    }
+    assert!((64..=129).contains(&kept.len()), "{kept:?}");
+    kept.push(0);
+    let furthest = kept.windows(2).map(|pair| pair[0] - pair[1]).max();
+    assert!(furthest <= Some(last / 64 + 101), "{kept:?}");
 }
 
 async fn large_batches_are_stored(store: &dyn Store) {

@@ -18,6 +18,7 @@ use crate::event::StoredEvent;
 use crate::journal::rows::{TimerChanges, event_columns, seq, state_of, timer_changes, to_i64};
 use crate::journal::{
     AppendError, Batch, Checkpoint, Lease, Letter, LetterWrite, Quarantine, Snapshot, TimerKey,
+    snapshot_stride,
 };
 use crate::world::Timestamp;
 
@@ -245,8 +246,8 @@ const PARTS: &[Part] = &[
         count: |rows| rows.snapshots.len(),
         sql: "INSERT INTO snapshots (stream, version, shape, state)
               SELECT r.* FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::text[]) AS r, lease
-              ON CONFLICT (stream) DO UPDATE SET version = excluded.version,
-              shape = excluded.shape, state = excluded.state",
+              ON CONFLICT (stream, version)
+              DO UPDATE SET shape = excluded.shape, state = excluded.state",
         bind: |query, rows| {
             let snapshots = &rows.snapshots;
             query
@@ -254,6 +255,21 @@ const PARTS: &[Part] = &[
                 .bind(column(snapshots, |snapshot| to_i64(snapshot.version)))
                 .bind(column(snapshots, |snapshot| i64::from(snapshot.shape)))
                 .bind(column(snapshots, |snapshot| snapshot.state.clone()))
+        },
+    },
+    Part {
+        count: |rows| rows.snapshots.len(),
+        sql: "DELETE FROM snapshots s
+              USING unnest(?::bigint[], ?::bigint[], ?::bigint[]) AS r (a, b, c), lease
+              WHERE s.stream = r.a AND s.version < r.b AND EXISTS (
+                  SELECT FROM snapshots e WHERE e.stream = r.a AND e.version < s.version
+                  AND e.version / r.c = s.version / r.c)",
+        bind: |query, rows| {
+            let snapshots = &rows.snapshots;
+            query
+                .bind(column(snapshots, |snapshot| snapshot.stream))
+                .bind(column(snapshots, |snapshot| to_i64(snapshot.version)))
+                .bind(column(snapshots, |snapshot| to_i64(snapshot_stride(snapshot.version))))
         },
     },
     Part {

@@ -11,7 +11,9 @@ use super::check;
 use crate::event::StoredEvent;
 use crate::faults::points;
 use crate::journal::rows::{event_columns, seq, state_of, timer_changes, to_i64};
-use crate::journal::{AppendError, Batch, Lease, Letter, LetterWrite, TimerKey, TimerWrite};
+use crate::journal::{
+    AppendError, Batch, Lease, Letter, LetterWrite, TimerKey, TimerWrite, snapshot_stride,
+};
 
 /// SQLite's limit on bound values is 32,766; an event has 15.
 const EVENTS_PER_STATEMENT_MAX: usize = 500;
@@ -381,6 +383,16 @@ async fn store_rest(
             .bind(i64::from(snapshot.shape))
             .bind(snapshot.state.clone());
         execute(connection, put).await?;
+        let thin = sqlx::query(
+            "DELETE FROM snapshots WHERE stream = $1 AND version < $2 AND EXISTS (
+                 SELECT 1 FROM snapshots e WHERE e.stream = $1 AND e.version < snapshots.version
+                 AND e.version / $3 = snapshots.version / $3)",
+        );
+        let thin = thin
+            .bind(snapshot.stream)
+            .bind(to_i64(snapshot.version))
+            .bind(to_i64(snapshot_stride(snapshot.version)));
+        execute(connection, thin).await?;
     }
     for write in &batch.control {
         let query = match &write.value {

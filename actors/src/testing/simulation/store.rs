@@ -264,8 +264,8 @@ impl Store for SimulatedStore {
         self.read(self.disk.by_correlation(correlation_id, limit)).await
     }
 
-    async fn snapshot(&self, stream: i64) -> Result<Option<Snapshot>, Error> {
-        self.read(self.disk.snapshot(stream)).await
+    async fn snapshot(&self, stream: i64, upto: u64) -> Result<Option<Snapshot>, Error> {
+        self.read(self.disk.snapshot(stream, upto)).await
     }
 
     async fn outcome(&self, command_id: Uuid) -> Result<Option<Outcome>, Error> {
