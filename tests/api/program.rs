@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use souk_actors::testing::postgres;
 
@@ -321,4 +321,53 @@ async fn secrets_are_the_owners_alone() {
         assert_eq!(mode & 0o077, 0, "{}", path.display());
     }
     server.finish().await;
+}
+
+/// S1-136: what stored events and other services rest on only ever grows.
+#[test]
+fn schemas_are_as_they_were_recorded_and_what_breaks_them_is_named() {
+    let record = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/events.json");
+    let check = |baseline: &str| Command::new(&["schema", "check", "--baseline", baseline]).run();
+    let same = check(record);
+    assert_eq!(same.code, 0, "{}{}\nsouk schema record?", same.output, same.errors);
+
+    // The record of a program that knew more, or other things, than this one does.
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.json");
+    let recorded: Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
+    let fields = "/order.placed/schema/properties";
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut changed = recorded.clone();
+        change(&mut changed);
+        std::fs::write(&other, changed.to_string()).unwrap();
+        check(other.to_str().unwrap())
+    };
+    let cases: [(&str, &dyn Fn(&mut Value)); 4] = [
+        ("order.placed /gift: is gone", &|all| {
+            all.pointer_mut(fields).unwrap()["gift"] = json!({ "type": "boolean" });
+        }),
+        ("order.placed /buyer_id: was integer", &|all| {
+            all.pointer_mut(fields).unwrap()["buyer_id"] = json!({ "type": "integer" });
+        }),
+        ("order.gifted: is gone", &|all| all["order.gifted"] = all["order.placed"].clone()),
+        ("order.placed: is new: record it", &|all| {
+            all.as_object_mut().unwrap().remove("order.placed");
+        }),
+    ];
+    for (said, change) in cases {
+        let broken = changed(change);
+        assert_eq!(broken.code, 1, "{said}");
+        assert!(broken.output.contains(said), "{said} in {}", broken.output);
+    }
+    // What breaks cannot be recorded away; what is new can.
+    let kept = std::fs::read(&other).unwrap();
+    let record_over = || {
+        Command::new(&["schema", "record", "--baseline", other.to_str().unwrap()]).run()
+    };
+    assert_eq!(record_over().code, 0);
+    assert_eq!(check(other.to_str().unwrap()).code, 0);
+    assert_ne!(std::fs::read(&other).unwrap(), kept);
+    changed(cases[0].1);
+    assert_eq!(record_over().code, 1);
+    assert_eq!(check("nowhere.json").code, 1);
 }

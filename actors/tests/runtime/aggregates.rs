@@ -63,7 +63,8 @@ async fn a_restart_finds_everything_that_was_acknowledged() {
         total = rig.change(1, n).await.unwrap().value;
     }
     assert!(rig.runtime.drain(Duration::from_secs(5)).await);
-    let snapshot = rig.store.snapshot(rig.store.stream("account", id(1)).await.unwrap().unwrap());
+    let snapshot =
+        rig.store.snapshot(rig.store.stream("account", id(1)).await.unwrap().unwrap(), u64::MAX);
     assert!(snapshot.await.unwrap().unwrap().version >= 200);
     let Rig { runtime, store, folder, .. } = rig;
     drop((runtime, store));
