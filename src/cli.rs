@@ -35,6 +35,8 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   MAILBOX_CAP                How many commands may wait at one aggregate [1024]
   AGGREGATE_IDLE_TIMEOUT     How long an unused aggregate stays in memory [5m]
   EVENT_TYPE_PREFIX          What stands before the type of a CloudEvent [souk]
+  HTTP_STREAMS_MAX           How many streams of events are served at once [200]
+  STREAM_RETENTION           How old the next event may be where a stream goes on [30d]
   HTTP_CONNECTIONS_MAX       How many connections are served at once [10000]
   HTTP_BODY_BYTES_MAX        The largest request body [1048576]
   HTTP_HEADER_TIMEOUT        How long a request's head may take, and a connection be idle [20s]

@@ -127,6 +127,11 @@ pub struct Http {
     pub body_timeout: Duration,
     /// `HTTP_WRITE_TIMEOUT`: how long a client may leave an answer unread.
     pub write_timeout: Duration,
+    /// `HTTP_STREAMS_MAX`: how many streams of events are served at once; more are 503.
+    pub streams_max: usize,
+    /// `STREAM_RETENTION`: how old the next event may be where a stream goes on; before that it
+    /// is 410.
+    pub stream_retention: Duration,
     /// `SHUTDOWN_DELAY`: how long `/readyz` says 503 before the listener closes.
     pub shutdown_delay: Duration,
     /// `SHUTDOWN_TIMEOUT`: how long open requests and actors may take to finish.
@@ -302,6 +307,9 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
         header_timeout: reader.duration("HTTP_HEADER_TIMEOUT", Duration::from_secs(20)),
         body_timeout: reader.duration("HTTP_BODY_TIMEOUT", Duration::from_secs(15)),
         write_timeout: reader.duration("HTTP_WRITE_TIMEOUT", Duration::from_secs(20)),
+        streams_max: reader.number("HTTP_STREAMS_MAX", 200, 1..=100_000),
+        stream_retention: reader
+            .duration("STREAM_RETENTION", Duration::from_secs(30 * 24 * 60 * 60)),
         shutdown_delay: reader.duration_or_none("SHUTDOWN_DELAY", Duration::from_secs(delay)),
         shutdown_timeout: reader.duration("SHUTDOWN_TIMEOUT", Duration::from_secs(20)),
         reveal_verification_token,

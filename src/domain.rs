@@ -30,4 +30,5 @@ pub mod shipment;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod topics;
 pub mod user;

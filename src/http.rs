@@ -22,6 +22,7 @@ pub mod dlq;
 mod event_json;
 pub mod events;
 mod events_await;
+mod events_stream;
 pub mod idempotency;
 pub mod info;
 pub mod listings;
@@ -55,6 +56,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use souk_actors::event::Position;
 use souk_actors::runtime::Runtime;
 use souk_actors::world::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App as Market;
@@ -97,7 +99,8 @@ struct Shared {
     cursors: cursor::Cursors,
     document: OnceLock<Bytes>,
     started: AtomicBool,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
+    streams: Arc<Semaphore>,
 }
 
 impl App {
@@ -110,7 +113,8 @@ impl App {
             cursors: cursor::Cursors::new(*keys.token.bytes()),
             document: OnceLock::new(),
             started: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
+            streams: Arc::new(Semaphore::new(parts.config.http.streams_max)),
             parts,
         }))
     }
@@ -155,9 +159,9 @@ impl App {
         self.0.started.store(true, Ordering::Release);
     }
 
-    /// Says that the service is about to stop: `/readyz` turns 503.
+    /// Says that the service is about to stop: `/readyz` turns 503, and streams of events end.
     pub fn set_stopping(&self) {
-        self.0.stopping.store(true, Ordering::Release);
+        self.0.stopping.send_replace(true);
     }
 
     fn is_started(&self) -> bool {
@@ -165,7 +169,19 @@ impl App {
     }
 
     fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::Acquire)
+        *self.0.stopping.borrow()
+    }
+
+    /// Resolves when the service is about to stop.
+    async fn stopping(&self) {
+        let mut stopping = self.0.stopping.subscribe();
+        // Whoever waits here holds the other end too.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+
+    /// A place for one stream of events, if one is free.
+    fn stream_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.streams.clone().try_acquire_owned().ok()
     }
 
     /// The OpenAPI document; empty until the router has been made.

@@ -6,6 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
 use souk_actors::command::CommandContext;
+use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 use super::App;
@@ -104,6 +105,11 @@ impl Call {
     /// The session of the token.
     pub fn session(&self) -> Option<SessionId> {
         self.claims.as_ref().and_then(Claims::session)
+    }
+
+    /// When the token is over; never without one.
+    pub fn expires_at(&self) -> Timestamp {
+        self.claims.as_ref().map_or(Timestamp::MAX, Claims::expires_at)
     }
 
     /// Whether an administrator asks.

@@ -95,7 +95,8 @@ impl Activity {
     }
 }
 
-/// See [`Activity::request`].
+/// See [`Activity::request`]. A request carries it among its extensions, for answers that go on after
+/// they have begun.
 #[derive(Debug)]
 pub(super) struct OpenRequest(Arc<Activity>);
 

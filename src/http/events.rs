@@ -20,7 +20,7 @@ use super::call::Staff;
 use super::event_json::{CLOUDEVENT, CLOUDEVENTS, EventName, Form, event_name, write};
 use super::params::{Params, wrong};
 use super::problem::ApiError;
-use super::{App, catalogue, events_await};
+use super::{App, catalogue, events_await, events_stream};
 use crate::projections::EventFilter;
 
 /// The projection that filters rest on.
@@ -30,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(list_events))
         .routes(routes!(events_await::await_event))
+        .merge(events_stream::routes())
         .routes(routes!(get_event))
         .routes(routes!(get_deliveries))
 }
@@ -111,15 +112,19 @@ pub(super) fn filter(params: &Params) -> Result<EventFilter, ApiError> {
         }
         None => (Vec::new(), None),
     };
+    Ok(EventFilter { event_types, majors, ..about(params)? })
+}
+
+/// The same but for the types of the events.
+pub(super) fn about(params: &Params) -> Result<EventFilter, ApiError> {
     Ok(EventFilter {
-        event_types,
-        majors,
         aggregate_id: params.text("aggregate_id").map(aggregate_id).transpose()?,
         aggregate_type: params.text("aggregate_type").map(str::to_lowercase),
         correlation_id: params.text("correlation_id").map(str::to_owned),
         causation_id: params.text("causation_id").map(str::to_owned),
         from: params.time("from")?,
         to: params.time("to")?,
+        ..EventFilter::default()
     })
 }
 
@@ -134,7 +139,11 @@ fn after(app: &App, params: &Params) -> Result<BTreeMap<u16, u64>, ApiError> {
     if let Some(cursor) = params.cursor::<BTreeMap<u16, u64>>(app.cursors())? {
         return Ok(cursor);
     }
-    let Some(text) = params.text("after") else { return Ok(BTreeMap::new()) };
+    params.text("after").map_or_else(|| Ok(BTreeMap::new()), positions)
+}
+
+/// Positions or references of events, with commas between.
+pub(super) fn positions(text: &str) -> Result<BTreeMap<u16, u64>, ApiError> {
     let positions = text.split(',').map(|part| match event_name(part.trim()) {
         Some(EventName::At(at)) => Ok(at),
         _ => part.trim().parse::<Position>(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use souk_actors::event::{Position, StoredEvent};
+use souk_actors::event::StoredEvent;
 use tokio::time::Instant;
 
 use super::App;
@@ -22,8 +22,6 @@ const TIMEOUT_DEFAULT_SECONDS: u64 = 5;
 const TIMEOUT_MAX_SECONDS: u64 = 30;
 /// How many events are read from the log at once.
 const BATCH: usize = 256;
-/// How long to sleep at most on one partition before the others are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Wait for an event
 ///
@@ -87,7 +85,7 @@ async fn first(
         if left.is_zero() {
             return Ok(None);
         }
-        sleep_until_more(app, &after, left.min(LOOK_EVERY)).await;
+        app.runtime().journal().wait_past_any(&after, left).await;
     }
 }
 
@@ -108,17 +106,8 @@ async fn next_in(
     }
 }
 
-async fn sleep_until_more(app: &App, after: &BTreeMap<u16, u64>, at_most: Duration) {
-    let mut partitions =
-        after.iter().map(|(&partition, &position)| Position { partition, position });
-    match (partitions.next(), partitions.next()) {
-        (Some(only), None) => drop(app.runtime().journal().wait_past(only, at_most).await),
-        _ => tokio::time::sleep(at_most).await,
-    }
-}
-
 /// The index's filter, on an event in hand.
-fn matches(filter: &EventFilter, event: &StoredEvent) -> bool {
+pub(super) fn matches(filter: &EventFilter, event: &StoredEvent) -> bool {
     let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|of| of == is);
     (filter.event_types.is_empty() || filter.event_types.iter().any(|of| **of == *event.event_type))
         && filter.majors.is_none_or(|major| major == event.major)

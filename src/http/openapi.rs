@@ -285,6 +285,9 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     if path == "/api/v1/users/verify-email" {
         statuses.push("410");
     }
+    if path == "/api/v1/events/stream" {
+        statuses.extend(["410", "422"]);
+    }
     if method == "patch" && path.starts_with("/api/v1/listings/") {
         statuses.push("428");
     }

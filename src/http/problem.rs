@@ -414,6 +414,11 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("self_purchase", 409, "Sellers cannot buy their own listings."),
     ("invalid_transition", 409, "The order's state does not allow this."),
     (
+        "position_archived",
+        410,
+        "What comes next is older than what is streamed (STREAM_RETENTION).",
+    ),
+    (
         "version_mismatch",
         412,
         "If-Match names another version; current_version is the current one.",
@@ -428,6 +433,11 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("precondition_required", 428, "Send If-Match with the version this change rests on."),
     ("internal", 500, "A failure inside, known to the logs by error_id."),
     ("overloaded", 503, "Too much is in flight; nothing happened. Retry after Retry-After."),
+    (
+        "too_many_streams",
+        503,
+        "Every place for a stream of events is taken. Retry after Retry-After.",
+    ),
     ("too_many_logins", 503, "Too many passwords are being checked. Retry after Retry-After."),
     ("draining", 503, "The service is stopping; nothing happened."),
     ("journal_unavailable", 503, "The journal cannot be reached; nothing happened."),

@@ -172,8 +172,9 @@ async fn serve(
     }
     let activity = Arc::new(Activity::default());
     let requests = activity.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let open = requests.request();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let open = Arc::new(requests.request());
+        request.extensions_mut().insert(open.clone());
         let answer = call(router.clone(), request);
         async move {
             let answer = answer.await;

@@ -51,6 +51,11 @@ impl Claims {
     pub fn session(&self) -> Option<SessionId> {
         self.sid.map(SessionId)
     }
+
+    /// The first moment at which this is not good any more.
+    pub fn expires_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.exp.saturating_mul(1_000))
+    }
 }
 
 /// Why a token is not accepted.
@@ -116,7 +121,7 @@ impl Tokens {
     pub fn read(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
         let read = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation);
         let claims = read.map_err(|_| TokenError::Invalid)?.claims;
-        if claims.exp <= now.millis() / 1_000 {
+        if claims.expires_at() <= now {
             return Err(TokenError::Expired);
         }
         Ok(claims)

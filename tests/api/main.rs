@@ -36,3 +36,4 @@ mod registration;
 mod sagas;
 mod sellers;
 mod sessions;
+mod stream;

@@ -104,6 +104,9 @@ async fn ask(client: &Client, operation: &Operation) -> Answer {
     if operation.path.ends_with("/events/await") {
         target.push_str("?aggregateId=00000000-0000-7000-8000-000000000000&timeout=0");
     }
+    if operation.path.ends_with("/events/stream") {
+        target.push_str("?seconds=0");
+    }
     let client =
         if operation.method == Method::PATCH { client.if_match("*") } else { client.clone() };
     let body = operation.body.as_ref().map(|body| body.to_string().into_bytes());

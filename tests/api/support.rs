@@ -26,6 +26,7 @@ mod people;
 mod raw;
 mod server;
 mod strace;
+mod stream;
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
@@ -42,6 +43,7 @@ pub use people::{Person, business, somebody};
 pub use raw::{RawAnswer, RawClient};
 pub use server::{Command, Ended, Server, Start, on_postgres};
 pub use strace::{Call, Fault, Trace};
+pub use stream::Told;
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,6 +1,9 @@
 //! The ways to what is stored: events, control rows, subscriptions, dead letters.
 
+use std::collections::BTreeMap;
+use std::future::{Future as _, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -87,6 +90,27 @@ impl JournalReader {
         let mut head = partition.head.clone();
         let past = head.wait_for(|head| *head > after.position);
         matches!(tokio::time::timeout(timeout, past).await, Ok(Ok(_)))
+    }
+
+    /// Waits until the head of some partition is behind what `after` has of it (nothing, where it
+    /// is not named); whether one is.
+    pub async fn wait_past_any(&self, after: &BTreeMap<u16, u64>, timeout: Duration) -> bool {
+        let mut heads: Vec<_> = self
+            .0
+            .0
+            .partitions
+            .iter()
+            .map(|partition| {
+                let after = after.get(&partition.index).copied().unwrap_or(0);
+                let mut head = partition.head.clone();
+                Box::pin(async move { head.wait_for(|head| *head > after).await.is_ok() })
+            })
+            .collect();
+        let any = poll_fn(|context| {
+            let moved = heads.iter_mut().map(|head| head.as_mut().poll(context));
+            moved.fold(Poll::Pending, |found, head| if found.is_ready() { found } else { head })
+        });
+        tokio::time::timeout(timeout, any).await.unwrap_or(false)
     }
 
     /// An event's data for people to read.

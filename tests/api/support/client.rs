@@ -86,6 +86,18 @@ impl Client {
         }
     }
 
+    /// Asks, and leaves the answer's body to be read.
+    pub async fn open(&self, path: &str) -> reqwest::Response {
+        let sent = self.request(Method::GET, path).send().await;
+        sent.unwrap_or_else(|error| panic!("GET {path} got no answer: {error:?}"))
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let url = self.url.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let request = self.http.request(method, format!("{url}{path}"));
+        self.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
+    }
+
     /// The same where the server may be gone.
     pub async fn try_send(
         &self,
@@ -94,13 +106,9 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<Answer, reqwest::Error> {
         let asked = format!("{method} {path}");
-        let url = self.url.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut request = self.http.request(method, format!("{url}{path}"));
+        let mut request = self.request(method, path);
         if body.is_some() && !self.headers.iter().any(|(name, _)| name == "content-type") {
             request = request.header("content-type", "application/json");
-        }
-        for (name, value) in &self.headers {
-            request = request.header(name, value);
         }
         if let Some(body) = body {
             request = request.body(body);

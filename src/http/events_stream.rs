@@ -1,0 +1,335 @@
+//! Events as they happen: server-sent events, read from the journal at the reader's own pace.
+//!
+//! ```text
+//!   journal ──page──▶ pump (a task) ──one chunk at most──▶ Feed (the answer's body) ──▶ reader
+//! ```
+//!
+//! Nothing is kept for a reader but where it is. One that does not take a chunk in time is
+//! disconnected and goes on later from the last `id:` it has seen.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use hyper::body::Frame;
+use souk_actors::event::StoredEvent;
+use souk_actors::journal::codec::Reveal;
+use souk_actors::world::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::call::Staff;
+use super::connection::OpenRequest;
+use super::event_json::{Form, write};
+use super::events;
+use super::events_await::matches;
+use super::params::{Params, wrong};
+use super::problem::ApiError;
+use crate::domain::topics::Topics;
+use crate::projections::EventFilter;
+
+/// What cursors of streams are signed for. A stream may go on with another filter.
+const CURSORS: &str = "events/stream";
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Tells proxies to pass on what comes as it comes.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// How long readers wait before they connect again, in milliseconds.
+const RETRY_MS: u32 = 3_000;
+/// How long nothing is said at most, so that nobody in between takes the connection for dead.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How many events are read from the journal at once.
+const PAGE: usize = 64;
+/// What has grown to so many bytes is handed over before more is written.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(stream_events))
+}
+
+/// Events as they happen
+///
+/// Server-sent events: `id` is where the event stands, `event` its type, `data` the event as one line
+/// of JSON. Begins with what happens next, or behind `Last-Event-ID` (sooner than `after`, which
+/// takes an `id` or positions: `0:0` is the beginning). `eventType` takes names, `order.*`, `order.#`
+/// with commas between, or `~` and a regular expression. In order per partition. A reader that does
+/// not keep up is disconnected and can go on where it was; so is everybody when the token is over.
+#[utoipa::path(get, path = "/events/stream", tag = "events",
+    params(("eventType" = Option<String>, Query), ("aggregateId" = Option<String>, Query),
+        ("aggregateType" = Option<String>, Query), ("correlationId" = Option<String>, Query),
+        ("causationId" = Option<String>, Query), ("after" = Option<String>, Query),
+        ("case" = Option<String>, Query),
+        ("seconds" = Option<u64>, Query, description = "End after so many seconds, and after what \
+            there is now with 0; absent: go on until somebody hangs up"),
+        ("Last-Event-ID" = Option<String>, Header)),
+    responses((status = 200, description = "Events", body = String,
+        content_type = "text/event-stream")))]
+async fn stream_events(
+    State(app): State<App>,
+    Staff(call): Staff,
+    params: Params,
+    headers: HeaderMap,
+    open: Option<Extension<Arc<OpenRequest>>>,
+) -> Result<Response, ApiError> {
+    let wanted = Wanted::read(&params)?;
+    let seconds = params.parsed::<u64>("seconds")?;
+    let at = start(&app, &params, &headers).await?;
+    let place = app.stream_place().ok_or_else(|| {
+        let detail = "as many streams of events are open as there may be (HTTP_STREAMS_MAX)";
+        ApiError::unavailable("too_many_streams", detail, Duration::from_secs(5))
+    })?;
+    let (send, chunks) = mpsc::channel(1);
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let pump = Pump {
+        patience: app.settings().http.write_timeout,
+        form: events::form(&params, &headers),
+        token_until: call.expires_at(),
+        until: seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds))),
+        beat: Instant::now() + HEARTBEAT,
+        told: BTreeMap::new(),
+        app,
+        wanted,
+        at,
+        send,
+    };
+    let held = (place, open);
+    tokio::spawn(pump.run(held, is_broken.clone()).in_current_span());
+    let mut response = Response::new(Body::new(Feed { chunks, is_broken }));
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        (ACCEL_BUFFERING, "no"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+/// What somebody wants to hear of.
+struct Wanted {
+    topics: Topics,
+    filter: EventFilter,
+}
+
+impl Wanted {
+    fn read(params: &Params) -> Result<Self, ApiError> {
+        let topics = params.text("event_type").map(Topics::parse_list).transpose();
+        let topics = topics.map_err(|error| {
+            ApiError::invalid_field("eventType", "invalid_pattern", &error.to_string())
+        })?;
+        Ok(Self { topics: topics.unwrap_or_default(), filter: events::about(params)? })
+    }
+
+    fn includes(&self, event: &StoredEvent) -> bool {
+        self.topics.include(&event.event_type, event.major) && matches(&self.filter, event)
+    }
+}
+
+/// Where a stream begins: a position in each partition.
+async fn start(
+    app: &App,
+    params: &Params,
+    headers: &HeaderMap,
+) -> Result<BTreeMap<u16, u64>, ApiError> {
+    let heads = app.runtime().journal().heads();
+    let heads: BTreeMap<_, _> = heads.iter().map(|head| (head.partition, head.position)).collect();
+    let last_seen = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
+    let after = match last_seen {
+        Some(value) => app.cursors().open(CURSORS, value.to_str().unwrap_or_default())?,
+        None => match params.text("after") {
+            Some(text) => app.cursors().open(CURSORS, text).or_else(|_| events::positions(text))?,
+            None => return Ok(heads),
+        },
+    };
+    let ahead = |(partition, position): (&u16, &u64)| {
+        heads.get(partition).is_none_or(|head| position > head)
+    };
+    if after.iter().any(ahead) {
+        return Err(wrong("after", "the journal has not come to this position"));
+    }
+    let at: BTreeMap<_, _> =
+        heads.keys().map(|of| (*of, after.get(of).copied().unwrap_or(0))).collect();
+    is_within_reach(app, &at).await?;
+    Ok(at)
+}
+
+/// Refuses to go on where the next event is older than what is streamed.
+async fn is_within_reach(app: &App, at: &BTreeMap<u16, u64>) -> Result<(), ApiError> {
+    let kept = app.settings().http.stream_retention;
+    for (&partition, &position) in at {
+        let next = app.runtime().journal().read_from(partition, position, 1).await?;
+        if next.first().is_some_and(|event| event.timestamp.plus(kept) < app.now()) {
+            let detail = format!(
+                "the next event of partition {partition} is older than what is streamed \
+                 (STREAM_RETENTION); read on with GET /api/v1/events?after={partition}:{position}"
+            );
+            return Err(ApiError::new(StatusCode::GONE, "position_archived", detail));
+        }
+    }
+    Ok(())
+}
+
+/// Why a stream ends.
+enum End {
+    /// It was to end now, or there is nobody any more.
+    Orderly,
+    /// The reader does not keep up, or the journal cannot be read.
+    Broken,
+}
+
+/// Reads the journal and writes it out, for one reader.
+struct Pump {
+    app: App,
+    wanted: Wanted,
+    form: Form,
+    /// How far the journal has been read.
+    at: BTreeMap<u16, u64>,
+    /// How far the reader knows that it has.
+    told: BTreeMap<u16, u64>,
+    send: mpsc::Sender<Bytes>,
+    patience: Duration,
+    token_until: Timestamp,
+    until: Option<Instant>,
+    beat: Instant,
+}
+
+impl Pump {
+    /// Runs until the stream ends, and lets go of `held` then: of its place, and of the connection,
+    /// which is not idle as long.
+    async fn run<T>(mut self, held: T, is_broken: Arc<AtomicBool>) {
+        let open = metrics::gauge!("souk_streams_open");
+        open.increment(1.0);
+        let (app, gone) = (self.app.clone(), self.send.clone());
+        let end = tokio::select! {
+            biased;
+            () = gone.closed() => End::Orderly,
+            () = app.stopping() => End::Orderly,
+            Err(end) = self.pump() => end,
+        };
+        is_broken.store(matches!(end, End::Broken), Ordering::Release);
+        open.decrement(1.0);
+        drop(held);
+    }
+
+    async fn pump(&mut self) -> Result<Infallible, End> {
+        // Whoever is cut off before the first event goes on from here.
+        let id = self.id();
+        self.send(format!("retry: {RETRY_MS}\n{id}\n")).await?;
+        loop {
+            let mut has_moved = false;
+            for partition in 0..self.app.runtime().partitions() {
+                has_moved |= self.page_of(partition).await?;
+            }
+            if Instant::now() >= self.beat {
+                let id = if self.told == self.at { String::new() } else { self.id() };
+                self.send(format!(": still here\n{id}\n")).await?;
+            }
+            if has_moved {
+                // The tail is read without waiting; others want to run too.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let now = Instant::now();
+            if self.until.is_some_and(|until| until <= now) {
+                return Err(End::Orderly);
+            }
+            let next = self.until.map_or(self.beat, |until| until.min(self.beat));
+            let journal = self.app.runtime().journal();
+            journal.wait_past_any(&self.at, next.saturating_duration_since(now)).await;
+        }
+    }
+
+    /// Passes on a page of one partition; whether there was one.
+    async fn page_of(&mut self, partition: u16) -> Result<bool, End> {
+        let after = self.at.get(&partition).copied().unwrap_or(0);
+        let read = self.app.runtime().journal().read_from(partition, after, PAGE).await;
+        let page = read.map_err(|error| broken(&error.into()))?;
+        let mut chunk = String::new();
+        for event in &page {
+            self.at.insert(partition, event.position);
+            if !self.wanted.includes(event) {
+                continue;
+            }
+            // Only administrators come here, and they read personal fields in clear.
+            let data = write(&self.app, event, self.form, Reveal::Clear).await;
+            let data = data.map_err(|error| broken(&error))?;
+            let id = self.id();
+            // Writing to a text cannot fail.
+            let _ = write!(chunk, "{id}event: {}\ndata: {data}\n\n", event.event_type);
+            if chunk.len() >= CHUNK_BYTES {
+                self.send(std::mem::take(&mut chunk)).await?;
+            }
+        }
+        if !chunk.is_empty() {
+            self.send(chunk).await?;
+        }
+        Ok(!page.is_empty())
+    }
+
+    /// The line that says how far this is.
+    fn id(&mut self) -> String {
+        self.told.clone_from(&self.at);
+        format!("id: {}\n", self.app.cursors().seal(CURSORS, &self.at))
+    }
+
+    /// Hands a chunk over, if the reader takes it in time and may still have it.
+    async fn send(&mut self, chunk: String) -> Result<(), End> {
+        if self.app.now() >= self.token_until {
+            return Err(End::Orderly);
+        }
+        self.beat = Instant::now() + HEARTBEAT;
+        match tokio::time::timeout(self.patience, self.send.send(chunk.into())).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Orderly),
+            Err(_) => {
+                tracing::info!("a reader of a stream does not keep up and is disconnected");
+                metrics::counter!("souk_streams_cut_total").increment(1);
+                Err(End::Broken)
+            }
+        }
+    }
+}
+
+fn broken(error: &ApiError) -> End {
+    tracing::warn!(code = error.code(), "a stream of events breaks off");
+    End::Broken
+}
+
+/// The body of a stream: one chunk after the other, as the connection takes them.
+struct Feed {
+    chunks: mpsc::Receiver<Bytes>,
+    is_broken: Arc<AtomicBool>,
+}
+
+/// The stream broke off.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream broke off")]
+struct BrokeOff;
+
+impl hyper::body::Body for Feed {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        Poll::Ready(match ready!(self.chunks.poll_recv(context)) {
+            Some(chunk) => Some(Ok(Frame::data(chunk))),
+            None if self.is_broken.load(Ordering::Acquire) => Some(Err(BrokeOff)),
+            None => None,
+        })
+    }
+}
