@@ -324,7 +324,7 @@ impl<'a> Auditor<'a> {
             if found.is_empty() {
                 return Ok(given_up);
             }
-            for at in found {
+            for at in found.into_iter().map(|found| found.at) {
                 after.insert(at.partition, at.position);
                 let Some(event) = self.runtime.journal().event_at(at).await? else { continue };
                 let data = data(&event);

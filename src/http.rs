@@ -23,6 +23,8 @@ mod event_json;
 pub mod events;
 mod events_await;
 mod events_stream;
+pub mod explain;
+mod graph;
 pub mod idempotency;
 pub mod info;
 pub mod listings;
@@ -43,6 +45,7 @@ pub mod shipments;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;
+pub mod traces;
 pub mod users;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,8 +78,8 @@ pub const POSITION: HeaderName = HeaderName::from_static("souk-position");
 /// How far the projection had come that a read rests on.
 pub const PROJECTION_POSITION: HeaderName = HeaderName::from_static("souk-projection-position");
 
-/// How long a read waits for `min_position`.
-const PROJECTION_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a read waits for `min_position` when the caller does not say.
+const PROJECTION_WAIT: Duration = Duration::from_secs(5);
 
 /// What the HTTP layer is built from.
 pub struct Parts {
@@ -210,20 +213,31 @@ impl App {
         self.0.parts.market.texts.messages()
     }
 
+    /// Waits until a projection includes what a list is asked to include (`min_position`), for as
+    /// long as the caller would (`Prefer: wait`).
+    async fn includes(
+        &self,
+        projection: &str,
+        params: &params::Params,
+    ) -> Result<(), problem::ApiError> {
+        let Some(at) = params.min_position()? else { return Ok(()) };
+        self.projected(projection, at, params.wait().unwrap_or(PROJECTION_WAIT)).await
+    }
+
     /// Waits until a projection has handled everything up to `at`, which must be a position that
     /// there is.
     async fn projected(
         &self,
         projection: &str,
-        at: Option<Position>,
+        at: Position,
+        wait: Duration,
     ) -> Result<(), problem::ApiError> {
-        let Some(at) = at else { return Ok(()) };
         let heads = self.runtime().journal().heads();
         if !heads.iter().any(|head| head.partition == at.partition && head.position >= at.position)
         {
             return Err(params::wrong("min_position", "the journal has not come to this position"));
         }
-        if self.runtime().subscriptions().wait_for(projection, at, PROJECTION_WAIT_MAX).await {
+        if self.runtime().subscriptions().wait_for(projection, at, wait).await {
             return Ok(());
         }
         Err(problem::ApiError::unavailable(
@@ -236,7 +250,7 @@ impl App {
     /// Waits until a projection has handled everything that is in the journal now.
     async fn projected_all(&self, projection: &str) -> Result<(), problem::ApiError> {
         for head in self.runtime().journal().heads() {
-            self.projected(projection, Some(head)).await?;
+            self.projected(projection, head, PROJECTION_WAIT).await?;
         }
         Ok(())
     }
@@ -262,9 +276,11 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(categories::routes())
         .merge(listings::routes())
         .merge(orders::routes())
+        .merge(explain::routes())
         .merge(shipments::routes())
         .merge(notifications::routes())
         .merge(events::routes())
+        .merge(traces::routes())
         .merge(subscriptions::routes())
         .merge(dlq::routes())
         .merge(audit::routes())

@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 pub use categories::CategoryRow;
 pub use db::{Place, ReadError};
-pub use events_index::EventFilter;
+pub use events_index::{EventFilter, Match as EventMatch, TraceRow};
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
@@ -184,14 +184,29 @@ impl ReadModels {
         Subscription::projection(T::NAME, T::CONTEXT, T::TOPICS, Arc::new(projected))
     }
 
-    /// Where the events are that match, in order, behind a position per partition.
+    /// The events that match, in order, behind a position per partition.
     pub async fn events(
         &self,
         filter: &EventFilter,
         after: &BTreeMap<u16, u64>,
         limit: u32,
-    ) -> Result<Vec<Position>, ReadError> {
+    ) -> Result<Vec<EventMatch>, ReadError> {
         events_index::find(&self.db, filter, after, limit).await
+    }
+
+    /// What there is with a correlation id; none: nothing.
+    pub async fn trace(&self, correlation_id: &str) -> Result<Option<TraceRow>, ReadError> {
+        events_index::trace(&self.db, correlation_id).await
+    }
+
+    /// The correlation ids of the events of a partition from `first` to `last`, each once.
+    pub async fn correlations(
+        &self,
+        partition: u16,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<String>, ReadError> {
+        events_index::correlations(&self.db, partition, first, last).await
     }
 
     /// All categories, by their slugs.

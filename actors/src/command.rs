@@ -44,6 +44,16 @@ pub struct ControlWrite {
     pub expires_at: Option<Timestamp>,
 }
 
+tokio::task_local! {
+    /// The subscription whose handler is at work in this task.
+    static HANDLER: &'static str;
+}
+
+/// Does some work for a subscription: the commands that it sends because of an event say so.
+pub(crate) async fn on_behalf_of<F: Future>(subscription: &'static str, work: F) -> F::Output {
+    HANDLER.scope(subscription, work).await
+}
+
 /// Who asks, why, on whose budget and until when.
 #[derive(Debug, Clone)]
 pub struct CommandContext {
@@ -55,6 +65,8 @@ pub struct CommandContext {
     pub correlation_id: Arc<str>,
     /// The id of the request or event that caused the command.
     pub causation_id: Arc<str>,
+    /// The subscription whose handler sends it; none: no handler does.
+    pub subscription: Option<&'static str>,
     /// Who asked: a user's id, or `system`.
     pub actor_id: Arc<str>,
     /// The tenant.
@@ -79,6 +91,7 @@ impl CommandContext {
             once: None,
             correlation_id: correlation_id.into(),
             causation_id: causation_id.into(),
+            subscription: None,
             actor_id: "anonymous".into(),
             tenant_id: "default".into(),
             traceparent: None,
@@ -101,6 +114,7 @@ impl CommandContext {
             once: Some(Once { request_hash: [0; 32] }),
             correlation_id: event.correlation_id.clone(),
             causation_id: event.event_id.to_string().into(),
+            subscription: HANDLER.try_with(|name| *name).ok(),
             actor_id: "system".into(),
             tenant_id: "default".into(),
             traceparent: None,

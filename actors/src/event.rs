@@ -100,6 +100,10 @@ pub struct Metadata {
     /// The W3C trace context of the request that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// The subscription whose handler sent the command; none: no handler did, or the event is from
+    /// before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<String>,
 }
 
 /// One declared event type: its names, its version, its schema. The registry of all of them is

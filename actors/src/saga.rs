@@ -16,8 +16,8 @@ mod run;
 use std::time::Duration;
 
 pub use instance::{
-    Advance, HistoryEntry, Input, SagaCommand, SagaEnd, SagaEvent, SagaFailure, SagaInstance,
-    SagaStatus, Transition,
+    Advance, HistoryEntry, Input, STEP_TIMER, SagaCommand, SagaEnd, SagaEvent, SagaFailure,
+    SagaInstance, SagaStatus, Transition,
 };
 pub(crate) use run::subscriptions;
 pub use run::{Routed, SagaRouter};

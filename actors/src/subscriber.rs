@@ -7,6 +7,7 @@
 
 mod circuit;
 mod lane;
+mod lately;
 mod pull;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::broker::{BrokerHandle, Pattern, Route};
@@ -30,6 +32,8 @@ use crate::runtime::Runtime;
 use crate::world::{Timestamp, World};
 use circuit::Circuit;
 pub use circuit::CircuitPolicy;
+pub use lately::Handled;
+use lately::Lately;
 pub(crate) use pull::run;
 
 /// Handles one event at a time. At least once: it must bear a repeat.
@@ -250,6 +254,7 @@ pub(crate) struct Cell {
     lanes: Vec<LaneState>,
     dispatched: AtomicU64,
     damaged: AtomicBool,
+    lately: Lately,
     progress: Notify,
     redrives: (mpsc::Sender<RedriveRequest>, tokio::sync::Mutex<mpsc::Receiver<RedriveRequest>>),
     pub counts: Counts,
@@ -294,6 +299,7 @@ impl Cell {
             lanes: (0..subscription.lanes).map(|_| LaneState::default()).collect(),
             dispatched: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
+            lately: Lately::default(),
             progress: Notify::new(),
             redrives: (send, tokio::sync::Mutex::new(receive)),
             counts: Counts::default(),
@@ -326,6 +332,79 @@ impl Cell {
             // The broker is in no hurry to tell it that there was nothing for it.
             self.route.wake();
             moved.await;
+        }
+    }
+
+    /// Everything of this key up to here is handled, or a letter.
+    fn position_of(&self, key: Uuid) -> u64 {
+        lane_position(&self.lanes[self.lane_of(key)], self.dispatched.load(Ordering::Acquire))
+    }
+
+    /// Where an event of its key stands, as far as no letter tells. `usual_ms` is what
+    /// [`Cell::usual_ms`] says: it is dear, and the same for all events.
+    pub(crate) fn delivery(
+        &self,
+        event: &StoredEvent,
+        key: Uuid,
+        usual_ms: Option<u64>,
+    ) -> Delivery {
+        let subscription = &self.subscription;
+        let mut delivery = Delivery {
+            subscription: subscription.name,
+            is_projection: matches!(subscription.kind, Kind::Projection(_)),
+            partition: self.partition,
+            key,
+            state: "acked",
+            attempts: 0,
+            attempts_max: subscription.retry.max_retries.saturating_add(1),
+            last_error: None,
+            class: None,
+            first_failed_at: None,
+            last_failed_at: None,
+            next_attempt_at: None,
+            held: None,
+            handled: None,
+            usual_ms,
+        };
+        if self.position_of(key) >= event.position {
+            delivery.handled = self.lately.handled(event.position);
+            delivery.attempts = delivery.handled.map_or(0, |handled| handled.attempts);
+            return delivery;
+        }
+        delivery.state = "pending";
+        delivery.held = self.held();
+        if let Some(retrying) = self.lately.retrying(event.position) {
+            let next = retrying.next.or_else(|| self.circuit.opens_again());
+            let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+            delivery.state = "retrying";
+            delivery.attempts = retrying.attempts;
+            delivery.class = Some(retrying.failure.kind.as_str().to_owned());
+            delivery.last_error = Some(retrying.failure.message);
+            delivery.first_failed_at = Some(retrying.first_failed_at);
+            delivery.last_failed_at = Some(retrying.last_failed_at);
+            delivery.next_attempt_at = left.map(|left| self.world.now().plus(left));
+        }
+        delivery
+    }
+
+    /// How long nineteen of twenty deliveries took lately at most, in milliseconds.
+    pub(crate) fn usual_ms(&self) -> Option<u64> {
+        self.lately.usual_ms()
+    }
+
+    /// The positions of events that failed and are being tried again.
+    pub(crate) fn retried(&self) -> Vec<(u64, u64)> {
+        self.lately.retried()
+    }
+
+    /// Why it does not go on, if it does not.
+    fn held(&self) -> Option<&'static str> {
+        if self.paused.get() {
+            Some("paused")
+        } else if self.is_at_damage() {
+            Some("damaged")
+        } else {
+            (self.circuit.name() != "closed").then_some("circuit_open")
         }
     }
 
@@ -446,16 +525,39 @@ pub struct SubscriptionStatus {
 }
 
 /// Where an event stands with one subscription.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Delivery {
     /// The subscription.
     pub subscription: &'static str,
-    /// `acked`, `pending`, `dead` or `waiting`.
+    /// Whether it keeps rows rather than having effects.
+    pub is_projection: bool,
+    /// The partition of the event.
+    pub partition: u16,
+    /// The key whose order is kept.
+    pub key: Uuid,
+    /// `acked`, `pending`, `retrying`, `dead`, or `waiting` behind a dead one of its key.
     pub state: &'static str,
-    /// Attempts, as far as a letter tells.
+    /// Attempts, as far as that is known: from a letter, or because it was lately; 0: unknown, or
+    /// none.
     pub attempts: u32,
-    /// The error, if it is a letter.
+    /// After how many attempts it becomes a letter, when each failure is one that may pass.
+    pub attempts_max: u32,
+    /// The latest error, of a letter or of what is being tried again.
     pub last_error: Option<String>,
+    /// What kind of failure it was: `transient`, `permanent` or `system`.
+    pub class: Option<String>,
+    /// The first failure.
+    pub first_failed_at: Option<Timestamp>,
+    /// The latest failure.
+    pub last_failed_at: Option<Timestamp>,
+    /// When it is tried again, if it is of itself.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Why the subscription does not go on: `paused`, `circuit_open` or `damaged`.
+    pub held: Option<&'static str>,
+    /// When it was handled, as long as that is remembered.
+    pub handled: Option<Handled>,
+    /// How long nineteen of twenty deliveries of this subscription took lately, in milliseconds.
+    pub usual_ms: Option<u64>,
 }
 
 /// The paused subscriptions, as a control row knows them.

@@ -39,6 +39,11 @@ pub const WAREHOUSE: &str = "WH-DEFAULT";
 /// Before the order's id in the name of a hold's timer. Stored; never rename.
 const HOLD_TIMER: &str = "reservation:";
 
+/// The timer that ends a listing's hold for an order.
+pub fn hold_timer(order: OrderId) -> String {
+    format!("{HOLD_TIMER}{order}")
+}
+
 /// How a listing stands.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -718,7 +723,7 @@ impl Aggregate for Listing {
     }
 
     fn timers(&self, event: &ListingEvent) -> Vec<TimerChange> {
-        let name = |order: OrderId| format!("{HOLD_TIMER}{order}");
+        let name = hold_timer;
         match event {
             ListingEvent::InventoryReserved(event) => {
                 vec![TimerChange::Set { name: name(event.order_id), at: event.expires_at }]

@@ -92,7 +92,7 @@ async fn list_categories(
     State(app): State<App>,
     params: Params,
 ) -> Result<Answer<Page<CategoryBody>>, ApiError> {
-    app.projected(VIEW, params.min_position()?).await?;
+    app.includes(VIEW, &params).await?;
     let rows = app.reads().categories().await?;
     let data = rows.into_iter().map(|row| CategoryBody {
         id: row.category_id,
@@ -101,7 +101,7 @@ async fn list_categories(
         slug: row.slug,
         active: row.active,
     });
-    Ok(Answer::ok(Page::whole(data.collect())).projected(&app, VIEW))
+    Ok(params.with_next(Page::whole(data.collect())).projected(&app, VIEW))
 }
 
 /// A category

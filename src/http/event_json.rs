@@ -55,7 +55,8 @@ pub(super) fn reference(event: &StoredEvent) -> String {
     format!("evt_{context}_{number}")
 }
 
-fn metadata(event: &StoredEvent) -> Option<Metadata> {
+/// What stands beside its data, if that can be read.
+pub(super) fn metadata(event: &StoredEvent) -> Option<Metadata> {
     serde_json::from_str(&event.metadata).ok()
 }
 
@@ -96,6 +97,9 @@ fn native(event: &StoredEvent, data: Value) -> Value {
     });
     if let Some(traceparent) = metadata.as_ref().and_then(|of| of.traceparent.as_deref()) {
         about["traceparent"] = Value::from(traceparent);
+    }
+    if let Some(subscription) = metadata.as_ref().and_then(|of| of.subscription.as_deref()) {
+        about["subscription"] = Value::from(subscription);
     }
     json!({
         "event_id": event.event_id,

@@ -174,7 +174,7 @@ async fn list_events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let filter = filter(&params)?;
-    app.projected(VIEW, params.min_position()?).await?;
+    app.includes(VIEW, &params).await?;
     let (limit, mut at) = (params.limit()?, after(&app, &params)?);
     let mut positions = app.reads().events(&filter, &at, limit + 1).await?;
     let has_more = positions.len() > usize::try_from(limit).unwrap_or(usize::MAX);
@@ -182,7 +182,7 @@ async fn list_events(
 
     let form = form(&params, &headers);
     let mut data = Vec::with_capacity(positions.len());
-    for position in positions {
+    for position in positions.into_iter().map(|found| found.at) {
         if let Some(event) = app.runtime().journal().event_at(position).await? {
             data.push(write(&app, &event, form, Reveal::Clear).await?);
         }
@@ -199,7 +199,8 @@ async fn list_events(
     })
 }
 
-async fn find(app: &App, name: &str) -> Result<Arc<StoredEvent>, ApiError> {
+/// The event of this name.
+pub(super) async fn find(app: &App, name: &str) -> Result<Arc<StoredEvent>, ApiError> {
     let journal = app.runtime().journal();
     let event = match event_name(name) {
         Some(EventName::Id(id)) => journal.event(id).await?,
@@ -233,13 +234,20 @@ async fn get_event(
 pub struct DeliveryBody {
     /// The subscription.
     pub subscription: String,
-    /// `acked`, `pending`, `dead` or `waiting` (behind a dead one of its key).
+    /// `acked`, `pending`, `retrying`, `dead` or `waiting` (behind a dead one of its key).
     #[schema(example = "acked")]
     pub state: &'static str,
-    /// How often it was tried, where that is known: only exceptions are stored.
+    /// How often it was tried, where that is known: only exceptions are stored, and what was lately
+    /// is remembered until the next start.
     pub attempts: Option<u32>,
     /// Why it failed.
     pub last_error: Option<String>,
+    /// When it is tried again, if it is of itself.
+    #[schema(format = DateTime)]
+    pub next_attempt_at: Option<String>,
+    /// When it was handled, as long as that is remembered.
+    #[schema(format = DateTime)]
+    pub acked_at: Option<String>,
 }
 
 /// What became of an event everywhere.
@@ -259,7 +267,7 @@ pub struct DeliveriesBody {
 
 /// What became of an event
 ///
-/// Derived from checkpoints and dead letters.
+/// Derived from checkpoints, dead letters, and what the subscriptions have in hand.
 #[utoipa::path(get, path = "/events/{id}/deliveries", tag = "events",
     params(("id" = String, Path)),
     responses((status = 200, description = "Its deliveries", body = DeliveriesBody)))]
@@ -269,12 +277,15 @@ async fn get_deliveries(
     Path(id): Path<String>,
 ) -> Result<Answer<DeliveriesBody>, ApiError> {
     let event = find(&app, &id).await?;
-    let deliveries = app.runtime().subscriptions().deliveries(&event).await?;
-    let data = deliveries.into_iter().map(|delivery| DeliveryBody {
+    let events = std::slice::from_ref(&event);
+    let deliveries = app.runtime().subscriptions().deliveries(events).await?;
+    let data = deliveries.into_iter().flatten().map(|delivery| DeliveryBody {
         subscription: delivery.subscription.to_owned(),
         state: delivery.state,
         attempts: (delivery.attempts > 0).then_some(delivery.attempts),
         last_error: delivery.last_error,
+        next_attempt_at: delivery.next_attempt_at.map(|at| at.to_string()),
+        acked_at: delivery.handled.map(|handled| handled.ended_at.to_string()),
     });
     let stored_at = event.timestamp.to_string();
     let published_at = stored_at.clone();

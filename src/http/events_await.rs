@@ -70,8 +70,8 @@ async fn first(
         .map(|of| (of, subscriptions.position(events::VIEW, of).unwrap_or(0)))
         .collect();
     let indexed = app.reads().events(filter, &BTreeMap::new(), 1).await?;
-    if let Some(&at) = indexed.first()
-        && let Some(event) = app.runtime().journal().event_at(at).await?
+    if let Some(found) = indexed.first()
+        && let Some(event) = app.runtime().journal().event_at(found.at).await?
     {
         return Ok(Some(event));
     }

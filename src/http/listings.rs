@@ -400,7 +400,7 @@ async fn list(
     params: &Params,
     filter: ListingFilter,
 ) -> Result<Answer<Page<ListingSummary>>, ApiError> {
-    app.projected(VIEW, params.min_position()?).await?;
+    app.includes(VIEW, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let rows = app.reads().listings(&filter, before, limit + 1).await?;
     let cursor = |row: &ListingRow| (row.created_at.millis(), row.listing_id);

@@ -96,7 +96,7 @@ async fn list_notifications(
         (None, true) => None,
         (None, false) => Some(caller),
     };
-    app.projected(VIEW, params.min_position()?).await?;
+    app.includes(VIEW, &params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let user = user.map(UserId::uuid);
     let rows = app.reads().notifications(user, for_admins, before, limit + 1).await?;

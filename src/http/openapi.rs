@@ -168,6 +168,10 @@ fn headers() -> Value {
             "description": "Where the command's last event stands",
             "schema": { "type": "string", "examples": ["0:812"] },
         },
+        "Souk-Projection-Position": {
+            "description": "How far the view behind the answer had come in each partition",
+            "schema": { "type": "string", "examples": ["0:812"] },
+        },
         "Idempotent-Replayed": {
             "description": "Whether this is the answer to an earlier request with this key",
             "schema": { "type": "string", "enum": ["true"] },
@@ -203,6 +207,15 @@ fn parameters() -> Value {
             "description": "What the caller has: 304 when it still is so",
             "schema": { "type": "string", "pattern": format!("^(\\*|{TAG}(, {TAG}){{0,9}})$") },
         },
+        "PreferWait": {
+            "name": "Prefer",
+            "in": "header",
+            "description": "`wait=<seconds>`, at most ten: how long to wait until the answer \
+                includes `min_position`; five when absent. 503 `projection_behind` when it does not \
+                by then.",
+            "schema": { "type": "string" },
+            "example": "wait=2",
+        },
         "CorrelationId": {
             "name": "X-Correlation-Id",
             "in": "header",
@@ -220,6 +233,16 @@ const TAG: &str = "(W/)?\"[!#-~]*\"";
 /// A UUID, with or without its kind before it.
 const ID: &str = "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
 
+/// As [`schema_of`], where the name says something else at one path.
+fn schema_at(path: &str, name: &str) -> Option<Value> {
+    match (path, name) {
+        ("/api/v1/traces", "status") => {
+            Some(json!({ "type": "string", "enum": ["", "error", "ok"] }))
+        }
+        _ => schema_of(name),
+    }
+}
+
 /// What a query parameter may be, where its name says more than its type. An empty one counts as
 /// absent.
 fn schema_of(name: &str) -> Option<Value> {
@@ -228,8 +251,9 @@ fn schema_of(name: &str) -> Option<Value> {
     Some(match name {
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200, "default": 50 }),
         "timeout" => json!({ "type": "integer", "minimum": 0, "default": 5 }),
-        "verbose" => json!({ "type": "string" }),
+        "verbose" | "projections" => json!({ "type": "string" }),
         "channel" => json!({ "type": "string", "enum": ["email", "sms", "in_app"] }),
+        "format" => json!({ "type": "string", "enum": ["", "json", "mermaid"] }),
         "case" => json!({ "type": "string", "examples": ["camel"] }),
         "from" | "to" => json!({ "type": "string", "format": "date-time" }),
         "min_position" => json!({ "type": "string", "pattern": "^([0-9]{1,3}:[0-9]{1,18})?$" }),
@@ -237,16 +261,24 @@ fn schema_of(name: &str) -> Option<Value> {
         "user_id" | "seller_id" => kind("user"),
         "category_id" => kind("category"),
         "partition" => json!({ "type": "integer", "minimum": 0, "maximum": 65_535 }),
-        "aggregateId" => kind("[a-z_]+"),
+        "aggregateId" | "aggregate_id" => kind("[a-z_]+"),
         _ => return None,
     })
 }
 
 /// Whether a read answers 304 to who has what it would give.
 fn is_conditional(path: &str) -> bool {
-    let never = ["/api/v1/events/", "/api/v1/admin/subscriptions/", "/problems/", "/schemas/"];
+    let never = [
+        "/api/v1/events/",
+        "/api/v1/traces/",
+        "/api/v1/admin/subscriptions/",
+        "/problems/",
+        "/schemas/",
+    ];
     path == "/api/v1/users/me"
-        || (path.contains("/{") && !never.iter().any(|start| path.starts_with(start)))
+        || (path.contains("/{")
+            && !path.ends_with("/explain")
+            && !never.iter().any(|start| path.starts_with(start)))
 }
 
 /// Whether a change looks at `If-Match`: those of letters, subscriptions and quarantine rest on no
@@ -329,9 +361,15 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     if path.starts_with("/api/") {
         parameters.push(parameter("CorrelationId"));
     }
+    let waits = |own: &Value| own["name"] == "min_position";
+    let rests_on_a_view =
+        operation.get("parameters").and_then(Value::as_array).into_iter().flatten().any(waits);
+    if rests_on_a_view {
+        parameters.push(parameter("PreferWait"));
+    }
     for own in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         if (own["in"] == "query" || own["name"] == "partition")
-            && let Some(schema) = own["name"].as_str().and_then(schema_of)
+            && let Some(schema) = own["name"].as_str().and_then(|name| schema_at(path, name))
         {
             own["schema"] = schema;
             if own["required"] == true {
@@ -361,6 +399,13 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
         responses.entry(status).or_insert(refusal);
     }
     for (status, response) in responses {
+        if rests_on_a_view && status == "200" {
+            response["headers"] = json!({
+                "Souk-Projection-Position": {
+                    "$ref": "#/components/headers/Souk-Projection-Position",
+                },
+            });
+        }
         if matches!(method, "post" | "patch") && status.starts_with('2') {
             response["headers"] = json!({
                 "ETag": { "$ref": "#/components/headers/ETag" },

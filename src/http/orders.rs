@@ -470,12 +470,18 @@ async fn current(app: &App, order: OrderId) -> Result<OrderBody, ApiError> {
 }
 
 /// The order that a path names, by id or by number, if the caller may see it.
-async fn named(app: &App, call: &Call, name: &str) -> Result<OrderBody, ApiError> {
+pub(super) async fn named(app: &App, call: &Call, name: &str) -> Result<OrderBody, ApiError> {
     call.someone()?;
     let order = if name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("ord-"))
         && name.parse::<OrderId>().is_err()
     {
-        let found = app.reads().order_by_number(&name.to_ascii_uppercase()).await?;
+        let number = name.to_ascii_uppercase();
+        let mut found = app.reads().order_by_number(&number).await?;
+        if found.is_none() {
+            // It may have been placed a moment ago.
+            app.projected_all(VIEW).await?;
+            found = app.reads().order_by_number(&number).await?;
+        }
         OrderId(found.ok_or_else(missing)?)
     } else {
         path_id(name)?
@@ -907,7 +913,7 @@ async fn list(
     mut filter: OrderFilter,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
     filter.status = params.text("status").map(str::to_ascii_uppercase);
-    app.projected(VIEW, params.min_position()?).await?;
+    app.includes(VIEW, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let rows = app.reads().orders(&filter, before, limit + 1).await?;
     let cursor = |row: &OrderRow| (row.placed_at.millis(), row.order_id);

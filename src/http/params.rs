@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, OriginalUri, Query};
 use axum::http::Uri;
@@ -15,6 +16,7 @@ use souk_actors::world::Timestamp;
 use super::App;
 use super::answer::{Answer, Page};
 use super::cursor::Cursors;
+use super::prefer::{self, Prefer};
 use super::problem::ApiError;
 
 /// The most items of one page.
@@ -27,6 +29,7 @@ const LIMIT_DEFAULT: u32 = 50;
 pub struct Params {
     values: BTreeMap<String, String>,
     path: String,
+    prefer: Prefer,
 }
 
 impl<S: Sync> FromRequestParts<S> for Params {
@@ -35,7 +38,8 @@ impl<S: Sync> FromRequestParts<S> for Params {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         // A nested router sees its own part of the path only.
         let original = parts.extensions.get::<OriginalUri>();
-        Self::read(original.map_or(&parts.uri, |OriginalUri(uri)| uri))
+        let params = Self::read(original.map_or(&parts.uri, |OriginalUri(uri)| uri))?;
+        Ok(Self { prefer: Prefer::read(&parts.headers), ..params })
     }
 }
 
@@ -44,7 +48,7 @@ impl Params {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| ApiError::bad_request("invalid_parameter", "the query cannot be read"))?;
         let values = pairs.into_iter().map(|(name, value)| (snake(&name), value)).collect();
-        Ok(Self { values, path: uri.path().to_owned() })
+        Ok(Self { values, path: uri.path().to_owned(), prefer: Prefer::default() })
     }
 
     /// A parameter's text.
@@ -77,6 +81,11 @@ impl Params {
     /// `min_position`: what the answer must include.
     pub fn min_position(&self) -> Result<Option<Position>, ApiError> {
         self.parsed("min_position")
+    }
+
+    /// `Prefer: wait`: how long the caller would wait for `min_position`.
+    pub fn wait(&self) -> Option<Duration> {
+        self.prefer.wait
     }
 
     /// `limit`: how many items to give.
@@ -130,7 +139,11 @@ impl Params {
             query.push(format!("cursor={cursor}"));
             format!("<{}?{}>; rel=\"next\"", self.path, query.join("&"))
         });
-        let answer = Answer::ok(page);
+        let mut answer = Answer::ok(page);
+        if let Some(wait) = self.wait().filter(|_| self.text("min_position").is_some()) {
+            let honoured = Prefer { wait: Some(wait), respond_async: false };
+            answer = answer.with(prefer::APPLIED, &honoured.applied().unwrap_or_default());
+        }
         match link {
             Some(link) => answer.with(axum::http::header::LINK, &link),
             None => answer,

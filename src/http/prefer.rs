@@ -1,4 +1,4 @@
-//! `Prefer` (RFC 7240): whether to wait for what an order leads to.
+//! `Prefer` (RFC 7240): whether to wait for what an order leads to, or for a list to include it.
 
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub struct Prefer {
 }
 
 impl Prefer {
-    fn read(headers: &HeaderMap) -> Self {
+    /// What these headers say.
+    pub(super) fn read(headers: &HeaderMap) -> Self {
         let mut prefer = Self::default();
         let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         for preference in values.flat_map(|value| value.split([',', ';'])).map(str::trim) {

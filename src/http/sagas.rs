@@ -83,7 +83,7 @@ async fn list_sagas(
     _: Staff,
     params: Params,
 ) -> Result<Answer<Page<SagaSummary>>, ApiError> {
-    app.projected(VIEW, params.min_position()?).await?;
+    app.includes(VIEW, &params).await?;
     let filter = SagaFilter {
         key: params.parsed::<OrderId>("order_id")?.map(OrderId::uuid),
         saga: params.text("saga").map(str::to_owned),

@@ -126,16 +126,37 @@ fn push_row(rows: &mut Vec<Param>, event: &StoredEvent) {
     ]);
 }
 
-/// The positions of the events that match, behind `after` in each partition, at most `limit`:
-/// in order within a partition, and merged by position across them. A page's last position per
-/// partition is where the next one begins, so that nothing is missed or seen twice however fast
-/// the partitions grow.
+/// An event that matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// Where it is.
+    pub at: Position,
+    /// What it belongs to.
+    pub correlation_id: String,
+}
+
+/// What the index knows of everything with one correlation id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceRow {
+    /// How many events it has.
+    pub events: u64,
+    /// When the first one happened.
+    pub first: Timestamp,
+    /// When the last one did.
+    pub last: Timestamp,
+    /// The type of the first.
+    pub event_type: String,
+}
+
+/// The events that match, behind `after` in each partition, at most `limit`: in order within a
+/// partition, and merged by position across them. A page's last position per partition is where the
+/// next one begins, so that nothing is missed or seen twice however fast the partitions grow.
 pub async fn find(
     db: &ReadDb,
     filter: &EventFilter,
     after: &BTreeMap<u16, u64>,
     limit: u32,
-) -> Result<Vec<Position>, ReadError> {
+) -> Result<Vec<Match>, ReadError> {
     let partitions = db
         .fetch_as(
             Query::new("SELECT partition FROM projection_checkpoints WHERE projection = ")
@@ -148,13 +169,55 @@ pub async fn find(
         let after = after.get(&partition).copied().unwrap_or(0);
         let Some((first, last)) = bounds(db, filter, partition, after).await? else { continue };
         for query in queries(filter, partition, first, last, limit) {
-            let positions = db.fetch_as(query, |row| row.count(0)).await?;
-            found.extend(positions.into_iter().map(|position| Position { partition, position }));
+            let matches = db.fetch_as(query, |row| {
+                let at = Position { partition, position: row.count(0)? };
+                Ok(Match { at, correlation_id: row.text(1)? })
+            });
+            found.extend(matches.await?);
         }
     }
-    found.sort_unstable_by_key(|at| (at.position, at.partition));
+    found.sort_unstable_by_key(|found| (found.at.position, found.at.partition));
     found.truncate(limit as usize);
     Ok(found)
+}
+
+/// What there is with a correlation id; none: nothing.
+pub async fn trace(db: &ReadDb, correlation_id: &str) -> Result<Option<TraceRow>, ReadError> {
+    let whole =
+        Query::new("SELECT COUNT(*), MAX(timestamp_ms) FROM events_v1 WHERE correlation_id = ")
+            .value(correlation_id);
+    let whole = db.fetch_as(whole, |row| Ok((row.count(0)?, row.int_or_null(1)?))).await?;
+    let first = Query::select(&["timestamp_ms", "event_type"], "events_v1")
+        .then(" AND correlation_id = ")
+        .value(correlation_id)
+        .then(" ORDER BY timestamp_ms, position LIMIT 1");
+    let first = db.fetch_as(first, |row| Ok((row.time(0)?, row.text(1)?))).await?;
+    let (Some((events, Some(last))), Some((at, event_type))) = (whole.first(), first.first())
+    else {
+        return Ok(None);
+    };
+    Ok(Some(TraceRow {
+        events: *events,
+        first: *at,
+        last: Timestamp::from_millis(*last),
+        event_type: event_type.clone(),
+    }))
+}
+
+/// The correlation ids of the events of a partition from `first` to `last`, each once.
+pub async fn correlations(
+    db: &ReadDb,
+    partition: u16,
+    first: u64,
+    last: u64,
+) -> Result<Vec<String>, ReadError> {
+    let query = Query::new("SELECT DISTINCT correlation_id FROM events_v1 WHERE partition = ")
+        .value(partition)
+        .then(" AND position >= ")
+        .value(first)
+        .then(" AND position <= ")
+        .value(last);
+    db.fetch_as(query, |row| row.text(0)).await
 }
 
 /// The events of a partition from `first` to `last`, in order: positions and ids.
@@ -200,7 +263,7 @@ async fn bounds(
 }
 
 fn queries(filter: &EventFilter, partition: u16, first: u64, last: u64, limit: u32) -> Vec<Query> {
-    let query = Query::new("SELECT position FROM events_v1 WHERE partition = ")
+    let query = Query::new("SELECT position, correlation_id FROM events_v1 WHERE partition = ")
         .value(partition)
         .then(" AND position >= ")
         .value(first)
@@ -253,7 +316,7 @@ mod tests {
     async fn positions(db: &ReadDb, filter: EventFilter, after: u64, limit: u32) -> Vec<u64> {
         let after = BTreeMap::from([(0, after)]);
         let found = find(db, &filter, &after, limit).await.unwrap();
-        found.into_iter().map(|at| at.position).collect()
+        found.into_iter().map(|found| found.at.position).collect()
     }
 
     #[tokio::test]
@@ -279,6 +342,22 @@ mod tests {
         assert!(positions(&db.db, none, 0, 9).await.is_empty());
         let other_major = EventFilter { majors: Some(2), ..even() };
         assert!(positions(&db.db, other_major, 0, 9).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_correlation_is_told_as_a_whole() {
+        let (db, _index) = filled().await;
+        let even = trace(&db.db, "even").await.unwrap().unwrap();
+        // The last one's clock was set back.
+        let (first, last) = (Timestamp::from_millis(0), Timestamp::from_millis(9 * MINUTE_MS));
+        assert_eq!((even.events, even.first, even.last), (10, first, last));
+        assert_eq!(even.event_type, "order.paid");
+        assert_eq!(trace(&db.db, "nobody").await.unwrap(), None);
+        let mut both = correlations(&db.db, 0, 3, 4).await.unwrap();
+        both.sort_unstable();
+        assert_eq!(both, ["even", "test"]);
+        assert_eq!(correlations(&db.db, 0, 4, 4).await.unwrap(), ["even"]);
+        assert!(correlations(&db.db, 1, 1, 99).await.unwrap().is_empty());
     }
 
     #[tokio::test]

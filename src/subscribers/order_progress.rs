@@ -125,6 +125,7 @@ mod tests {
             actor_id: buyer.to_string(),
             tenant_id: "default".to_owned(),
             traceparent: None,
+            subscription: None,
         };
         event.metadata = serde_json::to_string(&metadata).unwrap().into();
         assert!(said_by(&event, buyer) && !said_by(&event, seller));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::documents::mixed_run;
+use crate::purchases::with_one_and_three_partitions;
 use crate::support::{Server, Start, parallel};
 
 /// S0-122.
@@ -41,6 +42,94 @@ async fn a_thousand_writes_are_read_at_once() {
     server.at_rest().await;
     let page = sam.client.get("/api/v1/me/listings").await.expect(200);
     assert!(page.items().iter().all(|of| of["version"] == 101), "{page:?}");
+}
+
+/// How many pairs of a write and a read the next test makes, when not some hundreds.
+const PAIRS_VARIABLE: &str = "SOUK_TEST_PAIRS";
+
+with_one_and_three_partitions!(a_list_includes_what_its_reader_has_written);
+
+/// S0-104, X9: a write, then lists that are asked to include it. None is stale, also while everything
+/// is busy, and each says how far its view had come.
+async fn a_list_includes_what_its_reader_has_written(partitions: u16) {
+    const WRITERS: usize = 8;
+    let pairs = std::env::var(PAIRS_VARIABLE).ok().and_then(|pairs| pairs.parse().ok());
+    let rounds = pairs.unwrap_or(400_usize).div_ceil(WRITERS);
+    let server = Start::default().partitions(partitions).start().await;
+    let mut sellers = Vec::new();
+    for writer in 0..WRITERS {
+        let sam = server.seller(&format!("Sam{writer}")).await;
+        let listing = server.listing(&sam, 1).await;
+        sellers.push((sam, listing));
+    }
+    let (sellers, server) = (&sellers, &server);
+    parallel(WRITERS, |writer| async move {
+        let (sam, listing) = &sellers[writer];
+        let client = sam.client.if_match("*");
+        for round in 1..=rounds {
+            let change = json!({ "title": format!("{writer}: {round}") });
+            let wrote = client.patch(&format!("/api/v1/listings/{listing}"), &change).await;
+            let wrote = wrote.expect(200);
+            let position = wrote.header("souk-position");
+            let seller = &sam.user_id;
+            for list in [
+                format!("/api/v1/me/listings?min_position={position}"),
+                format!("/api/v1/listings?seller_id={seller}&min_position={position}"),
+            ] {
+                let read = sam.client.with("prefer", "wait=10").get(&list).await.expect(200);
+                assert_eq!(read.items()[0]["title"], change["title"], "{list}");
+                assert_eq!(read.items()[0]["version"], wrote["version"], "{list}");
+                assert_eq!(read.header("preference-applied"), "wait=10");
+                assert!(includes(read.header("souk-projection-position"), position), "{read:?}");
+            }
+            let correlation = wrote.header("x-correlation-id");
+            let events = format!("/api/v1/events?correlationId={correlation}");
+            let events = format!("{events}&min_position={position}");
+            let events = server.admin().get(&events).await.expect(200);
+            assert_eq!(events.items().len(), 1, "{events:?}");
+        }
+    })
+    .await;
+}
+
+/// Whether a view that has come so far has seen a position.
+fn includes(view: &str, position: &str) -> bool {
+    let read = |text: &str| {
+        let (partition, position) = text.split_once(':').unwrap();
+        (partition.to_owned(), position.parse::<u64>().unwrap())
+    };
+    let (partition, at) = read(position);
+    view.split(',').map(read).any(|(of, reached)| of == partition && reached >= at)
+}
+
+/// A list waits for as long as its reader would, and then says that it has not got there.
+#[tokio::test]
+async fn a_list_that_does_not_get_there_says_so() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    server.at_rest().await;
+    for (view, list) in [
+        ("listings-view", "/api/v1/me/listings"),
+        ("orders-view", "/api/v1/me/orders"),
+        ("notifications-view", "/api/v1/notifications"),
+        ("categories-view", "/api/v1/categories"),
+        ("sagas-view", "/api/v1/admin/sagas"),
+        ("events-index", "/api/v1/events"),
+        ("events-index", "/api/v1/traces"),
+    ] {
+        server.pause(view).await;
+        let listing = sam.client.post("/api/v1/listings", &server.offer(1).await).await;
+        let position = listing.expect(201).header("souk-position").to_owned();
+        let asked = format!("{list}?min_position={position}");
+        let client = if list.contains("/me/") { sam.client.clone() } else { server.admin() };
+        let stale = client.with("prefer", "wait=0").get(&asked).await;
+        let stale = stale.problem(503, "projection_behind");
+        assert!(!stale.header("retry-after").is_empty());
+        client.get(list).await.expect(200);
+        server.resume(view).await;
+        client.with("prefer", "wait=10").get(&asked).await.expect(200);
+    }
+    server.finish().await;
 }
 
 /// S2-49: what lists say is what the resources say.

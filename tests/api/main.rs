@@ -22,6 +22,7 @@ mod documents;
 mod duplicates;
 mod durability;
 mod event_store;
+mod explain;
 mod failures;
 mod limits;
 #[cfg(feature = "chaos")]

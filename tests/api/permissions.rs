@@ -47,7 +47,7 @@ fn meant_for(operation: &Operation) -> For {
     let Some(path) = operation.path.strip_prefix("/api/v1") else { return For::All };
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
     match (operation.method.as_str(), path) {
-        _ if starts(&["/admin/", "/dlq", "/events"]) => For::Staff,
+        _ if starts(&["/admin/", "/dlq", "/events", "/traces"]) => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,

@@ -361,9 +361,8 @@ fn schemas_are_as_they_were_recorded_and_what_breaks_them_is_named() {
     }
     // What breaks cannot be recorded away; what is new can.
     let kept = std::fs::read(&other).unwrap();
-    let record_over = || {
-        Command::new(&["schema", "record", "--baseline", other.to_str().unwrap()]).run()
-    };
+    let record_over =
+        || Command::new(&["schema", "record", "--baseline", other.to_str().unwrap()]).run();
     assert_eq!(record_over().code, 0);
     assert_eq!(check(other.to_str().unwrap()).code, 0);
     assert_ne!(std::fs::read(&other).unwrap(), kept);

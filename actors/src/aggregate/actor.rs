@@ -630,6 +630,7 @@ fn metadata(context: &CommandContext, service: &str, version: &str) -> Arc<str> 
         actor_id: context.actor_id.to_string(),
         tenant_id: context.tenant_id.to_string(),
         traceparent: context.traceparent.as_deref().map(str::to_owned),
+        subscription: context.subscription.map(str::to_owned),
     };
     serde_json::to_string(&metadata).expect("plain text members").into()
 }

@@ -14,12 +14,13 @@ use crate::aggregate::NoRejection;
 use crate::command::{CommandContext, CommandError, ControlWrite, Unavailable};
 use crate::event::{DecodeError, EventPayload, Position, StoredEvent};
 use crate::journal::codec::Reveal;
-use crate::journal::{self, Batch, Letter, LetterFilter};
+use crate::journal::{self, Batch, Letter, LetterFilter, TimerKey};
 use crate::oversight::{LettersWorked, Oversight, OversightCommand, Switched};
 use crate::retry::Failure;
 use crate::subscriber::{
     Cell, Delivery, Kind, PAUSED_SPACE, Redrive, Redriven, SubscriptionStatus,
 };
+use crate::world::Timestamp;
 
 /// Reads the journal's events.
 #[derive(Clone, Debug)]
@@ -71,6 +72,21 @@ impl JournalReader {
         limit: usize,
     ) -> Result<Vec<Arc<StoredEvent>>, journal::Error> {
         self.0.0.store.by_correlation(correlation_id, limit).await
+    }
+
+    /// When a timer of an aggregate is due, if it is set.
+    pub async fn timer(
+        &self,
+        aggregate_type: &str,
+        id: Uuid,
+        name: &str,
+    ) -> Result<Option<Timestamp>, journal::Error> {
+        let key = TimerKey {
+            aggregate_type: aggregate_type.into(),
+            aggregate_id: id,
+            name: name.to_owned(),
+        };
+        self.0.0.store.timer(&key).await
     }
 
     /// The newest committed position of each partition.
@@ -277,26 +293,45 @@ impl Subscriptions {
         cells.iter().find(|cell| cell.partition == partition).map(|cell| cell.position())
     }
 
-    /// Where an event stands with every subscription that wants it.
-    pub async fn deliveries(&self, event: &StoredEvent) -> Result<Vec<Delivery>, journal::Error> {
-        let Some(partition) = self.0.0.partitions.get(usize::from(event.partition)) else {
-            return Ok(Vec::new());
-        };
-        let filter = LetterFilter { after: event.position - 1, ..LetterFilter::default() };
-        let mut deliveries = Vec::new();
-        for cell in &partition.cells {
-            let subscription = &cell.subscription;
-            let wanted = cell.route.wants(&event.event_type) && (subscription.key)(event).is_some();
-            if !wanted {
-                continue;
+    /// Where events stand with every subscription that wants them: for each event, in the order
+    /// given, its deliveries.
+    pub async fn deliveries(
+        &self,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<Vec<Vec<Delivery>>, journal::Error> {
+        let mut deliveries = vec![Vec::new(); events.len()];
+        let mut in_order: Vec<_> = events.iter().enumerate().collect();
+        in_order.sort_unstable_by_key(|(_, event)| event.at());
+        for partition in &self.0.0.partitions {
+            for cell in &partition.cells {
+                let (mut letters, usual_ms) = (LettersAhead::new(cell), cell.usual_ms());
+                for (index, event) in &in_order {
+                    let here = event.partition == partition.index;
+                    let wants = here && cell.route.wants(&event.event_type);
+                    let key = if wants { (cell.subscription.key)(event) } else { None };
+                    let Some(key) = key else { continue };
+                    let delivery = cell.delivery(event, key, usual_ms);
+                    let letter = letters.at(event.position).await?;
+                    deliveries[*index].push(match letter {
+                        Some(letter) => dead(delivery, letter),
+                        None => delivery,
+                    });
+                }
             }
-            let filter =
-                LetterFilter { subscription: Some(subscription.name.to_owned()), ..filter.clone() };
-            let letters = self.0.0.store.letters(event.partition, &filter, 1).await?;
-            let letter = letters.first().filter(|letter| letter.position == event.position);
-            deliveries.push(delivery_of(cell, event, letter));
         }
         Ok(deliveries)
+    }
+
+    /// The positions of events whose handler failed and is being tried again, each with the last
+    /// one of its page.
+    pub fn retried(&self) -> Vec<(Position, u64)> {
+        let of = |cell: &Arc<Cell>| {
+            let partition = cell.partition;
+            let at = move |(position, last)| (Position { partition, position }, last);
+            cell.retried().into_iter().map(at)
+        };
+        let partitions = self.0.0.partitions.iter();
+        partitions.flat_map(|partition| partition.cells.iter().flat_map(of)).collect()
     }
 
     /// Waits until every subscription has handled everything that is committed, including what
@@ -318,24 +353,50 @@ impl Subscriptions {
     }
 }
 
-fn delivery_of(cell: &Cell, event: &StoredEvent, letter: Option<&Letter>) -> Delivery {
-    let subscription = cell.subscription.name;
-    match letter {
-        Some(letter) => Delivery {
-            subscription,
-            state: match letter.state {
-                journal::LetterState::Dead => "dead",
-                journal::LetterState::Waiting => "waiting",
-            },
-            attempts: letter.attempts,
-            last_error: (!letter.error.is_empty()).then(|| letter.error.clone()),
-        },
-        None => Delivery {
-            subscription,
-            state: if cell.position() >= event.position { "acked" } else { "pending" },
-            attempts: 0,
-            last_error: None,
-        },
+/// A delivery that has become a letter.
+fn dead(delivery: Delivery, letter: Letter) -> Delivery {
+    let is_dead = letter.state == journal::LetterState::Dead;
+    Delivery {
+        state: if is_dead { "dead" } else { "waiting" },
+        attempts: letter.attempts,
+        last_error: is_dead.then_some(letter.error),
+        class: is_dead.then_some(letter.class),
+        first_failed_at: is_dead.then_some(letter.first_failed_at),
+        last_failed_at: is_dead.then_some(letter.last_failed_at),
+        next_attempt_at: None,
+        handled: None,
+        ..delivery
+    }
+}
+
+/// A subscription's letters, asked for by positions that only grow: where there are none, one look
+/// is enough for all of them.
+struct LettersAhead<'a> {
+    cell: &'a Cell,
+    next: Option<Letter>,
+    /// Whether `next` is known to be the first letter from the latest position on; none: there is
+    /// none.
+    known: bool,
+}
+
+impl<'a> LettersAhead<'a> {
+    fn new(cell: &'a Cell) -> Self {
+        Self { cell, next: None, known: false }
+    }
+
+    /// The letter of the event at a position.
+    async fn at(&mut self, position: u64) -> Result<Option<Letter>, journal::Error> {
+        let passed = self.next.as_ref().is_some_and(|letter| letter.position < position);
+        if !self.known || passed {
+            let filter = LetterFilter {
+                subscription: Some(self.cell.subscription.name.to_owned()),
+                after: position - 1,
+                ..LetterFilter::default()
+            };
+            let letters = self.cell.store.letters(self.cell.partition, &filter, 1).await?;
+            (self.next, self.known) = (letters.into_iter().next(), true);
+        }
+        Ok(self.next.take_if(|letter| letter.position == position).inspect(|_| self.known = false))
     }
 }
 

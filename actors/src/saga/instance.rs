@@ -19,6 +19,9 @@ use crate::world::Timestamp;
 /// However long an undo has been tried, it is tried again after this.
 const UNDO_WAIT_MAX: Duration = Duration::from_secs(3_600);
 
+/// The timer of an instance that limits its current step, or its undo. Stored; never rename.
+pub const STEP_TIMER: &str = "step";
+
 /// Where a saga stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -502,7 +505,7 @@ impl<S: Saga> Aggregate for SagaInstance<S> {
     }
 
     fn timers(&self, event: &SagaEvent) -> Vec<TimerChange> {
-        let name = || "step".to_owned();
+        let name = || STEP_TIMER.to_owned();
         let (SagaEvent::Started(advance) | SagaEvent::Advanced(advance)) = event else {
             return vec![TimerChange::Clear { name: name() }];
         };

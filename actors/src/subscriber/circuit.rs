@@ -75,6 +75,14 @@ impl Circuit {
         }
     }
 
+    /// When the next probe may go out, while the circuit is open.
+    pub(super) fn opens_again(&self) -> Option<Instant> {
+        match self.lock().state {
+            State::Open { until } => Some(until),
+            State::Closed | State::Probing => None,
+        }
+    }
+
     /// Waits until an attempt may be made: the circuit is closed, or this is the probe.
     pub(super) async fn admit(&self) {
         loop {
@@ -147,9 +155,11 @@ mod tests {
     async fn one_probe_at_a_time_until_it_is_well() {
         let circuit = Circuit::new("test", 0, CircuitPolicy::default());
         circuit.admit().await;
+        assert_eq!(circuit.opens_again(), None);
         circuit.unwell("down");
         assert_eq!(circuit.name(), "open");
         let began = Instant::now();
+        assert_eq!(circuit.opens_again(), Some(began + Duration::from_secs(1)));
         circuit.admit().await;
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         assert_eq!(circuit.name(), "half_open");

@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cell, Kind, Redrive, RedriveRequest, Redriven, end_to_end};
+use super::{Cell, Handled, Kind, Redrive, RedriveRequest, Redriven, end_to_end};
 use crate::aggregate::panic_message;
+use crate::command::on_behalf_of;
 use crate::event::StoredEvent;
 use crate::faults::points;
 use crate::journal::{Batch, Letter, LetterFilter, LetterState, LetterWrite};
@@ -223,6 +224,8 @@ where
     let mut attempt = 0;
     let mut panics = 0;
     let mut first_failed_at = None;
+    let mut trying = cell.lately.trying(events);
+    let mut started_at = None;
     loop {
         tokio::select! {
             biased;
@@ -230,6 +233,7 @@ where
             () = cell.circuit.admit() => {}
         }
         attempt += 1;
+        let started_at = *started_at.get_or_insert_with(|| cell.world.now());
         let started = Instant::now();
         let result = one_attempt(cell, events, &work).await;
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
@@ -237,6 +241,8 @@ where
         let mut failure = match result {
             Ok(()) => {
                 cell.circuit.well();
+                let ended_at = cell.world.now();
+                trying.done(Handled { started_at, ended_at, attempts: attempt });
                 return Ok(Ok(()));
             }
             Err(Attempt::Failed(failure)) => failure,
@@ -247,21 +253,14 @@ where
                 if panics == 1 { Failure::transient(message) } else { Failure::permanent(message) }
             }
         };
-        first_failed_at.get_or_insert_with(|| cell.world.now());
-        cell.counts.failed.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("souk_event_handler_failures_total", "subscription" => name, "class" => failure.kind.as_str())
-            .increment(1);
-        tracing::warn!(
-            subscription = name,
-            attempt,
-            class = failure.kind.as_str(),
-            error = failure.message,
-            key = events.first().map(|event| tracing::field::display(event.aggregate_id)),
-            "a delivery failed"
-        );
+        failure.message.truncate(floor_char(&failure.message, 2_000));
+        let failed_at = cell.world.now();
+        let since = (*first_failed_at.get_or_insert(failed_at), failed_at);
+        note_failure(cell, events, attempt, &failure);
         match verdict(failure.kind, attempt, &cell.subscription.retry) {
             Verdict::Pause => {
                 cell.circuit.unwell(&failure.message);
+                trying.again(attempt, &failure, since, None);
                 attempt -= 1;
             }
             Verdict::Retry { after } => {
@@ -270,6 +269,7 @@ where
                 metrics::counter!("souk_deliveries_retried_total", "subscription" => name)
                     .increment(1);
                 let wait = cell.subscription.retry.jittered(after, &*cell.world);
+                trying.again(attempt, &failure, since, Some(Instant::now() + wait));
                 tokio::select! {
                     biased;
                     () = cell.stopping.wait(true) => return Err(Stopping),
@@ -278,12 +278,26 @@ where
             }
             Verdict::DeadLetter => {
                 cell.circuit.well();
-                let first_failed_at = first_failed_at.unwrap_or_else(|| cell.world.now());
-                failure.message.truncate(floor_char(&failure.message, 2_000));
+                let (first_failed_at, _) = since;
                 return Ok(Err(Failed { failure, attempts: attempt, first_failed_at }));
             }
         }
     }
+}
+
+fn note_failure(cell: &Cell, events: &[Arc<StoredEvent>], attempt: u32, failure: &Failure) {
+    let name = cell.subscription.name;
+    cell.counts.failed.fetch_add(1, Ordering::Relaxed);
+    metrics::counter!("souk_event_handler_failures_total", "subscription" => name, "class" => failure.kind.as_str())
+        .increment(1);
+    tracing::warn!(
+        subscription = name,
+        attempt,
+        class = failure.kind.as_str(),
+        error = failure.message,
+        key = events.first().map(|event| tracing::field::display(event.aggregate_id)),
+        "a delivery failed"
+    );
 }
 
 /// The greatest place not behind `max` where the text can be cut.
@@ -311,7 +325,7 @@ where
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
             cell.faults.before(cell.subscription.name, &keys).await?;
         }
-        work().await?;
+        on_behalf_of(cell.subscription.name, work()).await?;
         let failed = points::try_reach("subscriber.after_effect").await;
         failed.map_err(|failed| Failure::transient(failed.to_string()))
     };

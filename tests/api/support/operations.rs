@@ -37,6 +37,7 @@ pub struct Things {
     pub shipment_id: String,
     pub category_id: String,
     pub event_id: String,
+    pub correlation_id: String,
 }
 
 impl Server {
@@ -44,14 +45,23 @@ impl Server {
     pub async fn things(&self) -> Things {
         let Sale { seller, buyer, listing_id, order } = self.sale(1_000_000, 1, "sandbox").await;
         self.order_eventually(&order.id, "SHIPPED").await;
-        let order_id = order.id;
+        let (order_id, correlation_id) = (order.id, order.correlation_id);
         let path = format!("/api/v1/shipments?order_id={order_id}");
         let shipments = self.admin().get(&path).await.expect(200);
         let shipment_id = shipments.items()[0]["shipment_id"].as_str().unwrap().to_owned();
         let events = self.events("eventType=order.placed").await;
         let event_id = events[0]["event_id"].as_str().unwrap().to_owned();
         let category_id = self.category().await;
-        Things { seller, buyer, listing_id, order_id, shipment_id, category_id, event_id }
+        Things {
+            seller,
+            buyer,
+            listing_id,
+            order_id,
+            shipment_id,
+            category_id,
+            event_id,
+            correlation_id,
+        }
     }
 
     /// Every operation, about these things.
@@ -103,6 +113,7 @@ fn filled_in(path: &str, things: &Things) -> String {
     [
         ("{id}", id),
         ("{key}", &things.order_id),
+        ("{correlation_id}", &things.correlation_id),
         ("{partition}", "0"),
         // One whose pauses hold nobody up.
         ("{name}", "mail-sender"),
