@@ -277,7 +277,7 @@ async fn nothing_personal_is_on_the_disk_in_clear() {
     }
     contents.push(("the log".into(), server.log().join("\n")));
     let (home, shop) = (address(), business());
-    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
     let secrets = [
         sam.email.clone(),
         bea.email.clone(),
@@ -323,6 +323,9 @@ async fn secrets_are_the_owners_alone() {
     server.finish().await;
 }
 
+/// What is said, and of which change to the record.
+type Case<'a> = (&'a str, &'a dyn Fn(&mut Value));
+
 /// S1-136: what stored events and other services rest on only ever grows.
 #[test]
 fn schemas_are_as_they_were_recorded_and_what_breaks_them_is_named() {
@@ -342,7 +345,7 @@ fn schemas_are_as_they_were_recorded_and_what_breaks_them_is_named() {
         std::fs::write(&other, changed.to_string()).unwrap();
         check(other.to_str().unwrap())
     };
-    let cases: [(&str, &dyn Fn(&mut Value)); 4] = [
+    let cases: [Case<'_>; 4] = [
         ("order.placed /gift: is gone", &|all| {
             all.pointer_mut(fields).unwrap()["gift"] = json!({ "type": "boolean" });
         }),

@@ -24,7 +24,7 @@ use crate::subscriber::{Handler, Subscription};
 /// limits are what ends it.
 const RETRIES_MAX: u32 = 10;
 /// Instances worked on at the same time, per partition.
-const LANES: u16 = 16;
+const LANES: u16 = 64;
 
 /// What became of a command that a saga sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
