@@ -28,8 +28,6 @@ use crate::telemetry;
 
 /// The list of what is in the folder.
 const LIST: &str = "backup.json";
-/// The folder of keys in it.
-const KEYS: &str = "keys";
 /// The layout of the list. Raise it when an older program would misread it.
 const LAYOUT: u32 = 1;
 /// What a key's check is made for; it tells nothing of the key.
@@ -122,7 +120,7 @@ async fn write_backup(config: &Config, folder: &Path) -> anyhow::Result<List> {
     for (name, key) in named(config) {
         let included = is_made_up(config, name, key);
         if included {
-            let file = folder.join(KEYS).join(name.to_lowercase());
+            let file = key_file(folder, name);
             write_owner_only(&file, key.to_hex().as_bytes())
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
@@ -142,14 +140,8 @@ pub(super) async fn restore(config: &Config, options: Restore) -> anyhow::Result
         Database::Sqlite(_) => Kind::Sqlite,
         Database::Postgres(_) => Kind::Postgres,
     };
-    if list.contents.store != kind && !options.check {
-        bail!(match list.contents.store {
-            Kind::Sqlite =>
-                "the backup is of a SQLite journal: leave DATABASE_URL out, or give it a sqlite: \
-                 address",
-            Kind::Postgres =>
-                "the backup is of a PostgreSQL journal: give DATABASE_URL a PostgreSQL database",
-        });
+    if !options.check {
+        list.contents.fits(kind)?;
     }
     let keys = keys_to_put_back(config, folder, &list)?;
     let bar = bar(list.contents.bytes(), "{binary_bytes}/{binary_total_bytes} of files read")?;
@@ -273,7 +265,7 @@ fn keys_to_put_back(
         if note.check == check_of(key, name) {
             continue;
         }
-        let kept = read_key(&folder.join(KEYS).join(name.to_lowercase()));
+        let kept = read_key(&key_file(folder, name));
         match kept.filter(|kept| check_of(kept, name) == note.check) {
             Some(kept) if is_made_up(config, name, key) => {
                 keys.push((key_file(&config.storage.data_dir, name), kept));

@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where development keeps the key of this name that it made up.
-pub fn key_file(data_dir: &Path, name: &str) -> PathBuf {
-    data_dir.join("keys").join(name.to_lowercase())
+/// Where the data folder keeps the key of this name that development made up, and a backup of it.
+pub fn key_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join("keys").join(name.to_lowercase())
 }

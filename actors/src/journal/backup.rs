@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Store, chain};
+use super::{Error, FORMAT, Store, chain, rows};
 use crate::event::Position;
 
 /// How much of a file is read at a time.
@@ -66,6 +66,30 @@ pub struct Part {
 }
 
 impl Contents {
+    /// Whether it can be put into a store of this kind by this version of the program.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with what to do about it.
+    pub fn fits(&self, store: Kind) -> Result<(), Error> {
+        let what = match self.store {
+            of if of == store => {
+                return rows::check_setting(
+                    "format",
+                    &self.format.to_string(),
+                    &FORMAT.to_string(),
+                );
+            }
+            Kind::Sqlite => {
+                "the backup is of a SQLite journal: leave DATABASE_URL out, or give it a sqlite: \
+                 address"
+            }
+            Kind::Postgres => {
+                "the backup is of a PostgreSQL journal: give DATABASE_URL a PostgreSQL database"
+            }
+        };
+        Err(Error::Mismatch(what.into()))
+    }
+
     /// How many events it holds.
     pub fn events(&self) -> u64 {
         self.heads.iter().map(|end| end.position).sum()

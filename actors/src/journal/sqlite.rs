@@ -326,10 +326,15 @@ fn letter_of(row: &SqliteRow) -> Result<Letter, Error> {
     check::intact(row, rows::letter_of(row), check::of_letter, what)
 }
 
+/// The file beside a database whose name ends in this.
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 fn lock(path: &Path) -> Result<File, Error> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
+    let name = beside(path, ".lock");
     let failed = |error: std::io::Error| Error::Locked(format!("{}: {error}", name.display()));
     let file = File::create(&name).map_err(failed)?;
     file.try_lock().map_err(|_| {

@@ -75,7 +75,7 @@ impl PostgresStore {
         options: PostgresOptions,
         aside: Option<&str>,
     ) -> Result<(), Error> {
-        check_kind(contents)?;
+        contents.fits(Kind::Postgres)?;
         let partitions = u16::try_from(contents.heads.len())
             .map_err(|_| Error::Damaged("the number of partitions".into()))?;
         let mut connection = connect(&unlimited(&options)).await?;
@@ -97,20 +97,6 @@ impl PostgresStore {
         execute(&mut connection, "ANALYZE").await?;
         connection.close().await.map_err(Error::database)
     }
-}
-
-fn check_kind(contents: &Contents) -> Result<(), Error> {
-    let what = match (contents.store, contents.format) {
-        (Kind::Postgres, FORMAT) => return Ok(()),
-        (Kind::Postgres, format) => format!(
-            "the backup has format {format}; this version of the program reads and writes format \
-             {FORMAT} only"
-        ),
-        (Kind::Sqlite, _) => "the backup is of a SQLite journal: leave DATABASE_URL out, or give \
-                              it a sqlite: address"
-            .to_owned(),
-    };
-    Err(Error::Mismatch(what))
 }
 
 /// Connections for work that takes as long as it takes. Whole tables are read.

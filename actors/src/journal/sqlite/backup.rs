@@ -3,11 +3,11 @@
 //! may still need is moved.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use super::{Durability, SqliteStore, lock, options};
+use super::{Durability, SqliteStore, beside, lock, options};
 use crate::journal::backup::{self, Contents, Kind, in_background, part_path, unreadable};
 use crate::journal::{Error, FORMAT};
 
@@ -16,12 +16,6 @@ const FILE: &str = "journal.db";
 
 /// What stands beside a database.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
-
-fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
 
 impl SqliteStore {
     pub(super) async fn copy_into(&self, folder: &Path) -> Result<Contents, Error> {
@@ -58,23 +52,11 @@ impl SqliteStore {
         path: &Path,
         aside: Option<&str>,
     ) -> Result<(), Error> {
-        let part = match (contents.store, contents.format, contents.parts.as_slice()) {
-            (Kind::Sqlite, FORMAT, [part]) => part.clone(),
-            (Kind::Sqlite, _, [_]) => {
-                return Err(Error::Mismatch(format!(
-                    "the backup has format {}; this version of the program reads and writes \
-                     format {FORMAT} only",
-                    contents.format
-                )));
-            }
-            _ => {
-                return Err(Error::Mismatch(
-                    "the backup is of a PostgreSQL journal: give the DATABASE_URL of a \
-                     PostgreSQL database"
-                        .into(),
-                ));
-            }
+        contents.fits(Kind::Sqlite)?;
+        let [part] = contents.parts.as_slice() else {
+            return Err(Error::Damaged("the list of its files".into()));
         };
+        let part = part.clone();
         let held = lock(path)?;
         // An empty file is what opening leaves before there is a journal in it.
         let length = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());

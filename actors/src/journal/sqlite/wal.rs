@@ -2,25 +2,21 @@
 
 use std::fs::File;
 use std::io::{Error as IoError, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::beside;
 use crate::journal::Error;
 
 /// How much is written at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;
-
-/// The log of a database.
-fn beside(database: &Path) -> PathBuf {
-    let mut wal = database.to_owned().into_os_string();
-    wal.push("-wal");
-    wal.into()
-}
+/// What the name of a database's log ends in.
+const LOG: &str = "-wal";
 
 /// Writes the log over itself and syncs it, so that everything that is read from it is surely on
 /// disk: a sync that failed in an earlier process may have left it in the page cache alone, and a
 /// later sync would not write it again.
 pub(super) async fn write_again(database: &Path) -> Result<(), Error> {
-    let path = beside(database);
+    let path = beside(database, LOG);
     let shown = path.display().to_string();
     let written = tokio::task::spawn_blocking(move || {
         match File::options().read(true).write(true).open(path) {
@@ -59,10 +55,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = folder.path().join("journal.db");
         write_again(&database).await.unwrap();
-        assert!(!beside(&database).exists(), "none is made where there is none");
+        assert!(!beside(&database, LOG).exists(), "none is made where there is none");
         let content: Vec<u8> = (0..3 * CHUNK_BYTES + 17).map(|n| (n % 251) as u8).collect();
-        std::fs::write(beside(&database), &content).unwrap();
+        std::fs::write(beside(&database, LOG), &content).unwrap();
         write_again(&database).await.unwrap();
-        assert!(std::fs::read(beside(&database)).unwrap() == content);
+        assert!(std::fs::read(beside(&database, LOG)).unwrap() == content);
     }
 }
