@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod audit;
 mod backup;
 #[cfg(feature = "bench")]
 mod bench;
@@ -8,6 +9,8 @@ mod bench;
 mod chaos;
 mod demo;
 mod journal;
+mod quarantine;
+mod remote;
 mod schema;
 mod serve;
 
@@ -100,6 +103,10 @@ enum Command {
     Backup(backup::BackUp),
     /// Put a backup where the journal belongs; the server must not be running
     Restore(backup::Restore),
+    /// Ask a running server whether every event has had its effect, once and in order
+    Audit(audit::Options),
+    /// Aggregates of a running server that crashed again and again
+    Quarantine(quarantine::Options),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
     /// Stop servers where it hurts, under load, and see whether promises are kept
@@ -148,6 +155,13 @@ pub fn run() -> ExitCode {
     if let Some(Command::Schema(command)) = &cli.command {
         return schema::run(command);
     }
+    if let Some(Command::Audit(options)) = cli.command {
+        return remotely(&cli.flags, &options.connection, audit::audit);
+    }
+    if let Some(Command::Quarantine(options)) = cli.command {
+        let connection = options.connection.clone();
+        return remotely(&cli.flags, &connection, |remote| quarantine::run(remote, options));
+    }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
         Err(errors) => {
@@ -175,6 +189,20 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command against a server that is running. It needs no configuration.
+fn remotely<F>(
+    flags: &Flags,
+    connection: &remote::Connection,
+    command: impl FnOnce(remote::Remote) -> F,
+) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<ExitCode>>,
+{
+    let named = flags.data_dir.clone().or_else(|| std::env::var("DATA_DIR").ok());
+    let data_dir = named.unwrap_or_else(|| config::DATA_DIR_DEFAULT.to_owned());
+    done(|| async move { command(connection.open(data_dir.as_ref())?).await })
 }
 
 fn load(flags: &Flags, command: &Option<Command>) -> Result<Config, config::ConfigErrors> {
@@ -216,7 +244,9 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
         Some(Command::Backup(options)) => backup::back_up(&config, options).await,
         Some(Command::Restore(options)) => backup::restore(&config, options).await,
         Some(Command::Demo(options)) => demo::demo(config, options).await,
-        Some(Command::Schema(_)) => unreachable!("it needs no configuration and is done before"),
+        Some(Command::Schema(_) | Command::Audit(_) | Command::Quarantine(_)) => {
+            unreachable!("it needs no configuration and is done before")
+        }
         #[cfg(feature = "chaos")]
         Some(Command::Chaos(_)) => unreachable!("it needs no configuration and is done before"),
         #[cfg(feature = "bench")]

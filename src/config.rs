@@ -23,6 +23,8 @@ use souk_actors::retry::RetryPolicy;
 
 /// The journal's file in the data folder.
 pub const JOURNAL_FILE: &str = "journal.db";
+/// Where all files are when nobody says otherwise.
+pub const DATA_DIR_DEFAULT: &str = "./data";
 
 /// A shorter lease would be lost to a pause that means nothing, a longer one only delays whoever
 /// takes over.
@@ -252,7 +254,8 @@ fn mode(reader: &mut Reader<'_>) -> Mode {
 }
 
 fn storage(reader: &mut Reader<'_>) -> Storage {
-    let data_dir = PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| "./data".to_owned()));
+    let data_dir =
+        PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| DATA_DIR_DEFAULT.to_owned()));
     let database = match reader.text("DATABASE_URL").map(|url| Database::parse(&url)) {
         Some(Ok(database)) => database,
         given => {

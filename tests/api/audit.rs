@@ -8,7 +8,7 @@ use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::journal::{Batch, Store as _};
 
 use crate::purchases::with_one_and_three_partitions;
-use crate::support::{Answer, Server, Start, on_postgres};
+use crate::support::{Answer, Ended, Server, Start, on_postgres};
 
 with_one_and_three_partitions!(a_healthy_system_lacks_nothing_and_has_nothing_twice);
 
@@ -18,6 +18,11 @@ impl Server {
         let report = self.admin().get("/api/v1/admin/audit?limit=200000").await.expect(200);
         assert_eq!((&report["complete"], &report["next_cursor"]), (&json!(true), &Value::Null));
         report
+    }
+
+    /// What `souk audit` says of it.
+    fn audit_by_command(&self, arguments: &[&str]) -> Ended {
+        self.command(&[&["audit"], arguments].concat()).with("SOUK_URL", self.url()).run()
     }
 }
 
@@ -79,6 +84,9 @@ async fn a_healthy_system_lacks_nothing_and_has_nothing_twice(partitions: u16) {
         assert_eq!(of(&report, subscription, "pending"), 0, "{subscription}: {}", report.raw());
     }
     assert_eq!(server.metric_of("souk_audit_missing_events").await, Some(0.0));
+    let told = server.audit_by_command(&[]);
+    assert_eq!(told.code, 0, "{}", told.errors);
+    assert!(told.output.contains("every one had its effect, once and in order"), "{}", told.output);
 
     // In pages it comes to the same.
     let (mut sums, mut cursor, mut calls) = (BTreeMap::new(), String::new(), 0);
@@ -114,6 +122,15 @@ async fn the_audit_is_for_administrators_and_within_bounds() {
     }
     let made_up = server.admin().get("/api/v1/admin/audit?cursor=abc").await;
     made_up.problem(400, "invalid_cursor");
+
+    let stranger = server.command(&["audit"]).with("SOUK_URL", server.url());
+    let told = stranger.with("SOUK_TOKEN", "made-up").run();
+    assert_eq!(told.code, 1);
+    assert!(told.errors.contains("401, invalid_token"), "{}", told.errors);
+    let missing = server.command(&["audit", "--token-file", "no-such-file"]).run();
+    assert!(missing.errors.contains("SOUK_TOKEN"), "{}", missing.errors);
+    let nobody = server.command(&["audit", "--url", "http://127.0.0.1:1"]).run();
+    assert!(nobody.errors.contains("no server answers at http://127.0.0.1:1"), "{}", nobody.errors);
     server.finish().await;
 }
 
@@ -160,6 +177,11 @@ async fn what_is_taken_away_or_put_in_by_hand_is_found() {
     assert_eq!(wrong(&report), (3, 2, 0), "{}", report.raw());
     assert_eq!(report["findings"].as_array().unwrap().len(), 5);
     assert_eq!(server.metric_of("souk_audit_missing_events").await, Some(3.0));
+
+    let told = server.audit_by_command(&["--json"]);
+    assert_eq!(told.code, 1, "{}", told.errors);
+    let told: Value = serde_json::from_str(&told.output).unwrap();
+    assert_eq!((&told["healthy"], &told["findings"]), (&json!(false), &report["findings"]));
 }
 
 #[tokio::test]

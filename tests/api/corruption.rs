@@ -255,11 +255,18 @@ async fn damage_stays_with_its_aggregate_and_is_mended_without_a_restart() {
     }
     pool.close().await;
     server.caught_up("categories-view").await;
+    let quarantine = |arguments: &[&str]| {
+        let command = server.command(&[&["quarantine"], arguments].concat());
+        command.with("SOUK_URL", server.url()).run()
+    };
+    let listed = quarantine(&["list"]).output;
     for (_, id, _) in &victims {
-        let release = format!("/api/v1/admin/quarantine/category/{id}/release");
-        admin.post(&release, &json!({})).await;
+        assert!(listed.contains(&id.to_string()), "{listed}");
+        let released = quarantine(&["release", "category", &id.to_string()]);
+        assert_eq!(released.code, 0, "{}", released.errors);
         visitor.get(&format!("/api/v1/categories/{id}")).await.expect(200);
     }
+    assert!(quarantine(&["list"]).output.starts_with("No aggregate is quarantined."));
     let verified = server.command(&["journal", "verify"]).run();
     assert_eq!(verified.code, 0, "{}", verified.output);
     server.finish().await;
