@@ -13,7 +13,7 @@
 //!                          └ timers, dead letters
 //! ```
 //!
-//! The floors, from the ground: `event`, `world`, `id`, `retry`, `personal`, `command`; `journal`
+//! The floors, from the ground: `event`, `world`, `id`, `retry`, `personal`, `command`, `filter`; `journal`
 //! (stores, codec, writer); `admission`, `aggregate`, `broker`, `timer`, `dead_letter`; `saga`,
 //! `subscriber`; `partition`; `runtime`. Nothing here knows a marketplace.
 #![warn(missing_docs)]
@@ -25,6 +25,7 @@ pub mod command;
 pub mod dead_letter;
 pub mod event;
 pub mod faults;
+pub mod filter;
 mod flag;
 pub mod id;
 pub mod journal;

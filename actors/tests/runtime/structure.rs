@@ -79,7 +79,10 @@ fn fault_points_stand_where_the_list_says() {
 
 /// Floors, from the ground up: a module uses its own floor and those below.
 const FLOORS: &[&[&str]] = &[
-    &["event", "world", "id", "retry", "personal", "command", "faults", "flag", "planted"],
+    &[
+        "event", "world", "id", "retry", "personal", "command", "faults", "filter", "flag",
+        "planted",
+    ],
     &["journal"],
     &["admission", "aggregate", "broker", "timer", "dead_letter", "supervisor"],
     &["saga", "subscriber", "runtime", "partition"],
