@@ -13,6 +13,7 @@ mod quarantine;
 mod remote;
 mod schema;
 mod serve;
+mod subscriptions;
 
 use std::process::ExitCode;
 
@@ -107,6 +108,8 @@ enum Command {
     Audit(audit::Options),
     /// Aggregates of a running server that crashed again and again
     Quarantine(quarantine::Options),
+    /// Subscriptions of a running server: how far they are, pauses, retry policies
+    Subscriptions(subscriptions::Options),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
     /// Stop servers where it hurts, under load, and see whether promises are kept
@@ -161,6 +164,10 @@ pub fn run() -> ExitCode {
     if let Some(Command::Quarantine(options)) = cli.command {
         let connection = options.connection.clone();
         return remotely(&cli.flags, &connection, |remote| quarantine::run(remote, options));
+    }
+    if let Some(Command::Subscriptions(options)) = cli.command {
+        let connection = options.connection.clone();
+        return remotely(&cli.flags, &connection, |remote| subscriptions::run(remote, options));
     }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
@@ -244,7 +251,12 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
         Some(Command::Backup(options)) => backup::back_up(&config, options).await,
         Some(Command::Restore(options)) => backup::restore(&config, options).await,
         Some(Command::Demo(options)) => demo::demo(config, options).await,
-        Some(Command::Schema(_) | Command::Audit(_) | Command::Quarantine(_)) => {
+        Some(
+            Command::Schema(_)
+            | Command::Audit(_)
+            | Command::Quarantine(_)
+            | Command::Subscriptions(_),
+        ) => {
             unreachable!("it needs no configuration and is done before")
         }
         #[cfg(feature = "chaos")]

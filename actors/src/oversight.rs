@@ -1,7 +1,7 @@
 //! What people did with a subscription: an aggregate with a stream of its own, so that every pause
 //! and every letter that was worked is in the journal, with who asked for it and why.
 //!
-//! Whether a subscription is paused is a control row, written in the transaction of the event. A
+//! Whether a subscription is paused, and what was set for it, are control rows, written in the transaction of the event. A
 //! request to work letters is recorded before it is carried out.
 
 use schemars::JsonSchema;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::aggregate::{Aggregate, Command, NoRejection};
+use crate::retry::RetryPolicy;
 use crate::world::Timestamp;
 
 /// A subscription was paused or went on.
@@ -16,6 +17,74 @@ use crate::world::Timestamp;
 pub struct Switched {
     /// The subscription.
     pub subscription: String,
+    /// Why, in the words of who did it.
+    pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A retry policy as people set it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RetrySettings {
+    /// How many times after the first try.
+    pub max_retries: u32,
+    /// The first wait, in milliseconds.
+    pub delay_ms: u64,
+    /// Whether each wait is twice the one before.
+    pub exponential_backoff: bool,
+    /// No wait is longer, in milliseconds.
+    pub max_delay_ms: u64,
+}
+
+impl RetrySettings {
+    /// The policy that this makes of the declared one, whose jitter it keeps.
+    pub fn over(&self, declared: &RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            max_retries: self.max_retries,
+            retry_delay: std::time::Duration::from_millis(self.delay_ms),
+            exponential_backoff: self.exponential_backoff,
+            max_retry_delay: std::time::Duration::from_millis(self.max_delay_ms),
+            jitter: declared.jitter,
+        }
+    }
+}
+
+impl From<&RetryPolicy> for RetrySettings {
+    fn from(policy: &RetryPolicy) -> Self {
+        let millis = |delay: std::time::Duration| u64::try_from(delay.as_millis());
+        Self {
+            max_retries: policy.max_retries,
+            delay_ms: millis(policy.retry_delay).unwrap_or(u64::MAX),
+            exponential_backoff: policy.exponential_backoff,
+            max_delay_ms: millis(policy.max_retry_delay).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// A subscription's retry policy was set, or is the declared one again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RetryPolicyChanged {
+    /// The subscription.
+    pub subscription: String,
+    /// What was set before; none: nothing.
+    pub old: Option<RetrySettings>,
+    /// What is set now; none: what the subscription was declared with.
+    pub new: Option<RetrySettings>,
+    /// Why, in the words of who did it.
+    pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The time limit for an attempt was set, or is the declared one again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HandlerTimeoutChanged {
+    /// The subscription.
+    pub subscription: String,
+    /// What was set before, in milliseconds; none: nothing.
+    pub old_ms: Option<u64>,
+    /// What is set now, in milliseconds; none: what the subscription was declared with.
+    pub new_ms: Option<u64>,
     /// Why, in the words of who did it.
     pub reason: Option<String>,
     /// When.
@@ -48,6 +117,10 @@ crate::events! {
         RetryRequested(LettersWorked) = "subscription.retry_requested", "SubscriptionRetryRequested", 1.0, [];
         /// A key's first letter is to be dropped.
         DiscardRequested(LettersWorked) = "subscription.discard_requested", "SubscriptionDiscardRequested", 1.0, [];
+        /// Its retry policy is another one.
+        RetryPolicyChanged(RetryPolicyChanged) = "subscription.retry_policy_changed", "SubscriptionRetryPolicyChanged", 1.0, [];
+        /// Its time limit for an attempt is another one.
+        HandlerTimeoutChanged(HandlerTimeoutChanged) = "subscription.handler_timeout_changed", "SubscriptionHandlerTimeoutChanged", 1.0, [];
     }
 }
 
@@ -62,6 +135,10 @@ pub enum OversightCommand {
     Retry(LettersWorked),
     /// Drop a letter.
     Discard(LettersWorked),
+    /// Have this retry policy; what was before is filled in.
+    SetRetryPolicy(RetryPolicyChanged),
+    /// Have this time limit; what was before is filled in.
+    SetHandlerTimeout(HandlerTimeoutChanged),
 }
 
 impl Command for OversightCommand {
@@ -71,6 +148,8 @@ impl Command for OversightCommand {
             Self::Resume(_) => "ResumeSubscription",
             Self::Retry(_) => "RetryLetters",
             Self::Discard(_) => "DiscardLetter",
+            Self::SetRetryPolicy(_) => "SetRetryPolicy",
+            Self::SetHandlerTimeout(_) => "SetHandlerTimeout",
         }
     }
 }
@@ -80,6 +159,12 @@ impl Command for OversightCommand {
 pub struct Oversight {
     /// Whether it is paused.
     pub paused: bool,
+    /// The retry policy that was set, if one was.
+    #[serde(default)]
+    pub retry: Option<RetrySettings>,
+    /// The time limit that was set, in milliseconds, if one was.
+    #[serde(default)]
+    pub handler_timeout_ms: Option<u64>,
 }
 
 impl Oversight {
@@ -110,6 +195,22 @@ impl Aggregate for Oversight {
             OversightCommand::Discard(worked) => {
                 vec![SubscriptionEvent::DiscardRequested(worked.clone())]
             }
+            OversightCommand::SetRetryPolicy(change) if change.new == self.retry => Vec::new(),
+            OversightCommand::SetRetryPolicy(change) => {
+                let old = self.retry.clone();
+                let change = RetryPolicyChanged { old, ..change.clone() };
+                vec![SubscriptionEvent::RetryPolicyChanged(change)]
+            }
+            OversightCommand::SetHandlerTimeout(change)
+                if change.new_ms == self.handler_timeout_ms =>
+            {
+                Vec::new()
+            }
+            OversightCommand::SetHandlerTimeout(change) => {
+                let old_ms = self.handler_timeout_ms;
+                let change = HandlerTimeoutChanged { old_ms, ..change.clone() };
+                vec![SubscriptionEvent::HandlerTimeoutChanged(change)]
+            }
         })
     }
 
@@ -117,6 +218,10 @@ impl Aggregate for Oversight {
         match event {
             SubscriptionEvent::Paused(_) => self.paused = true,
             SubscriptionEvent::Resumed(_) => self.paused = false,
+            SubscriptionEvent::RetryPolicyChanged(change) => self.retry.clone_from(&change.new),
+            SubscriptionEvent::HandlerTimeoutChanged(change) => {
+                self.handler_timeout_ms = change.new_ms;
+            }
             SubscriptionEvent::RetryRequested(_) | SubscriptionEvent::DiscardRequested(_) => {}
         }
     }

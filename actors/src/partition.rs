@@ -24,7 +24,7 @@ use crate::journal::codec::Keyring;
 use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterParts};
 use crate::journal::{self, Store};
 use crate::runtime::Options;
-use crate::subscriber::{Cell, CellParts, Subscription};
+use crate::subscriber::{Cell, CellParts, Steered, Subscription};
 use crate::supervisor::{AggregateSupervisor, PartitionSupervisor, Supervise, Worker};
 use crate::timer::{TimerWake, Timers};
 use crate::world::{Timestamp, World};
@@ -134,7 +134,7 @@ impl Partition {
         parts: PartitionParts,
         makers: &[MakeRegistry],
         subscriptions: &[Subscription],
-        paused: &[String],
+        steered: &HashMap<&'static str, Steered>,
     ) -> Result<Self, journal::Error> {
         let options = &parts.options;
         let (broker_actor, broker) = Broker::new();
@@ -171,7 +171,7 @@ impl Partition {
             supervisor: OnceLock::new(),
         });
         let (registries, typed) = make_registries(index, &shared, makers).await?;
-        let cells = make_cells(index, &parts, &shared, &broker, subscriptions, paused);
+        let cells = make_cells(index, &parts, &shared, &broker, subscriptions, steered);
         let (supervisor, running) = start_supervisors(index, &parts, &shared).await;
         let timers = Arc::new(Timers {
             partition: index,
@@ -347,10 +347,9 @@ fn make_cells(
     shared: &Shared,
     broker: &BrokerHandle,
     subscriptions: &[Subscription],
-    paused: &[String],
+    steered: &HashMap<&'static str, Steered>,
 ) -> Vec<Arc<Cell>> {
     let cell = |subscription: &Subscription| {
-        let is_paused = paused.iter().any(|name| name == subscription.name);
         let cell_parts = CellParts {
             store: parts.store.clone(),
             writer: shared.writer.clone(),
@@ -361,7 +360,7 @@ fn make_cells(
             stopping: parts.stopping.clone(),
             poll_interval: parts.options.poll_interval,
         };
-        let cell = Cell::new(subscription.clone(), index, cell_parts, is_paused);
+        let cell = Cell::new(subscription.clone(), index, cell_parts, &steered[subscription.name]);
         broker.add(cell.route.clone());
         cell
     };

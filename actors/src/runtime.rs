@@ -7,7 +7,7 @@ mod handle;
 mod reader;
 
 use std::any::TypeId;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::journal::{self, Batch, Quarantine, Store, partition_of};
 use crate::oversight::Oversight;
 use crate::partition::{MakeRegistry, Partition, PartitionParts, make_registry};
 use crate::saga::{Saga, SagaInstance, SagaRouter, subscriptions};
-use crate::subscriber::{PAUSED_SPACE, Subscription};
+use crate::subscriber::{PAUSED_SPACE, RETRY_SPACE, Set, Steered, Subscription, TIMEOUT_SPACE};
 use crate::supervisor::RestartPolicy;
 use crate::world::World;
 
@@ -166,6 +166,10 @@ impl Builder {
     pub async fn start(self) -> Result<Runtime, StartError> {
         no_duplicates("aggregates", self.makers.iter().map(|(name, ..)| *name))?;
         no_duplicates("subscriptions", self.subscriptions.iter().map(|s| s.name))?;
+        let mut steered = HashMap::new();
+        for subscription in &self.subscriptions {
+            steered.insert(subscription.name, self.steered(subscription.name).await?);
+        }
         let (stopping, ended) = (Flag::default(), Flag::default());
         let (fatal_sender, fatal) = watch::channel(None);
         let faults = self.faults.clone();
@@ -179,18 +183,11 @@ impl Builder {
             ended: ended.clone(),
             fatal: fatal_sender,
         };
-        let mut paused = Vec::new();
-        for subscription in &self.subscriptions {
-            let key = subscription.name.as_bytes();
-            if self.store.control(PAUSED_SPACE, key, self.world.now()).await?.is_some() {
-                paused.push(subscription.name.to_owned());
-            }
-        }
         let makers: Vec<_> = self.makers.into_iter().map(|(_, _, make)| make).collect();
         let mut partitions = Vec::new();
         for index in 0..self.store.partitions() {
             let started =
-                Partition::start(index, parts.clone(), &makers, &self.subscriptions, &paused);
+                Partition::start(index, parts.clone(), &makers, &self.subscriptions, &steered);
             partitions.push(started.await?);
         }
         let inner = Inner {
@@ -211,6 +208,19 @@ impl Builder {
             partition.start_rest();
         }
         Ok(runtime)
+    }
+
+    /// How people have steered a subscription.
+    async fn steered(&self, name: &'static str) -> Result<Steered, journal::Error> {
+        let row = |space| self.store.control(space, name.as_bytes(), self.world.now());
+        let paused = row(PAUSED_SPACE).await?;
+        let (retry, timeout) = (row(RETRY_SPACE).await?, row(TIMEOUT_SPACE).await?);
+        Ok(Steered {
+            paused: paused.is_some(),
+            // A row from before this was recorded says only that it is paused.
+            paused_by: paused.and_then(|row| serde_json::from_slice(&row).ok()),
+            set: Set::from_rows(name, retry.as_deref(), timeout.as_deref()),
+        })
     }
 }
 
@@ -341,9 +351,24 @@ impl Runtime {
     }
 
     /// Brings the gauges up to date that show a moment: what is in flight, and how much of it at
-    /// single aggregates. Called when somebody looks; it visits every live aggregate.
+    /// single aggregates; how far behind subscriptions are. Called when somebody looks; it visits
+    /// every live aggregate, and reads a page of the journal for each subscription that is far
+    /// behind.
+    pub async fn measure(&self) {
+        self.measure_commands();
+        for cell in self.0.partitions.iter().flat_map(|partition| partition.cells.iter()) {
+            let (name, partition) = (cell.subscription.name, cell.partition.to_string());
+            let lag = cell.lag().await.unwrap_or_default();
+            metrics::gauge!("souk_subscription_lag_seconds", "subscription" => name, "partition" => partition.clone())
+                .set(lag);
+            let unacked = cell.longest_in_hand().unwrap_or_default();
+            metrics::gauge!("souk_subscription_oldest_unacked_seconds", "subscription" => name, "partition" => partition)
+                .set(unacked);
+        }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "gauges")]
-    pub fn measure(&self) {
+    fn measure_commands(&self) {
         let (outside, inside) = self.in_flight();
         for (origin, count) in [("outside", outside), ("inside", inside)] {
             metrics::gauge!("souk_commands_in_flight", "origin" => origin).set(count as f64);

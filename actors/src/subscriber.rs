@@ -2,28 +2,31 @@
 //!
 //! One actor per subscription and partition pulls at its own pace from the broker's tail or, when
 //! it is behind, from the journal. Handlers work in parallel lanes; events of one key always go
-//! through one lane, one after the other. A projection has one lane and takes batches, so that
-//! rows and checkpoint commit together.
+//! through one lane, one after the other; a subscription that keeps no order uses its lanes in turn.
+//! A projection has one lane and takes batches, so that rows and checkpoint commit together.
 
 mod circuit;
 mod lane;
 mod lately;
 mod pull;
+mod settings;
+mod status;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::broker::{BrokerHandle, Pattern, Route};
 use crate::dead_letter::DeadLetterHandle;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
+use crate::filter::Filter;
 use crate::flag::Flag;
 use crate::journal::Store;
 use crate::journal::writer::WriterHandle;
@@ -35,12 +38,26 @@ pub use circuit::CircuitPolicy;
 pub use lately::Handled;
 use lately::Lately;
 pub(crate) use pull::run;
+pub(crate) use settings::{RETRY_SPACE, Set, Settings, TIMEOUT_SPACE};
+pub use status::{BatchStatus, PartitionStatus, PausedBy, RetryingStatus, SubscriptionStatus};
 
 /// Handles one event at a time. At least once: it must bear a repeat.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// Does what the event asks for.
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure>;
+}
+
+/// Handles several events at once. At least once: it must bear a repeat, of some of them too.
+#[async_trait]
+pub trait BatchHandler: Send + Sync + 'static {
+    /// Does what the events ask for. They are in order, of one lane, and at least one. A failure
+    /// says nothing of any single one: halves are tried, down to the one that fails alone.
+    async fn handle_batch(
+        &self,
+        runtime: &Runtime,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<(), Failure>;
 }
 
 /// Keeps rows that follow from events. Exactly once in effect: its checkpoint commits with them.
@@ -74,11 +91,42 @@ pub trait Projection: Send + Sync + 'static {
 /// The key whose order a subscription keeps; none: the event does not concern it after all.
 pub type KeyOf = Arc<dyn Fn(&StoredEvent) -> Option<Uuid> + Send + Sync>;
 
+/// How many events a handler takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchPolicy {
+    /// At most; at least one.
+    pub batch_size: usize,
+    /// How long the first of them waits for more.
+    pub max_wait: Duration,
+}
+
+/// In which order a subscription handles events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ordered {
+    /// Those of one key one after the other, always through the same lane.
+    #[default]
+    ByKey,
+    /// In none: the lanes take them in turn, and a dead letter holds up no other event.
+    Not,
+}
+
+impl Ordered {
+    /// The name that operators see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ByKey => "key",
+            Self::Not => "none",
+        }
+    }
+}
+
 /// What a subscription is.
 #[derive(Clone)]
 pub enum Kind {
     /// Effects, one event at a time.
     Handler(Arc<dyn Handler>),
+    /// Effects, several events at a time.
+    Batches(Arc<dyn BatchHandler>, BatchPolicy),
     /// Rows, in batches.
     Projection(Arc<dyn Projection>),
 }
@@ -92,6 +140,10 @@ pub struct Subscription {
     pub context: &'static str,
     /// The topics.
     pub patterns: Vec<Pattern>,
+    /// What an event must be like, beyond its type.
+    pub filter: Option<Filter>,
+    /// In which order.
+    pub ordering: Ordered,
     /// How many lanes; stored with the checkpoints.
     pub lanes: u16,
     /// The key of an event.
@@ -126,6 +178,20 @@ impl Subscription {
         Self::new(name, context, patterns, 4, Kind::Handler(handler))
     }
 
+    /// A subscription for effects that takes several events at once: four lanes, keyed by aggregate.
+    ///
+    /// # Panics
+    /// If a pattern is not one: patterns are part of the program.
+    pub fn batches(
+        name: &'static str,
+        context: &'static str,
+        patterns: &[&str],
+        policy: BatchPolicy,
+        handler: Arc<dyn BatchHandler>,
+    ) -> Self {
+        Self::new(name, context, patterns, 4, Kind::Batches(handler, policy))
+    }
+
     /// A subscription for rows: one lane.
     ///
     /// # Panics
@@ -151,6 +217,8 @@ impl Subscription {
             name,
             context,
             patterns: patterns.iter().map(parse).collect(),
+            filter: None,
+            ordering: Ordered::ByKey,
             lanes,
             key: Arc::new(|event| Some(event.aggregate_id)),
             retry: RetryPolicy::default(),
@@ -184,10 +252,39 @@ impl Subscription {
         self
     }
 
+    /// Only events that pass. What does not never reaches the handler, and is no letter.
+    #[must_use]
+    pub fn filtered(mut self, filter: Filter) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    /// In no order: lanes in turn, letters by event.
+    #[must_use]
+    pub fn unordered(mut self) -> Self {
+        if !matches!(self.kind, Kind::Projection(_)) {
+            self.ordering = Ordered::Not;
+        }
+        self
+    }
+
+    /// Events at once, at most.
+    fn batch_max(&self) -> usize {
+        self.batch().map_or(1, |policy| policy.batch_size.max(1))
+    }
+
+    /// How it takes batches, if it does.
+    pub fn batch(&self) -> Option<BatchPolicy> {
+        match &self.kind {
+            Kind::Batches(_, policy) => Some(*policy),
+            Kind::Handler(_) | Kind::Projection(_) => None,
+        }
+    }
+
     /// With another number of lanes.
     #[must_use]
     pub fn in_lanes(mut self, lanes: u16) -> Self {
-        if matches!(self.kind, Kind::Handler(_)) {
+        if !matches!(self.kind, Kind::Projection(_)) {
             self.lanes = lanes.max(1);
         }
         self
@@ -199,12 +296,14 @@ impl Subscription {
 struct LaneState {
     done: AtomicU64,
     queued: AtomicUsize,
+    handled: AtomicU64,
 }
 
 impl LaneState {
     /// The event at this position, the first that is queued, is handled or a letter.
     fn behind(&self, position: u64) {
         self.done.store(position, Ordering::Release);
+        self.handled.fetch_add(1, Ordering::Relaxed);
         self.queued.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -252,6 +351,12 @@ pub(crate) struct Cell {
     pub runtime: OnceLock<crate::runtime::WeakRuntime>,
     circuit: Circuit,
     lanes: Vec<LaneState>,
+    /// Where no order is kept: the positions that were handed out and are not done. Bounded by what
+    /// fits into the lanes.
+    unfinished: Option<Mutex<BTreeSet<u64>>>,
+    /// What is in force of what people can set.
+    settings: watch::Sender<Settings>,
+    paused_by: Mutex<Option<PausedBy>>,
     dispatched: AtomicU64,
     damaged: AtomicBool,
     lately: Lately,
@@ -267,6 +372,14 @@ pub(crate) struct Counts {
     pub failed: AtomicU64,
     pub retried: AtomicU64,
     pub letters: AtomicU64,
+}
+
+/// How people have steered a subscription, as stored.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Steered {
+    pub paused: bool,
+    pub paused_by: Option<PausedBy>,
+    pub set: Set,
 }
 
 /// What a cell is made of.
@@ -286,14 +399,17 @@ impl Cell {
         subscription: Subscription,
         partition: u16,
         parts: CellParts,
-        paused: bool,
+        steered: &Steered,
     ) -> Arc<Self> {
         let route = Arc::new(Route::new(subscription.patterns.clone()));
         let (send, receive) = mpsc::channel(16);
         Arc::new(Self {
             partition,
             route,
-            paused: Flag::new(paused),
+            paused: Flag::new(steered.paused),
+            paused_by: Mutex::new(steered.paused_by.clone()),
+            settings: watch::Sender::new(Settings::new(&subscription, &steered.set, 0)),
+            unfinished: (subscription.ordering == Ordered::Not).then(Mutex::default),
             runtime: OnceLock::new(),
             circuit: Circuit::new(subscription.name, partition, subscription.circuit.clone()),
             lanes: (0..subscription.lanes).map(|_| LaneState::default()).collect(),
@@ -318,8 +434,83 @@ impl Cell {
     /// Everything up to here is handled, or a letter.
     pub(crate) fn position(&self) -> u64 {
         let dispatched = self.dispatched.load(Ordering::Acquire);
+        if let Some(unfinished) = self.unfinished() {
+            return unfinished.first().map_or(dispatched, |first| first - 1);
+        }
         let lanes = self.lanes.iter().map(|lane| lane_position(lane, dispatched));
         lanes.min().unwrap_or(dispatched)
+    }
+
+    /// Look at `dispatched` first: an event is unfinished before that moves past it.
+    fn unfinished(&self) -> Option<std::sync::MutexGuard<'_, BTreeSet<u64>>> {
+        let unfinished = self.unfinished.as_ref()?;
+        Some(unfinished.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An event is handed to a lane. What came before it and was handed out is done there, if the
+    /// lane has nothing to do.
+    fn ahead(&self, lane: usize, position: u64) {
+        let state = &self.lanes[lane];
+        if let Some(mut unfinished) = self.unfinished() {
+            unfinished.insert(position);
+        } else if state.queued.load(Ordering::Acquire) == 0 {
+            state.done.fetch_max(self.dispatched.load(Ordering::Acquire), Ordering::AcqRel);
+        }
+        state.queued.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The event at this position, the first that is queued in a lane, is handled or a letter.
+    fn behind(&self, lane: usize, position: u64) {
+        self.lanes[lane].behind(position);
+        if let Some(mut unfinished) = self.unfinished() {
+            unfinished.remove(&position);
+        }
+    }
+
+    /// The key of an event that concerns the subscription. Where no order is kept each event is a
+    /// key of its own.
+    pub(crate) fn key_of(&self, event: &StoredEvent) -> Option<Uuid> {
+        let subscription = &self.subscription;
+        if !self.route.wants(&event.event_type) {
+            return None;
+        }
+        let key = (subscription.key)(event)?;
+        if subscription.filter.as_ref().is_some_and(|filter| !filter.matches(event)) {
+            return None;
+        }
+        Some(match subscription.ordering {
+            Ordered::ByKey => key,
+            Ordered::Not => event.event_id,
+        })
+    }
+
+    /// What is in force of what people can set.
+    pub(crate) fn settings(&self) -> Settings {
+        self.settings.borrow().clone()
+    }
+
+    /// Puts into force what was set, unless something later is.
+    pub(crate) fn set(&self, set: &Set, version: u64) {
+        let new = Settings::new(&self.subscription, set, version);
+        self.settings.send_if_modified(|settings| {
+            let is_news = version >= settings.version && new != *settings;
+            if is_news {
+                *settings = new;
+            }
+            is_news
+        });
+    }
+
+    /// Notes who paused it, or that it goes on.
+    pub(crate) fn switch(&self, paused: bool, paused_by: Option<PausedBy>) {
+        *self.paused_by.lock().unwrap_or_else(PoisonError::into_inner) = paused_by;
+        self.paused.set(paused);
+    }
+
+    /// Who paused it, as far as that is known.
+    pub(crate) fn paused_by(&self) -> Option<PausedBy> {
+        let paused_by = self.paused_by.lock().unwrap_or_else(PoisonError::into_inner);
+        paused_by.clone().filter(|_| self.paused.get())
     }
 
     /// Waits until everything up to `position` is handled, or a letter.
@@ -335,9 +526,15 @@ impl Cell {
         }
     }
 
-    /// Everything of this key up to here is handled, or a letter.
-    fn position_of(&self, key: Uuid) -> u64 {
-        lane_position(&self.lanes[self.lane_of(key)], self.dispatched.load(Ordering::Acquire))
+    /// Whether an event, of this key, is handled or a letter.
+    fn is_done(&self, event: &StoredEvent, key: Uuid) -> bool {
+        let dispatched = self.dispatched.load(Ordering::Acquire);
+        match self.unfinished() {
+            Some(unfinished) => {
+                event.position <= dispatched && !unfinished.contains(&event.position)
+            }
+            None => lane_position(&self.lanes[self.lane_of(key)], dispatched) >= event.position,
+        }
     }
 
     /// Where an event of its key stands, as far as no letter tells. `usual_ms` is what
@@ -356,7 +553,7 @@ impl Cell {
             key,
             state: "acked",
             attempts: 0,
-            attempts_max: subscription.retry.max_retries.saturating_add(1),
+            attempts_max: self.settings.borrow().retry.max_retries.saturating_add(1),
             last_error: None,
             class: None,
             first_failed_at: None,
@@ -366,7 +563,7 @@ impl Cell {
             handled: None,
             usual_ms,
         };
-        if self.position_of(key) >= event.position {
+        if self.is_done(event, key) {
             delivery.handled = self.lately.handled(event.position);
             delivery.attempts = delivery.handled.map_or(0, |handled| handled.attempts);
             return delivery;
@@ -375,14 +572,13 @@ impl Cell {
         delivery.held = self.held();
         if let Some(retrying) = self.lately.retrying(event.position) {
             let next = retrying.next.or_else(|| self.circuit.opens_again());
-            let left = next.map(|next| next.saturating_duration_since(Instant::now()));
             delivery.state = "retrying";
             delivery.attempts = retrying.attempts;
             delivery.class = Some(retrying.failure.kind.as_str().to_owned());
             delivery.last_error = Some(retrying.failure.message);
             delivery.first_failed_at = Some(retrying.first_failed_at);
             delivery.last_failed_at = Some(retrying.last_failed_at);
-            delivery.next_attempt_at = left.map(|left| self.world.now().plus(left));
+            delivery.next_attempt_at = next.map(|next| self.time_of(next));
         }
         delivery
     }
@@ -449,22 +645,6 @@ impl Cell {
         self.route.wake();
         answer.await.map_err(|_| gone())?
     }
-
-    pub(crate) fn status(&self) -> PartitionStatus {
-        let (head, position) = (self.broker.head(), self.position());
-        PartitionStatus {
-            partition: self.partition,
-            position,
-            head,
-            lag_events: head.saturating_sub(position),
-            lanes: self.subscription.lanes,
-            circuit: self.circuit.name(),
-            handled: self.counts.handled.load(Ordering::Relaxed),
-            failed: self.counts.failed.load(Ordering::Relaxed),
-            retried: self.counts.retried.load(Ordering::Relaxed),
-            letters: self.counts.letters.load(Ordering::Relaxed),
-        }
-    }
 }
 
 /// A lane with nothing queued is as far as the events have been handed out. The order of the two
@@ -475,53 +655,6 @@ fn lane_position(lane: &LaneState, dispatched: u64) -> u64 {
     } else {
         lane.done.load(Ordering::Acquire)
     }
-}
-
-/// A subscription in one partition, as its operators see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct PartitionStatus {
-    /// The partition.
-    pub partition: u16,
-    /// Everything up to here is handled, or a letter.
-    pub position: u64,
-    /// The newest committed position.
-    pub head: u64,
-    /// How many positions it is behind.
-    pub lag_events: u64,
-    /// Lanes.
-    pub lanes: u16,
-    /// `closed`, `half_open` or `open`.
-    pub circuit: &'static str,
-    /// Events handled since the start.
-    pub handled: u64,
-    /// Failed attempts since the start.
-    pub failed: u64,
-    /// Retries since the start.
-    pub retried: u64,
-    /// Letters since the start.
-    pub letters: u64,
-}
-
-/// A subscription, as its operators see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct SubscriptionStatus {
-    /// Its name.
-    pub name: &'static str,
-    /// Its context.
-    pub context: &'static str,
-    /// `handler` or `projection`.
-    pub kind: &'static str,
-    /// Its topic patterns.
-    pub patterns: Vec<String>,
-    /// `running`, `paused`, `circuit_open`, or `damaged`: it waits at an event that is not what was
-    /// written.
-    pub state: &'static str,
-    /// Its retry policy.
-    pub retry: RetryPolicy,
-    /// Its time limit for an attempt, in milliseconds.
-    pub handler_timeout_ms: u64,
-    /// By partition.
-    pub partitions: Vec<PartitionStatus>,
 }
 
 /// Where an event stands with one subscription.

@@ -79,7 +79,6 @@ pub(super) struct Told {
     /// The body; null when there is none.
     pub(super) body: Value,
     /// The entity tag, as it was sent.
-    #[allow(dead_code, reason = "the first command that needs it comes with the next change")]
     pub(super) etag: Option<String>,
 }
 

@@ -205,6 +205,8 @@ mod tests {
         "subscription.resumed",
         "subscription.retry_requested",
         "subscription.discard_requested",
+        "subscription.retry_policy_changed",
+        "subscription.handler_timeout_changed",
     ];
 
     #[test]

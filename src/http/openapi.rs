@@ -281,11 +281,13 @@ fn is_conditional(path: &str) -> bool {
             && !never.iter().any(|start| path.starts_with(start)))
 }
 
-/// Whether a change looks at `If-Match`: those of letters, subscriptions and quarantine rest on no
+/// Whether a change looks at `If-Match`: those of letters and quarantine, and pauses, rest on no
 /// version.
 fn rests_on_a_version(path: &str, method: &str) -> bool {
     let never = ["/api/v1/dlq/", "/api/v1/admin/subscriptions/", "/api/v1/admin/quarantine/"];
+    let is_setting = path.starts_with("/api/v1/admin/subscriptions/");
     method == "patch"
+        || (matches!(method, "put" | "delete") && is_setting)
         || (method == "post"
             && path.contains("/{")
             && !never.iter().any(|start| path.starts_with(start)))

@@ -116,7 +116,7 @@ async fn startupz(State(app): State<App>, params: Params) -> Response {
     responses((status = 200, description = "Prometheus text 0.0.4", content_type = "text/plain",
         body = String)))]
 async fn metrics(State(app): State<App>) -> Response {
-    app.runtime().measure();
+    app.runtime().measure().await;
     let text = telemetry::render_metrics(app.metrics());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()

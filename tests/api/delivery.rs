@@ -333,3 +333,156 @@ async fn an_event_of_an_unknown_version_is_set_aside() {
     server.event("EmailSent", bob.header("x-correlation-id")).await;
     server.visitor().get("/readyz").await.expect(200);
 }
+
+const POLICY: &str = "/api/v1/admin/subscriptions/notifications/retry-policy";
+
+fn policy(max_retries: u32, delay_ms: u64) -> Value {
+    json!({
+        "max_retries": max_retries, "delay_ms": delay_ms, "exponential_backoff": false,
+        "max_delay_ms": delay_ms, "reason": "the provider is slow",
+    })
+}
+
+/// S3-81, S4-46: what waits for an hour is tried as soon as the policy says so.
+#[tokio::test]
+async fn a_retry_policy_is_set_without_a_restart_and_outlives_one() {
+    let hour = 3_600_000;
+    let slow = Start::default().with("RETRY_DELAY_MS", hour).with("RETRY_MAX_DELAY_MS", hour);
+    let mut server = slow.start().await;
+    let admin = server.admin();
+    let known = admin.get(POLICY).await.expect(200);
+    assert_eq!((&known["delay_ms"], &known["is_default"]), (&json!(hour), &json!(true)));
+    server.fault("notifications", "fail", json!({ "times": 1 })).await;
+    let ann = server.newcomer("Ann").await;
+    let waits = eventually("the failure to be shown", || async {
+        let status = server.subscription("notifications").await;
+        let partitions = status["partitions"].as_array().unwrap();
+        let mut retrying = partitions.iter().flat_map(|of| of["retrying"].as_array().unwrap());
+        retrying.next().cloned()
+    })
+    .await;
+    assert_eq!((&waits["attempts"], &waits["class"]), (&json!(1), &json!("transient")));
+    assert!(waits["next_attempt_at"].is_string() && waits["event_id"].is_string(), "{waits}");
+    let stale = admin.if_match("\"999\"");
+    let put = async |client: &crate::support::Client, body: Value| {
+        client.send(reqwest::Method::PUT, POLICY, Some(body.to_string().into_bytes())).await
+    };
+    put(&stale, policy(5, 10)).await.problem(412, "version_mismatch");
+    let changed = put(&admin.if_match(known.header("etag")), policy(5, 10)).await.expect(200);
+    assert_eq!((&changed["max_retries"], &changed["is_default"]), (&json!(5), &json!(false)));
+    // What was to wait for an hour has been tried again.
+    server.mailed_token(&ann.email).await;
+    server.at_rest().await;
+    let events = server.events("eventType=subscription.retry_policy_changed").await;
+    assert_eq!(events[0]["data"]["new"]["max_retries"], 5, "{events:?}");
+    assert_eq!(events[0]["data"]["reason"], "the provider is slow");
+    assert!(!events[0]["metadata"]["actor_id"].as_str().unwrap().is_empty());
+
+    server.kill_9_and_start_again().await;
+    let admin = server.admin();
+    let kept = admin.get(POLICY).await.expect(200);
+    assert_eq!((&kept["max_retries"], &kept["delay_ms"]), (&json!(5), &json!(10)));
+    assert_eq!(server.subscription("notifications").await["retry"]["max_retries"], 5);
+    let reset = admin.delete(&format!("{POLICY}?reason=over")).await.expect(200);
+    assert_eq!((&reset["delay_ms"], &reset["is_default"]), (&json!(hour), &json!(true)));
+    let wrong = json!({ "max_retries": -1, "delay_ms": 10, "max_delay_ms": 5 });
+    let wrong = put(&admin, wrong).await;
+    assert_eq!(wrong.pointers(), ["/max_retries", "/exponential_backoff", "/max_delay_ms"]);
+    let nobody = POLICY.replace("notifications", "nobody");
+    admin.get(&nobody).await.problem(404, "not_found");
+    admin.delete(&nobody).await.problem(404, "not_found");
+    server.finish().await;
+}
+
+/// S1-142.
+#[tokio::test]
+async fn a_time_limit_is_set_without_a_restart() {
+    let server = impatient().start().await;
+    let path = "/api/v1/admin/subscriptions/notifications/handler-timeout";
+    let limit = json!({ "handler_timeout_ms": 50 }).to_string().into_bytes();
+    let set = server.admin().send(reqwest::Method::PUT, path, Some(limit)).await.expect(200);
+    assert_eq!((&set["handler_timeout_ms"], &set["is_default"]), (&json!(50), &json!(false)));
+    let fault = server.fault("notifications", "delay", json!({ "delay_ms": 600_000 })).await;
+    server.newcomer("Ann").await;
+    let letter = eventually("a letter", || async {
+        server.letters(Some("notifications")).await.first().cloned()
+    })
+    .await;
+    assert!(letter["error"].as_str().unwrap().starts_with("timeout"), "{letter}");
+    let reset = server.admin().delete(path).await.expect(200);
+    assert_eq!(reset["is_default"], true);
+    server.mend(fault).await;
+    let retry = format!("{}/retry", path_of(&letter));
+    assert_eq!(server.admin().post(&retry, &json!({})).await.expect(200)["left"], 0);
+    server.finish().await;
+}
+
+/// S1-52, S1-91, S0-113 to S0-117.
+#[tokio::test]
+async fn a_subscription_shows_how_it_is() {
+    let server = Server::start().await;
+    let before = sum(&server.subscription("notifications").await, "handled");
+    let ann = server.newcomer("Ann").await;
+    server.mailed_token(&ann.email).await;
+    server.at_rest().await;
+    let status = server.subscription("notifications").await;
+    assert!(sum(&status, "handled") > before);
+    assert_eq!((&status["state"], &status["ordering"]), (&json!("running"), &json!("key")));
+    for of in status["partitions"].as_array().unwrap() {
+        assert_eq!((&of["state"], &of["circuit"]), (&json!("running"), &json!("closed")));
+        assert!(of["lag_seconds"].is_null() && of["rate"].is_number(), "{of}");
+    }
+    let p95 = |of: &Value| of["p95_ms"].is_number();
+    assert!(status["partitions"].as_array().unwrap().iter().any(p95), "{status}");
+
+    server.pause("notifications").await;
+    server.newcomer("Bob").await;
+    server.caught_up("events-index").await;
+    let paused = server.subscription("notifications").await;
+    assert!(paused["paused"]["by"].is_string(), "{paused}");
+    let lags = |of: &Value| of["lag_seconds"].is_number();
+    assert!(paused["partitions"].as_array().unwrap().iter().any(lags), "{paused}");
+    let metrics = server.visitor().get("/metrics").await.expect(200);
+    for name in [
+        "souk_subscription_lag_seconds",
+        "souk_subscription_oldest_unacked_seconds",
+        "souk_subscription_lag_events",
+        "souk_events_published_total",
+        "souk_events_consumed_total",
+        "souk_event_end_to_end_seconds",
+        "souk_event_handler_duration_seconds",
+    ] {
+        assert!(metrics.raw().contains(name), "{name}");
+    }
+    server.resume("notifications").await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn subscriptions_are_steered_from_the_command_line() {
+    let server = Server::start().await;
+    let souk = |arguments: &[&str]| {
+        let command = server.command(&[&["subscriptions"], arguments].concat());
+        command.with("SOUK_URL", server.url()).run()
+    };
+    let listed = souk(&["list"]);
+    assert_eq!(listed.code, 0, "{}", listed.errors);
+    assert!(listed.output.contains("mail-sender") && listed.output.contains("LAG"));
+    let few = souk(&["list", "--event-type", "OrderPlaced"]).output;
+    assert!(few.contains("order_saga-facts") && !few.contains("users-view"), "{few}");
+    let paused = souk(&["pause", "mail-sender", "--reason", "a look"]);
+    assert_eq!(paused.output.trim(), "mail-sender: paused", "{}", paused.errors);
+    let shown = souk(&["show", "mail-sender"]).output;
+    assert!(shown.contains("Paused: a look") && shown.contains("PARTITION"), "{shown}");
+    assert_eq!(souk(&["resume", "mail-sender"]).output.trim(), "mail-sender: running");
+    let set = souk(&["retry-policy", "mail-sender", "--max-retries", "7", "--json"]);
+    let set: Value = serde_json::from_str(&set.output).unwrap();
+    assert_eq!((&set["max_retries"], &set["is_default"]), (&json!(7), &json!(false)));
+    let reset = souk(&["retry-policy", "mail-sender", "--reset", "--json"]);
+    let reset: Value = serde_json::from_str(&reset.output).unwrap();
+    assert_eq!(reset["is_default"], true);
+    let missing = souk(&["show", "nobody"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.errors.contains("not_found"), "{}", missing.errors);
+    server.finish().await;
+}

@@ -11,14 +11,18 @@ use uuid::Uuid;
 
 use super::Runtime;
 use crate::aggregate::NoRejection;
-use crate::command::{CommandContext, CommandError, ControlWrite, Unavailable};
+use crate::command::{CommandContext, CommandError, ControlWrite, Done, Unavailable};
 use crate::event::{DecodeError, EventPayload, Position, StoredEvent};
 use crate::journal::codec::Reveal;
 use crate::journal::{self, Batch, Letter, LetterFilter, TimerKey};
-use crate::oversight::{LettersWorked, Oversight, OversightCommand, Switched};
+use crate::oversight::{
+    HandlerTimeoutChanged, LettersWorked, Oversight, OversightCommand, RetryPolicyChanged,
+    RetrySettings, Switched,
+};
 use crate::retry::Failure;
 use crate::subscriber::{
-    Cell, Delivery, Kind, PAUSED_SPACE, Redrive, Redriven, SubscriptionStatus,
+    BatchStatus, Cell, Delivery, Kind, PAUSED_SPACE, PausedBy, RETRY_SPACE, Redrive, Redriven, Set,
+    SubscriptionStatus, TIMEOUT_SPACE,
 };
 use crate::world::Timestamp;
 
@@ -196,33 +200,121 @@ impl Subscriptions {
         first.cells.iter().map(|cell| self.status(cell)).collect()
     }
 
+    /// Every subscription, with how old the oldest event is that each has not handled.
+    pub async fn inspect(&self) -> Vec<SubscriptionStatus> {
+        let mut all = self.list();
+        for status in &mut all {
+            for (cell, partition) in self.cells(status.name).iter().zip(&mut status.partitions) {
+                partition.lag_seconds = cell.lag().await.map(|lag| lag.as_secs_f64());
+            }
+        }
+        all
+    }
+
     fn status(&self, first: &Cell) -> SubscriptionStatus {
-        let subscription = &first.subscription;
+        let (subscription, settings) = (&first.subscription, first.settings());
         let partitions: Vec<_> =
             self.cells(subscription.name).iter().map(|cell| cell.status()).collect();
+        let any = |state: &str| partitions.iter().any(|partition| partition.state == state);
         let state = if first.paused.get() {
             "paused"
-        } else if self.cells(subscription.name).iter().any(|cell| cell.is_at_damage()) {
+        } else if any("damaged") {
             "damaged"
         } else if partitions.iter().any(|partition| partition.circuit == "open") {
             "circuit_open"
         } else {
             "running"
         };
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         SubscriptionStatus {
             name: subscription.name,
             context: subscription.context,
             kind: match subscription.kind {
                 Kind::Handler(_) => "handler",
+                Kind::Batches(..) => "batch_handler",
                 Kind::Projection(_) => "projection",
             },
             patterns: subscription.patterns.iter().map(|p| p.as_str().to_owned()).collect(),
+            filter: subscription.filter.clone(),
+            ordering: subscription.ordering.as_str(),
+            batch: subscription.batch().map(|policy| BatchStatus {
+                batch_size: policy.batch_size,
+                max_wait_ms: millis(policy.max_wait),
+            }),
             state,
-            retry: subscription.retry.clone(),
-            handler_timeout_ms: u64::try_from(subscription.handler_timeout.as_millis())
-                .unwrap_or(u64::MAX),
+            paused: first.paused_by(),
+            retry: settings.retry,
+            handler_timeout_ms: millis(settings.handler_timeout),
             partitions,
         }
+    }
+
+    /// What people have set for a subscription, with the version of its stream. `None`: there is no
+    /// such subscription.
+    pub async fn oversight(
+        &self,
+        name: &str,
+    ) -> Result<Option<Done<Oversight>>, CommandError<NoRejection>> {
+        if self.cells(name).is_empty() {
+            return Ok(None);
+        }
+        let stream = Oversight::id_of(name);
+        self.0.aggregate::<Oversight>().read(stream, Oversight::clone).await.map(Some)
+    }
+
+    /// Sets a subscription's retry policy, or with none gives it the one that it was declared with.
+    /// It counts at once, also for what waits to be tried again, and across restarts. `None`: there
+    /// is no such subscription.
+    pub async fn set_retry_policy(
+        &self,
+        name: &str,
+        new: Option<RetrySettings>,
+        context: CommandContext,
+        reason: Option<String>,
+    ) -> Result<Option<Done<Oversight>>, CommandError<NoRejection>> {
+        let (subscription, at) = (name.to_owned(), self.0.world().now());
+        let row = new.as_ref().map(serde_json::to_vec);
+        let change = RetryPolicyChanged { subscription, old: None, new, reason, at };
+        let command = OversightCommand::SetRetryPolicy(change);
+        self.set(name, command, (RETRY_SPACE, row), context).await
+    }
+
+    /// The same for the time limit of an attempt, in milliseconds. Attempts under way keep the one
+    /// that they began with.
+    pub async fn set_handler_timeout(
+        &self,
+        name: &str,
+        new_ms: Option<u64>,
+        context: CommandContext,
+        reason: Option<String>,
+    ) -> Result<Option<Done<Oversight>>, CommandError<NoRejection>> {
+        let (subscription, at) = (name.to_owned(), self.0.world().now());
+        let row = new_ms.as_ref().map(serde_json::to_vec);
+        let change = HandlerTimeoutChanged { subscription, old_ms: None, new_ms, reason, at };
+        let command = OversightCommand::SetHandlerTimeout(change);
+        self.set(name, command, (TIMEOUT_SPACE, row), context).await
+    }
+
+    async fn set(
+        &self,
+        name: &str,
+        command: OversightCommand,
+        (space, row): (&'static str, Option<serde_json::Result<Vec<u8>>>),
+        mut context: CommandContext,
+    ) -> Result<Option<Done<Oversight>>, CommandError<NoRejection>> {
+        let cells = self.cells(name);
+        if cells.is_empty() {
+            return Ok(None);
+        }
+        let value = row.map(|row| row.expect("numbers and flags can be written as JSON"));
+        let key = name.as_bytes().to_vec();
+        context.attach = vec![ControlWrite { space, key, value, expires_at: None }];
+        let stream = Oversight::id_of(name);
+        let oversight = self.0.aggregate::<Oversight>();
+        let done = oversight.send(stream, command, context, Oversight::clone).await?;
+        let set = Set::from(&done.value);
+        cells.iter().for_each(|cell| cell.set(&set, done.version));
+        Ok(Some(done))
     }
 
     /// Pauses a subscription: nothing is lost, its lag grows. It stays paused across restarts.
@@ -258,6 +350,9 @@ impl Subscriptions {
             return Ok(false);
         }
         let at = self.0.world().now();
+        let by = context.actor_id.to_string();
+        let paused_by = paused.then(|| PausedBy { by, reason: reason.clone(), at });
+        let row = serde_json::to_vec(&paused_by).expect("texts can be written as JSON");
         let switched = Switched { subscription: name.to_owned(), reason, at };
         let command = if paused {
             OversightCommand::Pause(switched)
@@ -267,13 +362,13 @@ impl Subscriptions {
         context.attach = vec![ControlWrite {
             space: PAUSED_SPACE,
             key: name.as_bytes().to_vec(),
-            value: paused.then(|| b"paused".to_vec()),
+            value: paused.then_some(row),
             expires_at: None,
         }];
         let stream = Oversight::id_of(name);
         self.0.aggregate::<Oversight>().send(stream, command, context, |_| ()).await?;
         for cell in cells {
-            cell.paused.set(paused);
+            cell.switch(paused, paused_by.clone());
         }
         Ok(true)
     }
@@ -307,9 +402,7 @@ impl Subscriptions {
                 let (mut letters, usual_ms) = (LettersAhead::new(cell), cell.usual_ms());
                 for (index, event) in &in_order {
                     let here = event.partition == partition.index;
-                    let wants = here && cell.route.wants(&event.event_type);
-                    let key = if wants { (cell.subscription.key)(event) } else { None };
-                    let Some(key) = key else { continue };
+                    let Some(key) = cell.key_of(event).filter(|_| here) else { continue };
                     let delivery = cell.delivery(event, key, usual_ms);
                     let letter = letters.at(event.position).await?;
                     deliveries[*index].push(match letter {

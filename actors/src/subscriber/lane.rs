@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Cell, Handled, Kind, Redrive, RedriveRequest, Redriven, end_to_end};
+use super::lately::Trying;
+use super::{
+    Cell, Handled, Kind, Ordered, Redrive, RedriveRequest, Redriven, Settings, end_to_end,
+};
 use crate::aggregate::panic_message;
 use crate::command::on_behalf_of;
 use crate::event::StoredEvent;
@@ -59,8 +62,14 @@ pub(super) async fn run(
     mut blocked: Blocked,
     mut tasks: mpsc::Receiver<Task>,
 ) -> Result<(), String> {
-    let state = &cell.lanes[lane];
-    while let Some(task) = tasks.recv().await {
+    // What was taken out of the queue while a batch was being filled.
+    let mut ahead = None;
+    loop {
+        let task = match ahead.take() {
+            Some(task) => Some(task),
+            None => tasks.recv().await,
+        };
+        let Some(task) = task else { return Ok(()) };
         if matches!(task, Task::Event(..)) {
             tokio::select! {
                 biased;
@@ -74,44 +83,90 @@ pub(super) async fn run(
         match task {
             Task::Redrive(request) => redrive(cell, runtime, &mut blocked, request).await,
             Task::Event(event, key) => {
+                let batch = fill(cell, (event, key), &mut tasks, &mut ahead).await;
+                let positions: Vec<_> = batch.iter().map(|(event, _)| event.position).collect();
+                let done = || positions.iter().for_each(|at| cell.behind(lane, *at));
                 let early = cell.faults.planted(Bug::CheckpointBeforeEffect);
                 if early {
-                    state.behind(event.position);
+                    done();
                 }
-                let Ok(()) = take(cell, runtime, &mut blocked, &event, key).await else {
+                let Ok(()) = take(cell, runtime, &mut blocked, batch).await else {
                     return Ok(());
                 };
                 if !early {
-                    state.behind(event.position);
+                    done();
                 }
                 cell.moved();
             }
         }
     }
-    Ok(())
 }
 
-/// Handles an event, or makes it a letter.
+/// An event with its key.
+type Keyed = (Arc<StoredEvent>, Uuid);
+
+/// What is handled together with an event: what comes within the time that it waits, as much as the
+/// subscription takes at once.
+async fn fill(
+    cell: &Cell,
+    first: Keyed,
+    tasks: &mut mpsc::Receiver<Task>,
+    ahead: &mut Option<Task>,
+) -> Vec<Keyed> {
+    let mut batch = vec![first];
+    let Some(policy) = cell.subscription.batch() else { return batch };
+    let until = Instant::now() + policy.max_wait;
+    while batch.len() < cell.subscription.batch_max() {
+        let next = tokio::select! {
+            biased;
+            () = cell.stopping.wait(true) => return batch,
+            next = tokio::time::timeout_at(until, tasks.recv()) => next,
+        };
+        match next {
+            Ok(Some(Task::Event(event, key))) => batch.push((event, key)),
+            Ok(other) => {
+                *ahead = other;
+                return batch;
+            }
+            Err(_) => return batch,
+        }
+    }
+    batch
+}
+
+/// Handles events, or makes them letters. What fails together goes again in halves, so that one bad
+/// event becomes a letter and stops its own key only.
 async fn take(
     cell: &Arc<Cell>,
     runtime: &Runtime,
     blocked: &mut Blocked,
-    event: &Arc<StoredEvent>,
-    key: Uuid,
+    batch: Vec<Keyed>,
 ) -> Result<(), Stopping> {
-    if waits(cell, blocked, event, key).await? {
-        return Ok(());
-    }
-    match deliver(cell, runtime, event).await? {
-        Ok(()) => Ok(()),
-        Err(failed) => {
-            park(cell, dead_letter(cell, event, key, &failed)).await?;
-            if !cell.faults.planted(Bug::FollowersPass) {
-                blocked.insert(key, Held { letters: 1, last: event.position });
+    let mut parts = vec![batch];
+    while let Some(part) = parts.pop() {
+        let mut left = Vec::with_capacity(part.len());
+        for (event, key) in part {
+            if !waits(cell, blocked, &event, key).await? {
+                left.push((event, key));
             }
-            Ok(())
+        }
+        let events: Vec<_> = left.iter().map(|(event, _)| event.clone()).collect();
+        if events.is_empty() {
+            continue;
+        }
+        let Err(failed) = deliver(cell, runtime, &events).await? else { continue };
+        if let [(event, key)] = left.as_slice() {
+            park(cell, dead_letter(cell, event, *key, &failed)).await?;
+            let holds = cell.subscription.ordering == Ordered::ByKey;
+            if holds && !cell.faults.planted(Bug::FollowersPass) {
+                blocked.insert(*key, Held { letters: 1, last: event.position });
+            }
+        } else {
+            let second = left.split_off(left.len().div_ceil(2));
+            parts.extend([second, left]);
         }
     }
+    Ok(())
 }
 
 /// Makes an event a letter if an earlier one of its key is one. Whether it did.
@@ -167,24 +222,27 @@ fn waiting_letter(cell: &Cell, event: &StoredEvent, key: Uuid) -> Letter {
     }
 }
 
-/// Tries an event until it is handled or has failed for good.
+/// Tries events, which are at least one, until they are handled or have failed for good. Several at
+/// once only where the handler takes batches.
 pub(super) async fn deliver(
     cell: &Arc<Cell>,
     runtime: &Runtime,
-    event: &Arc<StoredEvent>,
+    events: &[Arc<StoredEvent>],
 ) -> Result<Result<(), Failed>, Stopping> {
-    let handler = match &cell.subscription.kind {
-        Kind::Handler(handler) => handler.clone(),
+    let outcome = match &cell.subscription.kind {
+        Kind::Handler(handler) => {
+            attempts(cell, events, || handler.handle(runtime, &events[0])).await?
+        }
+        Kind::Batches(handler, _) => {
+            attempts(cell, events, || handler.handle_batch(runtime, events)).await?
+        }
         Kind::Projection(projection) => {
-            let projection = projection.clone();
-            let work = || projection.redeliver(runtime, event);
-            return attempts(cell, std::slice::from_ref(event), work).await;
+            let work = || projection.redeliver(runtime, &events[0]);
+            return attempts(cell, events, work).await;
         }
     };
-    let one = std::slice::from_ref(event);
-    let outcome = attempts(cell, one, || handler.handle(runtime, event)).await?;
     if outcome.is_ok() {
-        handled(cell, one);
+        handled(cell, events);
     }
     Ok(outcome)
 }
@@ -201,6 +259,7 @@ fn fault_keys(events: &[Arc<StoredEvent>]) -> Vec<String> {
 pub(super) fn handled(cell: &Cell, events: &[Arc<StoredEvent>]) {
     let now = cell.world.now();
     cell.counts.handled.fetch_add(events.len() as u64, Ordering::Relaxed);
+    cell.lately.count(events.len());
     let name = cell.subscription.name;
     metrics::counter!("souk_events_consumed_total", "subscription" => name, "outcome" => "handled")
         .increment(events.len() as u64);
@@ -224,7 +283,8 @@ where
     let mut attempt = 0;
     let mut panics = 0;
     let mut first_failed_at = None;
-    let mut trying = cell.lately.trying(events);
+    let trying = cell.lately.trying(events);
+    let mut settings = cell.settings.subscribe();
     let mut started_at = None;
     loop {
         tokio::select! {
@@ -238,6 +298,7 @@ where
         let result = one_attempt(cell, events, &work).await;
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
             .record(started.elapsed());
+        cell.lately.attempted(started.elapsed());
         let mut failure = match result {
             Ok(()) => {
                 cell.circuit.well();
@@ -257,29 +318,63 @@ where
         let failed_at = cell.world.now();
         let since = (*first_failed_at.get_or_insert(failed_at), failed_at);
         note_failure(cell, events, attempt, &failure);
-        match verdict(failure.kind, attempt, &cell.subscription.retry) {
-            Verdict::Pause => {
-                cell.circuit.unwell(&failure.message);
-                trying.again(attempt, &failure, since, None);
-                attempt -= 1;
-            }
-            Verdict::Retry { after } => {
-                cell.circuit.well();
-                cell.counts.retried.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("souk_deliveries_retried_total", "subscription" => name)
-                    .increment(1);
-                let wait = cell.subscription.retry.jittered(after, &*cell.world);
-                trying.again(attempt, &failure, since, Some(Instant::now() + wait));
-                tokio::select! {
-                    biased;
-                    () = cell.stopping.wait(true) => return Err(Stopping),
-                    () = tokio::time::sleep(wait) => {}
-                }
-            }
+        let again = Again { cell, trying: &trying, attempt, failure: &failure, since };
+        match again.wait(&mut settings).await? {
+            Verdict::Pause => attempt -= 1,
+            Verdict::Retry { .. } => {}
             Verdict::DeadLetter => {
-                cell.circuit.well();
                 let (first_failed_at, _) = since;
                 return Ok(Err(Failed { failure, attempts: attempt, first_failed_at }));
+            }
+        }
+    }
+}
+
+/// A failed attempt, and what becomes of it.
+struct Again<'a> {
+    cell: &'a Cell,
+    trying: &'a Trying<'a>,
+    attempt: u32,
+    failure: &'a Failure,
+    since: (Timestamp, Timestamp),
+}
+
+impl Again<'_> {
+    /// Waits as long as the policy says that is in force meanwhile: one that is changed counts for
+    /// what waits already, from its failure on.
+    async fn wait(&self, settings: &mut watch::Receiver<Settings>) -> Result<Verdict, Stopping> {
+        let Self { cell, attempt, failure, .. } = *self;
+        let failed = Instant::now();
+        let mut is_first = true;
+        loop {
+            let policy = settings.borrow_and_update().retry.clone();
+            let verdict = verdict(failure.kind, attempt, &policy);
+            let after = match verdict {
+                Verdict::Pause => {
+                    cell.circuit.unwell(&failure.message);
+                    self.trying.again(attempt, failure, self.since, None);
+                    return Ok(verdict);
+                }
+                Verdict::DeadLetter => {
+                    cell.circuit.well();
+                    return Ok(verdict);
+                }
+                Verdict::Retry { after } => after,
+            };
+            if std::mem::take(&mut is_first) {
+                cell.circuit.well();
+                cell.counts.retried.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("souk_deliveries_retried_total", "subscription" => cell.subscription.name)
+                    .increment(1);
+            }
+            let until = failed + policy.jittered(after, &*cell.world);
+            self.trying.again(attempt, failure, self.since, Some(until));
+            tokio::select! {
+                biased;
+                () = cell.stopping.wait(true) => return Err(Stopping),
+                () = tokio::time::sleep_until(until) => return Ok(verdict),
+                // The sender is in the cell, and so is there as long as this.
+                _ = settings.changed() => {}
             }
         }
     }
@@ -318,7 +413,7 @@ async fn one_attempt<F>(
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    let limit = cell.subscription.handler_timeout;
+    let limit = cell.settings.borrow().handler_timeout;
     let attempt = async {
         if cell.faults.any() {
             let keys = fault_keys(events);
@@ -411,7 +506,7 @@ async fn redrive_key(
             }
             let event = cell.store.event(letter.event_id).await.map_err(unreadable)?;
             let event = event.ok_or_else(|| Failure::permanent("the letter's event is gone"))?;
-            match deliver(cell, runtime, &event).await {
+            match deliver(cell, runtime, std::slice::from_ref(&event)).await {
                 Err(Stopping) => return Err(Failure::system("the service is stopping")),
                 Ok(Ok(())) => {
                     redriven.handled += 1;

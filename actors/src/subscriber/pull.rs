@@ -1,6 +1,6 @@
 //! One life of a subscription's actor: from the stored checkpoint, to the head, and on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::lane::{
     self, Blocked, CHECKPOINT_EVERY, Failed, Held, QUEUE_MAX, Stopping, Task, attempts,
     dead_letter, handled, park, waits,
 };
-use super::{Cell, Kind, Projection, lane_position};
+use super::{Cell, Kind, Ordered, Projection, lane_position};
 use crate::event::StoredEvent;
 use crate::faults::points;
 use crate::journal::{Batch, Checkpoint, LetterFilter};
@@ -47,7 +47,7 @@ pub(crate) async fn run(cell: Arc<Cell>) -> Result<(), String> {
     let Some(runtime) = runtime else { return Ok(()) };
     let blocked = load_blocked(&cell).await?;
     match cell.subscription.kind.clone() {
-        Kind::Handler(_) => run_lanes(&cell, &runtime, blocked).await,
+        Kind::Handler(_) | Kind::Batches(..) => run_lanes(&cell, &runtime, blocked).await,
         Kind::Projection(projection) => {
             run_projection(&cell, &runtime, &*projection, blocked).await
         }
@@ -85,6 +85,10 @@ struct Puller<'a> {
     /// Between looks at a damaged event.
     damaged: Backoff,
     page: usize,
+    /// Where no order is kept: the lane whose turn it is, and events that have letters since an
+    /// earlier life; their lanes know of those.
+    turn: usize,
+    set_aside: HashSet<Uuid>,
     /// No events before then.
     not_before: Option<Instant>,
 }
@@ -102,7 +106,7 @@ enum Next {
 impl<'a> Puller<'a> {
     fn new(cell: &'a Arc<Cell>, cursor: u64, page: usize) -> Self {
         let damaged = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        Self { cell, cursor, damaged, page, not_before: None }
+        Self { cell, cursor, damaged, page, turn: 0, set_aside: HashSet::new(), not_before: None }
     }
 
     /// Waits for something to do; `Idle` comes round often enough to store checkpoints.
@@ -207,12 +211,27 @@ impl<'a> Puller<'a> {
             _ => self.cell.store.read_from(self.cell.partition, self.cursor, self.page).await,
         }
     }
+}
 
-    fn wanted(&self, event: &StoredEvent) -> Option<Uuid> {
-        if !self.cell.route.wants(&event.event_type) {
-            return None;
+impl Puller<'_> {
+    /// The lane whose turn it is, or the next behind it that has room: a slow event holds up none
+    /// but those behind it in its own lane.
+    async fn next_lane(&mut self, lanes: &[mpsc::Sender<Task>]) -> Result<usize, Stopping> {
+        let cell = self.cell;
+        loop {
+            let moved = cell.progress.notified();
+            let mut turns = (0..lanes.len()).map(|step| (self.turn + step) % lanes.len());
+            if let Some(lane) = turns.find(|lane| lanes[*lane].capacity() > 0) {
+                self.turn = (lane + 1) % lanes.len();
+                return Ok(lane);
+            }
+            tokio::select! {
+                biased;
+                () = cell.stopping.wait(true) => return Err(Stopping),
+                () = moved => tokio::task::yield_now().await,
+                () = tokio::time::sleep(cell.poll_interval) => {}
+            }
         }
-        (self.cell.subscription.key)(event)
     }
 }
 
@@ -222,6 +241,10 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
     let starts = load_checkpoints(cell).await?;
     let cursor = starts.iter().copied().min().unwrap_or(0);
     cell.dispatched.store(cursor, Ordering::Release);
+    if let Some(mut unfinished) = cell.unfinished() {
+        unfinished.clear();
+    }
+    let set_aside = blocked.keys().copied().collect();
     let mut by_lane: Vec<Blocked> = vec![HashMap::new(); cell.lanes.len()];
     for (key, count) in blocked {
         by_lane[cell.lane_of(key)].insert(key, count);
@@ -238,7 +261,7 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
     }
     let mut stored = starts.clone();
     let pulled = async {
-        let mut puller = Puller::new(cell, cursor, PAGE);
+        let mut puller = Puller { set_aside, ..Puller::new(cell, cursor, PAGE) };
         pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
     };
     tokio::select! {
@@ -268,10 +291,10 @@ async fn load_checkpoints(cell: &Cell) -> Result<Vec<u64>, String> {
     if cell.faults.planted(Bug::LanesResumeAhead) {
         return Ok(vec![stored.iter().map(|row| row.position).max().unwrap_or(0); lanes]);
     }
-    if same {
+    if same && cell.subscription.ordering == Ordered::ByKey {
         return Ok(stored.iter().map(|row| row.position).collect());
     }
-    // Keys move between lanes when their number changes: all start where the slowest was.
+    // Keys move between lanes when their number changes, events wherever no order is kept: all start where the slowest was.
     let slowest = stored.iter().map(|row| row.position).min().unwrap_or(0);
     Ok(vec![slowest; lanes])
 }
@@ -325,10 +348,14 @@ async fn hand_out(
 ) -> Result<(), Stopping> {
     let cell = puller.cell;
     let position = event.position;
-    if let Some(key) = puller.wanted(&event) {
-        let lane = cell.lane_of(key);
+    if let Some(key) = cell.key_of(&event) {
+        let lane = match cell.subscription.ordering {
+            Ordered::ByKey => cell.lane_of(key),
+            Ordered::Not if puller.set_aside.contains(&key) => cell.lane_of(key),
+            Ordered::Not => puller.next_lane(lanes).await?,
+        };
         if position > starts[lane] {
-            cell.lanes[lane].queued.fetch_add(1, Ordering::AcqRel);
+            cell.ahead(lane, position);
             tokio::select! {
                 biased;
                 () = cell.stopping.wait(true) => return Err(Stopping),
@@ -341,7 +368,11 @@ async fn hand_out(
     Ok(())
 }
 
+/// How far a lane is; where no order is kept they are all as far as everything is.
 fn current(cell: &Cell, lane: usize) -> u64 {
+    if cell.subscription.ordering == Ordered::Not {
+        return cell.position();
+    }
     let dispatched = cell.dispatched.load(Ordering::Acquire);
     lane_position(&cell.lanes[lane], dispatched)
 }
@@ -449,7 +480,7 @@ async fn project(
     let (cell, from) = (puller.cell, puller.cursor);
     let mut wanted = Vec::new();
     for event in events {
-        let Some(key) = puller.wanted(&event) else { continue };
+        let Some(key) = cell.key_of(&event) else { continue };
         if !waits(cell, blocked, &event, key).await? {
             wanted.push((event, key));
         }

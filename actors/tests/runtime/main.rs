@@ -11,4 +11,5 @@ mod overload;
 mod postgres;
 mod proxy;
 mod sagas;
+mod steering;
 mod structure;
