@@ -1,5 +1,6 @@
 //! What the journal holds: events, their types and their envelope.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -104,6 +105,46 @@ pub struct Metadata {
     /// before this was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscription: Option<String>,
+    /// What whoever told of the event from outside said of it ([`Given::attributes`]).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Under which type and version an event is stored, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The canonical type.
+    pub event_type: Arc<str>,
+    /// The major version of its data.
+    pub major: u16,
+    /// The minor version.
+    pub minor: u16,
+    /// The service name in its metadata.
+    pub service: &'static str,
+}
+
+impl From<&EventDescriptor> for Label {
+    fn from(descriptor: &EventDescriptor) -> Self {
+        Self {
+            event_type: descriptor.event_type.into(),
+            major: descriptor.major,
+            minor: descriptor.minor,
+            service: descriptor.service,
+        }
+    }
+}
+
+/// What an event brings along that otherwise comes from its command.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Given {
+    /// Its id, where it follows from something: the journal refuses a second event with it.
+    pub event_id: Option<Uuid>,
+    /// Its correlation id.
+    pub correlation_id: Option<Arc<str>>,
+    /// Its causation id.
+    pub causation_id: Option<Arc<str>>,
+    /// What is recorded in its metadata, by name. Not personal, and not long.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// One declared event type: its names, its version, its schema. The registry of all of them is
@@ -183,11 +224,28 @@ pub trait EventPayload: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// The type of this event.
     fn descriptor(&self) -> &'static EventDescriptor;
 
+    /// Under which type it is stored: another than its descriptor's only where types are declared
+    /// while the program runs.
+    fn label(&self) -> Label {
+        self.descriptor().into()
+    }
+
+    /// What it brings along; most events nothing.
+    fn given(&self) -> Given {
+        Given::default()
+    }
+
     /// The payload as JSON text, personal fields in working form.
     fn encode(&self) -> String;
 
     /// Reads current-version data of `event_type`.
     fn decode_current(event_type: &str, data: &str) -> Result<Self, DecodeError>;
+
+    /// Reads a stored event, whose personal fields were opened in `data`. For those that are more
+    /// than their data.
+    fn decode_stored(event: &StoredEvent, data: &str) -> Result<Self, DecodeError> {
+        Self::decode(&event.event_type, event.major, data)
+    }
 
     /// The upcasters of these types, if any.
     fn upcasters() -> &'static [Upcaster] {

@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::command::ControlWrite;
-use crate::event::StoredEvent;
+use crate::event::{Position, StoredEvent};
 use crate::world::Timestamp;
 
 /// The format of the stored rows. Stored; raise it only with a migration, once there is a release.
@@ -452,6 +452,10 @@ pub trait Store: Send + Sync + 'static {
     /// One event by its id.
     async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error>;
 
+    /// Where those of these events stand that there are, in any order: at most
+    /// [`LOOKED_UP_MAX`] at a time.
+    async fn places(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Position)>, Error>;
+
     /// Events of an aggregate of any type, after a version.
     async fn read_aggregate(
         &self,
@@ -520,6 +524,9 @@ pub trait Store: Send + Sync + 'static {
     /// bounded number at a time. Returns how many went.
     async fn purge(&self, outcomes_before: Timestamp, now: Timestamp) -> Result<u64, Error>;
 }
+
+/// How many events [`Store::places`] looks up at a time.
+pub const LOOKED_UP_MAX: usize = 1_000;
 
 /// So many older snapshots of a stream are kept at most, and half as many at least once there were.
 pub const SNAPSHOTS_KEPT: u64 = 128;

@@ -7,7 +7,7 @@
 //! that nobody is told of a state that a crash could undo; with nothing pending it is answered at
 //! once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -407,24 +407,32 @@ impl<A: Aggregate> Live<A> {
         let mut encoded = Vec::with_capacity(events.len());
         let mut metadata_of: Option<(&str, Arc<str>)> = None;
         for event in events {
-            let descriptor = event.descriptor();
-            let event_id = shared.world.new_id();
+            let (label, given) = (event.label(), event.given());
+            let event_id = given.event_id.unwrap_or_else(|| shared.world.new_id());
             let data =
                 shared.keys.seal(&*shared.store, event_id, event.encode(), &mut keys).await?;
-            let service = descriptor.service;
+            let service = label.service;
             let metadata = match &metadata_of {
+                _ if !given.attributes.is_empty() => {
+                    metadata(context, service, &shared.options.version, given.attributes)
+                }
                 Some((of, metadata)) if *of == service => metadata.clone(),
-                _ => metadata(context, service, &shared.options.version),
+                _ => {
+                    let made = metadata(context, service, &shared.options.version, BTreeMap::new());
+                    metadata_of = Some((service, made.clone()));
+                    made
+                }
             };
-            metadata_of = Some((service, metadata.clone()));
             encoded.push(EncodedEvent {
                 event_id,
-                event_type: descriptor.event_type.into(),
-                major: descriptor.major,
-                minor: descriptor.minor,
+                event_type: label.event_type,
+                major: label.major,
+                minor: label.minor,
                 timestamp: shared.world.now(),
                 data: data.into(),
                 metadata,
+                correlation_id: given.correlation_id,
+                causation_id: given.causation_id,
             });
         }
         let stream = *self.stream.get_or_insert_with(|| shared.writer.state().next_stream());
@@ -623,7 +631,12 @@ fn decide_and_apply<A: Aggregate>(
     Ok(Decided { events, timers, release })
 }
 
-fn metadata(context: &CommandContext, service: &str, version: &str) -> Arc<str> {
+fn metadata(
+    context: &CommandContext,
+    service: &str,
+    version: &str,
+    attributes: BTreeMap<String, String>,
+) -> Arc<str> {
     let metadata = Metadata {
         service: service.to_owned(),
         version: version.to_owned(),
@@ -631,6 +644,7 @@ fn metadata(context: &CommandContext, service: &str, version: &str) -> Arc<str> 
         tenant_id: context.tenant_id.to_string(),
         traceparent: context.traceparent.as_deref().map(str::to_owned),
         subscription: context.subscription.map(str::to_owned),
+        attributes,
     };
     serde_json::to_string(&metadata).expect("plain text members").into()
 }

@@ -95,7 +95,7 @@ pub(crate) async fn fold<A: Aggregate>(
             }
             let opened = shared.keys.open(&*shared.store, stored.event_id, &stored.data).await?;
             let data = opened.as_deref().unwrap_or(&stored.data);
-            let event = A::Event::decode(&stored.event_type, stored.major, data)?;
+            let event = A::Event::decode_stored(&stored, data)?;
             let version = stored.aggregate_version;
             catch_unwind(AssertUnwindSafe(|| folded.state.apply(&event)))
                 .map_err(|_| Error::Panicked(version))?;

@@ -11,7 +11,7 @@ use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterWrite, Outcome,
     PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, TimerWrite, chain, snapshot_stride,
 };
-use crate::event::StoredEvent;
+use crate::event::{Position, StoredEvent};
 use crate::planted::{Bug, Planted};
 use crate::world::Timestamp;
 
@@ -272,6 +272,12 @@ impl Store for MemoryStore {
 
     async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error> {
         self.rows().by_id.get(&id).cloned().map(chain::intact).transpose()
+    }
+
+    async fn places(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Position)>, Error> {
+        let rows = self.rows();
+        let found = ids.iter().filter_map(|id| Some((*id, rows.by_id.get(id)?.at())));
+        Ok(found.collect())
     }
 
     async fn read_aggregate(

@@ -34,13 +34,13 @@ use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
     Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
 };
-use crate::event::StoredEvent;
+use crate::event::{Position, StoredEvent};
 use crate::faults::points;
 use crate::world::Timestamp;
 use append::Statements;
 use columns::Id;
 use lease::{Holder, Tenure};
-use rows::{POSITION_MASK, event_columns, event_of, limit_of, seq, to_i64};
+use rows::{Columns as _, POSITION_MASK, event_columns, event_of, limit_of, place_of, seq, to_i64};
 
 /// The schema of all tables of the journal.
 pub const SCHEMA: &str = "souk_journal";
@@ -563,6 +563,17 @@ impl Store for PostgresStore {
         let sql = concat!("SELECT ", event_columns!(), " FROM events WHERE event_id = $1");
         let found = self.events(|| sqlx::query(sql).bind(Id(id))).await?;
         Ok(found.into_iter().next())
+    }
+
+    async fn places(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Position)>, Error> {
+        let ids: Vec<Id> = ids.iter().copied().map(Id).collect();
+        let sql = "SELECT event_id, seq FROM events WHERE event_id = ANY($1)";
+        let rows = self.fetch(|| sqlx::query(sql).bind(ids.clone())).await?;
+        let read = |row: &PgRow| {
+            let id = row.id("event_id").map_err(Error::Database)?;
+            Ok(place_of(id, row.number("seq").map_err(Error::Database)?))
+        };
+        rows.iter().map(read).collect()
     }
 
     async fn read_aggregate(

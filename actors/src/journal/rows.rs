@@ -9,7 +9,7 @@ use super::{
     Checkpoint, Error, FORMAT, Head, Letter, LetterState, Outcome, Quarantine, Snapshot, Timer,
     TimerKey, TimerWrite,
 };
-use crate::event::StoredEvent;
+use crate::event::{Position, StoredEvent};
 use crate::world::Timestamp;
 
 /// The columns that [`event_of`] reads, in the order in which they are written.
@@ -26,6 +26,12 @@ pub(super) const POSITION_MASK: u64 = (1 << 48) - 1;
 /// The key of a place in a partition's log.
 pub(super) fn seq(partition: u16, position: u64) -> i64 {
     (i64::from(partition) << 48) | i64::try_from(position & POSITION_MASK).unwrap_or(i64::MAX)
+}
+
+/// The place that a key stands for, with the event that is there.
+pub(super) fn place_of(id: Uuid, seq: i64) -> (Uuid, Position) {
+    let place = Position { partition: to_u16(seq >> 48), position: to_u64(seq) & POSITION_MASK };
+    (id, place)
 }
 
 pub(super) fn to_u64(value: i64) -> u64 {

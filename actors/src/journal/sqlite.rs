@@ -41,12 +41,13 @@ use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
     Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
 };
-use crate::event::StoredEvent;
+use crate::event::{Position, StoredEvent};
 use crate::faults::points;
 use crate::world::Timestamp;
 use append::Statements;
 use rows::{
-    BoxError, Columns, POSITION_MASK, event_columns, event_of, limit_of, seq, to_i64, to_u64,
+    BoxError, Columns, POSITION_MASK, event_columns, event_of, limit_of, place_of, seq, to_i64,
+    to_u64,
 };
 
 /// The write-ahead log is started over when it is longer than this: far above a burst, small
@@ -531,6 +532,25 @@ impl Store for SqliteStore {
         let found =
             self.events("WHERE event_id = $1", |query| query.bind(id.as_bytes().to_vec())).await?;
         Ok(found.into_iter().next())
+    }
+
+    async fn places(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Position)>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let marks: Vec<_> = (1..=ids.len()).map(|number| format!("${number}")).collect();
+        let text =
+            format!("SELECT event_id, seq FROM events WHERE event_id IN ({})", marks.join(", "));
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
+        for id in ids {
+            query = query.bind(id.as_bytes().to_vec());
+        }
+        let rows = query.fetch_all(&self.readers).await.map_err(Error::database)?;
+        let read = |row: &SqliteRow| {
+            let id = row.id("event_id").map_err(Error::Database)?;
+            Ok(place_of(id, row.number("seq").map_err(Error::Database)?))
+        };
+        rows.iter().map(read).collect()
     }
 
     async fn read_aggregate(

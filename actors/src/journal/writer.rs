@@ -160,6 +160,10 @@ pub struct EncodedEvent {
     pub data: Arc<str>,
     /// The metadata.
     pub metadata: Arc<str>,
+    /// Its own correlation id, where it is not its target's.
+    pub correlation_id: Option<Arc<str>>,
+    /// Its own causation id, where it is not its target's.
+    pub causation_id: Option<Arc<str>>,
 }
 
 /// Which aggregate an entry's events belong to, and where they continue.
@@ -888,8 +892,8 @@ fn chained(
         major: event.major,
         minor: event.minor,
         timestamp: event.timestamp,
-        correlation_id: target.correlation_id.clone(),
-        causation_id: target.causation_id.clone(),
+        correlation_id: event.correlation_id.as_ref().unwrap_or(&target.correlation_id).clone(),
+        causation_id: event.causation_id.as_ref().unwrap_or(&target.causation_id).clone(),
         data: event.data.clone(),
         metadata: event.metadata.clone(),
         hash: [0; 32],

@@ -1,6 +1,6 @@
 //! The ways to what is stored: events, control rows, subscriptions, dead letters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::{Future as _, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
@@ -34,6 +34,15 @@ impl JournalReader {
     /// One event by its id.
     pub async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, journal::Error> {
         self.0.0.store.event(id).await
+    }
+
+    /// Where those of these events stand that are durable, however long ago they happened.
+    pub async fn places(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Position>, journal::Error> {
+        let mut found = HashMap::with_capacity(ids.len().min(journal::LOOKED_UP_MAX));
+        for ids in ids.chunks(journal::LOOKED_UP_MAX) {
+            found.extend(self.0.0.store.places(ids).await?);
+        }
+        Ok(found)
     }
 
     /// The event at a position.
@@ -149,7 +158,7 @@ impl JournalReader {
         let opened = inner.keys.open(&*inner.store, event.event_id, &event.data).await;
         let opened = opened.map_err(|_| DecodeError::Unsealable(event.event_type.to_string()))?;
         let data = opened.as_deref().unwrap_or(&event.data);
-        E::decode(&event.event_type, event.major, data)
+        E::decode_stored(event, data)
     }
 }
 

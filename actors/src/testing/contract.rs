@@ -108,6 +108,11 @@ async fn events_are_read_back_as_written(store: &dyn Store) {
     assert_eq!(store.read_stream(1, 1, 10).await.unwrap(), [events[1].clone(), more.clone()]);
     assert_eq!(store.read_aggregate(id(1), 2, 10).await.unwrap(), std::slice::from_ref(&more));
     assert_eq!(store.event(more.event_id).await.unwrap(), Some(more.clone()));
+    let asked = [more.event_id, id(99), events[2].event_id];
+    let mut places = store.places(&asked).await.unwrap();
+    places.sort_by_key(|(_, at)| at.position);
+    assert_eq!(places, [(events[2].event_id, events[2].at()), (more.event_id, more.at())]);
+    assert_eq!(store.places(&[]).await.unwrap(), []);
     assert_eq!(store.event(id(9)).await.unwrap(), None);
     assert_eq!(store.by_correlation(&more.correlation_id, 10).await.unwrap().len(), 4);
     assert_eq!(store.by_correlation("other", 10).await.unwrap(), []);

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::plan::{Plan, Rng, Trouble};
 use super::record::Record;
-use crate::event::StoredEvent;
+use crate::event::{Position, StoredEvent};
 use crate::journal::memory::MemoryStore;
 use crate::journal::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
@@ -245,6 +245,10 @@ impl Store for SimulatedStore {
 
     async fn event(&self, id: Uuid) -> Result<Option<Arc<StoredEvent>>, Error> {
         self.read(self.disk.event(id)).await
+    }
+
+    async fn places(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, Position)>, Error> {
+        self.read(self.disk.places(ids)).await
     }
 
     async fn read_aggregate(
