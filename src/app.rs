@@ -31,12 +31,15 @@ use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
 use crate::domain::escrow::Escrow;
+use crate::domain::event_type::EventType;
 use crate::domain::ids::CategoryId;
 use crate::domain::listing::Listing;
 use crate::domain::notification::Notification;
 use crate::domain::order::Order;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
+use crate::domain::publication::Publication;
+use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
 use crate::domain::user::User;
@@ -52,7 +55,7 @@ use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway,
+    email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -138,6 +141,9 @@ impl App {
             .aggregate::<Escrow>()
             .aggregate::<Shipment>()
             .aggregate::<Notification>()
+            .aggregate::<ServiceToken>()
+            .aggregate::<EventType>()
+            .aggregate::<Publication>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
         let sender = MailSender::new(mails.clone(), settings.token_of.clone(), address_hash);
@@ -203,6 +209,9 @@ fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscri
         )
         .in_lanes(LANES_BUSY),
     ]
+    .into_iter()
+    .chain(sequence_gaps::subscriptions().map(|of| of.in_lanes(LANES)))
+    .collect()
 }
 
 /// A keyed hash of an address: tells equal ones apart from different ones, and nothing more.

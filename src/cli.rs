@@ -46,6 +46,11 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   HTTP_HEADER_TIMEOUT        How long a request's head may take, and a connection be idle [20s]
   HTTP_BODY_TIMEOUT          How long a request's body may take [15s]
   HTTP_WRITE_TIMEOUT         How long a client may leave an answer unread [20s]
+  EVENT_BYTES_MAX            The largest data of an event from outside [65536]
+  PUBLISH_BATCH_MAX          How many events one request may publish [1000]
+  PUBLISH_RATE_EVENTS        How many events a token may publish in a window [60000]
+  PUBLISH_RATE_WINDOW        How long that window is [60s]
+  SEQUENCE_GAP_TIMEOUT       How long an outside event waits for those before it [5m]
   SHUTDOWN_DELAY             How long /readyz says 503 before the listener closes [3s; 0s in
                              development]
   SHUTDOWN_TIMEOUT           How long open requests and actors may take to finish [20s]

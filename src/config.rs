@@ -77,6 +77,8 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// How events are passed on.
     pub outbox: Outbox,
+    /// What publishers outside may do.
+    pub publishing: Publishing,
     /// How people are reached.
     pub messaging: Messaging,
     /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
@@ -185,6 +187,34 @@ impl Default for Outbox {
     }
 }
 
+/// What publishers outside may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publishing {
+    /// `EVENT_BYTES_MAX`: the largest data of an event.
+    pub event_bytes_max: usize,
+    /// `PUBLISH_BATCH_MAX`: how many events one request may have.
+    pub batch_max: usize,
+    /// `PUBLISH_RATE_EVENTS`: how many events a token may publish in `rate_window`, where it has no
+    /// quota of its own.
+    pub rate_events: usize,
+    /// `PUBLISH_RATE_WINDOW`.
+    pub rate_window: Duration,
+    /// `SEQUENCE_GAP_TIMEOUT`: how long an event waits for those before it.
+    pub sequence_gap_timeout: Duration,
+}
+
+impl Default for Publishing {
+    fn default() -> Self {
+        Self {
+            event_bytes_max: 64 * 1024,
+            batch_max: 1_000,
+            rate_events: 60_000,
+            rate_window: Duration::from_secs(60),
+            sequence_gap_timeout: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
 /// How people are reached. `log` writes messages to the log and to the development outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Messaging {
@@ -206,6 +236,7 @@ impl Config {
         let runtime = runtime(&mut reader);
         let retry = retry(&mut reader);
         let outbox = outbox(&mut reader);
+        let publishing = publishing(&mut reader);
         let messaging = messaging(&mut reader);
         let log_level = log_level(&mut reader);
         #[cfg(feature = "chaos")]
@@ -220,6 +251,7 @@ impl Config {
             runtime,
             retry,
             outbox,
+            publishing,
             messaging,
             log_level,
             #[cfg(feature = "chaos")]
@@ -362,6 +394,25 @@ fn outbox(reader: &mut Reader<'_>) -> Outbox {
         poll_interval: reader.duration("OUTBOX_POLL_INTERVAL", default.poll_interval),
         batch_size: reader.number("OUTBOX_BATCH_SIZE", default.batch_size, 1..=10_000),
         retries_max: reader.small("OUTBOX_MAX_RETRIES", default.retries_max),
+    }
+}
+
+fn publishing(reader: &mut Reader<'_>) -> Publishing {
+    let default = Publishing::default();
+    let rate_window = reader.duration("PUBLISH_RATE_WINDOW", default.rate_window);
+    if rate_window < Duration::from_secs(1) {
+        reader.error("PUBLISH_RATE_WINDOW", "must be at least 1s");
+    }
+    Publishing {
+        event_bytes_max: reader.number(
+            "EVENT_BYTES_MAX",
+            default.event_bytes_max,
+            1_024..=(1 << 20),
+        ),
+        batch_max: reader.number("PUBLISH_BATCH_MAX", default.batch_max, 1..=2_000),
+        rate_events: reader.number("PUBLISH_RATE_EVENTS", default.rate_events, 1..=100_000_000),
+        rate_window,
+        sequence_gap_timeout: reader.duration("SEQUENCE_GAP_TIMEOUT", default.sequence_gap_timeout),
     }
 }
 

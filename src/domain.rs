@@ -16,6 +16,7 @@ pub mod caller;
 pub mod category;
 pub mod email_claim;
 pub mod escrow;
+pub mod event_type;
 pub mod ids;
 pub mod listing;
 pub mod money;
@@ -23,8 +24,10 @@ pub mod notification;
 pub mod order;
 pub mod order_saga;
 pub mod payment;
+pub mod publication;
 pub mod registry;
 mod rejection;
+pub mod service_token;
 pub mod session;
 pub mod shipment;
 #[cfg(test)]

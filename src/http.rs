@@ -9,6 +9,7 @@ pub mod answer;
 pub mod audit;
 mod auth;
 pub mod body;
+pub mod buffers;
 pub mod call;
 mod catalogue;
 pub mod categories;
@@ -20,12 +21,14 @@ mod decoders;
 pub mod dev;
 pub mod dlq;
 mod event_json;
+pub mod event_types;
 pub mod events;
 mod events_await;
 mod events_stream;
 pub mod explain;
 mod graph;
 pub mod idempotency;
+mod incoming;
 pub mod info;
 pub mod listings;
 mod middleware;
@@ -37,10 +40,14 @@ pub mod params;
 pub mod prefer;
 pub mod probes;
 pub mod problem;
+pub mod publishing;
+mod rate_limit;
+mod registered;
 pub mod sagas;
 mod sagas_known;
 pub mod schemas;
 pub mod server;
+pub mod service_tokens;
 pub mod shipments;
 pub mod subscriptions;
 #[cfg(test)]
@@ -104,6 +111,8 @@ struct Shared {
     started: AtomicBool,
     stopping: watch::Sender<bool>,
     streams: Arc<Semaphore>,
+    rate_limits: rate_limit::RateLimits,
+    checks: registered::Checks,
 }
 
 impl App {
@@ -118,6 +127,8 @@ impl App {
             started: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             streams: Arc::new(Semaphore::new(parts.config.http.streams_max)),
+            rate_limits: rate_limit::RateLimits::default(),
+            checks: registered::Checks::default(),
             parts,
         }))
     }
@@ -195,6 +206,16 @@ impl App {
     fn set_document(&self, document: String) {
         // Every router of one application has the same document.
         self.0.document.get_or_init(|| Bytes::from(document));
+    }
+
+    /// What publishers have used of their quotas.
+    fn rate_limits(&self) -> &rate_limit::RateLimits {
+        &self.0.rate_limits
+    }
+
+    /// The checks of registered schemas.
+    fn checks(&self) -> &registered::Checks {
+        &self.0.checks
     }
 
     fn metrics(&self) -> &PrometheusHandle {
@@ -279,6 +300,10 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(explain::routes())
         .merge(shipments::routes())
         .merge(notifications::routes())
+        .merge(publishing::routes())
+        .merge(event_types::routes())
+        .merge(service_tokens::routes())
+        .merge(buffers::routes())
         .merge(events::routes())
         .merge(traces::routes())
         .merge(subscriptions::routes())

@@ -17,6 +17,7 @@ pub mod events_index;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
+pub mod publishing;
 pub mod sagas;
 pub mod shipments;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use events_index::{EventFilter, Match as EventMatch, TraceRow};
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
+pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
 pub use sagas::{SagaFilter, SagaRow};
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
@@ -60,9 +62,15 @@ pub const CATEGORIES_VIEW: &str = "categories-view";
 pub const USERS_VIEW: &str = "users-view";
 /// The sagas.
 pub const SAGAS_VIEW: &str = "sagas-view";
+/// The projection of the tokens of services.
+pub const SERVICE_TOKENS_VIEW: &str = "service-tokens-view";
+/// The projection of the registered event types.
+pub const EVENT_TYPES_VIEW: &str = "event-types-view";
+/// The projection of what is held back of outside events.
+pub const BUFFERS_VIEW: &str = "buffers-view";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 8] = [
+pub const PROJECTIONS: [&str; 11] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -71,6 +79,9 @@ pub const PROJECTIONS: [&str; 8] = [
     CATEGORIES_VIEW,
     USERS_VIEW,
     SAGAS_VIEW,
+    SERVICE_TOKENS_VIEW,
+    EVENT_TYPES_VIEW,
+    BUFFERS_VIEW,
 ];
 
 /// What each projection listens to: its context, its name, its topics.
@@ -87,6 +98,9 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<categories::CategoriesView>>(),
         of::<ViewTable<users::UsersView>>(),
         of::<ViewTable<sagas::SagasView>>(),
+        of::<ViewTable<publishing::ServiceTokensView>>(),
+        of::<ViewTable<publishing::EventTypesView>>(),
+        of::<ViewTable<publishing::BuffersView>>(),
     ]
 }
 
@@ -145,6 +159,9 @@ impl ReadModels {
             self.view::<categories::CategoriesView>(),
             self.view::<users::UsersView>(),
             self.view::<sagas::SagasView>(),
+            self.view::<publishing::ServiceTokensView>(),
+            self.view::<publishing::EventTypesView>(),
+            self.view::<publishing::BuffersView>(),
         ]
     }
 
@@ -162,6 +179,9 @@ impl ReadModels {
             of::<categories::CategoriesView>(self),
             of::<users::UsersView>(self),
             of::<sagas::SagasView>(self),
+            of::<publishing::ServiceTokensView>(self),
+            of::<publishing::EventTypesView>(self),
+            of::<publishing::BuffersView>(self),
         ]
     }
 
@@ -294,6 +314,33 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<SagaRow>, ReadError> {
         sagas::find(&self.db, filter, before, limit).await
+    }
+
+    /// The tokens of services, the newest first, before a time and id.
+    pub async fn service_tokens(
+        &self,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<ServiceTokenRow>, ReadError> {
+        publishing::service_tokens(&self.db, before, limit).await
+    }
+
+    /// The registered event types behind a name, by name.
+    pub async fn event_types(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<EventTypeRow>, ReadError> {
+        publishing::event_types(&self.db, after, limit).await
+    }
+
+    /// Where outside events are held back, the latest first, before a time and id.
+    pub async fn buffers(
+        &self,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<BufferRow>, ReadError> {
+        publishing::buffers(&self.db, before, limit).await
     }
 
     /// The stored checkpoint of a projection: everything of the partition up to here has had its

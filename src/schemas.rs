@@ -6,6 +6,8 @@
 //! reads the events of then or of now. Whoever needs that raises the major version and writes an
 //! upcaster from the old one.
 
+pub mod registered;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -98,6 +100,15 @@ impl Baseline {
         }));
         compared
     }
+}
+
+/// What breaks whoever reads events of `then` or of `now`, of one major version of a type.
+pub fn broken(event_type: &str, mut then: Recorded, mut now: Recorded) -> Vec<Finding> {
+    strip(&mut then.schema);
+    strip(&mut now.schema);
+    let mut compared = Compared::default();
+    compare_type(event_type, &then, &now, &|_, _| false, &mut compared);
+    compared.broken
 }
 
 fn compare_type(

@@ -17,6 +17,7 @@ pub mod notifications;
 pub mod order_progress;
 pub mod payment_gateway;
 pub mod saga_router;
+pub mod sequence_gaps;
 pub mod templates;
 
 use souk_actors::command::{CommandError, Unavailable};

@@ -8,7 +8,7 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway,
+    email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
 };
 
 /// A bounded context.
@@ -34,7 +34,7 @@ pub struct SubscriptionInfo {
 }
 
 /// Every context: name and description.
-const CONTEXTS: [(&str, &str); 10] = [
+const CONTEXTS: [(&str, &str); 11] = [
     ("users", "Who there is: registration, verification, sellers, sessions"),
     ("listings", "What is for sale, in which categories, at which price"),
     ("inventory", "Stock: held for orders, sold, given back"),
@@ -43,17 +43,20 @@ const CONTEXTS: [(&str, &str); 10] = [
     ("escrow", "Money between the buyer's payment and the seller"),
     ("shipments", "Goods on their way"),
     ("notifications", "Messages to people"),
+    ("publishing", "What publishers outside tell: their tokens, their event types, their order"),
     ("sagas", "Processes over several contexts"),
     ("system", "The machinery: subscriptions, dead letters, the index of all events"),
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 5] = [
+const HANDLERS: [(&str, &str, &[&str]); 7] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
     ("notifications", notifications::NAME, notifications::TOPICS),
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
+    ("publishing", sequence_gaps::NAME, sequence_gaps::TOPICS),
+    ("publishing", sequence_gaps::SETTLED_NAME, sequence_gaps::SETTLED_TOPICS),
 ];
 
 /// Every event type: the marketplace's, and those of the runtime's sagas.

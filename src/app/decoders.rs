@@ -15,11 +15,14 @@ use uuid::Uuid;
 use crate::domain::category::{Category, CategoryEvent};
 use crate::domain::email_claim::{EmailClaim, EmailClaimEvent};
 use crate::domain::escrow::{Escrow, EscrowEvent};
+use crate::domain::event_type::{EventType, EventTypeEvent};
 use crate::domain::listing::{Listing, ListingEvent};
 use crate::domain::notification::{Notification, NotificationEvent};
 use crate::domain::order::{Order, OrderEvent};
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
+use crate::domain::publication::{Publication, PublicationEvent};
+use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
 use crate::domain::user::{User, UserEvent};
@@ -163,6 +166,9 @@ macro_rules! every_event {
             $what::<EscrowEvent>($($argument),*),
             $what::<ShipmentEvent>($($argument),*),
             $what::<NotificationEvent>($($argument),*),
+            $what::<ServiceTokenEvent>($($argument),*),
+            $what::<EventTypeEvent>($($argument),*),
+            $what::<PublicationEvent>($($argument),*),
             $what::<SagaEvent>($($argument),*),
             $what::<SubscriptionEvent>($($argument),*),
         ]
@@ -198,6 +204,9 @@ proptest! {
         snapshot::<Escrow>(random, &text)?;
         snapshot::<Shipment>(random, &text)?;
         snapshot::<Notification>(random, &text)?;
+        snapshot::<ServiceToken>(random, &text)?;
+        snapshot::<EventType>(random, &text)?;
+        snapshot::<Publication>(random, &text)?;
         snapshot::<SagaInstance<OrderSaga>>(random, &text)?;
     }
 }

@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
-use crate::projections::{categories, listings, notifications, orders, sagas, shipments, users};
+use crate::projections::{
+    categories, listings, notifications, orders, publishing, sagas, shipments, users,
+};
 
 /// One view.
 struct Folded<V: View> {
@@ -75,6 +77,9 @@ pub(super) struct Views {
     categories: Folded<categories::CategoriesView>,
     users: Folded<users::UsersView>,
     sagas: Folded<sagas::SagasView>,
+    service_tokens: Folded<publishing::ServiceTokensView>,
+    event_types: Folded<publishing::EventTypesView>,
+    buffers: Folded<publishing::BuffersView>,
 }
 
 impl Views {
@@ -87,6 +92,9 @@ impl Views {
         self.categories.take(event, ledger);
         self.users.take(event, ledger);
         self.sagas.take(event, ledger);
+        self.service_tokens.take(event, ledger);
+        self.event_types.take(event, ledger);
+        self.buffers.take(event, ledger);
     }
 
     /// Compares with the read database, in which `events` events should be indexed.
@@ -98,6 +106,9 @@ impl Views {
         self.categories.compare(db, ledger).await?;
         self.users.compare(db, ledger).await?;
         self.sagas.compare(db, ledger).await?;
+        self.service_tokens.compare(db, ledger).await?;
+        self.event_types.compare(db, ledger).await?;
+        self.buffers.compare(db, ledger).await?;
         let count = Query::new("SELECT COUNT(*) FROM events_v1");
         let indexed = db.fetch_as(count, |row| row.count(0)).await?;
         if indexed.first() != Some(&events) {

@@ -106,6 +106,12 @@ ids! {
     ShipmentId = "shipment";
     /// A message to one person by one channel.
     NotificationId = "notification";
+    /// The token of a service outside.
+    ServiceTokenId = "service_token";
+    /// An event type that an administrator registered.
+    EventTypeId = "event_type";
+    /// The events that one source outside tells of one key.
+    PublicationId = "publication";
 }
 
 /// A hyphenated UUID, with or without the kind before it. Other spellings of UUIDs are refused, so
@@ -180,6 +186,25 @@ impl CategoryId {
     pub fn of_slug(slug: &str) -> Self {
         Self(derived("category", &[slug.as_bytes()]))
     }
+}
+
+impl EventTypeId {
+    /// The registered type of this name.
+    pub fn of_name(name: &str) -> Self {
+        Self(derived("event_type", &[name.as_bytes()]))
+    }
+}
+
+impl PublicationId {
+    /// What `source` tells of `key`.
+    pub fn of(source: &str, key: &str) -> Self {
+        Self(derived("publication", &[source.as_bytes(), key.as_bytes()]))
+    }
+}
+
+/// The id here of an event that `source` calls `id`: told again, it is the same.
+pub fn outside_event_id(tenant: &str, source: &str, id: &str) -> Uuid {
+    derived("outside event", &[tenant.as_bytes(), source.as_bytes(), id.as_bytes()])
 }
 
 impl NotificationId {

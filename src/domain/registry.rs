@@ -10,10 +10,13 @@ use souk_actors::saga::SagaEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
 use super::escrow::EscrowEvent;
+use super::event_type::EventTypeEvent;
 use super::listing::ListingEvent;
 use super::notification::NotificationEvent;
 use super::order::OrderEvent;
 use super::payment::PaymentEvent;
+use super::publication::PublicationEvent;
+use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
 use super::user::UserEvent;
@@ -31,6 +34,9 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         EscrowEvent::descriptors(),
         ShipmentEvent::descriptors(),
         NotificationEvent::descriptors(),
+        ServiceTokenEvent::descriptors(),
+        EventTypeEvent::descriptors(),
+        PublicationEvent::descriptors(),
         SagaEvent::descriptors(),
         SubscriptionEvent::descriptors(),
     ]
@@ -51,11 +57,24 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         EscrowEvent::upcasters(),
         ShipmentEvent::upcasters(),
         NotificationEvent::upcasters(),
+        ServiceTokenEvent::upcasters(),
+        EventTypeEvent::upcasters(),
+        PublicationEvent::upcasters(),
         SagaEvent::upcasters(),
         SubscriptionEvent::upcasters(),
     ]
     .into_iter()
     .flatten()
+}
+
+/// Whether a name belongs to the marketplace's own event types: it is one of theirs, or of a family
+/// (the first word) that has some. Their subscribers count on knowing every type of a family.
+pub fn is_own(name: &str) -> bool {
+    let family = |name: &'static str| name.split('.').next().unwrap_or(name);
+    let first = name.split('.').next().unwrap_or(name);
+    first == "system"
+        || find(name).is_some()
+        || all_descriptors().any(|descriptor| family(descriptor.event_type) == first)
 }
 
 /// What a name stands for.
@@ -197,6 +216,13 @@ mod tests {
         "notification.user.sent",
         "notification.admin.sent",
         "notification.read",
+        "service_token.issued",
+        "service_token.revoked",
+        "event_type.registered",
+        "publication.buffered",
+        "publication.expired",
+        "publication.resumed",
+        "publication.discarded",
         "saga.started",
         "saga.advanced",
         "saga.completed",

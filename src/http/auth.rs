@@ -17,7 +17,6 @@ use super::App;
 use super::answer::Answer;
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::{Call, SignedIn};
-use super::cursor::same;
 use super::problem::ApiError;
 use crate::domain::caller::Role;
 use crate::domain::email_claim::EmailClaim;
@@ -26,7 +25,7 @@ use crate::domain::session::{Session, SessionCommand};
 use crate::domain::user::{User, UserStatus};
 use crate::identity::password::{self, Busy};
 use crate::identity::refresh::{self, RefreshToken};
-use crate::identity::token;
+use crate::identity::{same, token};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()

@@ -57,6 +57,16 @@ impl FromRequest<App> for Unread {
 impl Unread {
     /// Takes the body in and reads it.
     pub async fn read<T: FromFields>(self, app: &App) -> Result<Valid<T>, ApiError> {
+        let (_, bytes) = self.bytes(app, is_json).await?;
+        read(&bytes)
+    }
+
+    /// Takes the body in, if there is none or it is of one of these media types.
+    pub(super) async fn bytes(
+        self,
+        app: &App,
+        is_taken: impl Fn(&HeaderMap) -> bool,
+    ) -> Result<(HeaderMap, axum::body::Bytes), ApiError> {
         let (parts, body) = self.0.into_parts();
         // What will not be read need not be taken in.
         if is_encoded(&parts.headers) {
@@ -65,10 +75,10 @@ impl Unread {
             return Err(refused.with_header(header::ACCEPT_ENCODING, identity));
         }
         let bytes = collect(app, body).await?;
-        if !(bytes.is_empty() || is_json(&parts.headers)) {
+        if !(bytes.is_empty() || is_taken(&parts.headers)) {
             return Err(unsupported("the body must be application/json"));
         }
-        read(&bytes)
+        Ok((parts.headers, bytes))
     }
 }
 
@@ -82,11 +92,21 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return false };
-    let essence = content_type.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
-    essence.eq_ignore_ascii_case("application/json")
-        || (essence.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("application/"))
-            && essence.to_ascii_lowercase().ends_with("+json"))
+    is_json_type(&essence(headers))
+}
+
+/// The media type of a request without its parameters, in lower case; empty when there is none.
+pub(super) fn essence(headers: &HeaderMap) -> String {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or("").split(';').next().unwrap_or("");
+    essence.trim().to_ascii_lowercase()
+}
+
+/// Whether a media type is JSON.
+pub(super) fn is_json_type(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 /// Takes in a body within the limits of size and time.
@@ -127,7 +147,8 @@ pub(super) fn read<T: FromFields>(bytes: &[u8]) -> Result<Valid<T>, ApiError> {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
+/// The JSON value of a body, if it does not nest too deep. An empty body is an object.
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Object(Map::new()));
     }
@@ -229,6 +250,16 @@ pub struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn new(object: &'a Map<String, Value>) -> Self {
         Self { object, at: String::new(), errors: Vec::new() }
+    }
+
+    /// The members of an object that stands at a pointer.
+    pub(super) fn within_list(object: &'a Map<String, Value>, at: String) -> Self {
+        Self { object, at, errors: Vec::new() }
+    }
+
+    /// What is wrong.
+    pub(super) fn into_errors(self) -> Vec<FieldProblem> {
+        self.errors
     }
 
     /// Notes a problem of the member `name`.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
+use souk_actors::broker::Pattern;
 use souk_actors::command::CommandContext;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
@@ -16,10 +17,12 @@ use super::info::RequestInfo;
 use super::problem::ApiError;
 use crate::domain::caller::{Caller, Role};
 use crate::domain::ids::{SessionId, UserId};
+use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenDetails};
+use crate::identity::service_token;
 use crate::identity::token::{Claims, TokenError};
 
 /// The tenant of everything, until there are several.
-const TENANT: &str = "default";
+pub(super) const TENANT: &str = "default";
 
 /// Everything about a request but its parameters and its body.
 #[derive(Debug, Clone)]
@@ -29,6 +32,8 @@ pub struct Call {
     /// `If-Match`.
     pub if_match: IfMatch,
     claims: Option<Claims>,
+    /// The service whose token it is, where it is one.
+    service: Option<Arc<ServiceTokenDetails>>,
     key: IdempotencyKey,
 }
 
@@ -37,10 +42,18 @@ impl FromRequestParts<App> for Call {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let info = parts.extensions.get::<RequestInfo>().cloned();
+        let (claims, service) = match bearer(parts)? {
+            Some(token) if token.starts_with(service_token::PREFIX) => {
+                (None, Some(Arc::new(service(app, token).await?)))
+            }
+            Some(token) => (Some(claims(app, token)?), None),
+            None => (None, None),
+        };
         Ok(Self {
             info: info
                 .unwrap_or_else(|| RequestInfo::new(&parts.headers, &**app.runtime().world())),
-            claims: claims(parts, app)?,
+            claims,
+            service,
             if_match: IfMatch::from_request_parts(parts, app).await?,
             key: IdempotencyKey::from_request_parts(parts, app).await?,
         })
@@ -76,17 +89,88 @@ impl FromRequestParts<App> for Staff {
     }
 }
 
-/// What the token says; a bad one is an error even where none is needed.
-fn claims(parts: &Parts, app: &App) -> Result<Option<Claims>, ApiError> {
+/// A call of whoever may publish events: a service with a token for it, or an administrator.
+/// Everybody else hears 401 or 403 first, as with [`SignedIn`].
+#[derive(Clone)]
+pub struct Publisher {
+    /// The call.
+    pub call: Call,
+    id: Uuid,
+    /// The types that the token is for; none: all.
+    topics: Option<Arc<[Pattern]>>,
+    quota: Option<Quota>,
+}
+
+impl FromRequestParts<App> for Publisher {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let call = Call::from_request_parts(parts, app).await?;
+        if let Some(service) = call.service.clone() {
+            let (id, quota) = (service.token_id.uuid(), service.quota);
+            return Ok(Self { call, id, topics: Some(service.topics().into()), quota });
+        }
+        let id = call.someone()?.uuid();
+        if call.is_staff() {
+            return Ok(Self { call, id, topics: None, quota: None });
+        }
+        let detail = "this needs a service token with the scope publisher";
+        Err(ApiError::forbidden("insufficient_scope", detail))
+    }
+}
+
+impl Publisher {
+    /// Whose quota is used.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// How much may be published.
+    pub fn quota(&self, app: &App) -> Quota {
+        let common = &app.settings().publishing;
+        self.quota.unwrap_or(Quota {
+            events: common.rate_events as u64,
+            seconds: common.rate_window.as_secs().max(1),
+        })
+    }
+
+    /// Whether events of this type may be published.
+    pub fn may_publish(&self, event_type: &str) -> bool {
+        self.topics
+            .as_ref()
+            .is_none_or(|topics| topics.iter().any(|topic| topic.matches(event_type)))
+    }
+}
+
+/// The token that was sent.
+fn bearer(parts: &Parts) -> Result<Option<&str>, ApiError> {
     let Some(value) = parts.headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let invalid = |detail: &str| ApiError::unauthorized("invalid_token", detail);
     let text = value.to_str().unwrap_or_default();
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(invalid("send Authorization: Bearer with an access token"));
     }
-    let read = app.tokens().read(token.trim(), app.now());
-    read.map(Some).map_err(|error: TokenError| invalid(&error.to_string()))
+    Ok(Some(token.trim()))
+}
+
+fn invalid(detail: &str) -> ApiError {
+    ApiError::unauthorized("invalid_token", detail)
+}
+
+/// What the token says; a bad one is an error even where none is needed.
+fn claims(app: &App, token: &str) -> Result<Claims, ApiError> {
+    let read = app.tokens().read(token, app.now());
+    read.map_err(|error: TokenError| invalid(&error.to_string()))
+}
+
+/// Which service's token it is, if it is still good: one that is taken back is so at once.
+async fn service(app: &App, token: &str) -> Result<ServiceTokenDetails, ApiError> {
+    let not_valid = || invalid("the service token is not valid (any more)");
+    let key = app.settings().keys.token.bytes();
+    let id = service_token::read(key, token).ok_or_else(not_valid)?;
+    let tokens = app.runtime().aggregate::<ServiceToken>();
+    let details = tokens.read(id.uuid(), |token| token.details.clone()).await?.value;
+    details.filter(|details| details.is_good(app.now())).ok_or_else(not_valid)
 }
 
 impl Call {
@@ -97,6 +181,10 @@ impl Call {
 
     /// Who asks, when it must be somebody.
     pub fn someone(&self) -> Result<UserId, ApiError> {
+        if self.service.is_some() {
+            let detail = "a service token is for publishing events only";
+            return Err(ApiError::forbidden("insufficient_scope", detail));
+        }
         self.caller()
             .user_id()
             .ok_or_else(|| ApiError::unauthorized("unauthenticated", "this needs an access token"))
@@ -155,7 +243,10 @@ impl Call {
         let world = app.runtime().world();
         let info = &self.info;
         let mut context = CommandContext::outside(&**world, &info.correlation_id, &info.request_id);
-        context.actor_id = self.caller().actor_id().into();
+        context.actor_id = match &self.service {
+            Some(service) => format!("service_token-{}", service.token_id).into(),
+            None => self.caller().actor_id().into(),
+        };
         context.tenant_id = Arc::from(TENANT);
         context.traceparent = Some(info.traceparent.clone());
         context

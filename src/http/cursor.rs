@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use souk_actors::id::keyed_hash;
 
 use super::problem::ApiError;
+use crate::identity::same;
 
 /// How many bytes of the signature a cursor carries: 128 bits cannot be guessed.
 const SIGNATURE_BYTES: usize = 16;
@@ -50,12 +51,6 @@ impl Cursors {
         let hash = keyed_hash(&self.key, "cursor", &[list.as_bytes(), content]);
         std::array::from_fn(|index| hash[index])
     }
-}
-
-/// Compares in a time that does not depend on where the two differ.
-pub(crate) fn same(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len()
-        && left.iter().zip(right).fold(0, |differences, (l, r)| differences | (l ^ r)) == 0
 }
 
 #[cfg(test)]

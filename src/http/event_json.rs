@@ -49,9 +49,13 @@ pub(super) async fn write(
 
 /// The number in an event's reference.
 pub(super) fn reference(event: &StoredEvent) -> String {
-    let number = event.position * PARTITIONS_MAX + u64::from(event.partition);
-    let context: String =
-        event.aggregate_type.chars().filter(char::is_ascii_lowercase).take(3).collect();
+    reference_at(&event.aggregate_type, event.at())
+}
+
+/// The reference of the event of an aggregate that stands at a place.
+pub(super) fn reference_at(aggregate_type: &str, at: Position) -> String {
+    let number = at.position * PARTITIONS_MAX + u64::from(at.partition);
+    let context: String = aggregate_type.chars().filter(char::is_ascii_lowercase).take(3).collect();
     format!("evt_{context}_{number}")
 }
 
@@ -61,7 +65,7 @@ pub(super) fn metadata(event: &StoredEvent) -> Option<Metadata> {
 }
 
 /// `saga.completed` reads `SagaCompleted`.
-fn pascal(event_type: &str) -> String {
+pub(super) fn pascal(event_type: &str) -> String {
     let words = event_type.split(['.', '_']);
     words
         .map(|word| {
@@ -81,7 +85,15 @@ fn name(event: &StoredEvent) -> String {
 
 fn context(event: &StoredEvent) -> &str {
     catalogue::find(&event.event_type)
-        .map_or(&*event.aggregate_type, |descriptor| descriptor.context)
+        .map_or_else(|| context_of_kind(&event.aggregate_type), |descriptor| descriptor.context)
+}
+
+/// The context of an event whose type the program does not declare: a publisher's.
+fn context_of_kind(aggregate_type: &str) -> &str {
+    match aggregate_type {
+        "publication" => "publishing",
+        other => other,
+    }
 }
 
 fn native(event: &StoredEvent, data: Value) -> Value {
@@ -100,6 +112,9 @@ fn native(event: &StoredEvent, data: Value) -> Value {
     }
     if let Some(subscription) = metadata.as_ref().and_then(|of| of.subscription.as_deref()) {
         about["subscription"] = Value::from(subscription);
+    }
+    if let Some(metadata) = metadata.as_ref().filter(|of| !of.attributes.is_empty()) {
+        about["publisher"] = json!(metadata.attributes);
     }
     json!({
         "event_id": event.event_id,
@@ -171,6 +186,7 @@ fn cloud(event: &StoredEvent, data: Value, prefix: &str) -> Value {
         "type": format!("{prefix}.{event_type}.v{major}"),
         "subject": event.aggregate_id,
         "time": event.timestamp,
+        "recordedtime": event.timestamp,
         "datacontenttype": "application/json",
         "dataschema": format!("/schemas/{event_type}/{major}"),
         "correlationid": &*event.correlation_id,

@@ -90,6 +90,7 @@ fn finished(document: &utoipa::openapi::OpenApi) -> Value {
                 relax_body(operation, &bodies);
                 if path.starts_with("/api/v1/events") {
                     offer_other_forms(operation);
+                    take_other_forms(path, operation);
                 }
             }
         }
@@ -123,6 +124,8 @@ fn other_forms() -> Map<String, Value> {
     camel["description"] = Value::from("An event in the form that `case=camel` asks for");
     let mut cloud = object(&["specversion", "id", "source", "type", "time", "subject", "data"]);
     cloud["description"] = Value::from("An event as a CloudEvent 1.0, with its extensions");
+    let mut new_cloud = object(&["specversion", "id", "source", "type", "data"]);
+    new_cloud["description"] = Value::from("An event to publish, as a CloudEvent 1.0");
     let page = |items: &str| {
         let items = json!({ "$ref": format!("#/components/schemas/{items}") });
         json!({
@@ -139,6 +142,7 @@ fn other_forms() -> Map<String, Value> {
         ("CamelEventPage".to_owned(), page("CamelEvent")),
         ("CamelEvent".to_owned(), camel),
         ("CloudEvent".to_owned(), cloud),
+        ("NewCloudEvent".to_owned(), new_cloud),
     ])
 }
 
@@ -158,6 +162,22 @@ fn offer_other_forms(operation: &mut Map<String, Value>) {
         content["application/json"]["schema"] = json!({ "anyOf": forms });
         let batch = json!({ "type": "array", "items": reference("CloudEvent") });
         content["application/cloudevents-batch+json"] = json!({ "schema": batch });
+    }
+}
+
+/// Where events are published they come in three forms too; the third is the data of a CloudEvent
+/// alone, with its attributes in header fields.
+fn take_other_forms(path: &str, operation: &mut Map<String, Value>) {
+    let Some(content) = operation.get_mut("requestBody").and_then(|of| of.get_mut("content"))
+    else {
+        return;
+    };
+    let cloud = json!({ "$ref": "#/components/schemas/NewCloudEvent" });
+    if path.ends_with("/batch") {
+        let batch = json!({ "type": "array", "items": cloud });
+        content["application/cloudevents-batch+json"] = json!({ "schema": batch });
+    } else {
+        content["application/cloudevents+json"] = json!({ "schema": cloud });
     }
 }
 
@@ -286,8 +306,8 @@ fn is_conditional(path: &str) -> bool {
 fn rests_on_a_version(path: &str, method: &str) -> bool {
     let never = ["/api/v1/dlq/", "/api/v1/admin/subscriptions/", "/api/v1/admin/quarantine/"];
     let is_setting = path.starts_with("/api/v1/admin/subscriptions/");
-    method == "patch"
-        || (matches!(method, "put" | "delete") && is_setting)
+    matches!(method, "patch" | "put")
+        || (method == "delete" && is_setting)
         || (method == "post"
             && path.contains("/{")
             && !never.iter().any(|start| path.starts_with(start)))
@@ -312,6 +332,9 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     }
     if method == "get" && is_conditional(path) {
         statuses.push("304");
+    }
+    if path.starts_with("/api/v1/events") && changes {
+        statuses.push("429");
     }
     if changes {
         statuses.extend(["408", "409", "412", "413", "415", "422", "504"]);
@@ -351,7 +374,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let keyless = path.ends_with("/auth/login")
         || path.ends_with("/auth/refresh")
         || (path.starts_with("/api/v1/dev/") && !path.ends_with("/echo"));
-    if method == "post" && !keyless {
+    if method == "post" && !keyless && !path.starts_with("/api/v1/events") {
         parameters.push(parameter("IdempotencyKey"));
     }
     if rests_on_a_version(path, method) {
@@ -408,7 +431,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
                 },
             });
         }
-        if matches!(method, "post" | "patch") && status.starts_with('2') {
+        if matches!(method, "post" | "patch" | "put") && status.starts_with('2') {
             response["headers"] = json!({
                 "ETag": { "$ref": "#/components/headers/ETag" },
                 "Souk-Position": { "$ref": "#/components/headers/Souk-Position" },

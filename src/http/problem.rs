@@ -70,6 +70,9 @@ pub struct Problem {
     /// Finds the failure in the logs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_id: Option<String>,
+    /// The quotas that are used up, by the names that `RateLimit-Policy` gives them.
+    #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
+    pub violated_policies: Vec<String>,
 }
 
 /// Why a request was refused or failed.
@@ -85,6 +88,9 @@ struct Inner {
     headers: Vec<(HeaderName, HeaderValue)>,
     current_version: Option<u64>,
     error_id: Option<String>,
+    /// The registered kind and its title, where the problem is one of those.
+    kind: Option<(&'static str, &'static str)>,
+    violated_policies: Vec<String>,
 }
 
 /// What the outermost layer knows of the request.
@@ -106,6 +112,8 @@ impl ApiError {
             headers: Vec::new(),
             current_version: None,
             error_id: None,
+            kind: None,
+            violated_policies: Vec::new(),
         }))
     }
 
@@ -184,6 +192,20 @@ impl ApiError {
         self
     }
 
+    /// The same as a problem of a registered kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: &'static str, title: &'static str) -> Self {
+        self.0.kind = Some((kind, title));
+        self
+    }
+
+    /// The same with a quota that is used up.
+    #[must_use]
+    pub fn violating(mut self, policy: &str) -> Self {
+        self.0.violated_policies.push(policy.to_owned());
+        self
+    }
+
     /// The same with the aggregate's version.
     #[must_use]
     pub fn with_version(mut self, version: u64) -> Self {
@@ -221,8 +243,10 @@ impl ApiError {
     pub(super) fn render(&self, about: About<'_>) -> Problem {
         let inner = &self.0;
         Problem {
-            kind: format!("/problems/{}", inner.code),
-            title: title_of(&inner.code),
+            kind: inner
+                .kind
+                .map_or_else(|| format!("/problems/{}", inner.code), |(kind, _)| kind.to_owned()),
+            title: inner.kind.map_or_else(|| title_of(&inner.code), |(_, title)| title.to_owned()),
             status: inner.status.as_u16(),
             detail: inner.detail.clone(),
             instance: about.instance.to_owned(),
@@ -232,6 +256,7 @@ impl ApiError {
             trace_id: about.trace_id.to_owned(),
             current_version: inner.current_version,
             error_id: inner.error_id.clone(),
+            violated_policies: inner.violated_policies.clone(),
         }
     }
 }
@@ -430,6 +455,14 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("idempotency_key_reused", 422, "The key was used before with another body."),
     ("sku_unknown", 422, "Nothing is offered under this sku."),
     ("sku_ambiguous", 422, "Several sellers offer this sku; name the listing instead."),
+    ("event_type_reserved", 409, "The name begins with a word of the marketplace's own types."),
+    ("incompatible_schema", 409, "Within a major version a schema may only grow."),
+    ("version_order", 409, "Versions of an event type only rise, majors by one."),
+    ("sequence_taken", 409, "Another event of this source and key has this number."),
+    ("sequence_passed", 409, "This number has had its turn, with another event."),
+    ("sequence_buffer_full", 409, "Too many events wait for an earlier one: send that first."),
+    ("nothing_held", 409, "No event of this source and key is held back."),
+    ("quota_exceeded", 429, "The quota of RateLimit-Policy is used up. Retry after Retry-After."),
     ("precondition_required", 428, "Send If-Match with the version this change rests on."),
     ("internal", 500, "A failure inside, known to the logs by error_id."),
     ("overloaded", 503, "Too much is in flight; nothing happened. Retry after Retry-After."),

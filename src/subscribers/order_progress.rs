@@ -126,6 +126,7 @@ mod tests {
             tenant_id: "default".to_owned(),
             traceparent: None,
             subscription: None,
+            attributes: Default::default(),
         };
         event.metadata = serde_json::to_string(&metadata).unwrap().into();
         assert!(said_by(&event, buyer) && !said_by(&event, seller));

@@ -52,6 +52,9 @@ impl Server {
         let events = self.events("eventType=order.placed").await;
         let event_id = events[0]["event_id"].as_str().unwrap().to_owned();
         let category_id = self.category().await;
+        let schema = json!({ "schema": { "type": "object" } }).to_string().into_bytes();
+        let path = "/api/v1/admin/event-types/partner.thing.made";
+        self.admin().send(Method::PUT, path, Some(schema)).await.expect(201);
         Things {
             seller,
             buyer,
@@ -110,6 +113,9 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/faults/") => "1",
         _ => &things.listing_id,
     };
+    if path.ends_with("/admin/event-types/{event_type}") {
+        return path.replace("{event_type}", "partner.thing.made");
+    }
     [
         ("{id}", id),
         ("{key}", &things.order_id),
@@ -152,10 +158,25 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "price": { "amount": PRICE + 1, "currency": "VND" },
         }),
         ("POST", "/api/v1/users/upgrade-to-seller") => business(),
+        ("POST", "/api/v1/events") => new_event(),
+        ("POST", "/api/v1/events/batch") => json!({ "events": [new_event()] }),
         ("POST", "/api/v1/dev/faults") => json!({
             "target": "nobody", "mode": "fail", "kind": "transient", "times": 1, "delay_ms": 1,
         }),
         _ => return None,
+    })
+}
+
+fn new_event() -> Value {
+    json!({
+        "event_type": "partner.thing.made",
+        "source": "/tests",
+        "id": "1",
+        "key": "a",
+        "time": "2026-11-20T10:30:00.000Z",
+        "correlation_id": "made",
+        "causation_id": "made",
+        "data": { "size": 1 },
     })
 }
 

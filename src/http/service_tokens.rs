@@ -1,0 +1,210 @@
+//! Tokens of services outside, kept by administrators. A token's text is answered once, where it is
+//! issued, and is not stored.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+use souk_actors::world::Timestamp;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::answer::{Answer, Page, split};
+use super::body::{Fields, FromFields, Nothing, Valid};
+use super::call::Staff;
+use super::params::{Params, path_id};
+use super::problem::ApiError;
+use crate::domain::ids::ServiceTokenId;
+use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenCommand, ServiceTokenDetails};
+use crate::identity::service_token;
+use crate::projections::SERVICE_TOKENS_VIEW;
+
+/// How long a token is good for when nobody says otherwise, and at most.
+const LIFETIME_SECONDS: u32 = 90 * 24 * 60 * 60;
+const LIFETIME_SECONDS_MAX: u32 = 10 * 365 * 24 * 60 * 60;
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(list_service_tokens, issue_service_token))
+        .routes(routes!(revoke_service_token))
+}
+
+/// How much a token may publish.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct QuotaBody {
+    /// So many events.
+    #[schema(minimum = 1, maximum = 100_000_000)]
+    pub events: u64,
+    /// In so many seconds.
+    #[schema(minimum = 1, maximum = 86_400)]
+    pub seconds: u64,
+}
+
+/// A new token.
+#[derive(Debug, ToSchema)]
+pub struct NewServiceToken {
+    /// What people call it.
+    #[schema(max_length = 100, example = "the warehouse")]
+    pub name: String,
+    /// `publisher`, or `publisher:<topic pattern>` for some event types only.
+    #[schema(example = json!(["publisher"]))]
+    pub scopes: Vec<String>,
+    /// For how many seconds it is good; 90 days when absent.
+    #[schema(minimum = 1, maximum = 315_360_000)]
+    pub expires_in: Option<u32>,
+    /// Its own quota, instead of the common one.
+    pub rate_limit: Option<QuotaBody>,
+}
+
+impl FromFields for NewServiceToken {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let name = fields.text(&["name"]);
+        let scopes = fields.optional_texts(&["scopes"]);
+        let expires_in = fields.optional_count(&["expires_in", "expiresIn"]);
+        if expires_in.is_some_and(|seconds| seconds > LIFETIME_SECONDS_MAX) {
+            fields.error("expires_in", "out_of_range", "must be at most 315360000 (ten years)");
+        }
+        let rate_limit = fields.optional_object(&["rate_limit", "rateLimit"], |quota| {
+            let (events, seconds) = (quota.count(&["events"]), quota.count(&["seconds"]));
+            Some(QuotaBody { events: events?.into(), seconds: seconds?.into() })
+        });
+        Some(Self { name: name?, scopes, expires_in, rate_limit })
+    }
+}
+
+/// A token of a service.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ServiceTokenBody {
+    /// The token.
+    pub token_id: Uuid,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// Its own quota.
+    pub rate_limit: Option<QuotaBody>,
+    /// When it was issued.
+    #[schema(format = DateTime)]
+    pub issued_at: String,
+    /// Until when it is good.
+    #[schema(format = DateTime)]
+    pub expires_at: String,
+    /// When it was taken back, if it was.
+    #[schema(format = DateTime)]
+    pub revoked_at: Option<String>,
+    /// `active`, `expired` or `revoked`.
+    #[schema(example = "active")]
+    pub state: &'static str,
+    /// The token itself, for `Authorization: Bearer`; only where it is issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+fn body(details: &ServiceTokenDetails, now: Timestamp) -> ServiceTokenBody {
+    let quota = |quota: Quota| QuotaBody { events: quota.events, seconds: quota.seconds };
+    ServiceTokenBody {
+        token_id: details.token_id.uuid(),
+        name: details.name.clone(),
+        scopes: details.scopes.clone(),
+        rate_limit: details.quota.map(quota),
+        issued_at: details.issued_at.to_string(),
+        expires_at: details.expires_at.to_string(),
+        revoked_at: details.revoked_at.map(|at| at.to_string()),
+        state: match details.revoked_at {
+            Some(_) => "revoked",
+            None if details.is_good(now) => "active",
+            None => "expired",
+        },
+        token: None,
+    }
+}
+
+fn missing() -> ApiError {
+    ApiError::not_found("there is no such service token")
+}
+
+/// Service tokens
+#[utoipa::path(get, path = "/admin/service-tokens", tag = "admin",
+    params(("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
+        ("min_position" = Option<String>, Query)),
+    responses((status = 200, description = "The newest first", body = Page<ServiceTokenBody>)))]
+async fn list_service_tokens(
+    State(app): State<App>,
+    _: Staff,
+    params: Params,
+) -> Result<Answer<Page<ServiceTokenBody>>, ApiError> {
+    app.includes(SERVICE_TOKENS_VIEW, &params).await?;
+    let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
+    let mut rows = app.reads().service_tokens(before, limit + 1).await?;
+    let has_more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let last = rows.last().filter(|_| has_more);
+    let next_cursor =
+        last.map(|row| app.cursors().seal(&params.list(), &(row.issued_at.millis(), row.token_id)));
+    let (now, mut data) = (app.now(), Vec::with_capacity(rows.len()));
+    for row in rows {
+        let view = move |token: &ServiceToken| token.details.as_ref().map(|of| body(of, now));
+        let read = app.runtime().aggregate::<ServiceToken>().read(row.token_id, view).await?;
+        data.extend(read.value);
+    }
+    let page = Page { data, next_cursor, has_more };
+    Ok(params.with_next(page).projected(&app, SERVICE_TOKENS_VIEW))
+}
+
+/// Issue a service token
+///
+/// Its text is in this answer and nowhere else. A repeat with the same `Idempotency-Key` gets the
+/// same token.
+#[utoipa::path(post, path = "/admin/service-tokens", tag = "admin",
+    request_body = NewServiceToken,
+    responses((status = 201, description = "The token", body = ServiceTokenBody)))]
+async fn issue_service_token(
+    State(app): State<App>,
+    Staff(call): Staff,
+    valid: Valid<NewServiceToken>,
+) -> Result<Answer<ServiceTokenBody>, ApiError> {
+    let NewServiceToken { name, scopes, expires_in, rate_limit } = valid.body;
+    let token_id = ServiceTokenId(call.new_id(&app, "service_tokens.issue"));
+    let context = call.context(&app, "service_tokens.issue", "", &valid.canonical);
+    let now = app.now();
+    let lifetime = Duration::from_secs(expires_in.unwrap_or(LIFETIME_SECONDS).into());
+    let command = ServiceTokenCommand::Issue {
+        caller: call.caller(),
+        token_id,
+        name,
+        scopes,
+        quota: rate_limit.map(|of| Quota { events: of.events, seconds: of.seconds }),
+        now,
+        expires_at: now.plus(lifetime),
+    };
+    let tokens = app.runtime().aggregate::<ServiceToken>();
+    let view = move |token: &ServiceToken| token.details.as_ref().map(|of| body(of, now));
+    let (body, done) = split(tokens.send(token_id.uuid(), command, context, view).await?);
+    let mut body = body.ok_or_else(missing)?;
+    body.token = Some(service_token::text(app.settings().keys.token.bytes(), token_id));
+    let location = format!("/api/v1/admin/service-tokens/{token_id}");
+    Ok(Answer::created(&location, body).after(&done))
+}
+
+/// Take a service token back
+///
+/// From this answer on it lets nobody in.
+#[utoipa::path(delete, path = "/admin/service-tokens/{id}", tag = "admin",
+    params(("id" = String, Path)),
+    responses((status = 204, description = "It is not good any more")))]
+async fn revoke_service_token(
+    State(app): State<App>,
+    Staff(call): Staff,
+    Path(id): Path<String>,
+    _: Valid<Nothing>,
+) -> Result<StatusCode, ApiError> {
+    let id: ServiceTokenId = path_id(&id)?;
+    let command = ServiceTokenCommand::Revoke { caller: call.caller(), now: app.now() };
+    let tokens = app.runtime().aggregate::<ServiceToken>();
+    tokens.send(id.uuid(), command, call.plain_context(&app), |_| ()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
