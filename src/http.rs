@@ -45,6 +45,7 @@ mod rate_limit;
 mod registered;
 pub mod sagas;
 mod sagas_known;
+mod sagas_stream;
 pub mod schemas;
 pub mod server;
 pub mod service_tokens;
@@ -309,7 +310,8 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(subscriptions::routes())
         .merge(dlq::routes())
         .merge(audit::routes())
-        .merge(sagas::routes());
+        .merge(sagas::routes())
+        .merge(sagas_stream::routes());
     let api = if development { api.merge(dev::routes()) } else { api };
     OpenApiRouter::with_openapi(openapi::base())
         .nest("/api/v1", api)

@@ -343,6 +343,11 @@ impl ReadModels {
         publishing::buffers(&self.db, before, limit).await
     }
 
+    /// How many sagas are under way, by name and state.
+    pub async fn sagas_under_way(&self) -> Result<Vec<(String, String, u64)>, ReadError> {
+        sagas::under_way(&self.db).await
+    }
+
     /// The stored checkpoint of a projection: everything of the partition up to here has had its
     /// effect. The runtime does not trouble a projection with stretches of the log that do not
     /// concern it, so a quiet one may stand further than this: its subscription knows. An unknown

@@ -31,6 +31,11 @@ const SECONDS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0,
 ];
+/// Upper bounds of durations of what may wait for people, in seconds.
+const LONG: &[f64] = &[
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0,
+    86_400.0,
+];
 /// Upper bounds of sizes of batches.
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0];
 
@@ -88,7 +93,11 @@ fn recorder() -> PrometheusBuilder {
         .and_then(|builder| {
             builder.set_buckets_for_metric(Matcher::Suffix("_depth".to_owned()), COUNTS)
         })
-        .expect("neither list of buckets is empty")
+        .and_then(|builder| {
+            let sagas = Matcher::Full("souk_saga_duration_seconds".to_owned());
+            builder.set_buckets_for_metric(sagas, LONG)
+        })
+        .expect("no list of buckets is empty")
 }
 
 /// Writes an event as one line of JSON.

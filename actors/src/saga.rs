@@ -11,6 +11,7 @@
 //! Facts may arrive twice, late, or in any order across aggregates: a fold must not care.
 
 mod instance;
+mod intervention;
 mod run;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub use instance::{
     Advance, HistoryEntry, Input, STEP_TIMER, SagaCommand, SagaEnd, SagaEvent, SagaFailure,
     SagaInstance, SagaStatus, Transition,
 };
+pub use intervention::{Asked, Intervention, SagaRejection, SteppedIn};
 pub(crate) use run::subscriptions;
 pub use run::{Routed, SagaRouter};
 
@@ -28,6 +30,9 @@ use uuid::Uuid;
 
 use crate::event::StoredEvent;
 use crate::world::Timestamp;
+
+/// The reason for turning back when somebody wants it so. Stored; never rename.
+pub const BY_HAND: &str = "compensated_by_hand";
 
 /// A process manager. All functions are pure.
 pub trait Saga:
@@ -63,6 +68,12 @@ pub trait Saga:
 
     /// A reason to stop going forward, though no step has failed (the buyer cancelled).
     fn aborted(&self) -> Option<String> {
+        None
+    }
+
+    /// Why nobody may make it turn back any more, though it is still under way: for people to read.
+    /// A step that fails turns it back all the same.
+    fn too_late(&self) -> Option<String> {
         None
     }
 

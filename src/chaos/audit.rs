@@ -248,6 +248,6 @@ fn subscriptions() -> Vec<String> {
     let saga = <OrderSaga as Saga>::NAME;
     let listed = contexts().into_iter().flat_map(|context| context.subscribes);
     let names = listed.map(|subscription| subscription.name).filter(|name| *name != saga);
-    let driven = ["facts", "commands"].map(|part| format!("{saga}-{part}"));
+    let driven = ["facts", "commands", "retries"].map(|part| format!("{saga}-{part}"));
     names.map(str::to_owned).chain(driven).collect()
 }

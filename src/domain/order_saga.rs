@@ -21,7 +21,7 @@ use serde_json::Value;
 use souk_actors::aggregate::{Aggregate, Command};
 use souk_actors::event::StoredEvent;
 use souk_actors::personal::Personal;
-use souk_actors::saga::{Progress, Saga, Step};
+use souk_actors::saga::{BY_HAND, Progress, Saga, Step};
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
@@ -379,6 +379,13 @@ impl Saga for OrderSaga {
         }
     }
 
+    fn too_late(&self) -> Option<String> {
+        let is_on_its_way = self.shipment.created && !self.shipment.cancelled;
+        (is_on_its_way || self.order.shipped).then(|| {
+            "there is a shipment, and the money would go back for what is shipped".to_owned()
+        })
+    }
+
     fn announce(&self, step: &str, reason: &str, now: Timestamp) -> Vec<MarketCommand> {
         let reason = reason.to_owned();
         match (turn(step, &reason), &self.placed) {
@@ -425,6 +432,8 @@ fn turn(step: &str, reason: &str) -> Turn {
     match (step, reason) {
         (_, RESERVATION_EXPIRED) => Turn::Expired,
         (_, ORDER_CANCELLED) => Turn::Cancelled,
+        // Nothing is wrong with the stock or the money.
+        (_, BY_HAND) => Turn::Failed,
         ("reserve", _) => Turn::NotReserved,
         ("capture", _) => Turn::NotPaid,
         _ => Turn::Failed,

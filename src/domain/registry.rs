@@ -227,6 +227,8 @@ mod tests {
         "saga.advanced",
         "saga.completed",
         "saga.failed",
+        "saga.retry_requested",
+        "saga.compensation_requested",
         "subscription.paused",
         "subscription.resumed",
         "subscription.retry_requested",

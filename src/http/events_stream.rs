@@ -31,7 +31,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::call::Staff;
+use super::call::{Call, Staff};
 use super::connection::OpenRequest;
 use super::event_json::{Form, write};
 use super::events;
@@ -83,9 +83,21 @@ async fn stream_events(
     headers: HeaderMap,
     open: Option<Extension<Arc<OpenRequest>>>,
 ) -> Result<Response, ApiError> {
-    let wanted = Wanted::read(&params)?;
+    let wanted = WantedEvents::read(&params, &headers)?;
+    open_stream(app, &call, &params, &headers, open, wanted).await
+}
+
+/// A stream of what is wanted of the journal, from where the request says on.
+pub(super) async fn open_stream<W: Wanted>(
+    app: App,
+    call: &Call,
+    params: &Params,
+    headers: &HeaderMap,
+    open: Option<Extension<Arc<OpenRequest>>>,
+    wanted: W,
+) -> Result<Response, ApiError> {
     let seconds = params.parsed::<u64>("seconds")?;
-    let at = start(&app, &params, &headers).await?;
+    let at = start(&app, params, headers).await?;
     let place = app.stream_place().ok_or_else(|| {
         let detail = "as many streams of events are open as there may be (HTTP_STREAMS_MAX)";
         ApiError::unavailable("too_many_streams", detail, Duration::from_secs(5))
@@ -94,7 +106,6 @@ async fn stream_events(
     let is_broken = Arc::new(AtomicBool::new(false));
     let pump = Pump {
         patience: app.settings().http.write_timeout,
-        form: events::form(&params, &headers),
         token_until: call.expires_at(),
         until: seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds))),
         beat: Instant::now() + HEARTBEAT,
@@ -118,22 +129,49 @@ async fn stream_events(
 }
 
 /// What somebody wants to hear of.
-struct Wanted {
-    topics: Topics,
-    filter: EventFilter,
+pub(super) trait Wanted: Send + 'static {
+    /// What is said of an event: its type and its data, in one line. `None`: nothing.
+    fn line(
+        &self,
+        app: &App,
+        event: &StoredEvent,
+    ) -> impl Future<Output = Result<Option<(String, String)>, ApiError>> + Send;
 }
 
-impl Wanted {
-    fn read(params: &Params) -> Result<Self, ApiError> {
+/// The events themselves.
+struct WantedEvents {
+    topics: Topics,
+    filter: EventFilter,
+    form: Form,
+}
+
+impl WantedEvents {
+    fn read(params: &Params, headers: &HeaderMap) -> Result<Self, ApiError> {
         let topics = params.text("event_type").map(Topics::parse_list).transpose();
         let topics = topics.map_err(|error| {
             ApiError::invalid_field("eventType", "invalid_pattern", &error.to_string())
         })?;
-        Ok(Self { topics: topics.unwrap_or_default(), filter: events::about(params)? })
+        let (filter, form) = (events::about(params)?, events::form(params, headers));
+        Ok(Self { topics: topics.unwrap_or_default(), filter, form })
     }
 
     fn includes(&self, event: &StoredEvent) -> bool {
         self.topics.include(&event.event_type, event.major) && matches(&self.filter, event)
+    }
+}
+
+impl Wanted for WantedEvents {
+    async fn line(
+        &self,
+        app: &App,
+        event: &StoredEvent,
+    ) -> Result<Option<(String, String)>, ApiError> {
+        if !self.includes(event) {
+            return Ok(None);
+        }
+        // Only administrators come here, and they read personal fields in clear.
+        let data = write(app, event, self.form, Reveal::Clear).await?;
+        Ok(Some((event.event_type.to_string(), data.to_string())))
     }
 }
 
@@ -190,10 +228,9 @@ enum End {
 }
 
 /// Reads the journal and writes it out, for one reader.
-struct Pump {
+struct Pump<W> {
     app: App,
-    wanted: Wanted,
-    form: Form,
+    wanted: W,
     /// How far the journal has been read.
     at: BTreeMap<u16, u64>,
     /// How far the reader knows that it has.
@@ -205,7 +242,7 @@ struct Pump {
     beat: Instant,
 }
 
-impl Pump {
+impl<W: Wanted> Pump<W> {
     /// Runs until the stream ends, and lets go of `held` then: of its place, and of the connection,
     /// which is not idle as long.
     async fn run<T>(mut self, held: T, is_broken: Arc<AtomicBool>) {
@@ -259,15 +296,11 @@ impl Pump {
         let mut chunk = String::new();
         for event in &page {
             self.at.insert(partition, event.position);
-            if !self.wanted.includes(event) {
-                continue;
-            }
-            // Only administrators come here, and they read personal fields in clear.
-            let data = write(&self.app, event, self.form, Reveal::Clear).await;
-            let data = data.map_err(|error| broken(&error))?;
+            let line = self.wanted.line(&self.app, event).await;
+            let Some((name, data)) = line.map_err(|error| broken(&error))? else { continue };
             let id = self.id();
             // Writing to a text cannot fail.
-            let _ = write!(chunk, "{id}event: {}\ndata: {data}\n\n", event.event_type);
+            let _ = write!(chunk, "{id}event: {name}\ndata: {data}\n\n");
             if chunk.len() >= CHUNK_BYTES {
                 self.send(std::mem::take(&mut chunk)).await?;
             }

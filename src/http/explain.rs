@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use souk_actors::event::StoredEvent;
-use souk_actors::saga::{STEP_TIMER, Saga as _, SagaInstance};
+use souk_actors::saga::{STEP_TIMER, Saga as _, SagaInstance, SteppedIn};
 use souk_actors::subscriber::Delivery;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -93,6 +93,30 @@ pub struct ExplainedSagaBody {
     pub failed_step: Option<String>,
     /// Why it failed.
     pub failure: Option<String>,
+    /// Who stepped in, in order.
+    pub interventions: Vec<InterventionBody>,
+}
+
+/// What somebody did to a saga.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct InterventionBody {
+    /// `retry` or `compensate`.
+    #[schema(example = "retry")]
+    pub verb: String,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// When.
+    #[schema(format = DateTime)]
+    pub at: String,
+}
+
+impl From<&SteppedIn> for InterventionBody {
+    fn from(of: &SteppedIn) -> Self {
+        let (verb, by, reason) = (of.verb.clone(), of.by.clone(), of.reason.clone());
+        Self { verb, by, reason, at: of.at.to_string() }
+    }
 }
 
 /// Something that happens of itself.
@@ -248,6 +272,7 @@ async fn saga(app: &App, order: Uuid) -> Result<Option<ExplainedSagaBody>, ApiEr
             attempt: saga.attempt,
             failed_step: saga.failure.as_ref().map(|failure| failure.step.clone()),
             failure: saga.failure.as_ref().map(|failure| failure.reason.clone()),
+            interventions: saga.interventions.iter().map(InterventionBody::from).collect(),
         }
     };
     let done = app.runtime().saga::<OrderSaga>().read(saga_id, view).await?;

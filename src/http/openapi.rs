@@ -275,8 +275,9 @@ fn schema_of(name: &str) -> Option<Value> {
         "channel" => json!({ "type": "string", "enum": ["email", "sms", "in_app"] }),
         "format" => json!({ "type": "string", "enum": ["", "json", "mermaid"] }),
         "case" => json!({ "type": "string", "examples": ["camel"] }),
-        "from" | "to" => json!({ "type": "string", "format": "date-time" }),
+        "from" | "to" | "stuck_since" => json!({ "type": "string", "format": "date-time" }),
         "min_position" => json!({ "type": "string", "pattern": "^([0-9]{1,3}:[0-9]{1,18})?$" }),
+        "saga_id" => json!({ "type": "string", "pattern": format!("^({ID})?$") }),
         "order_id" => kind("order"),
         "user_id" | "seller_id" => kind("user"),
         "category_id" => kind("category"),
@@ -342,10 +343,14 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     if path == "/api/v1/users/verify-email" {
         statuses.push("410");
     }
-    if path == "/api/v1/events/stream" {
+    if path.ends_with("/stream") {
         statuses.extend(["410", "422"]);
     }
-    if method == "patch" && path.starts_with("/api/v1/listings/") {
+    let needs_version = match method {
+        "patch" => path.starts_with("/api/v1/listings/"),
+        _ => method == "post" && path.starts_with("/api/v1/admin/sagas/"),
+    };
+    if needs_version {
         statuses.push("428");
     }
     statuses

@@ -117,6 +117,7 @@ async fn startupz(State(app): State<App>, params: Params) -> Response {
         body = String)))]
 async fn metrics(State(app): State<App>) -> Response {
     app.runtime().measure().await;
+    super::sagas::measure(&app).await;
     let text = telemetry::render_metrics(app.metrics());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()

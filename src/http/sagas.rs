@@ -1,31 +1,40 @@
 //! Sagas: which there are, how far they have come, and what they are made of.
 
+use std::time::Duration;
+
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
+use souk_actors::saga::{Asked, SagaCommand};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page};
-use super::call::Staff;
+use super::answer::{Answer, Page, split};
+use super::body::{Reason, Valid};
+use super::call::{Call, Staff};
 use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::ids::OrderId;
+use crate::projections::sagas::UNDER_WAY;
 use crate::projections::{SagaFilter, SagaRow};
 
 /// The projection that lists rest on.
 const VIEW: &str = "sagas-view";
+/// How long a scrape waits for the read models.
+const MEASURE_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(list_sagas))
         .routes(routes!(list_definitions))
         .routes(routes!(get_saga))
+        .routes(routes!(retry_saga))
+        .routes(routes!(compensate_saga))
 }
 
 /// A saga in a list.
@@ -75,6 +84,8 @@ impl From<SagaRow> for SagaSummary {
 #[utoipa::path(get, path = "/admin/sagas", tag = "admin",
     params(("order_id" = Option<String>, Query), ("saga" = Option<String>, Query),
         ("definition" = Option<String>, Query), ("state" = Option<String>, Query),
+        ("stuck_since" = Option<String>, Query,
+            description = "Only those under way that have not changed since this time"),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "Sagas, the newest first", body = Page<SagaSummary>)))]
@@ -89,6 +100,7 @@ async fn list_sagas(
         saga: params.text("saga").map(str::to_owned),
         definition: params.text("definition").map(str::to_owned),
         state: params.text("state").map(str::to_owned),
+        unchanged_since: params.time("stuck_since")?,
     };
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let rows = app.reads().sagas(&filter, before, limit + 1).await?;
@@ -119,6 +131,70 @@ async fn get_saga(
     Ok(Answer::ok(SagaBody(body)).at_version(version, &theirs))
 }
 
+/// Try a saga's current step again
+///
+/// For one that is stuck, forwards or backwards: the step's commands are sent once more, its time
+/// begins anew, and the dead letters that hold the saga up are tried again. What has had effect has
+/// none again; what was refused is decided anew. Needs `If-Match`. 409 `saga_over` when it has ended.
+#[utoipa::path(post, path = "/admin/sagas/{id}/retry", tag = "admin",
+    params(("id" = String, Path)), request_body = Reason,
+    responses((status = 200, description = "The saga, which goes on", body = SagaBody)))]
+async fn retry_saga(
+    State(app): State<App>,
+    Staff(call): Staff,
+    Path(id): Path<String>,
+    valid: Valid<Reason>,
+) -> Result<Answer<SagaBody>, ApiError> {
+    step_in(&app, &call, &id, ("sagas.retry", SagaCommand::Retry), valid).await
+}
+
+/// Make a saga turn back
+///
+/// What it has done is undone, in reverse order, as if its current step had failed. Needs `If-Match`.
+/// 409 `saga_over` when it has ended, `saga_compensating` when it turns back already,
+/// `saga_past_return` when money would go back for what is shipped.
+#[utoipa::path(post, path = "/admin/sagas/{id}/compensate", tag = "admin",
+    params(("id" = String, Path)), request_body = Reason,
+    responses((status = 200, description = "The saga, which turns back", body = SagaBody)))]
+async fn compensate_saga(
+    State(app): State<App>,
+    Staff(call): Staff,
+    Path(id): Path<String>,
+    valid: Valid<Reason>,
+) -> Result<Answer<SagaBody>, ApiError> {
+    step_in(&app, &call, &id, ("sagas.compensate", SagaCommand::Compensate), valid).await
+}
+
+async fn step_in(
+    app: &App,
+    call: &Call,
+    id: &str,
+    (operation, command): (&str, fn(Asked) -> SagaCommand),
+    valid: Valid<Reason>,
+) -> Result<Answer<SagaBody>, ApiError> {
+    call.if_match.required()?;
+    let id = super::sagas_known::named(app, path_id(id)?).await?;
+    let by = call.caller().actor_id();
+    let command = command(Asked { by, reason: valid.body.reason, now: app.now() });
+    let context = call.change_context(app, operation, &id.to_string(), &valid.canonical);
+    let (body, done) = split(super::sagas_known::tell(app, id, command, context).await?);
+    Ok(Answer::ok(SagaBody(body)).after(&done))
+}
+
+/// Brings the gauges up to date that count sagas under way. They show what they did before when the
+/// read models cannot be read in time.
+#[expect(clippy::cast_precision_loss, reason = "gauges")]
+pub(super) async fn measure(app: &App) {
+    let counted = tokio::time::timeout(MEASURE_WITHIN, app.reads().sagas_under_way()).await;
+    let Ok(Ok(counted)) = counted else { return };
+    let saga = super::sagas_known::NAME;
+    for state in UNDER_WAY {
+        let found = counted.iter().find(|(of, status, _)| of == saga && status == state);
+        let count = found.map_or(0, |(.., count)| *count);
+        metrics::gauge!("souk_sagas_active", "saga" => saga, "state" => state).set(count as f64);
+    }
+}
+
 /// What a saga is made of.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DefinitionBody {
@@ -130,6 +206,8 @@ pub struct DefinitionBody {
     pub topics: Vec<String>,
     /// Its steps, in order.
     pub steps: Vec<StepBody>,
+    /// The states that an instance can be in, in order, and those of the way back last.
+    pub states: Vec<String>,
 }
 
 /// A step of a saga.

@@ -1,7 +1,8 @@
 //! The sagas that the marketplace runs, by type.
 
 use serde_json::Value;
-use souk_actors::saga::{Saga, SagaInstance, Step};
+use souk_actors::command::{CommandContext, Done};
+use souk_actors::saga::{Saga, SagaCommand, SagaInstance, Step};
 use uuid::Uuid;
 
 use super::App;
@@ -11,6 +12,9 @@ use crate::domain::ids::{OrderId, UserId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::order::{PaymentMethod, SagaDefinition};
 use crate::domain::order_saga::{OrderSaga, Placed};
+
+/// The saga that there is.
+pub(super) const NAME: &str = OrderSaga::NAME;
 
 /// A saga's version and what it looks like; version 0 when there is none. An order's id finds its
 /// saga too.
@@ -23,6 +27,28 @@ pub(super) async fn read(app: &App, id: Uuid) -> Result<(u64, Value), ApiError> 
         }
     }
     Ok((0, Value::Null))
+}
+
+/// The instance that an id names: its own, or its order's.
+pub(super) async fn named(app: &App, id: Uuid) -> Result<Uuid, ApiError> {
+    let sagas = app.runtime().saga::<OrderSaga>();
+    for id in [id, SagaInstance::<OrderSaga>::id_of(id)] {
+        if sagas.read(id, |_| ()).await?.version > 0 {
+            return Ok(id);
+        }
+    }
+    Err(ApiError::not_found("there is no such saga"))
+}
+
+/// Tells an instance what somebody wants of it; what it looks like then.
+pub(super) async fn tell(
+    app: &App,
+    id: Uuid,
+    command: SagaCommand,
+    context: CommandContext,
+) -> Result<Done<Value>, ApiError> {
+    let sagas = app.runtime().saga::<OrderSaga>();
+    Ok(sagas.send(id, command, context, move |saga| shown(id, saga)).await?)
 }
 
 fn shown(id: Uuid, saga: &SagaInstance<OrderSaga>) -> Value {
@@ -69,7 +95,16 @@ fn definition(variant: SagaDefinition) -> DefinitionBody {
         variant: variant.as_str().to_owned(),
         topics: OrderSaga::TOPICS.iter().map(|topic| (*topic).to_owned()).collect(),
         steps: saga.steps().iter().map(|of| step(of, &saga)).collect(),
+        states: states(&saga),
     }
+}
+
+/// As [`SagaInstance::state_name`] has them.
+fn states(saga: &OrderSaga) -> Vec<String> {
+    let before = ["COLLECTING", "STARTED"].into_iter();
+    let done = saga.steps().iter().map(|step| step.done_as);
+    let all = before.chain(done.filter(|state| *state != "COMPLETED"));
+    all.chain(["COMPLETED", "COMPENSATING", "COMPENSATED"]).map(str::to_owned).collect()
 }
 
 fn step(step: &Step<OrderSaga>, saga: &OrderSaga) -> StepBody {

@@ -43,6 +43,28 @@ pub struct SagaFilter {
     pub definition: Option<String>,
     /// That stand so.
     pub state: Option<String>,
+    /// That are under way and have not changed since.
+    pub unchanged_since: Option<Timestamp>,
+}
+
+/// How sagas may stand.
+pub const STATES: [&str; 5] = ["COLLECTING", "RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED"];
+
+/// Those of them in which a saga is not over.
+pub const UNDER_WAY: [&str; 3] = ["COLLECTING", "RUNNING", "COMPENSATING"];
+
+/// How a saga stands that made this transition last. A failed step is followed by another transition.
+pub fn state_after(transition: &Transition) -> &'static str {
+    match transition {
+        Transition::StepStarted { .. }
+        | Transition::StepCompleted { .. }
+        | Transition::StepFailed { .. } => "RUNNING",
+        Transition::CompensationStarted { .. }
+        | Transition::UndoStarted { .. }
+        | Transition::StepUndone { .. } => "COMPENSATING",
+        Transition::Completed => "COMPLETED",
+        Transition::Compensated => "COMPENSATED",
+    }
 }
 
 /// Where the fact that an order was placed says in which order to go about it.
@@ -137,18 +159,7 @@ impl View for SagasView {
 
 impl SagaRow {
     fn transit(&mut self, transition: Transition) {
-        let status = match &transition {
-            Transition::StepStarted { .. } => "RUNNING",
-            Transition::CompensationStarted { .. } | Transition::UndoStarted { .. } => {
-                "COMPENSATING"
-            }
-            Transition::Completed => "COMPLETED",
-            Transition::Compensated => "COMPENSATED",
-            Transition::StepCompleted { .. }
-            | Transition::StepFailed { .. }
-            | Transition::StepUndone { .. } => &self.status,
-        };
-        self.status = status.to_owned();
+        state_after(&transition).clone_into(&mut self.status);
         if let Transition::StepStarted { step, .. } | Transition::UndoStarted { step, .. } =
             transition
         {
@@ -169,10 +180,23 @@ pub async fn find(
         .when(" AND saga = ", filter.saga.as_ref())
         .when(" AND definition = ", filter.definition.as_ref())
         .when(" AND status = ", filter.state.as_ref())
+        .when(
+            " AND status IN ('COLLECTING', 'RUNNING', 'COMPENSATING') AND updated_ms <= ",
+            filter.unchanged_since,
+        )
         .before("started_ms, saga_id", before)
         .then(" ORDER BY started_ms DESC, saga_id DESC LIMIT ")
         .value(limit);
     db.fetch_as(query, SagasView::read).await
+}
+
+/// How many sagas are under way, by name and state; those of which there are none are left out.
+pub async fn under_way(db: &ReadDb) -> Result<Vec<(String, String, u64)>, ReadError> {
+    let query = Query::new(
+        "SELECT saga, status, COUNT(*) FROM sagas_v2 \
+         WHERE status IN ('COLLECTING', 'RUNNING', 'COMPENSATING') GROUP BY saga, status",
+    );
+    db.fetch_as(query, |row| Ok((row.text(0)?, row.text(1)?, row.count(2)?))).await
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ async fn ask(client: &Client, operation: &Operation) -> Answer {
     if operation.path.ends_with("/events/await") {
         target.push_str("?aggregateId=00000000-0000-7000-8000-000000000000&timeout=0");
     }
-    if operation.path.ends_with("/events/stream") {
+    if operation.path.ends_with("/stream") {
         target.push_str("?seconds=0");
     }
     let client =

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::intervention::{Asked, Intervention, SagaRejection, SteppedIn};
 use super::{Progress, Saga, Step};
-use crate::aggregate::{Aggregate, Command, NoRejection, TimerChange};
+use crate::aggregate::{Aggregate, Command, TimerChange};
 use crate::world::Timestamp;
 
 /// However long an undo has been tried, it is tried again after this.
@@ -181,27 +182,55 @@ crate::events! {
         Completed(SagaEnd) = "saga.completed", "SagaCompleted", 1.0, [];
         /// Everything is undone.
         Failed(SagaEnd) = "saga.failed", "SagaFailed", 1.0, [];
+        /// Somebody had the current step tried again.
+        RetryRequested(Intervention) = "saga.retry_requested", "SagaRetryRequested", 1.0, [];
+        /// Somebody made it turn back.
+        CompensationRequested(Intervention) = "saga.compensation_requested", "SagaCompensationRequested", 1.0, [];
+    }
+}
+
+impl SagaEvent {
+    /// What it is about, what followed, and when; none: it is an end.
+    pub fn followed(&self) -> Option<(Uuid, &[Transition], Timestamp)> {
+        match self {
+            Self::Started(Advance { key, transitions, at, .. })
+            | Self::Advanced(Advance { key, transitions, at, .. })
+            | Self::RetryRequested(Intervention { key, transitions, at, .. })
+            | Self::CompensationRequested(Intervention { key, transitions, at, .. }) => {
+                Some((*key, transitions, *at))
+            }
+            Self::Completed(_) | Self::Failed(_) => None,
+        }
     }
 }
 
 /// What an instance is told.
 #[derive(Debug, Clone)]
-pub struct SagaCommand {
-    /// The business key.
-    pub key: Uuid,
-    /// What came.
-    pub input: Input,
-    /// When.
-    pub now: Timestamp,
+pub enum SagaCommand {
+    /// Something came.
+    Take {
+        /// The business key.
+        key: Uuid,
+        /// What came.
+        input: Input,
+        /// When.
+        now: Timestamp,
+    },
+    /// Somebody wants the current step tried again.
+    Retry(Asked),
+    /// Somebody wants it to turn back.
+    Compensate(Asked),
 }
 
 impl Command for SagaCommand {
     fn name(&self) -> &'static str {
-        match self.input {
-            Input::Fact { .. } => "ObserveFact",
-            Input::TimeLimit => "PassTimeLimit",
-            Input::Refused { .. } => "RefuseStep",
-            Input::UndoAnswered { .. } => "AnswerUndo",
+        match self {
+            Self::Take { input: Input::Fact { .. }, .. } => "ObserveFact",
+            Self::Take { input: Input::TimeLimit, .. } => "PassTimeLimit",
+            Self::Take { input: Input::Refused { .. }, .. } => "RefuseStep",
+            Self::Take { input: Input::UndoAnswered { .. }, .. } => "AnswerUndo",
+            Self::Retry(_) => "RetrySaga",
+            Self::Compensate(_) => "CompensateSaga",
         }
     }
 }
@@ -222,6 +251,9 @@ pub struct SagaInstance<S: Saga> {
     pub failure: Option<SagaFailure>,
     /// Every transition, in order.
     pub history: Vec<HistoryEntry>,
+    /// What people did to it, in order.
+    #[serde(default)]
+    pub interventions: Vec<SteppedIn>,
     /// The folded facts.
     pub state: S,
     /// When it started.
@@ -242,6 +274,7 @@ impl<S: Saga> Default for SagaInstance<S> {
             attempt: 0,
             failure: None,
             history: Vec::new(),
+            interventions: Vec::new(),
             state: S::default(),
             started_at: None,
             updated_at: None,
@@ -312,7 +345,7 @@ impl<S: Saga> SagaInstance<S> {
     }
 
     /// Bookkeeping for a transition.
-    fn transit(&mut self, transition: &Transition, at: Timestamp) {
+    pub(super) fn transit(&mut self, transition: &Transition, at: Timestamp) {
         match transition {
             Transition::StepStarted { attempt, .. } => self.attempt = *attempt,
             Transition::StepCompleted { .. } => {
@@ -343,17 +376,25 @@ impl<S: Saga> SagaInstance<S> {
     /// Goes as far as the facts allow.
     fn advance(&mut self, input: &Input, at: Timestamp) -> Vec<Transition> {
         let mut transitions = Vec::new();
-        let mut go = |saga: &mut Self, transition: Transition| {
-            saga.transit(&transition, at);
-            transitions.push(transition);
-        };
-        let mut failed = self.forced_failure(input);
+        let failed = self.forced_failure(input);
         if matches!(input, Input::TimeLimit)
             && failed.is_none()
             && let Some(again) = self.another_try()
         {
-            go(self, again);
+            self.transit(&again, at);
+            transitions.push(again);
         }
+        self.go_on(at, failed, &mut transitions);
+        transitions
+    }
+
+    /// Goes as far as the facts allow, from a step that has `failed` or has not.
+    pub(super) fn go_on(
+        &mut self,
+        at: Timestamp,
+        mut failed: Option<String>,
+        transitions: &mut Vec<Transition>,
+    ) {
         loop {
             let next = match self.status {
                 SagaStatus::Running => self.next_forward(failed.take()),
@@ -361,10 +402,11 @@ impl<S: Saga> SagaInstance<S> {
                 _ => Vec::new(),
             };
             if next.is_empty() {
-                return transitions;
+                return;
             }
             for transition in next {
-                go(self, transition);
+                self.transit(&transition, at);
+                transitions.push(transition);
             }
         }
     }
@@ -379,8 +421,8 @@ impl<S: Saga> SagaInstance<S> {
         }
     }
 
-    /// After a time limit: the same again. An undo is never given up.
-    fn another_try(&self) -> Option<Transition> {
+    /// The same again, after a time limit or because somebody wants it. An undo is never given up.
+    pub(super) fn another_try(&self) -> Option<Transition> {
         let step = self.current()?.name.to_owned();
         let attempt = self.attempt + 1;
         Some(match self.status {
@@ -440,7 +482,37 @@ impl<S: Saga> SagaInstance<S> {
         Vec::new()
     }
 
-    fn end(&self, now: Timestamp) -> Option<SagaEvent> {
+    /// What was told of an input.
+    fn taken(&self, key: Uuid, input: &Input, now: Timestamp) -> Vec<SagaEvent> {
+        let repeated =
+            matches!(input, Input::Fact { event_id, .. } if self.seen.contains(event_id));
+        if repeated || self.over() {
+            return Vec::new();
+        }
+        let mut next = self.clone();
+        next.take(key, input, now);
+        let transitions = next.advance(input, now);
+        if transitions.is_empty()
+            && !matches!(input, Input::Fact { .. } | Input::UndoAnswered { .. })
+        {
+            return Vec::new();
+        }
+        let first = self.started_at.is_none();
+        let advance =
+            Advance { saga: S::NAME.to_owned(), key, input: input.clone(), transitions, at: now };
+        let event = if first { SagaEvent::Started(advance) } else { SagaEvent::Advanced(advance) };
+        std::iter::once(event).chain(next.end(now)).collect()
+    }
+
+    /// Remembers who stepped in.
+    fn step_in(&mut self, verb: &str, intervention: &Intervention) {
+        let Intervention { by, reason, at, .. } = intervention;
+        let (verb, by, reason) = (verb.to_owned(), by.clone(), reason.clone());
+        self.updated_at = Some(*at);
+        self.interventions.push(SteppedIn { verb, by, reason, at: *at });
+    }
+
+    pub(super) fn end(&self, now: Timestamp) -> Option<SagaEvent> {
         let (step, reason) = match &self.failure {
             Some(failure) => (Some(failure.step.clone()), Some(failure.reason.clone())),
             None => (None, None),
@@ -466,54 +538,42 @@ impl<S: Saga> Aggregate for SagaInstance<S> {
 
     type Command = SagaCommand;
     type Event = SagaEvent;
-    type Rejection = NoRejection;
+    type Rejection = SagaRejection;
 
-    fn decide(&self, command: &SagaCommand) -> Result<Vec<SagaEvent>, NoRejection> {
-        let SagaCommand { key, input, now } = command;
-        let repeated =
-            matches!(input, Input::Fact { event_id, .. } if self.seen.contains(event_id));
-        if repeated || self.over() {
-            return Ok(Vec::new());
+    fn decide(&self, command: &SagaCommand) -> Result<Vec<SagaEvent>, SagaRejection> {
+        match command {
+            SagaCommand::Take { key, input, now } => Ok(self.taken(*key, input, *now)),
+            SagaCommand::Retry(asked) => self.retried(asked),
+            SagaCommand::Compensate(asked) => self.turned_back(asked),
         }
-        let mut next = self.clone();
-        next.take(*key, input, *now);
-        let transitions = next.advance(input, *now);
-        if transitions.is_empty()
-            && !matches!(input, Input::Fact { .. } | Input::UndoAnswered { .. })
-        {
-            return Ok(Vec::new());
-        }
-        let first = self.started_at.is_none();
-        let advance = Advance {
-            saga: S::NAME.to_owned(),
-            key: *key,
-            input: input.clone(),
-            transitions,
-            at: *now,
-        };
-        let event = if first { SagaEvent::Started(advance) } else { SagaEvent::Advanced(advance) };
-        Ok(std::iter::once(event).chain(next.end(*now)).collect())
     }
 
     fn apply(&mut self, event: &SagaEvent) {
-        if let SagaEvent::Started(advance) | SagaEvent::Advanced(advance) = event {
-            self.take(advance.key, &advance.input, advance.at);
-            for transition in &advance.transitions {
-                self.transit(transition, advance.at);
+        match event {
+            SagaEvent::Started(advance) | SagaEvent::Advanced(advance) => {
+                self.take(advance.key, &advance.input, advance.at);
             }
+            SagaEvent::RetryRequested(intervention) => self.step_in("retry", intervention),
+            SagaEvent::CompensationRequested(intervention) => {
+                self.step_in("compensate", intervention);
+            }
+            SagaEvent::Completed(_) | SagaEvent::Failed(_) => {}
+        }
+        if let Some((_, transitions, at)) = event.followed() {
+            transitions.iter().for_each(|transition| self.transit(transition, at));
         }
     }
 
     fn timers(&self, event: &SagaEvent) -> Vec<TimerChange> {
         let name = || STEP_TIMER.to_owned();
-        let (SagaEvent::Started(advance) | SagaEvent::Advanced(advance)) = event else {
+        let Some((_, transitions, at)) = event.followed() else {
             return vec![TimerChange::Clear { name: name() }];
         };
         let started = |transition: &Transition| {
             matches!(transition, Transition::StepStarted { .. } | Transition::UndoStarted { .. })
         };
         match self.current() {
-            Some(step) if advance.transitions.iter().any(started) => {
+            Some(step) if transitions.iter().any(started) => {
                 let limit = (step.time_limit)(&self.state);
                 // An undo is never given up, but tried less and less often.
                 let wait = if self.status == SagaStatus::Compensating {
@@ -522,7 +582,7 @@ impl<S: Saga> Aggregate for SagaInstance<S> {
                 } else {
                     limit
                 };
-                vec![TimerChange::Set { name: name(), at: advance.at.plus(wait) }]
+                vec![TimerChange::Set { name: name(), at: at.plus(wait) }]
             }
             _ => Vec::new(),
         }
@@ -530,6 +590,6 @@ impl<S: Saga> Aggregate for SagaInstance<S> {
 
     fn on_timer(&self, _name: &str, now: Timestamp) -> Option<SagaCommand> {
         let key = self.key?;
-        (!self.over()).then_some(SagaCommand { key, input: Input::TimeLimit, now })
+        (!self.over()).then_some(SagaCommand::Take { key, input: Input::TimeLimit, now })
     }
 }

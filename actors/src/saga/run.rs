@@ -1,9 +1,10 @@
-//! How sagas are driven: two subscriptions for each definition.
+//! How sagas are driven: three subscriptions for each definition.
 //!
 //! The first turns events into facts for the instance that they concern. The second listens to the
 //! sagas' own events and sends the commands that follow from their transitions, with ids derived
 //! from saga, step and purpose: whatever is repeated after a crash has no second effect, and since
-//! an instance's events come in order, a step's commands are always sent before its undo.
+//! an instance's events come in order, a step's commands are always sent before its undo. The third
+//! works the letters that hold a saga up, when somebody wants it tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{Input, Progress, Saga, SagaCommand, SagaEvent, SagaInstance, Transition};
+use super::intervention::Retries;
+use super::{Input, Progress, Saga, SagaCommand, SagaEnd, SagaEvent, SagaInstance, Transition};
 use crate::command::{CommandContext, CommandError, Once, Origin, Refused};
 use crate::event::{EventPayload, StoredEvent};
 use crate::faults::points::{self, Failed};
@@ -45,10 +47,10 @@ pub trait SagaRouter<S: Saga>: Send + Sync + 'static {
     ) -> Result<Routed, CommandError<Refused>>;
 }
 
-pub(crate) fn subscriptions<S: Saga>(router: Arc<dyn SagaRouter<S>>) -> [Subscription; 2] {
+pub(crate) fn subscriptions<S: Saga>(router: Arc<dyn SagaRouter<S>>) -> [Subscription; 3] {
     // Once per definition and process: as static as the program.
-    let facts_name: &'static str = Box::leak(format!("{}-facts", S::NAME).into_boxed_str());
-    let commands_name: &'static str = Box::leak(format!("{}-commands", S::NAME).into_boxed_str());
+    let name = |part| -> &'static str { Box::leak(format!("{}-{part}", S::NAME).into_boxed_str()) };
+    let (facts_name, commands_name) = (name("facts"), name("commands"));
     let patient = RetryPolicy { max_retries: RETRIES_MAX, ..RetryPolicy::default() };
     let facts = Subscription::handler(
         facts_name,
@@ -59,9 +61,19 @@ pub(crate) fn subscriptions<S: Saga>(router: Arc<dyn SagaRouter<S>>) -> [Subscri
     let facts = facts.keyed_by(|event| fact_of::<S>(event).map(|(key, _)| key));
     let commands =
         Subscription::handler(commands_name, "sagas", &["saga.*"], Arc::new(Commands { router }));
-    let commands = commands
-        .keyed_by(|event| (&*event.aggregate_type == S::NAME).then_some(event.aggregate_id));
-    [facts, commands].map(|subscription| {
+    let retries =
+        Retries::<S> { names: [facts_name, commands_name], saga: std::marker::PhantomData };
+    let retries = Subscription::handler(
+        name("retries"),
+        "sagas",
+        &["saga.retry_requested"],
+        Arc::new(retries),
+    );
+    let [commands, retries] = [commands, retries].map(|subscription| {
+        subscription
+            .keyed_by(|event| (&*event.aggregate_type == S::NAME).then_some(event.aggregate_id))
+    });
+    [facts, commands, retries].map(|subscription| {
         subscription.in_lanes(LANES).retrying(patient.clone()).within(Duration::from_secs(60))
     })
 }
@@ -95,7 +107,7 @@ async fn tell<S: Saga>(
     let id = SagaInstance::<S>::id_of(key);
     let mut context = CommandContext::because_of(event, "saga", id);
     context.once = None;
-    let command = SagaCommand { key, input, now: runtime.world().now() };
+    let command = SagaCommand::Take { key, input, now: runtime.world().now() };
     let told = runtime.saga::<S>().send(id, command, context, |_| ()).await;
     told.map(|_| ()).map_err(|error| error.to_failure())
 }
@@ -109,11 +121,12 @@ impl<S: Saga> Handler for Commands<S> {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let decoded = SagaEvent::decode(&event.event_type, event.major, &event.data)
             .map_err(|error| Failure::permanent(error.to_string()))?;
-        let (SagaEvent::Started(advance) | SagaEvent::Advanced(advance)) = decoded else {
-            return Ok(());
-        };
-        for transition in &advance.transitions {
-            self.follow(runtime, event, advance.key, transition).await?;
+        if let SagaEvent::Completed(end) | SagaEvent::Failed(end) = decoded {
+            return measure::<S>(runtime, event, &end).await;
+        }
+        let Some((key, transitions, _)) = decoded.followed() else { return Ok(()) };
+        for transition in transitions {
+            self.follow(runtime, event, key, transition).await?;
         }
         Ok(())
     }
@@ -251,6 +264,23 @@ impl<S: Saga> Commands<S> {
             Err(error) => Err(error.to_failure()),
         }
     }
+}
+
+/// How long the saga took, from its first fact to its end. Counted where its end is handled, once for
+/// each saga, unless the service stops just then.
+async fn measure<S: Saga>(
+    runtime: &Runtime,
+    event: &StoredEvent,
+    end: &SagaEnd,
+) -> Result<(), Failure> {
+    let read = runtime.saga::<S>().read_inside(event.aggregate_id, |saga| saga.started_at).await;
+    let started = read.map_err(|error| error.to_failure())?.value;
+    let took = end.at.millis().saturating_sub(started.unwrap_or(end.at).millis());
+    let took = Duration::from_millis(u64::try_from(took).unwrap_or(0));
+    let outcome = end.result.clone();
+    metrics::histogram!("souk_saga_duration_seconds", "saga" => S::NAME, "outcome" => outcome)
+        .record(took);
+    Ok(())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what an error is mapped with")]

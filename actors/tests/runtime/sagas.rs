@@ -11,7 +11,8 @@ use souk_actors::faults::{Fault, Mode};
 use souk_actors::retry::FailureKind;
 use souk_actors::runtime::Runtime;
 use souk_actors::saga::{
-    Progress, Routed, Saga, SagaInstance, SagaRouter, SagaStatus, Step, Transition,
+    Asked, BY_HAND, Progress, Routed, Saga, SagaCommand, SagaInstance, SagaRejection, SagaRouter,
+    SagaStatus, Step, Transition,
 };
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
@@ -108,6 +109,12 @@ struct Router {
     refuses: Mutex<Option<(u128, i64)>>,
 }
 
+impl Router {
+    fn times(&self, command: (u128, i64)) -> usize {
+        self.routed.lock().unwrap().iter().filter(|sent| **sent == command).count()
+    }
+}
+
 #[async_trait]
 impl SagaRouter<Transfer> for Router {
     async fn route(
@@ -199,34 +206,37 @@ async fn a_step_that_takes_too_long_is_tried_again_then_everything_is_undone() {
     assert_eq!(rig.balance(3).await, 1);
 }
 
-/// Nobody may conclude that money is back when giving it back was refused.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_undo_waits_for_people() {
-    let router = Arc::<Router>::default();
+/// A saga whose way back is refused, so that it waits for people.
+async fn stuck_on_the_way_back(router: &Arc<Router>) -> Rig {
     *router.refuses.lock().unwrap() = Some((FROM, 10));
-    let rig = rig(&router).await;
+    let rig = rig(router).await;
     // The step that fails.
     *router.swallows.lock().unwrap() = Some(TO);
     rig.change(FROM, 100).await.unwrap();
     rig.change(TRIGGER, 1).await.unwrap();
     for attempt in 1..=2 {
-        let tries = || router.routed.lock().unwrap().iter().filter(|c| **c == (TO, 10)).count();
-        while tries() < attempt {
+        while router.times((TO, 10)) < attempt {
             tokio::task::yield_now().await;
         }
         assert!(rig.runtime.subscriptions().quiesce(Duration::from_secs(30)).await);
         rig.runtime.advance_clock(Duration::from_secs(31));
     }
-    let letters = rig.runtime.dead_letters();
-    let letter = loop {
-        if let Some(letter) = letters.list(None, 10).await.unwrap().pop() {
-            break letter;
-        }
+    while rig.runtime.dead_letters().list(None, 10).await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+    }
+    until(&rig, SagaStatus::Compensating).await;
+    rig
+}
+
+/// Nobody may conclude that money is back when giving it back was refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_undo_waits_for_people() {
+    let router = Arc::<Router>::default();
+    let rig = stuck_on_the_way_back(&router).await;
+    let letters = rig.runtime.dead_letters();
+    let letter = letters.list(None, 10).await.unwrap().pop().unwrap();
     assert_eq!(&*letter.subscription, "transfer_saga-commands");
     assert_eq!(letter.error, "the undo of take was refused: closed");
-    until(&rig, SagaStatus::Compensating).await;
     assert_eq!(rig.balance(FROM).await, 90);
     *router.refuses.lock().unwrap() = None;
     let what = souk_actors::subscriber::Redrive::Retry;
@@ -234,6 +244,123 @@ async fn a_refused_undo_waits_for_people() {
     letters.redrive(name, 0, letter.key, what, rig.context(), None).await.unwrap().unwrap();
     until(&rig, SagaStatus::Compensated).await;
     assert_eq!((rig.balance(FROM).await, rig.balance(3).await), (100, 1));
+}
+
+fn asked(rig: &Rig, reason: &str) -> Asked {
+    let now = rig.runtime.world().now();
+    Asked { by: "olga".to_owned(), reason: Some(reason.to_owned()), now }
+}
+
+/// What the saga says to this; its version, if it does it.
+async fn ask(rig: &Rig, command: SagaCommand) -> Result<u64, CommandError<SagaRejection>> {
+    let id = SagaInstance::<Transfer>::id_of(Uuid::from_u128(5));
+    let done = rig.runtime.saga::<Transfer>().send(id, command, rig.context(), |_| ()).await;
+    done.map(|done| done.version)
+}
+
+fn refused(answer: Result<u64, CommandError<SagaRejection>>) -> SagaRejection {
+    match answer {
+        Err(CommandError::Rejected { rejection, .. }) => rejection,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_by_hand_works_the_letters_that_hold_a_saga_up() {
+    let router = Arc::<Router>::default();
+    let rig = stuck_on_the_way_back(&router).await;
+    let compensate = SagaCommand::Compensate(asked(&rig, "again"));
+    assert_eq!(refused(ask(&rig, compensate).await), SagaRejection::SagaCompensating);
+    // Too early: it is refused again, and waits again.
+    ask(&rig, SagaCommand::Retry(asked(&rig, "perhaps"))).await.unwrap();
+    while router.times((FROM, 10)) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    until(&rig, SagaStatus::Compensating).await;
+    assert_eq!(rig.balance(FROM).await, 90);
+    *router.refuses.lock().unwrap() = None;
+    ask(&rig, SagaCommand::Retry(asked(&rig, "the account is open again"))).await.unwrap();
+    let saga = until(&rig, SagaStatus::Compensated).await;
+    assert_eq!((rig.balance(FROM).await, rig.balance(3).await), (100, 1), "and once");
+    assert_eq!(rig.runtime.dead_letters().list(None, 10).await.unwrap(), []);
+    let told: Vec<_> = saga.interventions.iter().map(|of| (&*of.verb, &*of.by)).collect();
+    assert_eq!(told, [("retry", "olga"), ("retry", "olga")]);
+    assert_eq!(saga.interventions[1].reason.as_deref(), Some("the account is open again"));
+    let again = ask(&rig, SagaCommand::Retry(asked(&rig, "once more"))).await;
+    assert_eq!(refused(again), SagaRejection::SagaOver);
+}
+
+/// The service stops right after somebody was told that it will be done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_by_hand_is_done_after_a_restart() {
+    let router = Arc::<Router>::default();
+    let rig = stuck_on_the_way_back(&router).await;
+    rig.runtime.subscriptions().pause("transfer_saga-retries", rig.context(), None).await.unwrap();
+    *router.refuses.lock().unwrap() = None;
+    ask(&rig, SagaCommand::Retry(asked(&rig, "go on"))).await.unwrap();
+    assert!(rig.runtime.drain(Duration::from_secs(10)).await);
+    let Rig { store, folder, .. } = rig;
+    let again = Rig::on(store, folder, options(), |b| b.saga::<Transfer>(router.clone())).await;
+    let subscriptions = again.runtime.subscriptions();
+    subscriptions.resume("transfer_saga-retries", again.context(), None).await.unwrap();
+    until(&again, SagaStatus::Compensated).await;
+    assert_eq!((again.balance(FROM).await, again.balance(3).await), (100, 1));
+}
+
+/// A saga whose second step waits for what never comes.
+async fn waiting(router: &Arc<Router>) -> Rig {
+    let rig = rig(router).await;
+    *router.swallows.lock().unwrap() = Some(TO);
+    rig.change(FROM, 100).await.unwrap();
+    rig.change(TRIGGER, 1).await.unwrap();
+    while router.times((TO, 10)) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(rig.runtime.subscriptions().quiesce(Duration::from_secs(30)).await);
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_waits_is_tried_again_by_hand() {
+    let router = Arc::<Router>::default();
+    let rig = waiting(&router).await;
+    *router.swallows.lock().unwrap() = None;
+    rig.runtime.advance_clock(Duration::from_secs(20));
+    ask(&rig, SagaCommand::Retry(asked(&rig, "nobody heard"))).await.unwrap();
+    let saga = until(&rig, SagaStatus::Completed).await;
+    assert_eq!((rig.balance(FROM).await, rig.balance(TO).await), (90, 10));
+    let again = Transition::StepStarted { step: "give".to_owned(), attempt: 2 };
+    assert!(saga.history.iter().any(|entry| entry.transition == again), "{:?}", saga.history);
+    assert_eq!(router.times((FROM, -10)), 1, "what is done is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_turns_back_when_somebody_wants_it() {
+    let router = Arc::<Router>::default();
+    let rig = waiting(&router).await;
+    ask(&rig, SagaCommand::Compensate(asked(&rig, "called off"))).await.unwrap();
+    let saga = until(&rig, SagaStatus::Compensated).await;
+    let failure = saga.failure.unwrap();
+    assert_eq!((&*failure.step, &*failure.reason), ("give", BY_HAND));
+    assert_eq!((&*saga.interventions[0].verb, &*saga.interventions[0].by), ("compensate", "olga"));
+    assert_eq!((rig.balance(FROM).await, rig.balance(3).await), (100, 1));
+    assert_eq!(rig.store.next_timer(0).await.unwrap(), None);
+    let again = ask(&rig, SagaCommand::Compensate(asked(&rig, "again"))).await;
+    assert_eq!(refused(again), SagaRejection::SagaOver);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_has_not_begun_is_left_alone() {
+    let rig = rig(&Arc::default()).await;
+    let nobody = ask(&rig, SagaCommand::Retry(asked(&rig, "who?"))).await;
+    assert_eq!(refused(nobody), SagaRejection::NotFound);
+    // A fact that overtook the start.
+    rig.change(FROM, 100).await.unwrap();
+    rig.change(FROM, -10).await.unwrap();
+    until(&rig, SagaStatus::Collecting).await;
+    assert!(rig.runtime.subscriptions().quiesce(Duration::from_secs(30)).await);
+    let early = ask(&rig, SagaCommand::Compensate(asked(&rig, "early"))).await;
+    assert_eq!(refused(early), SagaRejection::SagaNotStarted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

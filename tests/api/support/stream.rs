@@ -32,7 +32,12 @@ pub struct Told {
 impl Client {
     /// Opens a stream of events.
     pub async fn listen(&self, query: &str) -> Stream {
-        let response = self.open(&format!("/api/v1/events/stream?{query}")).await;
+        self.listen_at("/api/v1/events/stream", query).await
+    }
+
+    /// Opens the stream at a path.
+    pub async fn listen_at(&self, path: &str, query: &str) -> Stream {
+        let response = self.open(&format!("{path}?{query}")).await;
         assert_eq!(response.status(), 200, "{query}");
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
