@@ -98,6 +98,7 @@ pub struct Published {
 
 /// What a stream of outside events holds: those events, and its own facts.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "facts are few; what there are many of is boxed")]
 pub enum PublicationEvent {
     /// A publisher's event.
     Published(Box<Published>),
