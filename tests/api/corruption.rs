@@ -190,6 +190,21 @@ fn refused(server: &Server, journal: &Path, why: &str) {
     assert!(ended.errors.contains(why), "{why}: {}", ended.errors);
 }
 
+/// Releases categories as an operator would.
+fn release_by_command(server: &Server, ids: &[String]) {
+    let quarantine = |arguments: &[&str]| {
+        let command = server.command(&[&["quarantine"], arguments].concat());
+        command.with("SOUK_URL", server.url()).run()
+    };
+    let listed = quarantine(&["list"]).output;
+    for id in ids {
+        assert!(listed.contains(id), "{listed}");
+        let released = quarantine(&["release", "category", id]);
+        assert_eq!(released.code, 0, "{}", released.errors);
+    }
+    assert!(quarantine(&["list"]).output.starts_with("No aggregate is quarantined."));
+}
+
 /// A running server on a journal with damaged events that are not in memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_stays_with_its_aggregate_and_is_mended_without_a_restart() {
@@ -255,18 +270,11 @@ async fn damage_stays_with_its_aggregate_and_is_mended_without_a_restart() {
     }
     pool.close().await;
     server.caught_up("categories-view").await;
-    let quarantine = |arguments: &[&str]| {
-        let command = server.command(&[&["quarantine"], arguments].concat());
-        command.with("SOUK_URL", server.url()).run()
-    };
-    let listed = quarantine(&["list"]).output;
-    for (_, id, _) in &victims {
-        assert!(listed.contains(&id.to_string()), "{listed}");
-        let released = quarantine(&["release", "category", &id.to_string()]);
-        assert_eq!(released.code, 0, "{}", released.errors);
+    let ids: Vec<_> = victims.iter().map(|(_, id, _)| id.to_string()).collect();
+    release_by_command(&server, &ids);
+    for id in ids {
         visitor.get(&format!("/api/v1/categories/{id}")).await.expect(200);
     }
-    assert!(quarantine(&["list"]).output.starts_with("No aggregate is quarantined."));
     let verified = server.command(&["journal", "verify"]).run();
     assert_eq!(verified.code, 0, "{}", verified.output);
     server.finish().await;
