@@ -43,10 +43,13 @@ use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
 use crate::domain::user::User;
+use crate::domain::webhook_delivery::WebhookDelivery;
+use crate::domain::webhook_endpoint::WebhookEndpoint;
 use crate::gateways::mail::LogMailer;
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::sms::LogSms;
+use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::projections::ReadModels;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
@@ -54,8 +57,10 @@ use crate::subscribers::notifications::Notifications;
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
+use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
     email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
+    webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -97,6 +102,10 @@ pub struct Settings {
     pub world: Arc<dyn World>,
     /// How handlers are retried. Sagas and projections keep the runtime's own policy.
     pub retry: RetryPolicy,
+    /// Where webhooks may go.
+    pub webhook_reach: Reach,
+    /// What stands before an event's type in CloudEvents.
+    pub event_type_prefix: String,
     /// The runtime's limits.
     pub options: Options,
 }
@@ -116,6 +125,8 @@ pub struct App {
     pub mails: Arc<LogMailer>,
     /// The text messages since the start.
     pub texts: Arc<LogSms>,
+    /// Where events are sent to.
+    pub webhooks: Webhooks,
 }
 
 impl App {
@@ -144,22 +155,35 @@ impl App {
             .aggregate::<ServiceToken>()
             .aggregate::<EventType>()
             .aggregate::<Publication>()
+            .aggregate::<WebhookEndpoint>()
+            .aggregate::<WebhookDelivery>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
         let sender = MailSender::new(mails.clone(), settings.token_of.clone(), address_hash);
         for subscription in handlers(sandbox.clone(), sender) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
+        let webhooks = Webhooks::new(
+            WebhookSender::new(settings.webhook_reach),
+            &settings.master_key,
+            read_models.clone(),
+            settings.event_type_prefix,
+        );
+        for subscription in webhook_handlers(&webhooks) {
+            builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
+        }
         for subscription in read_models.subscriptions() {
             builder = builder.subscribe(subscription);
         }
         let runtime = builder.start().await.context("cannot start the actors")?;
+        let loaded = webhooks.directory().load(&runtime).await;
+        loaded.context("cannot read the webhook endpoints")?;
         if settings.development {
             seed_categories(&runtime).await?;
         }
         let outbox = Outbox::new(runtime.clone(), read_models.clone(), settings.token_of);
         let texts = Arc::new(LogSms::default());
-        Ok(Self { runtime, read_models, outbox, sandbox, mails, texts })
+        Ok(Self { runtime, read_models, outbox, sandbox, mails, texts, webhooks })
     }
 
     /// Takes no more commands, lets what is under way finish, and closes. Returns whether all of
@@ -212,6 +236,18 @@ fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscri
     .into_iter()
     .chain(sequence_gaps::subscriptions().map(|of| of.in_lanes(LANES)))
     .collect()
+}
+
+fn webhook_handlers(webhooks: &Webhooks) -> [Subscription; 2] {
+    let fanout = Arc::new(Fanout(webhooks.clone()));
+    let sender = Arc::new(Sender(webhooks.clone()));
+    [
+        Subscription::handler(webhooks::FANOUT, "webhooks", webhooks::FANOUT_TOPICS, fanout)
+            .keyed_by(webhooks.key())
+            .in_lanes(LANES_BUSY),
+        Subscription::handler(webhooks::SENDER, "webhooks", webhooks::SENDER_TOPICS, sender)
+            .in_lanes(LANES),
+    ]
 }
 
 /// A keyed hash of an address: tells equal ones apart from different ones, and nothing more.

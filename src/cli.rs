@@ -55,6 +55,9 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
                              development]
   SHUTDOWN_TIMEOUT           How long open requests and actors may take to finish [20s]
   REVEAL_VERIFICATION_TOKEN  Answer a registration with its token (development only) [false]
+  WEBHOOK_ALLOW_HTTP         Whether webhooks may go to http addresses [true in development]
+  WEBHOOK_ALLOWED_NETWORKS   Networks that webhooks may reach though they are not public
+                             (10.1.0.0/16,fd00::/8) [none]
   EMAIL_ADAPTER, SMS_ADAPTER Only log so far [log]";
 
 /// Souk: an actor-model marketplace service.

@@ -21,6 +21,8 @@ use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
 use souk_actors::journal::sqlite::Durability;
 use souk_actors::retry::RetryPolicy;
 
+use crate::gateways::webhook::Reach;
+
 /// The journal's file in the data folder.
 pub const JOURNAL_FILE: &str = "journal.db";
 /// Where all files are when nobody says otherwise.
@@ -79,6 +81,9 @@ pub struct Config {
     pub outbox: Outbox,
     /// What publishers outside may do.
     pub publishing: Publishing,
+    /// Where webhooks may go: `WEBHOOK_ALLOW_HTTP` whether `http:` will do, and
+    /// `WEBHOOK_ALLOWED_NETWORKS` which networks may be reached although they are not public.
+    pub webhooks: Reach,
     /// How people are reached.
     pub messaging: Messaging,
     /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
@@ -237,6 +242,7 @@ impl Config {
         let retry = retry(&mut reader);
         let outbox = outbox(&mut reader);
         let publishing = publishing(&mut reader);
+        let webhooks = webhooks(&mut reader, mode);
         let messaging = messaging(&mut reader);
         let log_level = log_level(&mut reader);
         #[cfg(feature = "chaos")]
@@ -252,6 +258,7 @@ impl Config {
             retry,
             outbox,
             publishing,
+            webhooks,
             messaging,
             log_level,
             #[cfg(feature = "chaos")]
@@ -416,6 +423,20 @@ fn publishing(reader: &mut Reader<'_>) -> Publishing {
     }
 }
 
+fn webhooks(reader: &mut Reader<'_>, mode: Mode) -> Reach {
+    let text = reader.text("WEBHOOK_ALLOWED_NETWORKS").unwrap_or_default();
+    let networks = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let networks = networks.map(str::parse).collect::<Result<_, _>>().unwrap_or_else(|_| {
+        reader.error(
+            "WEBHOOK_ALLOWED_NETWORKS",
+            "must be networks with commas between (10.1.0.0/16,fd00::/8)",
+        );
+        Vec::new()
+    });
+    let allows_http = reader.flag("WEBHOOK_ALLOW_HTTP", mode.is_development());
+    Reach { allows_http, networks }
+}
+
 fn messaging(reader: &mut Reader<'_>) -> Messaging {
     let mut adapter = |name: &'static str| {
         let adapter = reader.text(name).unwrap_or_else(|| "log".to_owned());
@@ -521,6 +542,19 @@ mod tests {
         assert_eq!(config.retry, policy);
         let path = Path::new("/var/lib/souk/j.db").to_owned();
         assert_eq!(config.storage.database, Database::Sqlite(path));
+    }
+
+    #[test]
+    fn webhooks_reach_what_is_named_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ("DATA_DIR", dir.path().to_str().unwrap());
+        let reach = load(&[folder]).unwrap().webhooks;
+        assert_eq!(reach, Reach { allows_http: true, networks: Vec::new() });
+        let networks = ("WEBHOOK_ALLOWED_NETWORKS", "10.1.0.0/16, fd00::/8");
+        let reach = load(&[folder, networks, ("WEBHOOK_ALLOW_HTTP", "false")]).unwrap().webhooks;
+        assert!(!reach.allows_http && reach.networks.len() == 2);
+        let errors = load(&[folder, ("WEBHOOK_ALLOWED_NETWORKS", "10.1.0.0")]).unwrap_err();
+        assert!(errors.to_string().starts_with("WEBHOOK_ALLOWED_NETWORKS: "), "{errors}");
     }
 
     #[cfg(feature = "chaos")]

@@ -35,3 +35,5 @@ mod testing;
 pub mod text;
 pub mod topics;
 pub mod user;
+pub mod webhook_delivery;
+pub mod webhook_endpoint;

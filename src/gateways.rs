@@ -8,6 +8,7 @@ pub mod mail;
 pub mod payment;
 pub mod sandbox;
 pub mod sms;
+pub mod webhook;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -55,6 +55,7 @@ pub mod subscriptions;
 mod tests;
 pub mod traces;
 pub mod users;
+pub mod webhooks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -78,6 +79,7 @@ use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
 use crate::projections::ReadModels;
 use crate::subscribers::mail_sender::Outbox;
+use crate::subscribers::webhooks::Webhooks;
 
 /// Marks the answer to a repeat.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -142,6 +144,11 @@ impl App {
     /// The read models.
     pub fn reads(&self) -> &ReadModels {
         &self.0.parts.market.read_models
+    }
+
+    /// Where events are sent to.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.0.parts.market.webhooks
     }
 
     /// The configuration.
@@ -305,6 +312,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(event_types::routes())
         .merge(service_tokens::routes())
         .merge(buffers::routes())
+        .merge(webhooks::routes())
         .merge(events::routes())
         .merge(traces::routes())
         .merge(subscriptions::routes())

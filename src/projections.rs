@@ -24,6 +24,7 @@ pub mod shipments;
 pub(crate) mod testing;
 pub mod users;
 pub mod view;
+pub mod webhooks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
 pub use sagas::{SagaFilter, SagaRow};
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
+pub use webhooks::DeliveryRow;
 
 use db::ReadDb;
 use view::{Projected, Table, View, ViewTable};
@@ -68,9 +70,11 @@ pub const SERVICE_TOKENS_VIEW: &str = "service-tokens-view";
 pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 /// The projection of what is held back of outside events.
 pub const BUFFERS_VIEW: &str = "buffers-view";
+/// What was sent to webhook endpoints.
+pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 11] = [
+pub const PROJECTIONS: [&str; 12] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -82,6 +86,7 @@ pub const PROJECTIONS: [&str; 11] = [
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
+    WEBHOOK_DELIVERIES_VIEW,
 ];
 
 /// What each projection listens to: its context, its name, its topics.
@@ -101,6 +106,7 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
+        of::<webhooks::WebhookDeliveries>(),
     ]
 }
 
@@ -162,11 +168,12 @@ impl ReadModels {
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
+            self.subscription(webhooks::WebhookDeliveries::default()),
         ]
     }
 
     /// What an auditor compares with the journal: every view but the index of events, which has
-    /// [`ReadModels::indexed`].
+    /// [`ReadModels::indexed`], and the log of webhook deliveries, which forgets.
     pub fn evidence(&self) -> Vec<Box<dyn audit::Evidence>> {
         fn of<V: View>(models: &ReadModels) -> Box<dyn audit::Evidence> {
             Box::new(audit::OfView::<V>::new(models.db.clone()))
@@ -346,6 +353,36 @@ impl ReadModels {
     /// How many sagas are under way, by name and state.
     pub async fn sagas_under_way(&self) -> Result<Vec<(String, String, u64)>, ReadError> {
         sagas::under_way(&self.db).await
+    }
+
+    /// The deliveries to a webhook endpoint, the newest first; of one status, if it is given.
+    pub async fn webhook_deliveries(
+        &self,
+        endpoint: Uuid,
+        status: Option<&str>,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<DeliveryRow>, ReadError> {
+        webhooks::find(&self.db, endpoint, status, before, limit).await
+    }
+
+    /// The deliveries of an event to webhook endpoints.
+    pub async fn webhook_deliveries_of(&self, event: Uuid) -> Result<Vec<DeliveryRow>, ReadError> {
+        webhooks::of_event(&self.db, event).await
+    }
+
+    /// A delivery to a webhook endpoint.
+    pub async fn webhook_delivery(&self, delivery: Uuid) -> Result<Option<DeliveryRow>, ReadError> {
+        webhooks::one(&self.db, delivery).await
+    }
+
+    /// The aggregates whose deliveries to a webhook endpoint wait, behind `after`, some at a time.
+    pub async fn webhook_lanes_waiting(
+        &self,
+        endpoint: Uuid,
+        after: Option<Uuid>,
+    ) -> Result<Vec<Uuid>, ReadError> {
+        webhooks::lanes_waiting(&self.db, endpoint, after).await
     }
 
     /// The stored checkpoint of a projection: everything of the partition up to here has had its

@@ -65,6 +65,8 @@ pub fn settings(config: &Config) -> Settings {
         token_of: Arc::new(move |user, nonce| verification_token(&token_key, user, nonce)),
         world,
         retry: config.retry.clone(),
+        webhook_reach: config.webhooks.clone(),
+        event_type_prefix: config.runtime.event_type_prefix.clone(),
         options,
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   event ──▶ handler ──command──▶ another aggregate      email-claims, notifications
 //!                    └──call────▶ the outside, then a     payment-gateway, mail-sender
-//!                                 command that reports it
+//!                                 command that reports it             webhooks
 //! ```
 //!
 //! Delivery is at least once, so a handler must bear a repeat: the ids of its commands follow from
@@ -19,6 +19,7 @@ pub mod payment_gateway;
 pub mod saga_router;
 pub mod sequence_gaps;
 pub mod templates;
+pub mod webhooks;
 
 use souk_actors::command::{CommandError, Unavailable};
 use souk_actors::event::DecodeError;

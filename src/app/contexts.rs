@@ -9,6 +9,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
     email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
+    webhooks,
 };
 
 /// A bounded context.
@@ -34,7 +35,7 @@ pub struct SubscriptionInfo {
 }
 
 /// Every context: name and description.
-const CONTEXTS: [(&str, &str); 11] = [
+const CONTEXTS: [(&str, &str); 12] = [
     ("users", "Who there is: registration, verification, sellers, sessions"),
     ("listings", "What is for sale, in which categories, at which price"),
     ("inventory", "Stock: held for orders, sold, given back"),
@@ -44,6 +45,7 @@ const CONTEXTS: [(&str, &str); 11] = [
     ("shipments", "Goods on their way"),
     ("notifications", "Messages to people"),
     ("publishing", "What publishers outside tell: their tokens, their event types, their order"),
+    ("webhooks", "Events on their way to addresses outside"),
     ("sagas", "Processes over several contexts"),
     ("system", "The machinery: subscriptions, dead letters, the index of all events"),
 ];
@@ -57,6 +59,8 @@ const HANDLERS: [(&str, &str, &[&str]); 7] = [
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
     ("publishing", sequence_gaps::NAME, sequence_gaps::TOPICS),
     ("publishing", sequence_gaps::SETTLED_NAME, sequence_gaps::SETTLED_TOPICS),
+    ("webhooks", webhooks::FANOUT, webhooks::FANOUT_TOPICS),
+    ("webhooks", webhooks::SENDER, webhooks::SENDER_TOPICS),
 ];
 
 /// Every event type: the marketplace's, and those of the runtime's sagas.

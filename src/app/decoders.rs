@@ -26,6 +26,8 @@ use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
 use crate::domain::user::{User, UserEvent};
+use crate::domain::webhook_delivery::{WebhookDelivery, WebhookDeliveryEvent};
+use crate::domain::webhook_endpoint::{WebhookEndpoint, WebhookEndpointEvent};
 
 /// A value that fits a JSON Schema of the kind that payloads have.
 fn fitting(schema: &Value, root: &Value, random: &mut StdRng) -> Value {
@@ -169,6 +171,8 @@ macro_rules! every_event {
             $what::<ServiceTokenEvent>($($argument),*),
             $what::<EventTypeEvent>($($argument),*),
             $what::<PublicationEvent>($($argument),*),
+            $what::<WebhookEndpointEvent>($($argument),*),
+            $what::<WebhookDeliveryEvent>($($argument),*),
             $what::<SagaEvent>($($argument),*),
             $what::<SubscriptionEvent>($($argument),*),
         ]
@@ -207,6 +211,8 @@ proptest! {
         snapshot::<ServiceToken>(random, &text)?;
         snapshot::<EventType>(random, &text)?;
         snapshot::<Publication>(random, &text)?;
+        snapshot::<WebhookEndpoint>(random, &text)?;
+        snapshot::<WebhookDelivery>(random, &text)?;
         snapshot::<SagaInstance<OrderSaga>>(random, &text)?;
     }
 }

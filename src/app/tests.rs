@@ -21,7 +21,7 @@ use crate::domain::order::{
 use crate::domain::user::{Registration, UserCommand, VerificationStatus};
 use crate::projections::{
     BUFFERS_VIEW, EVENT_TYPES_VIEW, EventFilter, ListingFilter, OrderFilter, PROJECTIONS,
-    SERVICE_TOKENS_VIEW, SagaFilter, UserFilter,
+    SERVICE_TOKENS_VIEW, SagaFilter, UserFilter, WEBHOOK_DELIVERIES_VIEW,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +49,8 @@ fn settings(dir: &Path) -> Settings {
         token_of: Arc::new(|user, nonce| format!("token-{user}-{nonce}")),
         world: Arc::new(SystemWorld::new()),
         retry: RetryPolicy::default(),
+        webhook_reach: Reach::default(),
+        event_type_prefix: "souk".to_owned(),
         options: Options::default(),
     }
 }
@@ -255,9 +257,10 @@ async fn a_purchase_goes_through_and_everybody_hears_of_it() {
     for projection in PROJECTIONS {
         let subscriptions = market.app.runtime.subscriptions();
         assert_eq!(subscriptions.position(projection, 0), Some(head), "{projection}");
-        // Nobody outside has told anything.
+        // Nobody outside has told anything, or is to be told.
         let concerned =
-            ![SERVICE_TOKENS_VIEW, EVENT_TYPES_VIEW, BUFFERS_VIEW].contains(&projection);
+            ![SERVICE_TOKENS_VIEW, EVENT_TYPES_VIEW, BUFFERS_VIEW, WEBHOOK_DELIVERIES_VIEW]
+                .contains(&projection);
         assert_eq!(models.position(projection, 0).await.unwrap() > 0, concerned, "{projection}");
     }
     assert_nothing_personal(market.dir.path());

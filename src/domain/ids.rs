@@ -112,6 +112,8 @@ ids! {
     EventTypeId = "event_type";
     /// The events that one source outside tells of one key.
     PublicationId = "publication";
+    /// Where events are sent to.
+    WebhookEndpointId = "webhook";
 }
 
 /// A hyphenated UUID, with or without the kind before it. Other spellings of UUIDs are refused, so
@@ -237,6 +239,7 @@ pub(crate) fn crockford(id: Uuid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::webhook_delivery::{delivery_id, lane_of};
 
     const TEXT: &str = "0198c5a4-0000-7000-8000-0123456789ab";
 
@@ -294,6 +297,8 @@ mod tests {
             CategoryId::of_slug("books").to_string(),
             NotificationId::of(Uuid::from_u128(4), "welcome", UserId(Uuid::from_u128(5)))
                 .to_string(),
+            lane_of(WebhookEndpointId(Uuid::from_u128(6)), order.0).to_string(),
+            delivery_id(WebhookEndpointId(Uuid::from_u128(6)), Uuid::from_u128(7)).to_string(),
         ];
         let expected = [
             "71879d66-f4dc-8d2c-a0b7-a64855cc6ebf",
@@ -303,6 +308,8 @@ mod tests {
             "1f576f41-2663-8490-980c-1a4ac78e475c",
             "c84dd7b5-4b7f-8e1f-ae23-e34f5a9de4fe",
             "e7fa75ca-617b-8b75-b635-d53d89ac7203",
+            "7d43aeca-9c05-809c-8ca4-fae27efe7850",
+            "46664e64-2297-84f6-8291-15876432b937",
         ];
         assert_eq!(ids, expected);
     }

@@ -20,6 +20,8 @@ use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
 use super::user::UserEvent;
+use super::webhook_delivery::WebhookDeliveryEvent;
+use super::webhook_endpoint::WebhookEndpointEvent;
 
 /// Every event type of the marketplace, by aggregate and in the order of declaration.
 pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
@@ -37,6 +39,8 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         ServiceTokenEvent::descriptors(),
         EventTypeEvent::descriptors(),
         PublicationEvent::descriptors(),
+        WebhookEndpointEvent::descriptors(),
+        WebhookDeliveryEvent::descriptors(),
         SagaEvent::descriptors(),
         SubscriptionEvent::descriptors(),
     ]
@@ -60,6 +64,8 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         ServiceTokenEvent::upcasters(),
         EventTypeEvent::upcasters(),
         PublicationEvent::upcasters(),
+        WebhookEndpointEvent::upcasters(),
+        WebhookDeliveryEvent::upcasters(),
         SagaEvent::upcasters(),
         SubscriptionEvent::upcasters(),
     ]
@@ -223,6 +229,23 @@ mod tests {
         "publication.expired",
         "publication.resumed",
         "publication.discarded",
+        "webhook.endpoint_created",
+        "webhook.endpoint_updated",
+        "webhook.secret_rotated",
+        "webhook.endpoint_pinged",
+        "webhook.endpoint_failed",
+        "webhook.endpoint_recovered",
+        "webhook.endpoint_disabled",
+        "webhook.endpoint_enabled",
+        "webhook.endpoint_deleted",
+        "webhook.delivery.queued",
+        "webhook.delivery.started",
+        "webhook.delivery.succeeded",
+        "webhook.delivery.failed",
+        "webhook.delivery.exhausted",
+        "webhook.delivery.deferred",
+        "webhook.delivery.skipped",
+        "webhook.redelivery.requested",
         "saga.started",
         "saga.advanced",
         "saga.completed",

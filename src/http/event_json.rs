@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::App;
 use super::catalogue;
 use super::problem::ApiError;
+use crate::subscribers::webhooks::cloud;
 
 /// The media type of one CloudEvent.
 pub(super) const CLOUDEVENT: &str = "application/cloudevents+json";
@@ -81,19 +82,6 @@ pub(super) fn pascal(event_type: &str) -> String {
 fn name(event: &StoredEvent) -> String {
     let declared = catalogue::find(&event.event_type).map(|descriptor| descriptor.name.to_owned());
     declared.unwrap_or_else(|| pascal(&event.event_type))
-}
-
-fn context(event: &StoredEvent) -> &str {
-    catalogue::find(&event.event_type)
-        .map_or_else(|| context_of_kind(&event.aggregate_type), |descriptor| descriptor.context)
-}
-
-/// The context of an event whose type the program does not declare: a publisher's.
-fn context_of_kind(aggregate_type: &str) -> &str {
-    match aggregate_type {
-        "publication" => "publishing",
-        other => other,
-    }
 }
 
 fn native(event: &StoredEvent, data: Value) -> Value {
@@ -173,39 +161,6 @@ fn camel_case(name: &str) -> String {
         }
     }
     camel
-}
-
-fn cloud(event: &StoredEvent, data: Value, prefix: &str) -> Value {
-    let metadata = metadata(event);
-    let major = event.major;
-    let (event_type, aggregate_type) = (&event.event_type, &event.aggregate_type);
-    let mut cloud = json!({
-        "specversion": "1.0",
-        "id": event.event_id,
-        "source": format!("/{}/{aggregate_type}/{}", context(event), event.aggregate_id),
-        "type": format!("{prefix}.{event_type}.v{major}"),
-        "subject": event.aggregate_id,
-        "time": event.timestamp,
-        "recordedtime": event.timestamp,
-        "datacontenttype": "application/json",
-        "dataschema": format!("/schemas/{event_type}/{major}"),
-        "correlationid": &*event.correlation_id,
-        "causationid": &*event.causation_id,
-        "partitionkey": event.aggregate_id,
-        "sequence": format!("{:020}", event.aggregate_version),
-        "partition": event.partition.to_string(),
-        "position": format!("{:020}", event.position),
-        "schemaversion": format!("{major}.{}", event.minor),
-        "data": data,
-    });
-    if let Some(metadata) = metadata {
-        cloud["tenantid"] = Value::from(metadata.tenant_id);
-        cloud["authid"] = Value::from(metadata.actor_id);
-        if let Some(traceparent) = metadata.traceparent {
-            cloud["traceparent"] = Value::from(traceparent);
-        }
-    }
-    cloud
 }
 
 /// How a path may name an event.

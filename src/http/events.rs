@@ -21,7 +21,7 @@ use super::event_json::{CLOUDEVENT, CLOUDEVENTS, EventName, Form, event_name, wr
 use super::params::{Params, wrong};
 use super::problem::ApiError;
 use super::{App, catalogue, events_await, events_stream};
-use crate::projections::EventFilter;
+use crate::projections::{DeliveryRow, EventFilter};
 
 /// The projection that filters rest on.
 pub(super) const VIEW: &str = "events-index";
@@ -232,7 +232,7 @@ async fn get_event(
 /// What became of an event at one subscription.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeliveryBody {
-    /// The subscription.
+    /// The subscription; `webhook:` and its id for a webhook endpoint.
     pub subscription: String,
     /// `acked`, `pending`, `retrying`, `dead` or `waiting` (behind a dead one of its key).
     #[schema(example = "acked")]
@@ -287,11 +287,31 @@ async fn get_deliveries(
         next_attempt_at: delivery.next_attempt_at.map(|at| at.to_string()),
         acked_at: delivery.handled.map(|handled| handled.ended_at.to_string()),
     });
+    let mut data: Vec<_> = data.collect();
+    let sent = app.reads().webhook_deliveries_of(event.event_id).await?;
+    data.extend(sent.into_iter().map(webhook));
     let stored_at = event.timestamp.to_string();
     let published_at = stored_at.clone();
-    let body =
-        DeliveriesBody { event_id: event.event_id, stored_at, published_at, data: data.collect() };
+    let body = DeliveriesBody { event_id: event.event_id, stored_at, published_at, data };
     Ok(Answer::ok(body))
+}
+
+/// The delivery to a webhook endpoint, under `webhook:` and its id.
+fn webhook(row: DeliveryRow) -> DeliveryBody {
+    let is_over = row.status == "delivered";
+    DeliveryBody {
+        subscription: format!("webhook:{}", row.message.endpoint_id),
+        state: match row.status.as_str() {
+            "delivered" | "skipped" => "acked",
+            "retrying" => "retrying",
+            "dead" => "dead",
+            _ => "pending",
+        },
+        attempts: u32::try_from(row.attempts).ok().filter(|attempts| *attempts > 0),
+        last_error: row.error,
+        next_attempt_at: row.next_attempt_at.map(|at| at.to_string()),
+        acked_at: is_over.then(|| row.updated_at.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -299,6 +299,7 @@ fn is_conditional(path: &str) -> bool {
     path == "/api/v1/users/me"
         || (path.contains("/{")
             && !path.ends_with("/explain")
+            && !path.ends_with("/deliveries")
             && !never.iter().any(|start| path.starts_with(start)))
 }
 
@@ -311,7 +312,9 @@ fn rests_on_a_version(path: &str, method: &str) -> bool {
         || (method == "delete" && is_setting)
         || (method == "post"
             && path.contains("/{")
+            && !path.ends_with("/redeliver")
             && !never.iter().any(|start| path.starts_with(start)))
+        || (method == "delete" && path.starts_with("/api/v1/webhooks/"))
 }
 
 /// What an operation may be answered besides what it says itself.
@@ -346,8 +349,9 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     if path.ends_with("/stream") {
         statuses.extend(["410", "422"]);
     }
+    let versioned = ["/api/v1/listings/", "/api/v1/webhooks/"];
     let needs_version = match method {
-        "patch" => path.starts_with("/api/v1/listings/"),
+        "patch" => versioned.iter().any(|start| path.starts_with(start)),
         _ => method == "post" && path.starts_with("/api/v1/admin/sagas/"),
     };
     if needs_version {

@@ -39,3 +39,4 @@ mod sagas;
 mod sellers;
 mod sessions;
 mod stream;
+mod webhooks;

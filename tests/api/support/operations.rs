@@ -126,6 +126,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         ("{subscription}", "mail-sender"),
         ("{aggregate_type}", "listing"),
         ("{event_type}", "order.placed"),
+        ("{delivery_id}", &things.event_id),
         ("{major}", "1"),
         ("{code}", "not_found"),
     ]
@@ -156,6 +157,15 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "title": "A green bicycle",
             "description": "Ridden on Mondays too.",
             "price": { "amount": PRICE + 1, "currency": "VND" },
+        }),
+        ("POST", "/api/v1/webhooks") => json!({
+            "url": "https://hooks.example.com/souk",
+            "events": ["nobody.declared_this"],
+            "format": "standard",
+            "description": "To be told of nothing",
+        }),
+        ("POST", "/api/v1/webhooks/{id}/redeliver") => json!({
+            "from_position": "0:1", "to_position": "0:9", "dry_run": true,
         }),
         ("POST", "/api/v1/users/upgrade-to-seller") => business(),
         ("POST", "/api/v1/events") => new_event(),
