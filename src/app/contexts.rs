@@ -51,7 +51,7 @@ const CONTEXTS: [(&str, &str); 12] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 7] = [
+const HANDLERS: [(&str, &str, &[&str]); 9] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
