@@ -38,6 +38,7 @@ use crate::domain::notification::Notification;
 use crate::domain::order::Order;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
+use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
@@ -51,6 +52,7 @@ use crate::gateways::sandbox::Sandbox;
 use crate::gateways::sms::LogSms;
 use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::projections::ReadModels;
+use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
 use crate::subscribers::notifications::Notifications;
@@ -117,6 +119,8 @@ pub struct App {
     pub runtime: Runtime,
     /// The read models.
     pub read_models: ReadModels,
+    /// Rebuilds of the read models.
+    pub rebuilds: Rebuilder,
     /// What went out, for development.
     pub outbox: Outbox,
     /// The built-in payment provider.
@@ -157,6 +161,7 @@ impl App {
             .aggregate::<Publication>()
             .aggregate::<WebhookEndpoint>()
             .aggregate::<WebhookDelivery>()
+            .aggregate::<ProjectionCare>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
         let sender = MailSender::new(mails.clone(), settings.token_of.clone(), address_hash);
@@ -181,14 +186,17 @@ impl App {
         if settings.development {
             seed_categories(&runtime).await?;
         }
+        let rebuilds = Rebuilder::start(read_models.clone(), runtime.clone()).await;
+        let rebuilds = rebuilds.context("cannot go on with what was being rebuilt")?;
         let outbox = Outbox::new(runtime.clone(), read_models.clone(), settings.token_of);
         let texts = Arc::new(LogSms::default());
-        Ok(Self { runtime, read_models, outbox, sandbox, mails, texts, webhooks })
+        Ok(Self { runtime, read_models, rebuilds, outbox, sandbox, mails, texts, webhooks })
     }
 
     /// Takes no more commands, lets what is under way finish, and closes. Returns whether all of
     /// it finished in time.
     pub async fn drain(&self, timeout: Duration) -> bool {
+        self.rebuilds.stop();
         let finished = self.runtime.drain(timeout).await;
         self.read_models.close().await;
         finished

@@ -24,6 +24,7 @@ pub mod notification;
 pub mod order;
 pub mod order_saga;
 pub mod payment;
+pub mod projection_care;
 pub mod publication;
 pub mod registry;
 mod rejection;

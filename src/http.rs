@@ -40,6 +40,7 @@ pub mod params;
 pub mod prefer;
 pub mod probes;
 pub mod problem;
+pub mod projections;
 pub mod publishing;
 mod rate_limit;
 mod registered;
@@ -78,6 +79,7 @@ use crate::gateways::sms::Sms;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
 use crate::projections::ReadModels;
+use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::mail_sender::Outbox;
 use crate::subscribers::webhooks::Webhooks;
 
@@ -149,6 +151,11 @@ impl App {
     /// Where events are sent to.
     pub fn webhooks(&self) -> &Webhooks {
         &self.0.parts.market.webhooks
+    }
+
+    /// Rebuilds of the read models.
+    pub fn rebuilds(&self) -> &Rebuilder {
+        &self.0.parts.market.rebuilds
     }
 
     /// The configuration.
@@ -317,6 +324,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(traces::routes())
         .merge(subscriptions::routes())
         .merge(dlq::routes())
+        .merge(projections::routes())
         .merge(audit::routes())
         .merge(sagas::routes())
         .merge(sagas_stream::routes());

@@ -13,16 +13,19 @@
 pub mod audit;
 pub mod categories;
 pub mod db;
+pub mod diff;
 pub mod events_index;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
 pub mod publishing;
+pub mod rebuild;
 pub mod sagas;
 pub mod shipments;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod users;
+pub mod versions;
 pub mod view;
 pub mod webhooks;
 
@@ -31,6 +34,7 @@ use std::sync::Arc;
 
 use souk_actors::event::Position;
 use souk_actors::subscriber::Subscription;
+use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 pub use categories::CategoryRow;
@@ -46,6 +50,7 @@ pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
 
 use db::ReadDb;
+use rebuild::Versioned;
 use view::{Projected, Table, View, ViewTable};
 
 /// All events by what is asked of them. Stored; never rename, like the others.
@@ -110,16 +115,68 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
     ]
 }
 
+/// Every projection on a database, as whoever fills a version of it sees it.
+fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
+    fn of<T: Table>(db: &ReadDb) -> Arc<dyn Versioned> {
+        Arc::new(Projected::<T>::new(db.clone()))
+    }
+    vec![
+        of::<events_index::EventsIndex>(db),
+        of::<ViewTable<listings::ListingsView>>(db),
+        of::<ViewTable<orders::OrdersView>>(db),
+        of::<ViewTable<shipments::ShipmentsView>>(db),
+        of::<ViewTable<notifications::NotificationsView>>(db),
+        of::<ViewTable<categories::CategoriesView>>(db),
+        of::<ViewTable<users::UsersView>>(db),
+        of::<ViewTable<sagas::SagasView>>(db),
+        of::<ViewTable<publishing::ServiceTokensView>>(db),
+        of::<ViewTable<publishing::EventTypesView>>(db),
+        of::<ViewTable<publishing::BuffersView>>(db),
+    ]
+}
+
+/// Finds out which versions there are and which of them serve. A version of tables that migrations
+/// have replaced is dropped; where none is left, version 1 serves.
+pub(crate) async fn open_versions(db: ReadDb) -> anyhow::Result<ReadDb> {
+    let unknown = Timestamp::from_millis(0);
+    let mut tx = db.begin().await?;
+    for projection in versioned(&db) {
+        let (name, shapes) = (projection.name(), projection.shapes());
+        let shape = rebuild::shape_of(shapes);
+        let mut all = versions::list_in(&mut tx, name).await?;
+        for version in all.extract_if(.., |version| version.shape != shape) {
+            let of_old = version.shape.split(',').filter(|_| version.number > 1);
+            for table in of_old {
+                tx.drop_table(&db::table_of(table, version.number)).await?;
+            }
+            versions::remove(&mut tx, &version).await?;
+        }
+        let serving = match all.iter().find(|version| version.serves).or(all.first()) {
+            Some(version) => version.number,
+            None => {
+                versions::add(&mut tx, (name, 1, &shape), 0, unknown).await?;
+                1
+            }
+        };
+        versions::set_serving(&mut tx, name, serving).await?;
+        db.serve(name, serving);
+    }
+    tx.commit().await?;
+    Ok(db)
+}
+
 /// The read models; cheap to clone.
 #[derive(Clone)]
 pub struct ReadModels {
     db: ReadDb,
+    projections: Arc<Vec<Arc<dyn Versioned>>>,
 }
 
 impl ReadModels {
     /// Opens the read models in this place.
     pub async fn open(place: &Place) -> anyhow::Result<Self> {
-        Ok(Self { db: ReadDb::open(place).await? })
+        let db = open_versions(ReadDb::open(place).await?).await?;
+        Ok(Self { projections: Arc::new(versioned(&db)), db })
     }
 
     /// As [`ReadModels::open`], but read models that have seen more of the journal than there is
@@ -157,7 +214,7 @@ impl ReadModels {
     /// The subscriptions that keep the read models up to date.
     pub fn subscriptions(&self) -> Vec<Subscription> {
         vec![
-            self.subscription(events_index::EventsIndex::default()),
+            self.subscription::<events_index::EventsIndex>(),
             self.view::<listings::ListingsView>(),
             self.view::<orders::OrdersView>(),
             self.view::<shipments::ShipmentsView>(),
@@ -203,11 +260,11 @@ impl ReadModels {
     }
 
     fn view<V: View>(&self) -> Subscription {
-        self.subscription(ViewTable::<V>::default())
+        self.subscription::<ViewTable<V>>()
     }
 
-    fn subscription<T: Table>(&self, table: T) -> Subscription {
-        let projected = Projected::new(table, self.db.clone());
+    fn subscription<T: Table>(&self) -> Subscription {
+        let projected = Projected::<T>::new(self.db.clone());
         Subscription::projection(T::NAME, T::CONTEXT, T::TOPICS, Arc::new(projected))
     }
 
@@ -390,7 +447,7 @@ impl ReadModels {
     /// concern it, so a quiet one may stand further than this: its subscription knows. An unknown
     /// projection stands at 0.
     pub async fn position(&self, projection: &str, partition: u16) -> Result<u64, ReadError> {
-        view::position(&self.db, projection, partition).await
+        versions::level_from(&self.db, projection, partition).await
     }
 
     /// Closes the database; what is not projected by now is projected after the next start.
@@ -418,8 +475,7 @@ mod tests {
 
     async fn filled(test: &TestPlace) -> ReadModels {
         let models = ReadModels::open(&test.place).await.unwrap();
-        let index = events_index::EventsIndex::default();
-        let projected = Projected::new(index, models.db.clone());
+        let projected = Projected::<events_index::EventsIndex>::new(models.db.clone());
         let events = numbered([event("a.b", "a", 1), event("a.b", "a", 1)]);
         projected.advance(0, &events, 2).await.unwrap();
         models
@@ -456,5 +512,13 @@ mod tests {
         let mut sorted = names.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, declared);
+    }
+
+    #[tokio::test]
+    async fn every_projection_can_be_rebuilt() {
+        let test = TestPlace::new().await;
+        let models = ReadModels::open(&test.place).await.unwrap();
+        let names: Vec<_> = models.projections.iter().map(|of| of.name()).collect();
+        assert_eq!(names, PROJECTIONS);
     }
 }

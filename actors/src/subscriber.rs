@@ -78,6 +78,11 @@ pub trait Projection: Send + Sync + 'static {
         to: u64,
     ) -> Result<(), Failure>;
 
+    /// The versions that it keeps as far as its checkpoint, as metrics name them.
+    fn versions(&self) -> Vec<u32> {
+        vec![1]
+    }
+
     /// Takes one event that was a dead letter; the checkpoint is past it and stays.
     async fn redeliver(
         &self,

@@ -21,6 +21,7 @@ use crate::domain::notification::{Notification, NotificationEvent};
 use crate::domain::order::{Order, OrderEvent};
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
+use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
 use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
@@ -175,6 +176,7 @@ macro_rules! every_event {
             $what::<WebhookDeliveryEvent>($($argument),*),
             $what::<SagaEvent>($($argument),*),
             $what::<SubscriptionEvent>($($argument),*),
+            $what::<ProjectionEvent>($($argument),*),
         ]
     };
 }
@@ -214,5 +216,6 @@ proptest! {
         snapshot::<WebhookEndpoint>(random, &text)?;
         snapshot::<WebhookDelivery>(random, &text)?;
         snapshot::<SagaInstance<OrderSaga>>(random, &text)?;
+        snapshot::<ProjectionCare>(random, &text)?;
     }
 }

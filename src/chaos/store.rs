@@ -136,6 +136,6 @@ impl Database {
                 Place::Postgres(Box::new(options))
             }
         };
-        ReadDb::open(&place).await
+        crate::projections::open_versions(ReadDb::open(&place).await?).await
     }
 }

@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    categories, listings, notifications, orders, publishing, sagas, shipments, users,
+    categories, events_index, listings, notifications, orders, publishing, sagas, shipments, users,
 };
 
 /// One view.
@@ -41,7 +41,7 @@ impl<V: View> Folded<V> {
 
     async fn compare(&self, db: &ReadDb, ledger: &Ledger) -> anyhow::Result<()> {
         let broken = |detail| ledger.broken("a read model is the fold of the journal", detail);
-        let query = Query::select(V::COLUMNS, V::TABLE);
+        let query = Query::select(V::COLUMNS, &db.table(V::NAME, V::TABLE));
         let stored = db.fetch_as(query, |row: &Row| V::read(row)).await?;
         let mut expected: HashMap<String, Vec<Param>> = HashMap::new();
         for row in self.rows.values() {
@@ -109,7 +109,7 @@ impl Views {
         self.service_tokens.compare(db, ledger).await?;
         self.event_types.compare(db, ledger).await?;
         self.buffers.compare(db, ledger).await?;
-        let count = Query::new("SELECT COUNT(*) FROM events_v1");
+        let count = Query::select(&["COUNT(*)"], &events_index::table(db));
         let indexed = db.fetch_as(count, |row| row.count(0)).await?;
         if indexed.first() != Some(&events) {
             let detail = format!("{indexed:?} events are indexed of {events}");

@@ -15,6 +15,7 @@ use super::listing::ListingEvent;
 use super::notification::NotificationEvent;
 use super::order::OrderEvent;
 use super::payment::PaymentEvent;
+use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
@@ -43,6 +44,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         WebhookDeliveryEvent::descriptors(),
         SagaEvent::descriptors(),
         SubscriptionEvent::descriptors(),
+        ProjectionEvent::descriptors(),
     ]
     .into_iter()
     .flatten()
@@ -68,6 +70,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         WebhookDeliveryEvent::upcasters(),
         SagaEvent::upcasters(),
         SubscriptionEvent::upcasters(),
+        ProjectionEvent::upcasters(),
     ]
     .into_iter()
     .flatten()
@@ -258,6 +261,12 @@ mod tests {
         "subscription.discard_requested",
         "subscription.retry_policy_changed",
         "subscription.handler_timeout_changed",
+        "projection.rebuild_requested",
+        "projection.rebuild_paused",
+        "projection.rebuild_resumed",
+        "projection.cut_over",
+        "projection.rolled_back",
+        "projection.version_discarded",
     ];
 
     #[test]

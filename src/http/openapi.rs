@@ -293,6 +293,7 @@ fn is_conditional(path: &str) -> bool {
         "/api/v1/events/",
         "/api/v1/traces/",
         "/api/v1/admin/subscriptions/",
+        "/api/v1/admin/projections/",
         "/problems/",
         "/schemas/",
     ];
@@ -315,6 +316,16 @@ fn rests_on_a_version(path: &str, method: &str) -> bool {
             && !path.ends_with("/redeliver")
             && !never.iter().any(|start| path.starts_with(start)))
         || (method == "delete" && path.starts_with("/api/v1/webhooks/"))
+}
+
+/// Whether a change must say what it rests on.
+fn needs_a_version(path: &str, method: &str) -> bool {
+    let switches = ["/cut-over", "/roll-back", "/discard"];
+    let of_projection = path.starts_with("/api/v1/admin/projections/");
+    let versioned = ["/api/v1/listings/", "/api/v1/webhooks/"];
+    (method == "patch" && versioned.iter().any(|start| path.starts_with(start)))
+        || (method == "post" && path.starts_with("/api/v1/admin/sagas/"))
+        || (of_projection && switches.iter().any(|switch| path.ends_with(switch)))
 }
 
 /// What an operation may be answered besides what it says itself.
@@ -349,13 +360,11 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     if path.ends_with("/stream") {
         statuses.extend(["410", "422"]);
     }
-    let versioned = ["/api/v1/listings/", "/api/v1/webhooks/"];
-    let needs_version = match method {
-        "patch" => versioned.iter().any(|start| path.starts_with(start)),
-        _ => method == "post" && path.starts_with("/api/v1/admin/sagas/"),
-    };
-    if needs_version {
+    if needs_a_version(path, method) {
         statuses.push("428");
+    }
+    if path == "/api/v1/admin/projections/{projection}/diff" {
+        statuses.push("409");
     }
     statuses
 }

@@ -488,6 +488,13 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
         503,
         "The aggregate failed repeatedly, or its stored events are damaged, and it waits for an operator.",
     ),
+    ("rebuild_exists", 409, "There is a version beside the one that serves: discard it first."),
+    ("no_rebuild", 409, "There is no version of this read model beside the one that serves."),
+    (
+        "rebuild_not_ready",
+        409,
+        "The version does not stand so that this can be done; detail says why.",
+    ),
     ("deadline_passed", 503, "The command could not run in time; nothing happened."),
     ("outcome_unknown", 504, "It is not known whether this happened. Repeat with the same key."),
 ];

@@ -79,14 +79,16 @@ impl<V: View> Evidence for OfView<V> {
     }
 
     async fn stored(&self, id: Uuid) -> Result<Option<Vec<Param>>, ReadError> {
-        let query =
-            Query::select(V::COLUMNS, V::TABLE).then(" AND ").then(V::COLUMNS[0]).then(" = ");
+        let query = Query::select(V::COLUMNS, &self.db.table(V::NAME, V::TABLE))
+            .then(" AND ")
+            .then(V::COLUMNS[0])
+            .then(" = ");
         let rows = self.db.fetch_as(query.value(id), V::read).await?;
         Ok(rows.first().map(V::values))
     }
 
     async fn ids(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<Uuid>, ReadError> {
-        let mut query = Query::select(&V::COLUMNS[..1], V::TABLE);
+        let mut query = Query::select(&V::COLUMNS[..1], &self.db.table(V::NAME, V::TABLE));
         if let Some(after) = after {
             query = query.then(" AND ").then(V::COLUMNS[0]).then(" > ").value(after);
         }

@@ -73,8 +73,11 @@ impl View for CategoriesView {
 
 /// All categories, by their slugs.
 pub async fn all(db: &ReadDb) -> Result<Vec<CategoryRow>, ReadError> {
-    let query = Query::select(CategoriesView::COLUMNS, CategoriesView::TABLE)
-        .then(" ORDER BY slug LIMIT ")
-        .value(CATEGORIES_MAX);
+    let query = Query::select(
+        CategoriesView::COLUMNS,
+        &db.table(CategoriesView::NAME, CategoriesView::TABLE),
+    )
+    .then(" ORDER BY slug LIMIT ")
+    .value(CATEGORIES_MAX);
     db.fetch_as(query, CategoriesView::read).await
 }

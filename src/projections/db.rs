@@ -8,8 +8,9 @@
 mod postgres;
 mod sqlite;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -277,7 +278,13 @@ fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
 
 /// A handle on the read database; cheap to clone.
 #[derive(Clone)]
-pub struct ReadDb(Backend);
+pub struct ReadDb {
+    backend: Backend,
+    serving: Serving,
+}
+
+/// Which version of each projection readers are given; one that is not named is at version 1.
+type Serving = Arc<RwLock<BTreeMap<&'static str, u32>>>;
 
 #[derive(Clone)]
 enum Backend {
@@ -293,12 +300,29 @@ impl ReadDb {
             Place::Postgres(options) => Backend::Postgres(postgres::Database::open(options).await?),
         };
         points::reach("migration.read").await;
-        Ok(Self(backend))
+        Ok(Self { backend, serving: Serving::default() })
+    }
+
+    /// The version of a projection that readers are given.
+    pub fn serving(&self, projection: &str) -> u32 {
+        let serving = self.serving.read().unwrap_or_else(PoisonError::into_inner);
+        serving.get(projection).copied().unwrap_or(1)
+    }
+
+    /// Gives another version to whoever reads from now on.
+    pub(super) fn serve(&self, projection: &'static str, version: u32) {
+        let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+        serving.insert(projection, version);
+    }
+
+    /// The name that a table of a projection has in the version that serves.
+    pub fn table(&self, projection: &str, table: &str) -> String {
+        table_of(table, self.serving(projection))
     }
 
     /// Closes it without its rows, so that it is filled from the beginning when it is opened next.
     pub async fn erase(self, place: &Place) -> anyhow::Result<()> {
-        if let Backend::Postgres(database) = &self.0 {
+        if let Backend::Postgres(database) = &self.backend {
             database.erase().await?;
         }
         self.close().await;
@@ -318,7 +342,7 @@ impl ReadDb {
 
     /// Begins a transaction that writes. It waits for its turn; dropping it undoes it.
     pub async fn begin(&self) -> Result<ReadTx, ReadError> {
-        Ok(ReadTx(match &self.0 {
+        Ok(ReadTx(match &self.backend {
             Backend::Sqlite(database) => TxOf::Sqlite(database.begin().await?),
             Backend::Postgres(database) => TxOf::Postgres(database.begin().await?),
         }))
@@ -328,7 +352,7 @@ impl ReadDb {
     pub async fn fetch(&self, query: Query) -> Result<Vec<Row>, ReadError> {
         let Query { sql, params } = query;
         let sql = AssertSqlSafe(sql).into_sql_str();
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(database) => database.fetch(sql, params).await,
             Backend::Postgres(database) => database.fetch(sql, params).await,
         }
@@ -345,11 +369,16 @@ impl ReadDb {
 
     /// Closes all connections. What is written after this fails.
     pub async fn close(&self) {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(database) => database.close().await,
             Backend::Postgres(database) => database.close().await,
         }
     }
+}
+
+/// The name of a table in a version of its projection.
+pub fn table_of(table: &str, version: u32) -> String {
+    if version <= 1 { table.to_owned() } else { format!("{table}_r{version}") }
 }
 
 /// A transaction that writes. On SQLite it is the only one; on PostgreSQL others run beside it,
@@ -410,6 +439,32 @@ impl ReadTx {
         }
     }
 
+    /// Makes an empty table like another one, with the same columns and indexes. A table of that name
+    /// that is left over goes.
+    pub async fn copy_shape(&mut self, from: &str, to: &str) -> Result<(), ReadError> {
+        self.drop_table(to).await?;
+        match &mut self.0 {
+            TxOf::Sqlite(tx) => sqlite::copy_shape(tx, from, to).await,
+            TxOf::Postgres(tx) => postgres::copy_shape(tx, from, to).await,
+        }
+    }
+
+    /// Drops a table with its indexes, if it is there.
+    pub async fn drop_table(&mut self, table: &str) -> Result<(), ReadError> {
+        let sql = AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}"));
+        self.execute(sql, Vec::new()).await.map(drop)
+    }
+
+    /// Takes all rows out of a table, at once.
+    pub async fn empty(&mut self, table: &str) -> Result<(), ReadError> {
+        let verb = match &self.0 {
+            // Without a condition it forgets whole pages.
+            TxOf::Sqlite(_) => "DELETE FROM",
+            TxOf::Postgres(_) => "TRUNCATE",
+        };
+        self.execute(AssertSqlSafe(format!("{verb} {table}")), Vec::new()).await.map(drop)
+    }
+
     /// Makes everything of this transaction stand, together.
     pub async fn commit(self) -> Result<(), ReadError> {
         match self.0 {
@@ -439,9 +494,16 @@ impl Query {
     }
 
     /// All rows of a table so far; go on with ` AND …`.
-    pub fn select(columns: &[&'static str], table: &'static str) -> Self {
+    pub fn select(columns: &[&'static str], table: &str) -> Self {
         let sql = format!("SELECT {} FROM {table} WHERE 1 = 1", columns.join(", "));
         Self { sql, params: Vec::new() }
+    }
+
+    /// Goes on with the name of a table.
+    #[must_use]
+    pub fn table(mut self, table: &str) -> Self {
+        self.sql.push_str(table);
+        self
     }
 
     /// Goes on with this text.
@@ -497,7 +559,7 @@ pub struct Insert {
 
 impl Insert {
     /// Rows for `columns` of `table`; `tail` follows the values (`ON CONFLICT …`).
-    pub fn new(table: &'static str, columns: &[&'static str], tail: &str) -> Self {
+    pub fn new(table: &str, columns: &[&'static str], tail: &str) -> Self {
         Self {
             head: format!("INSERT INTO {table} ({}) ", columns.join(", ")),
             columns: columns.len(),
@@ -510,7 +572,7 @@ impl Insert {
     /// Rows that replace those with the same first column. What is `fixed` never changes once a row
     /// is there and is not set again: the indexes that rest on it are left alone, and they are most
     /// of what a row costs.
-    pub fn upsert(table: &'static str, columns: &[&'static str], fixed: &[&'static str]) -> Self {
+    pub fn upsert(table: &str, columns: &[&'static str], fixed: &[&'static str]) -> Self {
         let (key, others) = columns.split_first().expect("a table has columns");
         let changing = others.iter().filter(|name| !fixed.contains(name));
         let sets: Vec<_> = changing.map(|name| format!("{name} = excluded.{name}")).collect();

@@ -18,10 +18,14 @@ use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
-use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx};
-use super::view::Table;
+use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, table_of};
+use super::view::{Shape, Table};
 
 const MINUTE_MS: i64 = 60_000;
+
+const EVENTS: &str = "events_v1";
+const MINUTES: &str = "event_minutes_v1";
+const MINUTES_COLUMNS: &[&str] = &["partition", "minute", "position_min", "position_max"];
 
 const COLUMNS: &[&str] = &[
     "partition",
@@ -63,31 +67,32 @@ pub struct EventsIndex {
     minutes: Insert,
 }
 
-impl Default for EventsIndex {
-    fn default() -> Self {
-        // Plain CASE: least() and greatest() have other names on SQLite.
-        let widen = " ON CONFLICT (partition, minute) DO UPDATE SET \
-            position_min = CASE WHEN excluded.position_min < event_minutes_v1.position_min \
-                THEN excluded.position_min ELSE event_minutes_v1.position_min END, \
-            position_max = CASE WHEN excluded.position_max > event_minutes_v1.position_max \
-                THEN excluded.position_max ELSE event_minutes_v1.position_max END";
-        let minutes = ["partition", "minute", "position_min", "position_max"];
-        Self {
-            rows: Insert::new(
-                "events_v1",
-                COLUMNS,
-                " ON CONFLICT (partition, position) DO NOTHING",
-            ),
-            minutes: Insert::new("event_minutes_v1", &minutes, widen),
-        }
-    }
-}
-
 #[async_trait]
 impl Table for EventsIndex {
     const NAME: &'static str = super::EVENTS_INDEX;
     const CONTEXT: &'static str = "system";
     const TOPICS: &'static [&'static str] = &["#"];
+    const SHAPES: &'static [Shape] = &[
+        Shape { table: EVENTS, columns: COLUMNS, key: 2, is_numbered: true },
+        Shape { table: MINUTES, columns: MINUTES_COLUMNS, key: 2, is_numbered: true },
+    ];
+
+    fn of_version(version: u32) -> Self {
+        let (events, minutes) = (table_of(EVENTS, version), table_of(MINUTES, version));
+        // Plain CASE: least() and greatest() have other names on SQLite.
+        let widen = format!(
+            " ON CONFLICT (partition, minute) DO UPDATE SET \
+            position_min = CASE WHEN excluded.position_min < {minutes}.position_min \
+                THEN excluded.position_min ELSE {minutes}.position_min END, \
+            position_max = CASE WHEN excluded.position_max > {minutes}.position_max \
+                THEN excluded.position_max ELSE {minutes}.position_max END"
+        );
+        let once = " ON CONFLICT (partition, position) DO NOTHING";
+        Self {
+            rows: Insert::new(&events, COLUMNS, once),
+            minutes: Insert::new(&minutes, MINUTES_COLUMNS, &widen),
+        }
+    }
 
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {
         let mut rows = Vec::with_capacity(events.len() * COLUMNS.len());
@@ -148,6 +153,11 @@ pub struct TraceRow {
     pub event_type: String,
 }
 
+/// The table of events in the version that serves.
+pub fn table(db: &ReadDb) -> String {
+    db.table(super::EVENTS_INDEX, EVENTS)
+}
+
 /// The events that match, behind `after` in each partition, at most `limit`: in order within a
 /// partition, and merged by position across them. A page's last position per partition is where the
 /// next one begins, so that nothing is missed or seen twice however fast the partitions grow.
@@ -164,11 +174,16 @@ pub async fn find(
             |row| row.int(0),
         )
         .await?;
+    // One version for the whole of the answer.
+    let version = db.serving(super::EVENTS_INDEX);
+    let (events, minutes) = (table_of(EVENTS, version), table_of(MINUTES, version));
     let mut found = Vec::new();
     for partition in partitions.into_iter().filter_map(|number| u16::try_from(number).ok()) {
         let after = after.get(&partition).copied().unwrap_or(0);
-        let Some((first, last)) = bounds(db, filter, partition, after).await? else { continue };
-        for query in queries(filter, partition, first, last, limit) {
+        let Some((first, last)) = bounds(db, &minutes, filter, partition, after).await? else {
+            continue;
+        };
+        for query in queries(&events, filter, partition, (first, last), limit) {
             let matches = db.fetch_as(query, |row| {
                 let at = Position { partition, position: row.count(0)? };
                 Ok(Match { at, correlation_id: row.text(1)? })
@@ -183,11 +198,12 @@ pub async fn find(
 
 /// What there is with a correlation id; none: nothing.
 pub async fn trace(db: &ReadDb, correlation_id: &str) -> Result<Option<TraceRow>, ReadError> {
-    let whole =
-        Query::new("SELECT COUNT(*), MAX(timestamp_ms) FROM events_v1 WHERE correlation_id = ")
-            .value(correlation_id);
+    let table = table(db);
+    let whole = Query::select(&["COUNT(*)", "MAX(timestamp_ms)"], &table)
+        .then(" AND correlation_id = ")
+        .value(correlation_id);
     let whole = db.fetch_as(whole, |row| Ok((row.count(0)?, row.int_or_null(1)?))).await?;
-    let first = Query::select(&["timestamp_ms", "event_type"], "events_v1")
+    let first = Query::select(&["timestamp_ms", "event_type"], &table)
         .then(" AND correlation_id = ")
         .value(correlation_id)
         .then(" ORDER BY timestamp_ms, position LIMIT 1");
@@ -211,7 +227,8 @@ pub async fn correlations(
     first: u64,
     last: u64,
 ) -> Result<Vec<String>, ReadError> {
-    let query = Query::new("SELECT DISTINCT correlation_id FROM events_v1 WHERE partition = ")
+    let query = Query::select(&["DISTINCT correlation_id"], &table(db))
+        .then(" AND partition = ")
         .value(partition)
         .then(" AND position >= ")
         .value(first)
@@ -227,7 +244,7 @@ pub async fn between(
     first: u64,
     last: u64,
 ) -> Result<Vec<(u64, Uuid)>, ReadError> {
-    let query = Query::select(&["position", "event_id"], "events_v1")
+    let query = Query::select(&["position", "event_id"], &table(db))
         .then(" AND partition = ")
         .value(partition)
         .then(" AND position >= ")
@@ -241,6 +258,7 @@ pub async fn between(
 /// The first and last position of a partition that can match; `None`: none can.
 async fn bounds(
     db: &ReadDb,
+    minutes: &str,
     filter: &EventFilter,
     partition: u16,
     after: u64,
@@ -250,20 +268,26 @@ async fn bounds(
         return Ok(Some(unbounded));
     }
     let minute = |at: Timestamp| at.millis().div_euclid(MINUTE_MS);
-    let query = Query::new(
-        "SELECT MIN(position_min), MAX(position_max) FROM event_minutes_v1 WHERE partition = ",
-    )
-    .value(partition)
-    .when(" AND minute >= ", filter.from.map(minute))
-    .when(" AND minute <= ", filter.to.map(minute));
+    let query = Query::select(&["MIN(position_min)", "MAX(position_max)"], minutes)
+        .then(" AND partition = ")
+        .value(partition)
+        .when(" AND minute >= ", filter.from.map(minute))
+        .when(" AND minute <= ", filter.to.map(minute));
     let ranges = db.fetch_as(query, |row| Ok((row.int_or_null(0)?, row.int_or_null(1)?))).await?;
     let Some(&(Some(first), Some(last))) = ranges.first() else { return Ok(None) };
     let (first, last) = (first.unsigned_abs().max(after.saturating_add(1)), last.unsigned_abs());
     Ok((first <= last).then_some((first, last)))
 }
 
-fn queries(filter: &EventFilter, partition: u16, first: u64, last: u64, limit: u32) -> Vec<Query> {
-    let query = Query::new("SELECT position, correlation_id FROM events_v1 WHERE partition = ")
+fn queries(
+    table: &str,
+    filter: &EventFilter,
+    partition: u16,
+    (first, last): (u64, u64),
+    limit: u32,
+) -> Vec<Query> {
+    let query = Query::select(&["position", "correlation_id"], table)
+        .then(" AND partition = ")
         .value(partition)
         .then(" AND position >= ")
         .value(first)
@@ -293,7 +317,7 @@ mod tests {
 
     async fn filled() -> (testing::TestDb, Projected<EventsIndex>) {
         let db = testing::open().await;
-        let index = Projected::new(EventsIndex::default(), db.db.clone());
+        let index = Projected::<EventsIndex>::new(db.db.clone());
         let mut events: Vec<_> = (1..=20)
             .map(|position| {
                 let mut event = event("order.placed", "order", u128::from(position % 4));
@@ -380,7 +404,7 @@ mod tests {
             return;
         }
         let plan = async |filter: &EventFilter| {
-            let mut query = queries(filter, 0, 1, 99, 10).remove(0);
+            let mut query = queries(EVENTS, filter, 0, (1, 99), 10).remove(0);
             query.prefix_for_tests("EXPLAIN QUERY PLAN ");
             let rows = db.db.fetch_as(query, |row| row.text(3)).await.unwrap();
             rows.join("; ")

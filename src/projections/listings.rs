@@ -231,13 +231,14 @@ pub async fn find(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<ListingRow>, ReadError> {
-    let query = Query::select(ListingsView::COLUMNS, ListingsView::TABLE)
-        .when(" AND seller_id = ", filter.seller_id)
-        .when(" AND status = ", filter.status.as_ref())
-        .when(" AND category_id = ", filter.category_id)
-        .before("created_ms, listing_id", before)
-        .then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ")
-        .value(limit);
+    let query =
+        Query::select(ListingsView::COLUMNS, &db.table(ListingsView::NAME, ListingsView::TABLE))
+            .when(" AND seller_id = ", filter.seller_id)
+            .when(" AND status = ", filter.status.as_ref())
+            .when(" AND category_id = ", filter.category_id)
+            .before("created_ms, listing_id", before)
+            .then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ")
+            .value(limit);
     db.fetch_as(query, ListingsView::read).await
 }
 
@@ -255,8 +256,9 @@ pub enum SkuMatch {
 /// The listing of a stock-keeping unit. Sellers name their units as they like, so that only one
 /// seller's is a name at all.
 pub async fn by_sku(db: &ReadDb, sku: &str) -> Result<SkuMatch, ReadError> {
+    let table = db.table(ListingsView::NAME, ListingsView::TABLE);
     let of_sku =
-        || Query::new("SELECT listing_id, seller_id FROM listings_v2 WHERE sku = ").value(sku);
+        || Query::select(&["listing_id", "seller_id"], &table).then(" AND sku = ").value(sku);
     let newest =
         |query: Query| query.then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ").value(1_u32);
     let ids = |row: &Row| Ok((row.id(0)?, row.id(1)?));
@@ -273,8 +275,8 @@ pub async fn by_sku(db: &ReadDb, sku: &str) -> Result<SkuMatch, ReadError> {
 
 /// How many listings of a seller can be bought.
 pub async fn count_active(db: &ReadDb, seller_id: Uuid) -> Result<u64, ReadError> {
-    let query = Query::new("SELECT COUNT(*) FROM listings_v2 WHERE status = 'ACTIVE'")
-        .then(" AND seller_id = ")
+    let query = Query::select(&["COUNT(*)"], &db.table(ListingsView::NAME, ListingsView::TABLE))
+        .then(" AND status = 'ACTIVE' AND seller_id = ")
         .value(seller_id);
     Ok(db.fetch_as(query, |row| row.count(0)).await?.first().copied().unwrap_or(0))
 }

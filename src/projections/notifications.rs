@@ -163,10 +163,13 @@ pub async fn find(
     limit: u32,
 ) -> Result<Vec<NotificationRow>, ReadError> {
     let audience = if audience_admin { "admin" } else { "user" };
-    let query = Query::select(NotificationsView::COLUMNS, NotificationsView::TABLE)
-        .then(" AND audience = ")
-        .value(audience)
-        .when(" AND user_id = ", user_id);
+    let query = Query::select(
+        NotificationsView::COLUMNS,
+        &db.table(NotificationsView::NAME, NotificationsView::TABLE),
+    )
+    .then(" AND audience = ")
+    .value(audience)
+    .when(" AND user_id = ", user_id);
     page(db, query, before, limit).await
 }
 
@@ -177,10 +180,13 @@ pub async fn sent_by(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<NotificationRow>, ReadError> {
-    let query = Query::select(NotificationsView::COLUMNS, NotificationsView::TABLE)
-        .then(" AND channel = ")
-        .value(channel)
-        .then(" AND status = 'sent'");
+    let query = Query::select(
+        NotificationsView::COLUMNS,
+        &db.table(NotificationsView::NAME, NotificationsView::TABLE),
+    )
+    .then(" AND channel = ")
+    .value(channel)
+    .then(" AND status = 'sent'");
     page(db, query, before, limit).await
 }
 
@@ -260,8 +266,7 @@ mod tests {
     #[tokio::test]
     async fn users_do_not_see_what_administrators_are_told_about_them() {
         let test = testing::open().await;
-        let view = ViewTable::<NotificationsView>::default();
-        let projected = Projected::new(view, test.db.clone());
+        let projected = Projected::<ViewTable<NotificationsView>>::new(test.db.clone());
         let told = NotificationEvent::AdminSent(NotificationDelivered {
             notification_id: NotificationId(Uuid::from_u128(2)),
             user_id: user(),

@@ -171,7 +171,7 @@ pub async fn find(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<OrderRow>, ReadError> {
-    let query = Query::select(OrdersView::COLUMNS, OrdersView::TABLE)
+    let query = Query::select(OrdersView::COLUMNS, &db.table(OrdersView::NAME, OrdersView::TABLE))
         .when(" AND buyer_id = ", filter.buyer_id)
         .when(" AND seller_id = ", filter.seller_id)
         .when(" AND status = ", filter.status.as_ref())
@@ -183,7 +183,8 @@ pub async fn find(
 
 /// The order of a number. The number has 60 bits of the id, so there is one.
 pub async fn by_number(db: &ReadDb, number: &str) -> Result<Option<Uuid>, ReadError> {
-    let query = Query::new("SELECT order_id FROM orders_v1 WHERE order_number = ")
+    let query = Query::select(&["order_id"], &db.table(OrdersView::NAME, OrdersView::TABLE))
+        .then(" AND order_number = ")
         .value(number)
         .then(" LIMIT 1");
     Ok(db.fetch_as(query, |row| row.id(0)).await?.pop())
@@ -273,8 +274,7 @@ mod tests {
     #[tokio::test]
     async fn lists_are_paged_from_the_newest_and_numbers_found() {
         let test = testing::open().await;
-        let view = ViewTable::<OrdersView>::default();
-        let projected = Projected::new(view, test.db.clone());
+        let projected = Projected::<ViewTable<OrdersView>>::new(test.db.clone());
         let events = numbered([placed(1, 7), placed(2, 8), placed(3, 7), placed(4, 7)]);
         projected.advance(0, &events, 4).await.unwrap();
 

@@ -57,10 +57,13 @@ pub async fn service_tokens(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<ServiceTokenRow>, ReadError> {
-    let query = Query::select(ServiceTokensView::COLUMNS, ServiceTokensView::TABLE)
-        .before("issued_ms, token_id", before)
-        .then(" ORDER BY issued_ms DESC, token_id DESC LIMIT ")
-        .value(limit);
+    let query = Query::select(
+        ServiceTokensView::COLUMNS,
+        &db.table(ServiceTokensView::NAME, ServiceTokensView::TABLE),
+    )
+    .before("issued_ms, token_id", before)
+    .then(" ORDER BY issued_ms DESC, token_id DESC LIMIT ")
+    .value(limit);
     db.fetch_as(query, ServiceTokensView::read).await
 }
 
@@ -116,11 +119,14 @@ pub async fn event_types(
     after: &str,
     limit: u32,
 ) -> Result<Vec<EventTypeRow>, ReadError> {
-    let query = Query::select(EventTypesView::COLUMNS, EventTypesView::TABLE)
-        .then(" AND name > ")
-        .value(after)
-        .then(" ORDER BY name LIMIT ")
-        .value(limit);
+    let query = Query::select(
+        EventTypesView::COLUMNS,
+        &db.table(EventTypesView::NAME, EventTypesView::TABLE),
+    )
+    .then(" AND name > ")
+    .value(after)
+    .then(" ORDER BY name LIMIT ")
+    .value(limit);
     db.fetch_as(query, EventTypesView::read).await
 }
 
@@ -184,11 +190,12 @@ pub async fn buffers(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<BufferRow>, ReadError> {
-    let query = Query::select(BuffersView::COLUMNS, BuffersView::TABLE)
-        .then(" AND held > ")
-        .value(0_u64)
-        .before("changed_ms, publication_id", before)
-        .then(" ORDER BY changed_ms DESC, publication_id DESC LIMIT ")
-        .value(limit);
+    let query =
+        Query::select(BuffersView::COLUMNS, &db.table(BuffersView::NAME, BuffersView::TABLE))
+            .then(" AND held > ")
+            .value(0_u64)
+            .before("changed_ms, publication_id", before)
+            .then(" ORDER BY changed_ms DESC, publication_id DESC LIMIT ")
+            .value(limit);
     db.fetch_as(query, BuffersView::read).await
 }

@@ -175,7 +175,7 @@ pub async fn find(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<SagaRow>, ReadError> {
-    let query = Query::select(SagasView::COLUMNS, SagasView::TABLE)
+    let query = Query::select(SagasView::COLUMNS, &db.table(SagasView::NAME, SagasView::TABLE))
         .when(" AND saga_key = ", filter.key)
         .when(" AND saga = ", filter.saga.as_ref())
         .when(" AND definition = ", filter.definition.as_ref())

@@ -116,11 +116,12 @@ impl View for ShipmentsView {
 
 /// The shipments of an order, the oldest first.
 pub async fn of_order(db: &ReadDb, order_id: Uuid) -> Result<Vec<ShipmentRow>, ReadError> {
-    let query = Query::select(ShipmentsView::COLUMNS, ShipmentsView::TABLE)
-        .then(" AND order_id = ")
-        .value(order_id)
-        .then(" ORDER BY created_ms, shipment_id LIMIT ")
-        .value(SHIPMENTS_MAX);
+    let query =
+        Query::select(ShipmentsView::COLUMNS, &db.table(ShipmentsView::NAME, ShipmentsView::TABLE))
+            .then(" AND order_id = ")
+            .value(order_id)
+            .then(" ORDER BY created_ms, shipment_id LIMIT ")
+            .value(SHIPMENTS_MAX);
     db.fetch_as(query, ShipmentsView::read).await
 }
 

@@ -40,22 +40,26 @@ pub struct TestDb {
     place: TestPlace,
 }
 
+async fn opened(place: &TestPlace) -> ReadDb {
+    super::open_versions(ReadDb::open(&place.place).await.unwrap()).await.unwrap()
+}
+
 /// Opens an empty database.
 pub async fn open() -> TestDb {
     let place = TestPlace::new().await;
-    TestDb { db: ReadDb::open(&place.place).await.unwrap(), place }
+    TestDb { db: opened(&place).await, place }
 }
 
 impl TestDb {
     /// The same in a new process, so to speak.
     pub async fn reopen(self) -> Self {
         self.db.close().await;
-        Self { db: ReadDb::open(&self.place.place).await.unwrap(), place: self.place }
+        Self { db: opened(&self.place).await, place: self.place }
     }
 
     /// Another handle on the same, as another process would have it.
     pub async fn again(&self) -> ReadDb {
-        ReadDb::open(&self.place.place).await.unwrap()
+        opened(&self.place).await
     }
 
     /// Whether it is on PostgreSQL.
@@ -88,7 +92,7 @@ pub fn numbered(events: impl IntoIterator<Item = StoredEvent>) -> Vec<Arc<Stored
 pub async fn filled<V: View>(events: impl IntoIterator<Item = StoredEvent>) -> TestDb {
     let test = open().await;
     let mut tx = test.db.begin().await.unwrap();
-    let table = super::view::ViewTable::<V>::default();
+    let table = super::view::ViewTable::<V>::of_version(1);
     for event in numbered(events) {
         table.write(&mut tx, &[event]).await.unwrap();
     }
@@ -99,6 +103,6 @@ pub async fn filled<V: View>(events: impl IntoIterator<Item = StoredEvent>) -> T
 /// The row after a history, through the database and back.
 pub async fn row_of<V: View>(events: impl IntoIterator<Item = StoredEvent>) -> Option<V::Row> {
     let test = filled::<V>(events).await;
-    let query = super::db::Query::select(V::COLUMNS, V::TABLE);
+    let query = super::db::Query::select(V::COLUMNS, &test.db.table(V::NAME, V::TABLE));
     test.db.fetch_as(query, V::read).await.unwrap().pop()
 }

@@ -139,7 +139,7 @@ pub async fn find(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<UserRow>, ReadError> {
-    let query = Query::select(UsersView::COLUMNS, UsersView::TABLE)
+    let query = Query::select(UsersView::COLUMNS, &db.table(UsersView::NAME, UsersView::TABLE))
         .when(" AND status = ", filter.status.as_ref().map(Param::word))
         .when(" AND seller_status = ", filter.seller_status.as_ref().map(Param::word))
         .before("registered_ms, user_id", before)

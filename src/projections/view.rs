@@ -5,21 +5,26 @@
 //! tables are [`View`]s: one row per aggregate, folded by a pure function from the row as it was
 //! and the next event. A batch reads each row once and writes it once, so that a thousand events
 //! of one hot listing cost two statements.
+//!
+//! A projection may have two versions (see [`super::versions`]). A batch goes into each that is
+//! level, in one transaction: the one that serves decides how it ends, and a version beside it that
+//! cannot take it drops out.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use souk_actors::event::{DecodeError, EventPayload, StoredEvent};
 use souk_actors::faults::points;
-use souk_actors::retry::Failure;
+use souk_actors::retry::{Failure, FailureKind};
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Projection;
 use uuid::Uuid;
 
-use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, Row};
+use super::db::{Insert, Param, ReadDb, ReadError, ReadTx, Row, table_of};
+use super::versions::{self, Level};
 
 /// Rows that follow from events.
 #[async_trait]
@@ -31,27 +36,57 @@ pub trait Table: Send + Sync + 'static {
     /// The topics that concern it.
     const TOPICS: &'static [&'static str];
 
+    /// The tables, as migrations make them.
+    const SHAPES: &'static [Shape];
+
+    /// The tables of a version.
+    fn of_version(version: u32) -> Self;
+
     /// Writes what these events change. They are in order and of one partition. They are new, but
     /// for a crash in the middle of a redelivery: then one may come twice in a row, and the rows
     /// must not change the second time.
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure>;
 }
 
-/// A table with its checkpoints: what the runtime runs as a projection.
+/// What a table is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Its name in version 1.
+    pub table: &'static str,
+    /// Its columns, those of the primary key first.
+    pub columns: &'static [&'static str],
+    /// How many of them are the primary key.
+    pub key: usize,
+    /// Whether the key is made of numbers rather than of one id.
+    pub is_numbered: bool,
+}
+
+/// A table with its checkpoints, in all versions: what the runtime runs as a projection.
 pub struct Projected<T> {
-    table: T,
     db: ReadDb,
+    versions: Mutex<BTreeMap<u32, Arc<T>>>,
+    level: Mutex<Vec<u32>>,
 }
 
 impl<T: Table> Projected<T> {
     /// Projects into this database.
-    pub fn new(table: T, db: ReadDb) -> Self {
-        Self { table, db }
+    pub fn new(db: ReadDb) -> Self {
+        Self { db, versions: Mutex::default(), level: Mutex::new(vec![1]) }
     }
 
-    /// Everything of the partition up to here has had its effect.
+    /// The database.
+    pub(super) fn db(&self) -> &ReadDb {
+        &self.db
+    }
+
+    fn table(&self, version: u32) -> Arc<T> {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.entry(version).or_insert_with(|| Arc::new(T::of_version(version))).clone()
+    }
+
+    /// Everything of the partition up to here has had its effect, in every version that is level.
     pub async fn position(&self, partition: u16) -> Result<u64, ReadError> {
-        position(&self.db, T::NAME, partition).await
+        versions::level_from(&self.db, T::NAME, partition).await
     }
 
     /// Takes the events of the partition after `from` up to `to` that concern the table.
@@ -62,14 +97,18 @@ impl<T: Table> Projected<T> {
         to: u64,
     ) -> Result<(), Failure> {
         let mut tx = self.db.begin().await?;
-        let done = stored_position(&mut tx, T::NAME, partition).await?;
-        let fresh = &events[events.partition_point(|event| event.position <= done)..];
-        if !fresh.is_empty() {
-            self.table.write(&mut tx, fresh).await?;
-        }
-        let to = fresh.last().map_or(to, |last| to.max(last.position));
-        if to > done {
-            store_position(&mut tx, T::NAME, partition, to).await?;
+        versions::lock(&mut tx, T::NAME, partition).await?;
+        let all = versions::level(&mut tx, T::NAME, partition).await?;
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) =
+            all.iter().map(|level| level.version).collect();
+        for level in all {
+            if level.serves {
+                self.take(&mut tx, &level, events, to).await?;
+                continue;
+            }
+            let savepoint = Savepoint::begin(&mut tx).await?;
+            let taken = self.take(&mut tx, &level, events, to).await;
+            savepoint.end(&mut tx, T::NAME, &level, taken).await?;
         }
         let failed = points::try_reach("projection.before_commit").await;
         failed.map_err(|failed| Failure::transient(failed.to_string()))?;
@@ -78,13 +117,86 @@ impl<T: Table> Projected<T> {
         Ok(())
     }
 
+    /// Takes what a version does not have yet of these events, and moves its checkpoint to `to`.
+    pub(super) async fn take(
+        &self,
+        tx: &mut ReadTx,
+        at: &Level,
+        events: &[Arc<StoredEvent>],
+        to: u64,
+    ) -> Result<u64, Failure> {
+        let fresh = &events[events.partition_point(|event| event.position <= at.position)..];
+        if !fresh.is_empty() {
+            self.table(at.version).write(tx, fresh).await?;
+        }
+        let to = fresh.last().map_or(to, |last| to.max(last.position));
+        if to > at.position {
+            versions::store_position(tx, &at.checkpoint, at.partition, to).await?;
+        }
+        Ok(to.max(at.position))
+    }
+
     /// Takes one event that was set aside; the checkpoint is past it and stays. Events of the same
-    /// aggregate behind it were set aside too and come after it, and a table bears a repeat.
+    /// aggregate behind it were set aside too and come after it, and a table bears a repeat. A
+    /// version that was filled over the event has it already.
     pub async fn take_late(&self, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let mut tx = self.db.begin().await?;
-        stored_position(&mut tx, T::NAME, event.partition).await?;
-        self.table.write(&mut tx, std::slice::from_ref(event)).await?;
+        versions::lock(&mut tx, T::NAME, event.partition).await?;
+        let one = std::slice::from_ref(event);
+        for level in versions::level(&mut tx, T::NAME, event.partition).await? {
+            if event.position <= level.joined_at {
+                continue;
+            }
+            let table = self.table(level.version);
+            if level.serves {
+                table.write(&mut tx, one).await?;
+                continue;
+            }
+            let savepoint = Savepoint::begin(&mut tx).await?;
+            let taken = table.write(&mut tx, one).await.map(|()| event.position);
+            savepoint.end(&mut tx, T::NAME, &level, taken).await?;
+        }
         Ok(tx.commit().await?)
+    }
+}
+
+/// What a version beside the one that serves does in a transaction: it is undone alone.
+struct Savepoint;
+
+impl Savepoint {
+    async fn begin(tx: &mut ReadTx) -> Result<Self, ReadError> {
+        tx.execute("SAVEPOINT beside", Vec::new()).await?;
+        Ok(Self)
+    }
+
+    /// A version that cannot take what the one that serves has taken is no longer level. What may
+    /// pass is tried again with the whole transaction, as is what the database cannot undo.
+    async fn end(
+        self,
+        tx: &mut ReadTx,
+        projection: &'static str,
+        level: &Level,
+        taken: Result<u64, Failure>,
+    ) -> Result<(), Failure> {
+        if let Err(failure) = taken {
+            if failure.kind == FailureKind::Transient {
+                return Err(failure);
+            }
+            let undone = tx.execute("ROLLBACK TO SAVEPOINT beside", Vec::new()).await;
+            if undone.is_err() {
+                return Err(failure);
+            }
+            versions::set_failed(tx, projection, level.version, &failure.message).await?;
+            let version = level.version;
+            tracing::error!(
+                projection,
+                version,
+                error = failure.message,
+                "a version beside the one that serves cannot be kept level"
+            );
+        }
+        tx.execute("RELEASE SAVEPOINT beside", Vec::new()).await?;
+        Ok(())
     }
 }
 
@@ -105,47 +217,13 @@ impl<T: Table> Projection for Projected<T> {
         self.advance(partition, events, to).await
     }
 
+    fn versions(&self) -> Vec<u32> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn redeliver(&self, _runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         self.take_late(event).await
     }
-}
-
-/// The checkpoint of a projection, as a reader sees it.
-pub async fn position(db: &ReadDb, name: &str, partition: u16) -> Result<u64, ReadError> {
-    let query = Query::new("SELECT position FROM projection_checkpoints WHERE projection = ")
-        .value(name)
-        .then(" AND partition = ")
-        .value(partition);
-    Ok(db.fetch_as(query, |row| row.count(0)).await?.first().copied().unwrap_or(0))
-}
-
-/// The checkpoint, as long as the transaction lasts its own: the same projection in another
-/// process, or a letter that is taken late, waits until this one is over.
-async fn stored_position(tx: &mut ReadTx, name: &str, partition: u16) -> Result<u64, ReadError> {
-    const SQL: &str =
-        "SELECT position FROM projection_checkpoints WHERE projection = $1 AND partition = $2";
-    const FIRST: &str = "INSERT INTO projection_checkpoints (projection, partition, position) \
-         VALUES ($1, $2, 0) ON CONFLICT (projection, partition) DO NOTHING";
-    let params = || vec![name.into(), partition.into()];
-    let mut rows = tx.fetch_locked(SQL, params()).await?;
-    if rows.is_empty() {
-        // What is not there cannot be locked.
-        tx.execute(FIRST, params()).await?;
-        rows = tx.fetch_locked(SQL, params()).await?;
-    }
-    rows.first().map_or(Ok(0), |row| row.count(0))
-}
-
-async fn store_position(
-    tx: &mut ReadTx,
-    name: &str,
-    partition: u16,
-    position: u64,
-) -> Result<(), ReadError> {
-    const SQL: &str = "INSERT INTO projection_checkpoints (projection, partition, position) \
-         VALUES ($1, $2, $3) \
-         ON CONFLICT (projection, partition) DO UPDATE SET position = excluded.position";
-    tx.execute(SQL, vec![name.into(), partition.into(), position.into()]).await.map(drop)
 }
 
 /// One row per aggregate, folded from its events.
@@ -177,17 +255,9 @@ pub trait View: Send + Sync + 'static {
 
 /// A [`View`] as a [`Table`].
 pub struct ViewTable<V> {
+    table: String,
     upsert: Insert,
     view: std::marker::PhantomData<fn() -> V>,
-}
-
-impl<V: View> Default for ViewTable<V> {
-    fn default() -> Self {
-        Self {
-            upsert: Insert::upsert(V::TABLE, V::COLUMNS, V::FIXED),
-            view: std::marker::PhantomData,
-        }
-    }
 }
 
 #[async_trait]
@@ -195,11 +265,19 @@ impl<V: View> Table for ViewTable<V> {
     const NAME: &'static str = V::NAME;
     const CONTEXT: &'static str = V::CONTEXT;
     const TOPICS: &'static [&'static str] = V::TOPICS;
+    const SHAPES: &'static [Shape] =
+        &[Shape { table: V::TABLE, columns: V::COLUMNS, key: 1, is_numbered: false }];
+
+    fn of_version(version: u32) -> Self {
+        let table = table_of(V::TABLE, version);
+        let upsert = Insert::upsert(&table, V::COLUMNS, V::FIXED);
+        Self { table, upsert, view: std::marker::PhantomData }
+    }
 
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {
         let mut rows: BTreeMap<Uuid, Option<V::Row>> =
             events.iter().map(|event| (event.aggregate_id, None)).collect();
-        load::<V>(tx, &mut rows).await?;
+        load::<V>(tx, &self.table, &mut rows).await?;
         let before = cfg!(debug_assertions).then(|| fixed::<V>(&rows));
         for event in events {
             if let Some(row) = rows.get_mut(&event.aggregate_id) {
@@ -229,10 +307,11 @@ fn fixed<V: View>(rows: &BTreeMap<Uuid, Option<V::Row>>) -> BTreeMap<Uuid, Vec<P
 
 async fn load<V: View>(
     tx: &mut ReadTx,
+    table: &str,
     rows: &mut BTreeMap<Uuid, Option<V::Row>>,
 ) -> Result<(), ReadError> {
     let keys: Vec<Uuid> = rows.keys().copied().collect();
-    let (columns, table, key) = (V::COLUMNS.join(", "), V::TABLE, V::COLUMNS[0]);
+    let (columns, key) = (V::COLUMNS.join(", "), V::COLUMNS[0]);
     let sql = format!("SELECT {columns} FROM {table} WHERE {key}");
     for row in tx.fetch_of(&sql, &keys).await? {
         rows.insert(row.id(0)?, Some(V::read(&row)?));
@@ -299,7 +378,7 @@ mod tests {
     type Categories = Projected<ViewTable<CategoriesView>>;
 
     fn categories(db: &ReadDb) -> Categories {
-        Projected::new(ViewTable::default(), db.clone())
+        Projected::new(db.clone())
     }
 
     fn created(slug: &str) -> StoredEvent {

@@ -32,6 +32,7 @@ mod mutations;
 mod overload;
 mod permissions;
 mod program;
+mod projections;
 mod publishing;
 mod purchases;
 mod registration;

@@ -462,9 +462,12 @@ fn advance(puller: &mut Puller<'_>, position: u64) {
     puller.cursor = position;
     puller.cell.dispatched.store(position, Ordering::Release);
     puller.cell.moved();
-    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    metrics::gauge!("souk_projection_position", "projection" => puller.cell.subscription.name, "version" => "1", "partition" => puller.cell.partition.to_string())
-        .set(position as f64);
+    let Kind::Projection(projection) = &puller.cell.subscription.kind else { return };
+    for version in projection.versions() {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        metrics::gauge!("souk_projection_position", "projection" => puller.cell.subscription.name, "version" => version.to_string(), "partition" => puller.cell.partition.to_string())
+            .set(position as f64);
+    }
 }
 
 /// Projects a page. A page that fails goes again event by event, so that one bad event becomes a

@@ -156,9 +156,16 @@ impl Database {
         Ok(Self { options: Arc::new(options), writers, readers, unreachable: Arc::default() })
     }
 
-    /// Empties every table but the list of migrations.
+    /// Empties every table but the list of migrations; tables of later versions go.
     pub(super) async fn erase(&self) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
+        let later = "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables \
+            WHERE schemaname = current_schema() AND tablename ~ '_r[0-9]+$'";
+        let found = fetch(&mut tx, later.into_sql_str(), Vec::new()).await?;
+        if let Some(tables) = found.first().map(|row| row.text_or_null(0)).transpose()?.flatten() {
+            let drop = AssertSqlSafe(format!("DROP TABLE {tables}"));
+            execute(&mut tx, drop.into_sql_str(), Vec::new()).await?;
+        }
         let tables = "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables \
             WHERE schemaname = current_schema() AND tablename <> '_sqlx_migrations'";
         let found = fetch(&mut tx, tables.into_sql_str(), Vec::new()).await?;
@@ -299,6 +306,19 @@ pub(super) async fn fetch_of(tx: &mut Tx, sql: &str, keys: &[Uuid]) -> Result<Ve
     let sql = AssertSqlSafe(format!("{sql} = ANY($1)"));
     let query = sqlx::query(sql).bind(keys);
     within(query.fetch_all(&mut *tx.connection)).await.map(rows)
+}
+
+pub(super) async fn copy_shape(tx: &mut Tx, from: &str, to: &str) -> Result<(), ReadError> {
+    const OPTIONS: &str =
+        "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = to_regclass($1)";
+    let like = AssertSqlSafe(format!("CREATE TABLE {to} (LIKE {from} INCLUDING ALL)"));
+    execute(tx, like.into_sql_str(), Vec::new()).await?;
+    let options = fetch(tx, OPTIONS.into_sql_str(), vec![from.into()]).await?;
+    if let Some(options) = options.first().map(|row| row.text_or_null(0)).transpose()?.flatten() {
+        let set = AssertSqlSafe(format!("ALTER TABLE {to} SET ({options})"));
+        execute(tx, set.into_sql_str(), Vec::new()).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn commit(mut tx: Tx) -> Result<(), ReadError> {

@@ -220,6 +220,20 @@ pub(super) async fn fetch_of(tx: &mut Tx, sql: &str, keys: &[Uuid]) -> Result<Ve
     Ok(found)
 }
 
+pub(super) async fn copy_shape(tx: &mut Tx, from: &str, to: &str) -> Result<(), ReadError> {
+    // The table before its indexes.
+    const MADE_BY: &str = "SELECT sql FROM sqlite_schema WHERE tbl_name = $1 AND sql IS NOT NULL \
+        ORDER BY type DESC, name";
+    // What the planner is told of the one is as true of the other.
+    const STATISTICS: &str = "INSERT INTO sqlite_stat1 (tbl, idx, stat) \
+        SELECT $2, replace(idx, $1, $2), stat FROM sqlite_stat1 WHERE tbl = $1";
+    for made_by in fetch(tx, MADE_BY.into_sql_str(), vec![from.into()]).await? {
+        let sql = AssertSqlSafe(made_by.text(0)?.replace(from, to));
+        execute(tx, sql.into_sql_str(), Vec::new()).await?;
+    }
+    execute(tx, STATISTICS.into_sql_str(), vec![from.into(), to.into()]).await.map(drop)
+}
+
 pub(super) async fn commit(tx: Tx) -> Result<(), ReadError> {
     tx.commit().await.map_err(ReadError::sqlite)
 }

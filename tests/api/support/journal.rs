@@ -31,6 +31,18 @@ impl Server {
         }
     }
 
+    /// Opens its read models.
+    pub async fn read_models(&self) -> Stored {
+        match self.database() {
+            None => Stored::Sqlite(self.open_sqlite("read.db").await),
+            Some(url) => {
+                let options: PgConnectOptions = url.parse().unwrap();
+                let options = options.options([("search_path", "souk_read")]);
+                Stored::Postgres(PgPool::connect_with(options).await.unwrap())
+            }
+        }
+    }
+
     /// Throws its read models away. It must not be running.
     pub async fn forget_read_models(&self) {
         if self.database().is_some() {

@@ -124,6 +124,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         // One whose pauses hold nobody up.
         ("{name}", "mail-sender"),
         ("{subscription}", "mail-sender"),
+        ("{projection}", "shipments-view"),
         ("{aggregate_type}", "listing"),
         ("{event_type}", "order.placed"),
         ("{delivery_id}", &things.event_id),
