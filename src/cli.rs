@@ -10,6 +10,7 @@ mod chaos;
 mod demo;
 mod journal;
 mod quarantine;
+mod rebuild;
 mod remote;
 mod schema;
 mod serve;
@@ -118,6 +119,8 @@ enum Command {
     Quarantine(quarantine::Options),
     /// Subscriptions of a running server: how far they are, pauses, retry policies
     Subscriptions(subscriptions::Options),
+    /// Read models of a running server: make one anew beside the one that serves
+    Rebuild(rebuild::Options),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
     /// Stop servers where it hurts, under load, and see whether promises are kept
@@ -176,6 +179,10 @@ pub fn run() -> ExitCode {
     if let Some(Command::Subscriptions(options)) = cli.command {
         let connection = options.connection.clone();
         return remotely(&cli.flags, &connection, |remote| subscriptions::run(remote, options));
+    }
+    if let Some(Command::Rebuild(options)) = cli.command {
+        let connection = options.connection.clone();
+        return remotely(&cli.flags, &connection, |remote| rebuild::run(remote, options));
     }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
@@ -263,7 +270,8 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             Command::Schema(_)
             | Command::Audit(_)
             | Command::Quarantine(_)
-            | Command::Subscriptions(_),
+            | Command::Subscriptions(_)
+            | Command::Rebuild(_),
         ) => {
             unreachable!("it needs no configuration and is done before")
         }

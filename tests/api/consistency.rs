@@ -132,6 +132,40 @@ async fn a_list_that_does_not_get_there_says_so() {
     server.finish().await;
 }
 
+/// Lists that rest on no read model: on the journal's own tables, on memory, or made for the caller.
+const NOT_PROJECTED: &[&str] =
+    &["/api/v1/admin/audit", "/api/v1/admin/projections/{projection}/diff", "/api/v1/dlq"];
+
+/// X9: every list of a read model can be asked to include what its reader has written. One that is
+/// added without fails here.
+#[tokio::test]
+async fn every_list_of_a_read_model_waits_when_asked_to() {
+    let server = Server::start().await;
+    let things = server.things().await;
+    let mut waiting = 0;
+    for operation in server.operations(&things).await {
+        let takes = |name: &str| operation.query.iter().any(|known| known == name);
+        let is_list = operation.method == reqwest::Method::GET
+            && takes("cursor")
+            && operation.path.starts_with("/api/v1/")
+            && !operation.path.starts_with("/api/v1/dev/");
+        if !is_list || NOT_PROJECTED.contains(&operation.path.as_str()) {
+            continue;
+        }
+        assert!(takes("min_position"), "{} does not take min_position", operation.name());
+        let ask = |query: &str| format!("{}?min_position={query}", operation.target);
+        let admin = server.admin();
+        admin.get(&ask("0:999999999")).await.problem(400, "invalid_parameter");
+        let read = admin.with("prefer", "wait=7").get(&ask("0:1")).await.expect(200);
+        assert_eq!(read.header("preference-applied"), "wait=7", "{}", operation.name());
+        let place = read.header("souk-projection-position");
+        assert!(includes(place, "0:1"), "{}: {place}", operation.name());
+        waiting += 1;
+    }
+    assert!(waiting >= 8, "only {waiting} lists");
+    server.finish().await;
+}
+
 /// S2-49: what lists say is what the resources say.
 #[tokio::test]
 async fn lists_agree_with_what_they_list() {
