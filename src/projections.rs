@@ -132,6 +132,7 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
+        of::<webhooks::WebhookDeliveries>(db),
     ]
 }
 
@@ -225,7 +226,7 @@ impl ReadModels {
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
-            self.subscription(webhooks::WebhookDeliveries::default()),
+            self.subscription::<webhooks::WebhookDeliveries>(),
         ]
     }
 

@@ -11,8 +11,10 @@ use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
-use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, Row};
-use super::view::{Table, read_data};
+use sqlx::AssertSqlSafe;
+
+use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, Row, table_of};
+use super::view::{Shape, Table, read_data};
 use crate::domain::webhook_delivery::{Message, WebhookDeliveryEvent};
 
 /// How long a delivery that is over is shown.
@@ -66,17 +68,8 @@ pub struct DeliveryRow {
 
 /// The deliveries.
 pub struct WebhookDeliveries {
+    table: String,
     rows: Insert,
-}
-
-impl Default for WebhookDeliveries {
-    fn default() -> Self {
-        let again = " ON CONFLICT (delivery_id) DO UPDATE SET status = excluded.status, \
-            attempts = excluded.attempts, status_code = excluded.status_code, \
-            latency_ms = excluded.latency_ms, error = excluded.error, \
-            next_attempt_ms = excluded.next_attempt_ms, updated_ms = excluded.updated_ms";
-        Self { rows: Insert::new(TABLE, COLUMNS, again) }
-    }
 }
 
 /// What the events have that concerns a message.
@@ -113,11 +106,23 @@ impl Table for WebhookDeliveries {
         "webhook.redelivery.requested",
     ];
 
+    const SHAPES: &'static [Shape] =
+        &[Shape { table: TABLE, columns: COLUMNS, key: 1, is_numbered: false }];
+
+    fn of_version(version: u32) -> Self {
+        let again = " ON CONFLICT (delivery_id) DO UPDATE SET status = excluded.status, \
+            attempts = excluded.attempts, status_code = excluded.status_code, \
+            latency_ms = excluded.latency_ms, error = excluded.error, \
+            next_attempt_ms = excluded.next_attempt_ms, updated_ms = excluded.updated_ms";
+        let table = table_of(TABLE, version);
+        Self { rows: Insert::new(&table, COLUMNS, again), table }
+    }
+
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {
         for event in events {
             let status = match &*event.event_type {
                 "webhook.delivery.skipped" => {
-                    skip(tx, event).await?;
+                    self.skip(tx, event).await?;
                     continue;
                 }
                 "webhook.delivery.succeeded" => "delivered",
@@ -128,7 +133,7 @@ impl Table for WebhookDeliveries {
             self.rows.run(tx, values(event, status)?).await?;
         }
         if let Some(last) = events.last() {
-            forget(tx, last.timestamp).await?;
+            self.forget(tx, last.timestamp).await?;
         }
         Ok(())
     }
@@ -159,22 +164,33 @@ fn values(event: &StoredEvent, status: &str) -> Result<Vec<Param>, Failure> {
     ])
 }
 
-async fn skip(tx: &mut ReadTx, event: &StoredEvent) -> Result<(), Failure> {
-    const SQL: &str = "UPDATE webhook_deliveries_v1 SET status = 'skipped', \
-         next_attempt_ms = NULL, updated_ms = $1 \
-         WHERE lane_id = $2 AND aggregate_version <= $3 AND status IN ('pending', 'retrying')";
-    let Skipped { through } = read_data::<WebhookDeliveryEvent, _>(event)?;
-    let params = vec![event.timestamp.into(), event.aggregate_id.into(), through.into()];
-    tx.execute(SQL, params).await?;
-    Ok(())
+impl WebhookDeliveries {
+    async fn skip(&self, tx: &mut ReadTx, event: &StoredEvent) -> Result<(), Failure> {
+        let sql = format!(
+            "UPDATE {} SET status = 'skipped', next_attempt_ms = NULL, updated_ms = $1 \
+             WHERE lane_id = $2 AND aggregate_version <= $3 AND status IN ('pending', 'retrying')",
+            self.table
+        );
+        let Skipped { through } = read_data::<WebhookDeliveryEvent, _>(event)?;
+        let params = vec![event.timestamp.into(), event.aggregate_id.into(), through.into()];
+        tx.execute(AssertSqlSafe(sql), params).await?;
+        Ok(())
+    }
+
+    async fn forget(&self, tx: &mut ReadTx, now: Timestamp) -> Result<(), Failure> {
+        let sql = format!(
+            "DELETE FROM {} WHERE status IN ('delivered', 'dead', 'skipped') AND updated_ms < $1",
+            self.table
+        );
+        let kept = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
+        tx.execute(AssertSqlSafe(sql), vec![(now.millis() - kept).into()]).await?;
+        Ok(())
+    }
 }
 
-async fn forget(tx: &mut ReadTx, now: Timestamp) -> Result<(), Failure> {
-    const SQL: &str = "DELETE FROM webhook_deliveries_v1 \
-         WHERE status IN ('delivered', 'dead', 'skipped') AND updated_ms < $1";
-    let kept = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
-    tx.execute(SQL, vec![(now.millis() - kept).into()]).await?;
-    Ok(())
+/// The table of the version that serves.
+fn table(db: &ReadDb) -> String {
+    db.table(super::WEBHOOK_DELIVERIES_VIEW, TABLE)
 }
 
 fn read(row: &Row) -> Result<DeliveryRow, ReadError> {
@@ -210,7 +226,7 @@ pub async fn find(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<DeliveryRow>, ReadError> {
-    let query = Query::select(COLUMNS, TABLE)
+    let query = Query::select(COLUMNS, &table(db))
         .then(" AND endpoint_id = ")
         .value(endpoint)
         .when(" AND status = ", status)
@@ -222,7 +238,7 @@ pub async fn find(
 
 /// The deliveries of an event to all endpoints.
 pub async fn of_event(db: &ReadDb, event: Uuid) -> Result<Vec<DeliveryRow>, ReadError> {
-    let query = Query::select(COLUMNS, TABLE)
+    let query = Query::select(COLUMNS, &table(db))
         .then(" AND event_id = ")
         .value(event)
         .then(" ORDER BY endpoint_id LIMIT 100");
@@ -231,7 +247,7 @@ pub async fn of_event(db: &ReadDb, event: Uuid) -> Result<Vec<DeliveryRow>, Read
 
 /// A delivery.
 pub async fn one(db: &ReadDb, delivery: Uuid) -> Result<Option<DeliveryRow>, ReadError> {
-    let query = Query::select(COLUMNS, TABLE).then(" AND delivery_id = ").value(delivery);
+    let query = Query::select(COLUMNS, &table(db)).then(" AND delivery_id = ").value(delivery);
     Ok(db.fetch_as(query, read).await?.pop())
 }
 
@@ -241,13 +257,11 @@ pub async fn lanes_waiting(
     endpoint: Uuid,
     after: Option<Uuid>,
 ) -> Result<Vec<Uuid>, ReadError> {
-    let query = Query::new(
-        "SELECT DISTINCT lane_id FROM webhook_deliveries_v1 \
-         WHERE status IN ('pending', 'retrying') AND endpoint_id = ",
-    )
-    .value(endpoint)
-    .when(" AND lane_id > ", after)
-    .then(" ORDER BY lane_id LIMIT 100");
+    let query = Query::select(&["DISTINCT lane_id"], &table(db))
+        .then(" AND status IN ('pending', 'retrying') AND endpoint_id = ")
+        .value(endpoint)
+        .when(" AND lane_id > ", after)
+        .then(" ORDER BY lane_id LIMIT 100");
     db.fetch_as(query, |row| row.id(0)).await
 }
 
@@ -296,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn deliveries_are_followed_and_forgotten_once_they_are_old() {
         let test = testing::open().await;
-        let projected = Projected::new(WebhookDeliveries::default(), test.db.clone());
+        let projected = Projected::<WebhookDeliveries>::new(test.db.clone());
         let failed = WebhookDeliveryEvent::Failed(DeliveryFailed {
             message: message(1),
             attempt: 1,
