@@ -9,9 +9,8 @@ use serde::Deserialize;
 use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
-use uuid::Uuid;
-
 use sqlx::AssertSqlSafe;
+use uuid::Uuid;
 
 use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, Row, table_of};
 use super::view::{Shape, Table, read_data};
