@@ -58,7 +58,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[derive(ToSchema)]
 pub struct NewWebhook {
     /// Where events are sent to: an https address (in development http will do).
-    #[schema(max_length = 2048, example = "https://shop.example.com/hooks/souk")]
+    #[schema(max_length = 2048, example = "https://shop.example/hooks/souk")]
     pub url: String,
     /// Which: event types by any of their names, and patterns (`order.*`, `#`, `~` and a regular
     /// expression).
@@ -91,7 +91,7 @@ impl FromFields for ReadWebhook {
 #[derive(ToSchema)]
 pub struct WebhookChange {
     /// Where events are sent to.
-    #[schema(max_length = 2048, example = "https://shop.example.com/hooks/souk")]
+    #[schema(max_length = 2048, example = "https://shop.example/hooks/souk")]
     pub url: Option<String>,
     /// Which.
     #[schema(min_items = 1, max_items = 50, example = json!(["order.*"]))]

@@ -32,12 +32,44 @@ const UNTOLD: &[&str] = &[
     "projection.rebuild_resumed",
     "projection.rolled_back",
     "projection.version_discarded",
+    "publication.discarded",
+    "publication.expired",
+    "saga.compensation_requested",
+    "saga.retry_requested",
     "subscription.discard_requested",
     "user.erased",
     "user.registration_abandoned",
     "user.reinstated",
     "user.role_granted",
     "user.suspended",
+    "webhook.delivery.deferred",
+    "webhook.delivery.exhausted",
+    "webhook.delivery.failed",
+    "webhook.delivery.queued",
+    "webhook.delivery.skipped",
+    "webhook.delivery.started",
+    "webhook.delivery.succeeded",
+    "webhook.endpoint_created",
+    "webhook.endpoint_deleted",
+    "webhook.endpoint_disabled",
+    "webhook.endpoint_enabled",
+    "webhook.endpoint_failed",
+    "webhook.endpoint_pinged",
+    "webhook.endpoint_recovered",
+    "webhook.endpoint_updated",
+    "webhook.redelivery.requested",
+    "webhook.secret_rotated",
+];
+
+/// Subscriptions to what the story does not lead to. Webhooks call somebody again when it is time, so
+/// that what they store is not the same a moment later; their own tests kill the server under them.
+const UNASKED: &[&str] = &[
+    "order_saga-retries",
+    "sequence-gaps",
+    "sequence-gaps-settled",
+    "webhook-deliveries-view",
+    "webhook-fanout",
+    "webhook-sender",
 ];
 
 /// Something of everything: people, sellers accepted and refused, listings, orders that end in every
@@ -56,6 +88,8 @@ async fn story(server: &Server) {
         let path = format!("/api/v1/admin/categories/{category}/{verb}");
         admin.post(&path, &json!({})).await.expect(200);
     }
+    from_outside(server).await;
+    settings(server).await;
     server.fault("mail-sender", "fail", json!({ "times": 1 })).await;
     let listing = server.listing(&sam, 6).await;
     let path = format!("/api/v1/listings/{listing}");
@@ -107,6 +141,44 @@ async fn story(server: &Server) {
     let body = json!({ "refresh_token": fresh.text("refresh_token") });
     bea.client.post("/api/v1/auth/logout", &body).await;
     server.at_rest().await;
+}
+
+/// A publisher outside comes and goes, and tells two events the wrong way round.
+async fn from_outside(server: &Server) {
+    let admin = server.admin();
+    let schema = json!({ "version": "1.0", "schema": { "type": "object" } }).to_string();
+    let path = "/api/v1/admin/event-types/partner.stock.counted";
+    admin.send(reqwest::Method::PUT, path, Some(schema.into_bytes())).await.expect(201);
+    let wish = json!({ "name": "the warehouse", "scopes": ["publisher"] });
+    let token =
+        admin.post("/api/v1/admin/service-tokens", &wish).await.expect(201).text("token_id");
+    admin.delete(&format!("/api/v1/admin/service-tokens/{token}")).await.expect(204);
+    for sequence in [2, 1] {
+        let event = json!({
+            "event_type": "partner.stock.counted", "source": "/erp", "key": "shelf-1",
+            "id": sequence.to_string(), "sequence": sequence, "data": {},
+        });
+        admin.post("/api/v1/events", &event).await.expect(202);
+    }
+}
+
+/// How a subscription is run is changed.
+async fn settings(server: &Server) {
+    let path = "/api/v1/admin/subscriptions/order-progress";
+    let policy = json!({
+        "max_retries": 4, "delay_ms": 20, "exponential_backoff": true, "max_delay_ms": 30_000,
+    });
+    for (setting, body) in
+        [("retry-policy", policy), ("handler-timeout", json!({ "handler_timeout_ms": 20_000 }))]
+    {
+        let (path, body) = (format!("{path}/{setting}"), body.to_string().into_bytes());
+        server
+            .admin()
+            .if_match("*")
+            .send(reqwest::Method::PUT, &path, Some(body))
+            .await
+            .expect(200);
+    }
 }
 
 /// The last unit is held, given back, and sold.
@@ -237,8 +309,8 @@ async fn a_second_delivery_of_everything_changes_nothing(partitions: u16) {
     begin_again(&server).await;
     server.start_again().await;
     server.at_rest().await;
-    for name in names {
-        assert!(handled(&server.subscription(&name).await) > 0, "{name} was given nothing again");
+    for name in names.iter().filter(|name| !UNASKED.contains(&name.as_str())) {
+        assert!(handled(&server.subscription(name).await) > 0, "{name} was given nothing again");
     }
     // The provider of this life was asked for nothing, and nobody got a second mail.
     assert_eq!(server.gateway_calls().await, [""; 0]);

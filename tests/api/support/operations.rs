@@ -38,6 +38,7 @@ pub struct Things {
     pub category_id: String,
     pub event_id: String,
     pub correlation_id: String,
+    pub webhook_id: String,
 }
 
 impl Server {
@@ -55,6 +56,9 @@ impl Server {
         let schema = json!({ "schema": { "type": "object" } }).to_string().into_bytes();
         let path = "/api/v1/admin/event-types/partner.thing.made";
         self.admin().send(Method::PUT, path, Some(schema)).await.expect(201);
+        let webhook = new_webhook();
+        let webhook = self.admin().post("/api/v1/webhooks", &webhook).await.expect(201);
+        let webhook_id = webhook.text("id");
         Things {
             seller,
             buyer,
@@ -64,6 +68,7 @@ impl Server {
             category_id,
             event_id,
             correlation_id,
+            webhook_id,
         }
     }
 
@@ -110,6 +115,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/events/") => &things.event_id,
         _ if path.contains("/sellers/") => &things.seller.user_id,
         _ if path.contains("/users/") => &things.buyer.user_id,
+        _ if path.contains("/webhooks/") => &things.webhook_id,
         _ if path.contains("/faults/") => "1",
         _ => &things.listing_id,
     };
@@ -133,6 +139,16 @@ fn filled_in(path: &str, things: &Things) -> String {
     ]
     .iter()
     .fold(path.to_owned(), |path, (name, value)| path.replace(name, value))
+}
+
+/// An endpoint that is told of nothing.
+fn new_webhook() -> Value {
+    json!({
+        "url": "https://hooks.invalid/souk",
+        "events": ["nobody.declared_this"],
+        "format": "standard",
+        "description": "To be told of nothing",
+    })
 }
 
 /// Bodies that do what they are for, rather than merely fit the schema.
@@ -159,12 +175,7 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "description": "Ridden on Mondays too.",
             "price": { "amount": PRICE + 1, "currency": "VND" },
         }),
-        ("POST", "/api/v1/webhooks") => json!({
-            "url": "https://hooks.example.com/souk",
-            "events": ["nobody.declared_this"],
-            "format": "standard",
-            "description": "To be told of nothing",
-        }),
+        ("POST", "/api/v1/webhooks") => new_webhook(),
         ("POST", "/api/v1/webhooks/{id}/redeliver") => json!({
             "from_position": "0:1", "to_position": "0:9", "dry_run": true,
         }),
