@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::{
-    self, Blocked, CHECKPOINT_EVERY, Failed, Held, QUEUE_MAX, Stopping, Task, attempts,
-    dead_letter, handled, park, waits,
+    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_BEHIND_MAX, QUEUE_MAX, Stopping, Task,
+    attempts, dead_letter, handled, park, waits,
 };
 use super::{Cell, Kind, Ordered, Projection, lane_position};
 use crate::event::StoredEvent;
@@ -238,7 +238,8 @@ impl Puller<'_> {
 // ---------------------------------------------------------------------------------- handlers
 
 async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Result<(), String> {
-    let starts = load_checkpoints(cell).await?;
+    let mut stored = load_checkpoints(cell).await?;
+    let starts = stored.positions.clone();
     let cursor = starts.iter().copied().min().unwrap_or(0);
     cell.dispatched.store(cursor, Ordering::Release);
     if let Some(mut unfinished) = cell.unfinished() {
@@ -259,7 +260,6 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
         let (cell, runtime) = (cell.clone(), runtime.clone());
         running.spawn(async move { lane::run(&cell, &runtime, lane, blocked, receive).await });
     }
-    let mut stored = starts.clone();
     let pulled = async {
         let mut puller = Puller { set_aside, ..Puller::new(cell, cursor, PAGE) };
         pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
@@ -279,38 +279,77 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
     }
     drop(lanes);
     while running.join_next().await.is_some() {}
-    store_checkpoints(cell, &mut stored).await;
+    store_checkpoints(cell, &mut stored, Which::All).await;
     Ok(())
 }
 
-async fn load_checkpoints(cell: &Cell) -> Result<Vec<u64>, String> {
-    let stored = cell.store.checkpoints(cell.subscription.name, cell.partition).await;
-    let stored = stored.map_err(|error| error.to_string())?;
+/// The checkpoints as the journal has them.
+struct Stored {
+    /// By lane.
+    positions: Vec<u64>,
+    /// Whether there is a row for each lane of this many. Where there is none for a lane nobody knows
+    /// how far it was, so the first time all are stored.
+    whole: bool,
+}
+
+/// Which checkpoints are stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// All that have moved.
+    All,
+    /// Those of lanes that did something, and of idle ones that are far behind.
+    Due,
+}
+
+impl Stored {
+    /// Whether a lane's checkpoint should be stored, now that the lane is at `now`.
+    fn is_due(&self, cell: &Cell, lane: usize, now: u64) -> bool {
+        let stored = self.positions[lane];
+        let is_one_of_many =
+            self.whole && self.positions.len() > 1 && cell.subscription.ordering == Ordered::ByKey;
+        now > stored
+            && (!is_one_of_many
+                || cell.lanes[lane].done.load(Ordering::Acquire) > stored
+                || now - stored >= IDLE_BEHIND_MAX)
+    }
+
+    fn is_any_due(&self, cell: &Cell) -> bool {
+        (0..self.positions.len()).any(|lane| self.is_due(cell, lane, current(cell, lane)))
+    }
+}
+
+async fn load_checkpoints(cell: &Cell) -> Result<Stored, String> {
+    let rows = cell.store.checkpoints(cell.subscription.name, cell.partition).await;
+    let rows = rows.map_err(|error| error.to_string())?;
     let lanes = cell.lanes.len();
-    let same = stored.len() == lanes && stored.iter().all(|row| usize::from(row.lanes) == lanes);
+    let whole = rows.len() == lanes && rows.iter().all(|row| usize::from(row.lanes) == lanes);
     if cell.faults.planted(Bug::LanesResumeAhead) {
-        return Ok(vec![stored.iter().map(|row| row.position).max().unwrap_or(0); lanes]);
+        let furthest = rows.iter().map(|row| row.position).max().unwrap_or(0);
+        return Ok(Stored { positions: vec![furthest; lanes], whole });
     }
-    if same && cell.subscription.ordering == Ordered::ByKey {
-        return Ok(stored.iter().map(|row| row.position).collect());
+    if whole && cell.subscription.ordering == Ordered::ByKey {
+        return Ok(Stored { positions: rows.iter().map(|row| row.position).collect(), whole });
     }
-    // Keys move between lanes when their number changes, events wherever no order is kept: all start where the slowest was.
-    let slowest = stored.iter().map(|row| row.position).min().unwrap_or(0);
-    Ok(vec![slowest; lanes])
+    // Keys move between lanes when their number changes, events wherever no order is kept: all
+    // start where the slowest was.
+    let slowest = rows.iter().map(|row| row.position).min().unwrap_or(0);
+    Ok(Stored { positions: vec![slowest; lanes], whole })
 }
 
 async fn pull_into_lanes(
     puller: &mut Puller<'_>,
     lanes: &[mpsc::Sender<Task>],
     starts: &[u64],
-    stored: &mut [u64],
+    stored: &mut Stored,
 ) {
     let cell = puller.cell;
     let mut last_store = Instant::now();
     let lag = lag_gauge(cell);
     loop {
-        let dirty = (0..stored.len()).any(|lane| current(cell, lane) > stored[lane]);
-        let wait = if dirty { CHECKPOINT_EVERY } else { cell.poll_interval };
+        let wait = match stored.is_any_due(cell) {
+            true => CHECKPOINT_EVERY,
+            false => cell.poll_interval,
+        };
         match puller.next(wait).await {
             Next::Stop => return,
             Next::Idle => {}
@@ -334,7 +373,7 @@ async fn pull_into_lanes(
         }
         report_lag(cell, &lag);
         if last_store.elapsed() >= CHECKPOINT_EVERY {
-            store_checkpoints(cell, stored).await;
+            store_checkpoints(cell, stored, Which::Due).await;
             last_store = Instant::now();
         }
     }
@@ -377,23 +416,35 @@ fn current(cell: &Cell, lane: usize) -> u64 {
     lane_position(&cell.lanes[lane], dispatched)
 }
 
-async fn store_checkpoints(cell: &Cell, stored: &mut [u64]) {
-    let positions: Vec<_> = (0..stored.len()).map(|lane| current(cell, lane)).collect();
-    if positions.iter().zip(&*stored).all(|(now, before)| now <= before) {
+/// Stores checkpoints. A lane without work of its own may stay behind: nothing in between was for
+/// it, so all that it costs is that a restart reads those events once more. Its row in every batch
+/// would take the place of a command's.
+async fn store_checkpoints(cell: &Cell, stored: &mut Stored, which: Which) {
+    let now: Vec<_> = (0..stored.positions.len()).map(|lane| current(cell, lane)).collect();
+    let is_due = |lane: usize| match which {
+        Which::All => now[lane] > stored.positions[lane],
+        Which::Due => stored.is_due(cell, lane, now[lane]),
+    };
+    let mut due: Vec<_> = (0..now.len()).filter(|lane| is_due(*lane)).collect();
+    if due.is_empty() {
         return;
     }
-    let checkpoint = |(lane, position): (usize, &u64)| Checkpoint {
+    if !stored.whole {
+        due = (0..now.len()).collect();
+    }
+    let checkpoint = |lane: &usize| Checkpoint {
         subscription: cell.subscription.name.into(),
-        lane: u16::try_from(lane).expect("lanes are counted in 16 bits"),
+        lane: u16::try_from(*lane).expect("lanes are counted in 16 bits"),
         lanes: cell.subscription.lanes,
-        position: *position,
+        position: now[*lane],
     };
-    let checkpoints = positions.iter().enumerate().map(checkpoint).collect();
+    let checkpoints = due.iter().map(checkpoint).collect();
     points::reach("subscriber.before_checkpoint").await;
     match cell.writer.store(Batch { checkpoints, ..Batch::default() }).await {
         Ok(()) => {
             points::reach("subscriber.after_checkpoint").await;
-            stored.copy_from_slice(&positions);
+            due.iter().for_each(|lane| stored.positions[*lane] = now[*lane]);
+            stored.whole = true;
         }
         Err(error) => {
             tracing::debug!(subscription = cell.subscription.name, %error, "checkpoints wait for the journal");
@@ -424,11 +475,12 @@ async fn run_projection(
     cell.lanes[0].queued.store(0, Ordering::Release);
     cell.dispatched.store(start, Ordering::Release);
     let mut puller = Puller::new(cell, start, PROJECTION_PAGE);
-    let mut mirrored = vec![start; 1];
+    let mut mirrored = Stored { positions: vec![start], whole: false };
     let mut last_store = Instant::now();
     let lag = lag_gauge(cell);
     loop {
-        let wait = if mirrored[0] < puller.cursor { CHECKPOINT_EVERY } else { cell.poll_interval };
+        let is_behind = mirrored.positions[0] < puller.cursor;
+        let wait = if is_behind { CHECKPOINT_EVERY } else { cell.poll_interval };
         match puller.next(wait).await {
             Next::Stop => return Ok(()),
             Next::Idle => {}
@@ -452,7 +504,7 @@ async fn run_projection(
         }
         report_lag(cell, &lag);
         if last_store.elapsed() >= CHECKPOINT_EVERY {
-            store_checkpoints(cell, &mut mirrored).await;
+            store_checkpoints(cell, &mut mirrored, Which::Due).await;
             last_store = Instant::now();
         }
     }
