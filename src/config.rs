@@ -33,6 +33,9 @@ pub const DATA_DIR_DEFAULT: &str = "./data";
 const LEASE_TTL_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(600);
 
+/// The largest `DISK_FREE_MIN`: a tebibyte.
+const DISK_FREE_MIN_MAX: usize = 1 << 40;
+
 /// The exit code of a program that was configured wrongly (`EX_CONFIG` of sysexits).
 pub const EXIT_CODE: u8 = 78;
 
@@ -116,6 +119,9 @@ pub struct Storage {
     pub database_wait: Duration,
     /// `LEASE_TTL`: how long a process that has gone silent keeps its place on PostgreSQL.
     pub lease_ttl: Duration,
+    /// `DISK_FREE_MIN`: with less than so many bytes free for the files of SQLite nothing new is
+    /// taken from outside; 0: nobody looks.
+    pub disk_free_min: u64,
     /// `JOURNAL_DURABILITY`: less than full in development builds for tests only.
     pub durability: Durability,
 }
@@ -235,7 +241,7 @@ impl Config {
     pub fn load(source: &Source<'_>) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(source);
         let mode = mode(&mut reader);
-        let storage = storage(&mut reader);
+        let storage = storage(&mut reader, mode);
         let http = http(&mut reader, mode);
         let keys = keys(&mut reader, mode, &storage.data_dir);
         let runtime = runtime(&mut reader);
@@ -292,7 +298,7 @@ fn mode(reader: &mut Reader<'_>) -> Mode {
     }
 }
 
-fn storage(reader: &mut Reader<'_>) -> Storage {
+fn storage(reader: &mut Reader<'_>, mode: Mode) -> Storage {
     let data_dir =
         PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| DATA_DIR_DEFAULT.to_owned()));
     let database = match reader.text("DATABASE_URL").map(|url| Database::parse(&url)) {
@@ -308,11 +314,13 @@ fn storage(reader: &mut Reader<'_>) -> Storage {
     if !LEASE_TTL_RANGE.contains(&lease_ttl) {
         reader.error("LEASE_TTL", "must be between 100ms and 10m");
     }
+    let free_min = if mode.is_development() { 64 << 20 } else { 256 << 20 };
     Storage {
         data_dir,
         database,
         database_wait: reader.duration("DATABASE_WAIT", Duration::from_secs(60)),
         lease_ttl,
+        disk_free_min: reader.number("DISK_FREE_MIN", free_min, 0..=DISK_FREE_MIN_MAX) as u64,
         durability: durability(reader),
     }
 }

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod chaos;
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod domain;
 mod files;
 pub mod gateways;

@@ -22,7 +22,7 @@ use crate::http::server::Server;
 use crate::http::{self, Parts};
 use crate::identity::token::{ADMIN_LIFETIME, Tokens};
 use crate::identity::verification::verification_token;
-use crate::telemetry;
+use crate::{disk, telemetry};
 
 /// The file with the development administrator's token, in the data folder.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
@@ -39,6 +39,7 @@ pub struct Running {
     app: http::App,
     server: Server,
     upkeep: JoinHandle<()>,
+    disk_watch: Option<JoinHandle<()>>,
 }
 
 /// The market's settings, from the configuration.
@@ -83,6 +84,14 @@ impl Running {
             .await
             .with_context(|| format!("cannot listen on {}", config.http.address))?;
         let market = Market::start(settings(&config)).await?;
+        // Before the first request: a disk that is almost full already takes none.
+        let disk_watch = match disk::Watch::new(&config.storage, market.runtime.clone()) {
+            Some(mut watch) => {
+                watch.look().await;
+                Some(tokio::spawn(watch.run()))
+            }
+            None => None,
+        };
         let parts =
             Parts { market: market.clone(), config: config.clone(), metrics: metrics.clone() };
         let app = http::App::new(parts);
@@ -95,7 +104,7 @@ impl Running {
         app.set_started();
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
         let address = server.address();
-        Ok(Self { address, admin_token_path, config, market, app, server, upkeep })
+        Ok(Self { address, admin_token_path, config, market, app, server, upkeep, disk_watch })
     }
 
     /// Where it listens.
@@ -144,6 +153,7 @@ impl Running {
         points::reach("shutdown.during_drain").await;
         let drained = self.market.drain(timeout).await;
         self.upkeep.abort();
+        self.disk_watch.inspect(JoinHandle::abort);
         if !(answered && drained) {
             tracing::warn!(answered, drained, "stopped before everything was finished");
         }

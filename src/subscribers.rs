@@ -39,7 +39,10 @@ pub(crate) fn command_failed<R: std::error::Error>(error: &CommandError<R>) -> F
             Failure::permanent(error.to_string())
         }
         CommandError::Unavailable(
-            Unavailable::Journal | Unavailable::Draining | Unavailable::Overloaded,
+            Unavailable::Journal
+            | Unavailable::Draining
+            | Unavailable::Overloaded
+            | Unavailable::Refused(_),
         ) => Failure::system(error.to_string()),
         CommandError::Unavailable(Unavailable::Restarting | Unavailable::DeadlinePassed)
         | CommandError::OutcomeUnknown

@@ -4,14 +4,17 @@
 //! a partition, so much at one aggregate, and from outside no more than the journal can take within
 //! [`COMMIT_WAIT_MAX`]. What does not fit is refused at once. Commands that the system gives itself
 //! have room of their own and wait for it: load from outside never starves a purchase under way.
+//!
+//! Whoever runs the service can have it take nothing new from outside for a while, with a reason of
+//! its own; reads and the system's own work go on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::command::{Origin, Unavailable};
+use crate::command::{Origin, Refusal, Unavailable};
 
 /// While what is queued for the journal would have to wait longer than this, nothing more is taken
 /// from outside. A quick journal never comes near it: there the number in flight is the bound. With
@@ -26,6 +29,7 @@ pub struct Admission {
     outside_max: usize,
     inside_max: usize,
     draining: AtomicBool,
+    refusal: RwLock<Option<Refusal>>,
 }
 
 /// Room for one command, until it is answered.
@@ -64,6 +68,7 @@ impl Admission {
             outside_max,
             inside_max,
             draining: AtomicBool::new(false),
+            refusal: RwLock::new(None),
         }
     }
 
@@ -97,6 +102,16 @@ impl Admission {
     /// Whether nothing comes in from outside any more.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// Refuses everything new from outside for this reason; takes it again with none.
+    pub fn refuse_outside(&self, refusal: Option<Refusal>) {
+        *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = refusal;
+    }
+
+    /// Why nothing new is taken from outside.
+    pub fn refusal(&self) -> Option<Refusal> {
+        *self.refusal.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many commands are in flight, from outside and from inside.

@@ -163,6 +163,20 @@ pub enum Unavailable {
     /// The command's deadline passed before it was run.
     #[error("the deadline passed before the command could run")]
     DeadlinePassed,
+    /// Whoever runs the service has it take nothing new from outside.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+}
+
+/// Why nothing new is taken from outside, as whoever refuses it says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Refusal {
+    /// A stable code for metrics and problem documents.
+    pub code: &'static str,
+    /// For people: what is wrong and what to do. Everybody outside reads it.
+    pub message: &'static str,
+    /// When trying again makes sense.
+    pub retry_after: Duration,
 }
 
 impl Unavailable {
@@ -173,6 +187,7 @@ impl Unavailable {
             Self::Journal => Duration::from_secs(2),
             Self::Draining => Duration::from_secs(5),
             Self::Quarantined(_) => Duration::from_secs(60),
+            Self::Refused(refusal) => refusal.retry_after,
         }
     }
 
@@ -185,6 +200,7 @@ impl Unavailable {
             Self::Restarting => "restarting",
             Self::Quarantined(_) => "quarantined",
             Self::DeadlinePassed => "deadline_passed",
+            Self::Refused(refusal) => refusal.code,
         }
     }
 }

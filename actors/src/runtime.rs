@@ -20,6 +20,7 @@ pub use reader::{Control, DeadLetters, JournalReader, Subscriptions};
 
 use crate::aggregate::registry::Registry;
 use crate::aggregate::{Aggregate, AggregateOptions};
+use crate::command::Refusal;
 use crate::faults::Faults;
 use crate::flag::Flag;
 use crate::journal::codec::Keyring;
@@ -81,6 +82,8 @@ pub struct Health {
     pub subscriptions_started: bool,
     /// Every infrastructure actor is running.
     pub supervisors_alive: bool,
+    /// Why nothing new is taken from outside, where [`Runtime::refuse_outside`] said so.
+    pub refusal: Option<Refusal>,
 }
 
 /// A runtime to be.
@@ -341,6 +344,16 @@ impl Runtime {
                     .iter()
                     .all(|name| runs(partition, name))
             }),
+            refusal: self.0.partitions.iter().find_map(|partition| partition.admission.refusal()),
+        }
+    }
+
+    /// From now on every new command from outside is refused for this reason, or with none is taken
+    /// again. Repeats of commands that happened are answered, reads are, and sagas, timers and
+    /// subscribers go on.
+    pub fn refuse_outside(&self, refusal: Option<Refusal>) {
+        for partition in &self.0.partitions {
+            partition.admission.refuse_outside(refusal);
         }
     }
 

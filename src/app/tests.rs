@@ -40,6 +40,7 @@ fn settings(dir: &Path) -> Settings {
             database: Database::Sqlite(dir.join(JOURNAL_FILE)),
             database_wait: Duration::ZERO,
             lease_ttl: Duration::ZERO,
+            disk_free_min: 0,
             durability: Durability::Full,
         },
         partitions: None,

@@ -12,7 +12,7 @@ use super::App;
 use super::answer::Answer;
 use super::params::Params;
 use super::problem::{self, ApiError, ProblemKind};
-use crate::telemetry;
+use crate::{disk, telemetry};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -97,6 +97,7 @@ async fn readyz(State(app): State<App>, params: Params) -> Response {
         CheckBody { name: "journal_writable", ok: health.journal_writable },
         CheckBody { name: "subscriptions_started", ok: health.subscriptions_started },
         CheckBody { name: "supervisors_alive", ok: health.supervisors_alive },
+        CheckBody { name: "disk_space", ok: health.refusal != Some(disk::LOW) },
         CheckBody { name: "not_draining", ok: !(health.draining || app.is_stopping()) },
     ];
     probe(checks, params.flag("verbose"))

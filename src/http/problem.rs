@@ -474,6 +474,11 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("too_many_logins", 503, "Too many passwords are being checked. Retry after Retry-After."),
     ("draining", 503, "The service is stopping; nothing happened."),
     ("journal_unavailable", 503, "The journal cannot be reached; nothing happened."),
+    (
+        "disk_low",
+        503,
+        "The disk is almost full; nothing happened. Reads go on; an operator has to free space.",
+    ),
     ("audit_unavailable", 503, "The audit could not read everything that it compares."),
     ("read_model_unavailable", 503, "The view cannot be read at the moment."),
     ("projection_behind", 503, "The view has not reached min_position in time."),

@@ -105,6 +105,11 @@ async fn is_ready(server: &Server, status: u16) {
     .await;
 }
 
+/// On files, and not minding how full the disk is.
+fn unguarded() -> Start {
+    Start::on_files().with("DISK_FREE_MIN", 0)
+}
+
 /// Something that is in memory, and the way to it.
 async fn live(server: &Server) -> String {
     let id = make(&server.admin(), "live").await.expect(201).text("category_id");
@@ -116,7 +121,7 @@ async fn live(server: &Server) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_writes_and_the_service_is_back_once_there_is_space() {
     let disk = SmallDisk::mount(16);
-    let server = Start::on_files().within(disk.path()).start().await;
+    let server = unguarded().within(disk.path()).start().await;
     let path = live(&server).await;
     let writers = Writers::start(&server);
     writers.hear(201).await;
@@ -133,11 +138,64 @@ async fn a_full_disk_refuses_writes_and_the_service_is_back_once_there_is_space(
     server.finish().await;
 }
 
+/// Whether `/readyz` finds that there is space.
+async fn has_space(server: &Server) -> bool {
+    let ready = server.visitor().get("/readyz?verbose").await;
+    let checks = ready["checks"].as_array().unwrap();
+    let check = checks.iter().find(|check| check["name"] == "disk_space").unwrap();
+    let has_space = check["ok"].as_bool().unwrap();
+    assert_eq!(ready.status(), if has_space { 200 } else { 503 });
+    has_space
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_almost_full_disk_takes_nothing_new_and_what_was_begun_is_finished() {
+    const MINIMUM: u64 = 12 << 20;
+    let disk = SmallDisk::mount(48);
+    let start = Start::on_files().within(disk.path()).with("DISK_FREE_MIN", MINIMUM);
+    let server = start.start().await;
+    assert!(has_space(&server).await);
+    let path = live(&server).await;
+    // Held back on its way, so that the rest of it happens while there is little space.
+    let deaf = json!({ "key": "payment.captured" });
+    let hold = server.fault("order_saga-facts", "fail", deaf).await;
+    let sale = server.sale(1, 1, "sandbox").await;
+    server.await_event("payment.captured", &sale.order.correlation_id).await;
+    let before = make(&server.admin(), "before").await.expect(201);
+
+    disk.leave(MINIMUM - (1 << 20));
+    eventually("the disk to be low", || async { (!has_space(&server).await).then_some(()) }).await;
+    let refused = make(&server.admin(), "during").await.problem(503, "disk_low");
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
+    assert!(refused.text("detail").contains("freed some space"), "{refused:?}");
+    server.visitor().get("/problems/disk_low").await.expect(200);
+    server.logged(&["ERROR", "almost full", "DISK_FREE_MIN"]).await;
+    server.visitor().get("/livez").await.expect(200);
+    server.visitor().get(&path).await.expect(200);
+    // What happened before is still told.
+    let again = make(&server.admin(), "before").await.expect(201);
+    assert_eq!(again["category_id"], before["category_id"]);
+    server.mend(hold).await;
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    for volume in ["journal", "read"] {
+        let label = format!("volume=\"{volume}\"");
+        let free = server.metric("souk_disk_free_bytes", &label).await;
+        assert!(free > 0.0 && free < (12 << 20) as f64, "{volume}: {free}");
+    }
+    assert!(!has_space(&server).await);
+
+    disk.free();
+    eventually("there to be space", || async { has_space(&server).await.then_some(()) }).await;
+    make(&server.admin(), "during").await.expect(201);
+    server.logged(&["INFO", "enough space again"]).await;
+    server.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_the_read_models_stops_them_only() {
     let (disk, elsewhere) = (SmallDisk::mount(8), tempfile::tempdir().unwrap());
     let journal = format!("sqlite:{}", elsewhere.path().join("journal.db").display());
-    let start = Start::on_files().within(disk.path()).with("DATABASE_URL", journal);
+    let start = unguarded().within(disk.path()).with("DATABASE_URL", journal);
     let server = start.start().await;
     let writers = Writers::start(&server);
     writers.hear(201).await;
@@ -161,7 +219,7 @@ async fn a_full_disk_of_the_read_models_stops_them_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_at_the_start_is_told_plainly() {
     let disk = SmallDisk::mount(16);
-    let mut server = Start::on_files().within(disk.path()).start().await;
+    let mut server = unguarded().within(disk.path()).start().await;
     let made = make(&server.admin(), "before").await.expect(201);
     assert!(server.terminate().await.success());
     disk.fill();

@@ -260,6 +260,13 @@ impl<A: Aggregate> Registry<A> {
                 return self.replay(id, &outcome, once.request_hash, view).await;
             }
         }
+        // Behind the look-up: what happened before can still be asked for.
+        if changes
+            && outside
+            && let Some(refusal) = shared.admission.refusal()
+        {
+            return Err(Unavailable::Refused(refusal).into());
+        }
         let slot = self.slot(id);
         if !permit.at_aggregate(&slot.in_flight, shared.options.mailbox_max) {
             return Err(Unavailable::Overloaded.into());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use souk_actors::broker::TAIL_EVENTS_MAX;
-use souk_actors::command::{CommandContext, CommandError, Origin, Unavailable};
+use souk_actors::command::{CommandContext, CommandError, Once, Origin, Refusal, Unavailable};
 use souk_actors::event::StoredEvent;
 use souk_actors::faults::{Fault, Mode};
 use souk_actors::retry::{Failure, FailureKind};
@@ -171,4 +171,34 @@ async fn a_handler_that_never_ends_is_tried_again_and_then_a_letter() {
     assert_eq!((&*letters[0].class, letters[0].attempts), ("transient", 4));
     assert_eq!(letters[0].key, Uuid::from_u128(1));
     assert_eq!(*slow.seen.lock().unwrap(), [(Uuid::from_u128(2), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_from_outside_is_new_and_from_outside() {
+    let rig = Rig::build(false, 2, options(), |b| b).await;
+    let id = Uuid::from_u128(1);
+    let once = Some(Once { request_hash: [1; 32] });
+    let context = CommandContext { once, ..rig.context() };
+    let change = async |context: CommandContext| {
+        rig.accounts().send(id, AccountCommand::Change(1), context, |account| account.balance).await
+    };
+    change(context.clone()).await.unwrap();
+    let refusal = Refusal {
+        code: "closed",
+        message: "closed for lunch",
+        retry_after: Duration::from_secs(7),
+    };
+    rig.runtime.refuse_outside(Some(refusal));
+    for account in 0..10 {
+        let refused = rig.change(account, 1).await.unwrap_err();
+        assert_eq!(refused, Unavailable::Refused(refusal).into());
+        change_inside(&rig, account).await.unwrap();
+    }
+    assert_eq!(rig.balance(1).await, 2, "reads go on, and so does the system");
+    assert!(change(context).await.unwrap().replayed, "what happened is still told");
+    assert_eq!(rig.runtime.health().refusal, Some(refusal));
+    assert_eq!(rig.runtime.in_flight(), (0, 0));
+    rig.runtime.refuse_outside(None);
+    rig.change(1, 1).await.unwrap();
+    assert_eq!(rig.runtime.health().refusal, None);
 }

@@ -1,6 +1,6 @@
 //! A disk of a few megabytes that can be filled up.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
 
@@ -40,6 +40,15 @@ impl SmallDisk {
             let chunk = vec![7; size];
             while ballast.write_all(&chunk).is_ok() {}
         }
+    }
+
+    /// Takes space until about so many bytes are left.
+    pub fn leave(&self, bytes: u64) {
+        let known = rustix::fs::statvfs(self.path()).unwrap();
+        let taken = (known.f_bavail * known.f_frsize).checked_sub(bytes).unwrap();
+        let mut ballast = std::fs::File::create(self.folder.path().join("ballast")).unwrap();
+        // Written, and not only made longer: a hole takes no space.
+        std::io::copy(&mut std::io::repeat(7).take(taken), &mut ballast).unwrap();
     }
 
     /// Gives it back.
