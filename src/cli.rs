@@ -8,12 +8,15 @@ mod bench;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod demo;
+mod events;
 mod journal;
 mod quarantine;
 mod rebuild;
 mod remote;
+mod sagas;
 mod schema;
 mod serve;
+mod sse;
 mod subscriptions;
 
 use std::process::ExitCode;
@@ -123,6 +126,10 @@ enum Command {
     Subscriptions(subscriptions::Options),
     /// Read models of a running server: make one anew beside the one that serves
     Rebuild(rebuild::Options),
+    /// Events of a running server
+    Events(events::Options),
+    /// Sagas of a running server: how far they are, and stepping in
+    Sagas(sagas::Options),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
     /// Stop servers where it hurts, under load, and see whether promises are kept
@@ -185,6 +192,14 @@ pub fn run() -> ExitCode {
     if let Some(Command::Rebuild(options)) = cli.command {
         let connection = options.connection.clone();
         return remotely(&cli.flags, &connection, |remote| rebuild::run(remote, options));
+    }
+    if let Some(Command::Events(options)) = cli.command {
+        let connection = options.connection.clone();
+        return remotely(&cli.flags, &connection, |remote| events::run(remote, options));
+    }
+    if let Some(Command::Sagas(options)) = cli.command {
+        let connection = options.connection.clone();
+        return remotely(&cli.flags, &connection, |remote| sagas::run(remote, options));
     }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
@@ -273,7 +288,9 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             | Command::Audit(_)
             | Command::Quarantine(_)
             | Command::Subscriptions(_)
-            | Command::Rebuild(_),
+            | Command::Rebuild(_)
+            | Command::Events(_)
+            | Command::Sagas(_),
         ) => {
             unreachable!("it needs no configuration and is done before")
         }

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use comfy_table::{Cell, CellAlignment, Table};
 use reqwest::{Method, RequestBuilder, Response};
@@ -74,6 +74,16 @@ pub(super) struct Remote {
     json: bool,
 }
 
+/// A server's answer that is no success.
+#[derive(Debug, thiserror::Error)]
+#[error("{said}")]
+pub(super) struct Refusal {
+    /// Its status.
+    pub(super) status: u16,
+    /// What it said, for a person.
+    pub(super) said: String,
+}
+
 /// What a server answered.
 pub(super) struct Told {
     /// The body; null when there is none.
@@ -115,7 +125,9 @@ impl Remote {
         }
         let status = response.status();
         let text = response.text().await.unwrap_or_default();
-        bail!("{}", refusal(status.as_u16(), &serde_json::from_str(&text).unwrap_or_default()))
+        let status = status.as_u16();
+        let said = refusal(status, &serde_json::from_str(&text).unwrap_or_default());
+        Err(Refusal { status, said }.into())
     }
 
     /// What is at a path.

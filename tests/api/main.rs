@@ -10,6 +10,7 @@ mod audit;
 mod backup;
 #[cfg(feature = "bench")]
 mod bench;
+mod commands;
 mod connections;
 mod consistency;
 mod conventions;
