@@ -52,12 +52,12 @@ pub struct ProjectionBody {
     /// The version that readers are given.
     pub serving_version: u32,
     /// All versions: one, or two while one was rebuilt.
-    pub versions: Vec<VersionBody>,
+    pub versions: Vec<ProjectionVersionBody>,
 }
 
 /// A version of a read model.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct VersionBody {
+pub struct ProjectionVersionBody {
     /// Its number.
     pub version: u32,
     /// How it stands.
@@ -171,7 +171,7 @@ async fn version_body(
     app: &App,
     name: &'static str,
     version: Version,
-) -> Result<VersionBody, ApiError> {
+) -> Result<ProjectionVersionBody, ApiError> {
     let stored = app.rebuilds().positions(&version).await?;
     let heads = app.runtime().journal().heads();
     let place = |head: &souk_actors::event::Position| {
@@ -191,7 +191,7 @@ async fn version_body(
     let (lag_events, rate) = (head - done, app.rebuilds().rate(&version));
     let is_filling = version.state == VersionState::Filling;
     let time = |at: souk_actors::world::Timestamp| at.to_string();
-    Ok(VersionBody {
+    Ok(ProjectionVersionBody {
         version: version.number,
         state: version.state,
         serves: version.serves,

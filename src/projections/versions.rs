@@ -9,7 +9,7 @@
 //!
 //! Version 1 has the tables that migrations make, a later one tables of the same shape with a name of
 //! their own. Readers are given the version that serves. Whoever changes rows of a partition, or what
-//! there is of versions, locks the checkpoint of version 1 first ([`lock`]): so nobody misses a
+//! there is of versions, locks the checkpoint of version 1 first (`lock`): so nobody misses a
 //! version that has just become level.
 
 use std::collections::BTreeMap;
