@@ -256,6 +256,10 @@ const ID: &str = "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
 /// As [`schema_of`], where the name says something else at one path.
 fn schema_at(path: &str, name: &str) -> Option<Value> {
     match (path, name) {
+        ("/api/v1/admin/sagas/stream", "state") => Some(json!({
+            "type": "string",
+            "enum": ["", "COLLECTING", "RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED"],
+        })),
         ("/api/v1/traces", "status") => {
             Some(json!({ "type": "string", "enum": ["", "error", "ok"] }))
         }

@@ -604,6 +604,7 @@ pub struct RangeBody {
     /// Whether that is all of the range; if not, go on behind `reached`.
     pub complete: bool,
     /// The last position that was looked at in each partition.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub reached: BTreeMap<u16, u64>,
 }
 

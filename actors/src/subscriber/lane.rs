@@ -547,5 +547,5 @@ async fn write(cell: &Cell, write: LetterWrite) -> Result<(), Failure> {
 pub(super) const QUEUE_MAX: usize = 64;
 /// How often checkpoints are stored while there is something to store.
 pub(super) const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
-/// How many positions the checkpoint of an idle lane may stay behind.
-pub(super) const IDLE_BEHIND_MAX: u64 = 4_096;
+/// How often those of lanes are stored that had nothing to do.
+pub(super) const IDLE_CHECKPOINT_EVERY: Duration = Duration::from_secs(5);

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::{
-    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_BEHIND_MAX, QUEUE_MAX, Stopping, Task,
-    attempts, dead_letter, handled, park, waits,
+    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVERY, QUEUE_MAX, Stopping,
+    Task, attempts, dead_letter, handled, park, waits,
 };
 use super::{Cell, Kind, Ordered, Projection, lane_position};
 use crate::event::StoredEvent;
@@ -297,7 +297,7 @@ struct Stored {
 enum Which {
     /// All that have moved.
     All,
-    /// Those of lanes that did something, and of idle ones that are far behind.
+    /// Those of lanes that did something.
     Due,
 }
 
@@ -307,10 +307,7 @@ impl Stored {
         let stored = self.positions[lane];
         let is_one_of_many =
             self.whole && self.positions.len() > 1 && cell.subscription.ordering == Ordered::ByKey;
-        now > stored
-            && (!is_one_of_many
-                || cell.lanes[lane].done.load(Ordering::Acquire) > stored
-                || now - stored >= IDLE_BEHIND_MAX)
+        now > stored && (!is_one_of_many || cell.lanes[lane].done.load(Ordering::Acquire) > stored)
     }
 
     fn is_any_due(&self, cell: &Cell) -> bool {
@@ -343,7 +340,7 @@ async fn pull_into_lanes(
     stored: &mut Stored,
 ) {
     let cell = puller.cell;
-    let mut last_store = Instant::now();
+    let (mut last_store, mut last_of_all) = (Instant::now(), Instant::now());
     let lag = lag_gauge(cell);
     loop {
         let wait = match stored.is_any_due(cell) {
@@ -372,7 +369,10 @@ async fn pull_into_lanes(
             }
         }
         report_lag(cell, &lag);
-        if last_store.elapsed() >= CHECKPOINT_EVERY {
+        if last_of_all.elapsed() >= IDLE_CHECKPOINT_EVERY {
+            store_checkpoints(cell, stored, Which::All).await;
+            (last_store, last_of_all) = (Instant::now(), Instant::now());
+        } else if last_store.elapsed() >= CHECKPOINT_EVERY {
             store_checkpoints(cell, stored, Which::Due).await;
             last_store = Instant::now();
         }
@@ -416,7 +416,7 @@ fn current(cell: &Cell, lane: usize) -> u64 {
     lane_position(&cell.lanes[lane], dispatched)
 }
 
-/// Stores checkpoints. A lane without work of its own may stay behind: nothing in between was for
+/// Stores checkpoints. A lane without work of its own may stay behind for a while: nothing in between was for
 /// it, so all that it costs is that a restart reads those events once more. Its row in every batch
 /// would take the place of a command's.
 async fn store_checkpoints(cell: &Cell, stored: &mut Stored, which: Which) {
