@@ -8,6 +8,7 @@ mod bench;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod demo;
+mod dlq;
 mod events;
 mod journal;
 mod quarantine;
@@ -43,6 +44,8 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   OUTBOX_BATCH_SIZE          For relays to message brokers, which do not exist yet: no effect
   OUTBOX_MAX_RETRIES         The same
   MAILBOX_CAP                How many commands may wait at one aggregate [1024]
+  DLQ_LETTERS_MAX            How many dead letters of a subscription a partition holds before the
+                             subscription stands still [10000]
   AGGREGATE_IDLE_TIMEOUT     How long an unused aggregate stays in memory [5m]
   EVENT_TYPE_PREFIX          What stands before the type of a CloudEvent [souk]
   HTTP_STREAMS_MAX           How many streams of events are served at once [200]
@@ -130,6 +133,8 @@ enum Command {
     Events(events::Options),
     /// Sagas of a running server: how far they are, and stepping in
     Sagas(sagas::Options),
+    /// Dead letters of a running server: see them, and retry, skip or discard them
+    Dlq(dlq::Options),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
     /// Stop servers where it hurts, under load, and see whether promises are kept
@@ -200,6 +205,10 @@ pub fn run() -> ExitCode {
     if let Some(Command::Sagas(options)) = cli.command {
         let connection = options.connection.clone();
         return remotely(&cli.flags, &connection, |remote| sagas::run(remote, options));
+    }
+    if let Some(Command::Dlq(options)) = cli.command {
+        let connection = options.connection.clone();
+        return remotely(&cli.flags, &connection, |remote| dlq::run(remote, options));
     }
     let config = match load(&cli.flags, &cli.command) {
         Ok(config) => config,
@@ -290,7 +299,8 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             | Command::Subscriptions(_)
             | Command::Rebuild(_)
             | Command::Events(_)
-            | Command::Sagas(_),
+            | Command::Sagas(_)
+            | Command::Dlq(_),
         ) => {
             unreachable!("it needs no configuration and is done before")
         }

@@ -173,6 +173,9 @@ pub struct Runtime {
     pub partitions: Option<u16>,
     /// `MAILBOX_CAP`: how many commands may wait at one aggregate.
     pub mailbox_cap: Option<usize>,
+    /// `DLQ_LETTERS_MAX`: how many letters of a subscription a partition holds before it stands
+    /// still.
+    pub letters_max: usize,
     /// `AGGREGATE_IDLE_TIMEOUT`: how long an aggregate stays in memory unused.
     pub aggregate_idle_timeout: Option<Duration>,
     /// `EVENT_TYPE_PREFIX`: what stands before an event's type in CloudEvents.
@@ -379,6 +382,7 @@ fn runtime(reader: &mut Reader<'_>) -> Runtime {
     Runtime {
         partitions: partitions.and_then(|number| u16::try_from(number).ok()),
         mailbox_cap: reader.optional_number("MAILBOX_CAP", 1..=1_000_000),
+        letters_max: reader.number("DLQ_LETTERS_MAX", 10_000, 1..=1_000_000),
         aggregate_idle_timeout: reader.optional_duration("AGGREGATE_IDLE_TIMEOUT"),
         event_type_prefix: reader.text("EVENT_TYPE_PREFIX").unwrap_or_else(|| "souk".to_owned()),
     }

@@ -20,6 +20,7 @@ pub mod cursor;
 mod decoders;
 pub mod dev;
 pub mod dlq;
+pub mod dlq_bulk;
 mod event_json;
 pub mod event_types;
 pub mod events;
@@ -325,6 +326,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(subscriptions::routes())
         .merge(dlq::routes())
         .merge(projections::routes())
+        .merge(dlq_bulk::routes())
         .merge(audit::routes())
         .merge(sagas::routes())
         .merge(sagas_stream::routes());

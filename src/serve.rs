@@ -49,6 +49,7 @@ pub fn settings(config: &Config) -> Settings {
         if development { Arc::new(SystemWorld::movable()) } else { Arc::new(SystemWorld::new()) };
     let mut options = Options::default();
     options.aggregates.version = telemetry::VERSION.to_owned();
+    options.letters_max = config.runtime.letters_max;
     if let Some(cap) = config.runtime.mailbox_cap {
         options.aggregates.mailbox_max = cap;
     }

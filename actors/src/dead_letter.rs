@@ -4,6 +4,8 @@
 //! own, so that a retry goes on exactly where the trouble began. Aggregates that are quarantined
 //! are recorded here too.
 
+pub mod fingerprint;
+
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -100,6 +102,4 @@ fn announce(letter: &Letter) {
         metrics::counter!("souk_dlq_letters_total", "subscription" => subscription, "class" => letter.class.clone())
             .increment(1);
     }
-    metrics::gauge!("souk_dlq_letters", "subscription" => letter.subscription.clone(), "partition" => letter.partition.to_string())
-        .increment(1.0);
 }

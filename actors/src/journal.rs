@@ -221,6 +221,29 @@ pub enum LetterState {
     Dead,
     /// An earlier event of the same key failed, and order is kept.
     Waiting,
+    /// It failed and was set aside by hand: nothing waits behind it any more.
+    Skipped,
+}
+
+impl LetterState {
+    /// The state's name, as it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Waiting => "waiting",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+impl std::str::FromStr for LetterState {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Dead, Self::Waiting, Self::Skipped];
+        let found = all.into_iter().find(|state| state.as_str() == text);
+        found.ok_or("must be dead, waiting or skipped")
+    }
 }
 
 /// A dead letter: a pointer to an event that a subscription could not handle, or that waits behind
@@ -253,6 +276,20 @@ pub struct Letter {
     pub first_failed_at: Timestamp,
     /// The latest failure.
     pub last_failed_at: Timestamp,
+}
+
+impl Letter {
+    /// Names what is known of it: another letter has another revision, and so has the same one
+    /// after it failed again or was set aside.
+    pub fn revision(&self) -> u64 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+        hasher.update(&self.position.to_le_bytes());
+        hasher.update(self.state.as_str().as_bytes());
+        hasher.update(&self.attempts.to_le_bytes());
+        hasher.update(&self.last_failed_at.millis().to_le_bytes());
+        // The greatest number is never a revision: it stands for a tag that cannot be one.
+        hasher.digest() >> 1
+    }
 }
 
 /// A change to the dead letters.
@@ -354,15 +391,23 @@ impl Batch {
     }
 }
 
-/// Whether a lane's letter positions are of one subscription or all, and how many to list.
+/// Which letters of a partition are meant.
 #[derive(Debug, Clone, Default)]
 pub struct LetterFilter {
     /// One subscription only.
     pub subscription: Option<String>,
     /// One key only.
     pub key: Option<Uuid>,
-    /// Behind this position only.
+    /// One state only.
+    pub state: Option<LetterState>,
+    /// One class of failure only.
+    pub class: Option<String>,
+    /// One type of event only.
+    pub event_type: Option<String>,
+    /// Behind this position only, of whichever subscription.
     pub after: u64,
+    /// Behind this subscription and position in the list only.
+    pub behind: Option<(String, u64)>,
 }
 
 /// Where a journal is kept. One contract suite (`testing::contract`) runs against every

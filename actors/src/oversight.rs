@@ -100,8 +100,26 @@ pub struct LettersWorked {
     pub partition: u16,
     /// Their key.
     pub key: Uuid,
+    /// The position of the letter that was meant; none: the first of the key.
+    #[serde(default)]
+    pub position: Option<u64>,
     /// Why, in the words of who did it.
     pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A subscription's letters have used their room up in a partition, or there is room again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LettersBound {
+    /// The subscription.
+    pub subscription: String,
+    /// The partition.
+    pub partition: u16,
+    /// How many letters there are.
+    pub letters: u64,
+    /// How many there may be.
+    pub letters_max: u64,
     /// When.
     pub at: Timestamp,
 }
@@ -114,13 +132,19 @@ crate::events! {
         /// It goes on.
         Resumed(Switched) = "subscription.resumed", "SubscriptionResumed", 1.0, [];
         /// A key's letters are to be tried again.
-        RetryRequested(LettersWorked) = "subscription.retry_requested", "SubscriptionRetryRequested", 1.0, [];
+        RetryRequested(LettersWorked) = "subscription.retry_requested", "SubscriptionRetryRequested", 1.1, [];
         /// A key's first letter is to be dropped.
-        DiscardRequested(LettersWorked) = "subscription.discard_requested", "SubscriptionDiscardRequested", 1.0, [];
+        DiscardRequested(LettersWorked) = "subscription.discard_requested", "SubscriptionDiscardRequested", 1.1, [];
         /// Its retry policy is another one.
         RetryPolicyChanged(RetryPolicyChanged) = "subscription.retry_policy_changed", "SubscriptionRetryPolicyChanged", 1.0, [];
         /// Its time limit for an attempt is another one.
         HandlerTimeoutChanged(HandlerTimeoutChanged) = "subscription.handler_timeout_changed", "SubscriptionHandlerTimeoutChanged", 1.0, [];
+        /// A letter is to be set aside, and what waits behind it goes on.
+        SkipRequested(LettersWorked) = "subscription.skip_requested", "SubscriptionSkipRequested", 1.0, [];
+        /// It stands still in a partition: there is no room for another letter.
+        DlqFilled(LettersBound) = "subscription.dlq_filled", "SubscriptionDlqFilled", 1.0, [];
+        /// There is room again, and it goes on by itself.
+        DlqRelieved(LettersBound) = "subscription.dlq_relieved", "SubscriptionDlqRelieved", 1.0, [];
     }
 }
 
@@ -139,6 +163,12 @@ pub enum OversightCommand {
     SetRetryPolicy(RetryPolicyChanged),
     /// Have this time limit; what was before is filled in.
     SetHandlerTimeout(HandlerTimeoutChanged),
+    /// Set a letter aside.
+    Skip(LettersWorked),
+    /// Its letters have used their room up.
+    Fill(LettersBound),
+    /// There is room again.
+    Relieve(LettersBound),
 }
 
 impl Command for OversightCommand {
@@ -150,6 +180,9 @@ impl Command for OversightCommand {
             Self::Discard(_) => "DiscardLetter",
             Self::SetRetryPolicy(_) => "SetRetryPolicy",
             Self::SetHandlerTimeout(_) => "SetHandlerTimeout",
+            Self::Skip(_) => "SkipLetter",
+            Self::Fill(_) => "FillDlq",
+            Self::Relieve(_) => "RelieveDlq",
         }
     }
 }
@@ -211,6 +244,13 @@ impl Aggregate for Oversight {
                 let change = HandlerTimeoutChanged { old_ms, ..change.clone() };
                 vec![SubscriptionEvent::HandlerTimeoutChanged(change)]
             }
+            OversightCommand::Skip(worked) => {
+                vec![SubscriptionEvent::SkipRequested(worked.clone())]
+            }
+            OversightCommand::Fill(bound) => vec![SubscriptionEvent::DlqFilled(bound.clone())],
+            OversightCommand::Relieve(bound) => {
+                vec![SubscriptionEvent::DlqRelieved(bound.clone())]
+            }
         })
     }
 
@@ -222,7 +262,11 @@ impl Aggregate for Oversight {
             SubscriptionEvent::HandlerTimeoutChanged(change) => {
                 self.handler_timeout_ms = change.new_ms;
             }
-            SubscriptionEvent::RetryRequested(_) | SubscriptionEvent::DiscardRequested(_) => {}
+            SubscriptionEvent::RetryRequested(_)
+            | SubscriptionEvent::DiscardRequested(_)
+            | SubscriptionEvent::SkipRequested(_)
+            | SubscriptionEvent::DlqFilled(_)
+            | SubscriptionEvent::DlqRelieved(_) => {}
         }
     }
 }

@@ -359,6 +359,7 @@ fn make_cells(
             world: parts.world.clone(),
             stopping: parts.stopping.clone(),
             poll_interval: parts.options.poll_interval,
+            letters_max: parts.options.letters_max,
         };
         let cell = Cell::new(subscription.clone(), index, cell_parts, &steered[subscription.name]);
         broker.add(cell.route.clone());

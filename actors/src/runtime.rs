@@ -3,6 +3,7 @@
 //! A command goes down through the floors (runtime, partition, aggregate, journal) and its events
 //! come up through them (journal, broker, subscriptions), each once.
 
+mod dead_letters;
 mod handle;
 mod reader;
 
@@ -15,8 +16,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub use dead_letters::{DeadLetters, LetterGroup, LetterPlace, LetterQuery, LetterQueue};
 pub use handle::Handle;
-pub use reader::{Control, DeadLetters, JournalReader, Subscriptions};
+pub use reader::{Control, JournalReader, Subscriptions};
 
 use crate::aggregate::registry::Registry;
 use crate::aggregate::{Aggregate, AggregateOptions};
@@ -46,6 +48,8 @@ pub struct Options {
     pub restart: RestartPolicy,
     /// A subscription looks at the head this often even if nobody wakes it.
     pub poll_interval: Duration,
+    /// Letters of one subscription in one partition; when there are so many it stands still.
+    pub letters_max: usize,
 }
 
 impl Default for Options {
@@ -56,6 +60,7 @@ impl Default for Options {
             aggregates: AggregateOptions::default(),
             restart: RestartPolicy::default(),
             poll_interval: Duration::from_secs(1),
+            letters_max: 10_000,
         }
     }
 }

@@ -9,6 +9,8 @@ mod circuit;
 mod lane;
 mod lately;
 mod pull;
+mod redrive;
+mod room;
 mod settings;
 mod status;
 
@@ -18,11 +20,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Serialize;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::broker::{BrokerHandle, Pattern, Route};
+use crate::command::{CommandContext, Origin};
 use crate::dead_letter::DeadLetterHandle;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
@@ -30,7 +32,8 @@ use crate::filter::Filter;
 use crate::flag::Flag;
 use crate::journal::Store;
 use crate::journal::writer::WriterHandle;
-use crate::retry::{Failure, RetryPolicy};
+use crate::oversight::{LettersBound, Oversight, OversightCommand};
+use crate::retry::{Backoff, Failure, RetryPolicy};
 use crate::runtime::Runtime;
 use crate::world::{Timestamp, World};
 use circuit::Circuit;
@@ -38,6 +41,9 @@ pub use circuit::CircuitPolicy;
 pub use lately::Handled;
 use lately::Lately;
 pub(crate) use pull::run;
+use redrive::Redrives;
+pub use redrive::{Redrive, RedriveError, Redriven, Work};
+use room::Room;
 pub(crate) use settings::{RETRY_SPACE, Set, Settings, TIMEOUT_SPACE};
 pub use status::{BatchStatus, PartitionStatus, PausedBy, RetryingStatus, SubscriptionStatus};
 
@@ -313,32 +319,6 @@ impl LaneState {
     }
 }
 
-/// What an operator can do with a key that has letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Redrive {
-    /// Try the key's letters again, in order, from the first.
-    Retry,
-    /// Drop the key's first letter, then go on with those behind it.
-    Discard,
-}
-
-/// How a redrive ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Redriven {
-    /// Letters handled now.
-    pub handled: usize,
-    /// Letters dropped.
-    pub discarded: usize,
-    /// Letters left: none unless one failed again.
-    pub left: usize,
-}
-
-struct RedriveRequest {
-    key: Uuid,
-    what: Redrive,
-    reply: oneshot::Sender<Result<Redriven, Failure>>,
-}
-
 /// One subscription in one partition: everything that outlives a crash of its actor.
 pub(crate) struct Cell {
     pub subscription: Subscription,
@@ -353,6 +333,7 @@ pub(crate) struct Cell {
     pub paused: Flag,
     pub stopping: Flag,
     pub poll_interval: Duration,
+    pub letters_max: usize,
     pub runtime: OnceLock<crate::runtime::WeakRuntime>,
     circuit: Circuit,
     lanes: Vec<LaneState>,
@@ -366,7 +347,8 @@ pub(crate) struct Cell {
     damaged: AtomicBool,
     lately: Lately,
     progress: Notify,
-    redrives: (mpsc::Sender<RedriveRequest>, tokio::sync::Mutex<mpsc::Receiver<RedriveRequest>>),
+    room: Mutex<Arc<Room>>,
+    redrives: Vec<Redrives>,
     pub counts: Counts,
 }
 
@@ -397,6 +379,7 @@ pub(crate) struct CellParts {
     pub world: Arc<dyn World>,
     pub stopping: Flag,
     pub poll_interval: Duration,
+    pub letters_max: usize,
 }
 
 impl Cell {
@@ -407,7 +390,6 @@ impl Cell {
         steered: &Steered,
     ) -> Arc<Self> {
         let route = Arc::new(Route::new(subscription.patterns.clone()));
-        let (send, receive) = mpsc::channel(16);
         Arc::new(Self {
             partition,
             route,
@@ -422,7 +404,8 @@ impl Cell {
             damaged: AtomicBool::new(false),
             lately: Lately::default(),
             progress: Notify::new(),
-            redrives: (send, tokio::sync::Mutex::new(receive)),
+            room: Mutex::default(),
+            redrives: (0..subscription.lanes).map(|_| Redrives::default()).collect(),
             counts: Counts::default(),
             subscription,
             store: parts.store,
@@ -433,6 +416,7 @@ impl Cell {
             world: parts.world,
             stopping: parts.stopping,
             poll_interval: parts.poll_interval,
+            letters_max: parts.letters_max,
         })
     }
 
@@ -602,6 +586,8 @@ impl Cell {
     fn held(&self) -> Option<&'static str> {
         if self.paused.get() {
             Some("paused")
+        } else if self.is_full() {
+            Some("dlq_full")
         } else if self.is_at_damage() {
             Some("damaged")
         } else {
@@ -629,8 +615,97 @@ impl Cell {
         }
     }
 
-    fn letters_gauge(&self) -> metrics::Gauge {
-        metrics::gauge!("souk_dlq_letters", "subscription" => self.subscription.name, "partition" => self.partition.to_string())
+    /// The room for letters during this life of its actor.
+    fn room(&self) -> Arc<Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it stands still because its letters have used up their room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room().is_full()
+    }
+
+    /// Whether nobody paused it and it has room for letters.
+    pub(crate) fn runs(&self) -> bool {
+        !self.paused.get() && !self.is_full()
+    }
+
+    /// Brings the metrics of its letters up to date.
+    #[expect(clippy::cast_precision_loss, reason = "gauges")]
+    fn measure_letters(&self) {
+        let (name, room) = (self.subscription.name, self.room());
+        let partition = self.partition.to_string();
+        metrics::gauge!("souk_dlq_letters", "subscription" => name, "partition" => partition.clone())
+            .set(room.letters() as f64);
+        metrics::gauge!("souk_dlq_blocked_keys", "subscription" => name, "partition" => partition.clone())
+            .set(room.blocked_keys() as f64);
+        metrics::gauge!("souk_dlq_full", "subscription" => name, "partition" => partition)
+            .set(f64::from(u8::from(room.is_full())));
+    }
+
+    /// Says so, once, when the room for letters is used up: the subscription stands still.
+    fn look_whether_full(self: &Arc<Self>) {
+        let room = self.room();
+        if room.fills() {
+            let (subscription, partition) = (self.subscription.name, self.partition);
+            tracing::error!(
+                subscription,
+                partition,
+                letters = room.letters(),
+                letters_max = room.max(),
+                "the dead-letter queue is full; the subscription stands still until letters are worked"
+            );
+            self.record_bound(OversightCommand::Fill);
+        }
+    }
+
+    /// A letter is gone.
+    fn letter_gone(self: &Arc<Self>) {
+        if self.room().remove() {
+            let (subscription, partition) = (self.subscription.name, self.partition);
+            tracing::info!(
+                subscription,
+                partition,
+                "there is room for letters again; the subscription goes on"
+            );
+            self.record_bound(OversightCommand::Relieve);
+        }
+        self.measure_letters();
+    }
+
+    /// Records that the subscription stands still or goes on, beside its work.
+    fn record_bound(self: &Arc<Self>, command: fn(LettersBound) -> OversightCommand) {
+        self.measure_letters();
+        let (cell, room) = (self.clone(), self.room());
+        let bound = LettersBound {
+            subscription: self.subscription.name.to_owned(),
+            partition: self.partition,
+            letters: room.letters() as u64,
+            letters_max: room.max() as u64,
+            at: self.world.now(),
+        };
+        let id = self.world.new_id().to_string();
+        tokio::spawn(async move {
+            let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+            while let Some(runtime) =
+                cell.runtime.get().and_then(crate::runtime::WeakRuntime::upgrade)
+                && !cell.stopping.get()
+            {
+                let context = CommandContext {
+                    actor_id: "system".into(),
+                    origin: Origin::Inside,
+                    ..CommandContext::outside(&*cell.world, &id, &id)
+                };
+                let stream = Oversight::id_of(cell.subscription.name);
+                let oversight = runtime.aggregate::<Oversight>();
+                let sent = oversight.send(stream, command(bound.clone()), context, |_| ()).await;
+                drop(runtime);
+                match sent {
+                    Ok(_) => return,
+                    Err(_) => tokio::time::sleep(backoff.next_delay()).await,
+                }
+            }
+        });
     }
 
     fn moved(&self) {
@@ -640,15 +715,6 @@ impl Cell {
     fn lane_of(&self, key: Uuid) -> usize {
         let hash = xxhash_rust::xxh3::xxh3_64(key.as_bytes());
         usize::try_from(hash % self.lanes.len() as u64).expect("less than the number of lanes")
-    }
-
-    pub(crate) async fn redrive(&self, key: Uuid, what: Redrive) -> Result<Redriven, Failure> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || Failure::system("the subscription is not running");
-        let request = RedriveRequest { key, what, reply };
-        self.redrives.0.send(request).await.map_err(|_| gone())?;
-        self.route.wake();
-        answer.await.map_err(|_| gone())?
     }
 }
 
@@ -673,7 +739,8 @@ pub struct Delivery {
     pub partition: u16,
     /// The key whose order is kept.
     pub key: Uuid,
-    /// `acked`, `pending`, `retrying`, `dead`, or `waiting` behind a dead one of its key.
+    /// `acked`, `pending`, `retrying`, `dead`, `waiting` behind a dead one of its key, or
+    /// `skipped`.
     pub state: &'static str,
     /// Attempts, as far as that is known: from a letter, or because it was lately; 0: unknown, or
     /// none.
@@ -690,7 +757,7 @@ pub struct Delivery {
     pub last_failed_at: Option<Timestamp>,
     /// When it is tried again, if it is of itself.
     pub next_attempt_at: Option<Timestamp>,
-    /// Why the subscription does not go on: `paused`, `circuit_open` or `damaged`.
+    /// Why the subscription does not go on: `paused`, `circuit_open`, `dlq_full` or `damaged`.
     pub held: Option<&'static str>,
     /// When it was handled, as long as that is remembered.
     pub handled: Option<Handled>,

@@ -309,10 +309,9 @@ fn is_conditional(path: &str) -> bool {
             && !never.iter().any(|start| path.starts_with(start)))
 }
 
-/// Whether a change looks at `If-Match`: those of letters and quarantine, and pauses, rest on no
-/// version.
+/// Whether a change looks at `If-Match`: those of quarantine, and pauses, rest on no version.
 fn rests_on_a_version(path: &str, method: &str) -> bool {
-    let never = ["/api/v1/dlq/", "/api/v1/admin/subscriptions/", "/api/v1/admin/quarantine/"];
+    let never = ["/api/v1/admin/subscriptions/", "/api/v1/admin/quarantine/"];
     let is_setting = path.starts_with("/api/v1/admin/subscriptions/");
     matches!(method, "patch" | "put")
         || (method == "delete" && is_setting)
@@ -331,6 +330,8 @@ fn needs_a_version(path: &str, method: &str) -> bool {
     (method == "patch" && versioned.iter().any(|start| path.starts_with(start)))
         || (method == "post" && path.starts_with("/api/v1/admin/sagas/"))
         || (of_projection && switches.iter().any(|switch| path.ends_with(switch)))
+        || (path.starts_with("/api/v1/dlq/{")
+            && ["/skip", "/discard"].iter().any(|verb| path.ends_with(verb)))
 }
 
 /// What an operation may be answered besides what it says itself.

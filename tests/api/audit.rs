@@ -229,7 +229,7 @@ async fn what_has_a_letter_or_was_given_up_is_excused() {
     assert_eq!((wrong(&report), of(&report, "notifications", "excused")), ((0, 0, 0), 1));
     let path =
         format!("/api/v1/dlq/notifications/{}/{}/discard", letters[0]["partition"], ann.user_id);
-    server.admin().post(&path, &json!({})).await.expect(200);
+    server.admin().if_match("*").post(&path, &json!({})).await.expect(200);
     server.at_rest().await;
     let report = server.audit().await;
     assert_eq!((wrong(&report), of(&report, "notifications", "excused")), ((0, 0, 0), 1));

@@ -134,7 +134,8 @@ async fn a_letter_can_be_given_up() {
         .post(&format!("{path}/discard"), &json!({}))
         .await
         .problem(403, "insufficient_scope");
-    let given_up = server.admin().post(&format!("{path}/discard"), &json!({})).await.expect(200);
+    let given_up =
+        server.admin().if_match("*").post(&format!("{path}/discard"), &json!({})).await.expect(200);
     assert_eq!((&given_up["discarded"], &given_up["left"]), (&json!(1), &json!(0)));
     server.at_rest().await;
     // Who gave it up is on record.
@@ -160,7 +161,7 @@ async fn a_panicking_handler_is_a_letter_and_not_the_end() {
     server.register("Bob").await.expect(201);
     server.mailed_token("bob@example.com").await;
     let path = format!("{}/discard", path_of(&letters[0]));
-    server.admin().post(&path, &json!({})).await.expect(200);
+    server.admin().if_match("*").post(&path, &json!({})).await.expect(200);
     server.finish().await;
 }
 

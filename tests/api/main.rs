@@ -17,6 +17,7 @@ mod conventions;
 mod corruption;
 mod crash;
 mod database;
+mod dead_letters;
 mod delivery;
 mod disk;
 mod documents;

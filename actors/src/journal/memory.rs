@@ -65,6 +65,13 @@ impl MemoryStore {
                 && *position > filter.after
                 && filter.subscription.as_deref().is_none_or(|name| name == &**subscription)
                 && filter.key.is_none_or(|key| key == letter.key)
+                && filter.state.is_none_or(|state| state == letter.state)
+                && filter.class.as_ref().is_none_or(|class| *class == letter.class)
+                && filter.event_type.as_deref().is_none_or(|of| of == &*letter.event_type)
+                && filter
+                    .behind
+                    .as_ref()
+                    .is_none_or(|(name, at)| (&**subscription, *position) > (name.as_str(), *at))
         });
         matching.map(|(_, letter)| letter.clone()).collect()
     }

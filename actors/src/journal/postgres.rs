@@ -31,8 +31,8 @@ use uuid::Uuid;
 
 use super::backup::Contents;
 use super::{
-    AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
-    Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
+    AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState, Outcome,
+    PersonKey, Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
 };
 use crate::event::{Position, StoredEvent};
 use crate::faults::points;
@@ -682,13 +682,22 @@ impl Store for PostgresStore {
         let sql = "SELECT * FROM letters
                    WHERE partition = $1 AND ($2::text IS NULL OR subscription = $2)
                    AND ($3::uuid IS NULL OR key = $3) AND position > $4
-                   ORDER BY subscription, position LIMIT $5";
+                   AND ($5::text IS NULL OR state = $5) AND ($6::text IS NULL OR class = $6)
+                   AND ($7::text IS NULL OR event_type = $7)
+                   AND ($8::text IS NULL
+                        OR (subscription COLLATE \"C\", position) > ($8 COLLATE \"C\", $9::bigint))
+                   ORDER BY subscription COLLATE \"C\", position LIMIT $10";
         let query = || {
             sqlx::query(sql)
                 .bind(i64::from(partition))
                 .bind(filter.subscription.as_deref())
                 .bind(filter.key.map(Id))
                 .bind(to_i64(filter.after))
+                .bind(filter.state.map(LetterState::as_str))
+                .bind(filter.class.as_deref())
+                .bind(filter.event_type.as_deref())
+                .bind(filter.behind.as_ref().map(|(subscription, _)| subscription.as_str()))
+                .bind(filter.behind.as_ref().map(|(_, position)| to_i64(*position)))
                 .bind(limit_of(limit))
         };
         self.fetch(query).await?.iter().map(rows::letter_of).collect()

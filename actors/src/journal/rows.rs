@@ -71,10 +71,7 @@ pub(super) fn check_setting(name: &str, stored: &str, wanted: &str) -> Result<()
 }
 
 pub(super) fn state_of(state: LetterState) -> &'static str {
-    match state {
-        LetterState::Dead => "dead",
-        LetterState::Waiting => "waiting",
-    }
+    state.as_str()
 }
 
 /// What a batch does to timers, each of them once.
@@ -226,7 +223,6 @@ pub(super) fn checkpoint_of(
 
 pub(super) fn letter_of(row: &impl Columns) -> Result<Letter, Error> {
     read("letter", || {
-        let dead = row.text("state")? == state_of(LetterState::Dead);
         Ok(Letter {
             subscription: row.text("subscription")?.into(),
             partition: to_u16(row.number("partition")?),
@@ -235,7 +231,7 @@ pub(super) fn letter_of(row: &impl Columns) -> Result<Letter, Error> {
             event_id: row.id("event_id")?,
             event_type: row.text("event_type")?.into(),
             aggregate_id: row.id("aggregate_id")?,
-            state: if dead { LetterState::Dead } else { LetterState::Waiting },
+            state: row.text("state")?.parse()?,
             class: row.text("class")?.to_owned(),
             error: row.text("error")?.to_owned(),
             attempts: u32::try_from(row.number("attempts")?)?,

@@ -38,8 +38,8 @@ use uuid::Uuid;
 
 use super::backup::Contents;
 use super::{
-    AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
-    Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
+    AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState, Outcome,
+    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
 };
 use crate::event::{Position, StoredEvent};
 use crate::faults::points;
@@ -693,12 +693,20 @@ impl Store for SqliteStore {
         let rows = sqlx::query(
             "SELECT * FROM letters WHERE partition = $1 AND ($2 IS NULL OR subscription = $2)
              AND ($3 IS NULL OR key = $3) AND position > $4
-             ORDER BY subscription, position LIMIT $5",
+             AND ($5 IS NULL OR state = $5) AND ($6 IS NULL OR class = $6)
+             AND ($7 IS NULL OR event_type = $7)
+             AND ($8 IS NULL OR (subscription, position) > ($8, $9))
+             ORDER BY subscription, position LIMIT $10",
         )
         .bind(i64::from(partition))
         .bind(filter.subscription.as_deref())
         .bind(filter.key.map(|key| key.as_bytes().to_vec()))
         .bind(to_i64(filter.after))
+        .bind(filter.state.map(LetterState::as_str))
+        .bind(filter.class.as_deref())
+        .bind(filter.event_type.as_deref())
+        .bind(filter.behind.as_ref().map(|(subscription, _)| subscription.as_str()))
+        .bind(filter.behind.as_ref().map(|(_, position)| to_i64(*position)))
         .bind(limit_of(limit))
         .fetch_all(&self.readers)
         .await

@@ -16,12 +16,10 @@ use crate::event::{DecodeError, EventPayload, Position, StoredEvent};
 use crate::journal::codec::Reveal;
 use crate::journal::{self, Batch, Letter, LetterFilter, TimerKey};
 use crate::oversight::{
-    HandlerTimeoutChanged, LettersWorked, Oversight, OversightCommand, RetryPolicyChanged,
-    RetrySettings, Switched,
+    HandlerTimeoutChanged, Oversight, OversightCommand, RetryPolicyChanged, RetrySettings, Switched,
 };
-use crate::retry::Failure;
 use crate::subscriber::{
-    BatchStatus, Cell, Delivery, Kind, PAUSED_SPACE, PausedBy, RETRY_SPACE, Redrive, Redriven, Set,
+    BatchStatus, Cell, Delivery, Kind, PAUSED_SPACE, PausedBy, RETRY_SPACE, Set,
     SubscriptionStatus, TIMEOUT_SPACE,
 };
 use crate::world::Timestamp;
@@ -227,6 +225,8 @@ impl Subscriptions {
         let any = |state: &str| partitions.iter().any(|partition| partition.state == state);
         let state = if first.paused.get() {
             "paused"
+        } else if any("dlq_full") {
+            "dlq_full"
         } else if any("damaged") {
             "damaged"
         } else if partitions.iter().any(|partition| partition.circuit == "open") {
@@ -444,7 +444,7 @@ impl Subscriptions {
             while calm < 3 {
                 let behind = self.0.0.partitions.iter().any(|partition| {
                     let head = partition.writer.state().head();
-                    partition.cells.iter().any(|cell| !cell.paused.get() && cell.position() < head)
+                    partition.cells.iter().any(|cell| cell.runs() && cell.position() < head)
                 });
                 let busy = self.0.in_flight() != (0, 0);
                 calm = if behind || busy { 0 } else { calm + 1 };
@@ -457,9 +457,9 @@ impl Subscriptions {
 
 /// A delivery that has become a letter.
 fn dead(delivery: Delivery, letter: Letter) -> Delivery {
-    let is_dead = letter.state == journal::LetterState::Dead;
+    let is_dead = letter.state != journal::LetterState::Waiting;
     Delivery {
-        state: if is_dead { "dead" } else { "waiting" },
+        state: letter.state.as_str(),
         attempts: letter.attempts,
         last_error: is_dead.then_some(letter.error),
         class: is_dead.then_some(letter.class),
@@ -499,93 +499,5 @@ impl<'a> LettersAhead<'a> {
             (self.next, self.known) = (letters.into_iter().next(), true);
         }
         Ok(self.next.take_if(|letter| letter.position == position).inspect(|_| self.known = false))
-    }
-}
-
-/// The dead letters of all partitions.
-#[derive(Clone, Debug)]
-pub struct DeadLetters(pub(super) Runtime);
-
-impl DeadLetters {
-    /// Letters, by partition, subscription and position.
-    pub async fn list(
-        &self,
-        subscription: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Letter>, journal::Error> {
-        let filter = LetterFilter {
-            subscription: subscription.map(str::to_owned),
-            ..LetterFilter::default()
-        };
-        let mut letters = Vec::new();
-        for partition in 0..self.0.partitions() {
-            let room = limit - letters.len();
-            letters.extend(self.0.0.store.letters(partition, &filter, room).await?);
-        }
-        Ok(letters)
-    }
-
-    /// The letters of events of a partition behind `after` up to `last`.
-    pub async fn between(
-        &self,
-        partition: u16,
-        after: u64,
-        last: u64,
-    ) -> Result<Vec<Letter>, journal::Error> {
-        let mut found = Vec::new();
-        for status in self.0.subscriptions().list() {
-            let subscription = Some(status.name.to_owned());
-            let limit = usize::try_from(last - after).unwrap_or(usize::MAX);
-            let filter = LetterFilter { subscription, after, ..LetterFilter::default() };
-            let letters = self.0.0.store.letters(partition, &filter, limit).await?;
-            found.extend(letters.into_iter().filter(|letter| letter.position <= last));
-        }
-        Ok(found)
-    }
-
-    /// Whether a key of a subscription has letters.
-    pub async fn of_key(
-        &self,
-        subscription: &str,
-        partition: u16,
-        key: Uuid,
-    ) -> Result<bool, journal::Error> {
-        let subscription = Some(subscription.to_owned());
-        let filter = LetterFilter { subscription, key: Some(key), after: 0 };
-        Ok(!self.0.0.store.letters(partition, &filter, 1).await?.is_empty())
-    }
-
-    /// Works off a key's letters, in order, after it is recorded who asked for it and why. `None`:
-    /// there are no such letters.
-    pub async fn redrive(
-        &self,
-        subscription: &str,
-        partition: u16,
-        key: Uuid,
-        what: Redrive,
-        context: CommandContext,
-        reason: Option<String>,
-    ) -> Result<Option<Redriven>, Failure> {
-        let subscriptions = self.0.subscriptions();
-        let cells = subscriptions.cells(subscription);
-        let Some(cell) = cells.into_iter().find(|cell| cell.partition == partition) else {
-            return Ok(None);
-        };
-        let found = self.of_key(subscription, partition, key).await;
-        if !found.map_err(|error| Failure::system(error.to_string()))? {
-            return Ok(None);
-        }
-        let at = self.0.world().now();
-        let subscription = subscription.to_owned();
-        let stream = Oversight::id_of(&subscription);
-        let worked = LettersWorked { subscription, partition, key, reason, at };
-        let command = match what {
-            Redrive::Retry => OversightCommand::Retry(worked),
-            Redrive::Discard => OversightCommand::Discard(worked),
-        };
-        let oversight = self.0.aggregate::<Oversight>();
-        let recorded = oversight.send(stream, command, context, |_| ()).await;
-        recorded.map_err(|error| error.to_failure())?;
-        cell.redrive(key, what).await.map(Some)
     }
 }

@@ -182,5 +182,5 @@ async fn work(
     let letters = runtime.dead_letters();
     let reason = asked.reason.clone();
     let worked = letters.redrive(subscription, partition, key, Redrive::Retry, context, reason);
-    worked.await.map(drop)
+    worked.await.map(drop).map_err(Failure::from)
 }

@@ -11,27 +11,21 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lately::Trying;
-use super::{
-    Cell, Handled, Kind, Ordered, Redrive, RedriveRequest, Redriven, Settings, end_to_end,
-};
+use super::redrive::{Requests, redrive};
+use super::room::Place;
+use super::{Cell, Handled, Kind, Ordered, Settings, end_to_end};
 use crate::aggregate::panic_message;
 use crate::command::on_behalf_of;
 use crate::event::StoredEvent;
 use crate::faults::points;
-use crate::journal::{Batch, Letter, LetterFilter, LetterState, LetterWrite};
+use crate::journal::{Letter, LetterState};
 use crate::planted::Bug;
 use crate::retry::{Failure, FailureKind, Verdict, verdict};
 use crate::runtime::Runtime;
 use crate::world::Timestamp;
 
-/// Letters read at a time.
-const LETTERS_PAGE: usize = 256;
-
-/// What a lane is sent.
-pub(super) enum Task {
-    Event(Arc<StoredEvent>, Uuid),
-    Redrive(RedriveRequest),
-}
+/// An event with its key: what a lane is sent.
+pub(super) type Keyed = (Arc<StoredEvent>, Uuid);
 
 /// The lane must stop; what it had in hand is not done.
 pub(super) struct Stopping;
@@ -46,9 +40,9 @@ pub(super) struct Failed {
 /// A key that has letters.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Held {
-    /// How many.
+    /// How many hold it up: skipped ones do not.
     pub letters: usize,
-    /// The position of the last of them.
+    /// The position of the last of all.
     pub last: u64,
 }
 
@@ -60,78 +54,93 @@ pub(super) async fn run(
     runtime: &Runtime,
     lane: usize,
     mut blocked: Blocked,
-    mut tasks: mpsc::Receiver<Task>,
+    mut tasks: mpsc::Receiver<Keyed>,
 ) -> Result<(), String> {
-    // What was taken out of the queue while a batch was being filled.
-    let mut ahead = None;
+    let mut requests = Requests::of_lane(cell, lane).await;
     loop {
-        let task = match ahead.take() {
-            Some(task) => Some(task),
-            None => tasks.recv().await,
+        let task = tokio::select! {
+            biased;
+            request = requests.next() => {
+                redrive(cell, runtime, &mut blocked, request).await;
+                continue;
+            }
+            task = tasks.recv() => task,
         };
-        let Some(task) = task else { return Ok(()) };
-        if matches!(task, Task::Event(..)) {
-            tokio::select! {
-                biased;
-                () = cell.stopping.wait(true) => {}
-                () = cell.paused.wait(false) => {}
-            }
+        let Some(first) = task else { return Ok(()) };
+        let place = ready(cell, runtime, &mut blocked, &mut requests).await;
+        let Some(place) = place else { return Ok(()) };
+        let (batch, _places) = fill(cell, first, place, &mut tasks).await;
+        let positions: Vec<_> = batch.iter().map(|(event, _)| event.position).collect();
+        let done = || positions.iter().for_each(|at| cell.behind(lane, *at));
+        let early = cell.faults.planted(Bug::CheckpointBeforeEffect);
+        if early {
+            done();
         }
-        if cell.stopping.get() {
+        let Ok(()) = take(cell, runtime, &mut blocked, batch).await else {
             return Ok(());
+        };
+        if !early {
+            done();
         }
-        match task {
-            Task::Redrive(request) => redrive(cell, runtime, &mut blocked, request).await,
-            Task::Event(event, key) => {
-                let batch = fill(cell, (event, key), &mut tasks, &mut ahead).await;
-                let positions: Vec<_> = batch.iter().map(|(event, _)| event.position).collect();
-                let done = || positions.iter().for_each(|at| cell.behind(lane, *at));
-                let early = cell.faults.planted(Bug::CheckpointBeforeEffect);
-                if early {
-                    done();
-                }
-                let Ok(()) = take(cell, runtime, &mut blocked, batch).await else {
-                    return Ok(());
-                };
-                if !early {
-                    done();
-                }
-                cell.moved();
+        cell.moved();
+    }
+}
+
+/// Waits until the subscription may go on and there is room for the letter that the next event may
+/// become. Letters are worked meanwhile: that is what makes room. None: the service stops.
+async fn ready(
+    cell: &Arc<Cell>,
+    runtime: &Runtime,
+    blocked: &mut Blocked,
+    requests: &mut Requests<'_>,
+) -> Option<Place> {
+    let room = cell.room();
+    loop {
+        let changed = room.changed();
+        if cell.stopping.get() {
+            return None;
+        }
+        let paused = cell.paused.get();
+        if !paused {
+            let place = room.take();
+            if place.is_some() {
+                return place;
             }
+            cell.look_whether_full();
+        }
+        tokio::select! {
+            biased;
+            () = cell.stopping.wait(true) => {}
+            request = requests.next() => redrive(cell, runtime, blocked, request).await,
+            () = cell.paused.wait(false), if paused => {}
+            () = changed, if !paused => {}
         }
     }
 }
 
-/// An event with its key.
-type Keyed = (Arc<StoredEvent>, Uuid);
-
 /// What is handled together with an event: what comes within the time that it waits, as much as the
-/// subscription takes at once.
+/// subscription takes at once and as there is room for letters. With the room that it takes.
 async fn fill(
     cell: &Cell,
     first: Keyed,
-    tasks: &mut mpsc::Receiver<Task>,
-    ahead: &mut Option<Task>,
-) -> Vec<Keyed> {
-    let mut batch = vec![first];
-    let Some(policy) = cell.subscription.batch() else { return batch };
-    let until = Instant::now() + policy.max_wait;
+    place: Place,
+    tasks: &mut mpsc::Receiver<Keyed>,
+) -> (Vec<Keyed>, Vec<Place>) {
+    let (mut batch, mut places) = (vec![first], vec![place]);
+    let Some(policy) = cell.subscription.batch() else { return (batch, places) };
+    let (room, until) = (cell.room(), Instant::now() + policy.max_wait);
     while batch.len() < cell.subscription.batch_max() {
+        let Some(place) = room.take() else { break };
         let next = tokio::select! {
             biased;
-            () = cell.stopping.wait(true) => return batch,
+            () = cell.stopping.wait(true) => break,
             next = tokio::time::timeout_at(until, tasks.recv()) => next,
         };
-        match next {
-            Ok(Some(Task::Event(event, key))) => batch.push((event, key)),
-            Ok(other) => {
-                *ahead = other;
-                return batch;
-            }
-            Err(_) => return batch,
-        }
+        let Ok(Some(next)) = next else { break };
+        batch.push(next);
+        places.push(place);
     }
-    batch
+    (batch, places)
 }
 
 /// Handles events, or makes them letters. What fails together goes again in halves, so that one bad
@@ -159,7 +168,7 @@ async fn take(
             park(cell, dead_letter(cell, event, *key, &failed)).await?;
             let holds = cell.subscription.ordering == Ordered::ByKey;
             if holds && !cell.faults.planted(Bug::FollowersPass) {
-                blocked.insert(*key, Held { letters: 1, last: event.position });
+                hold(cell, blocked, *key, event.position);
             }
         } else {
             let second = left.split_off(left.len().div_ceil(2));
@@ -167,6 +176,13 @@ async fn take(
         }
     }
     Ok(())
+}
+
+/// From here on later events of this key wait.
+pub(super) fn hold(cell: &Cell, blocked: &mut Blocked, key: Uuid, position: u64) {
+    blocked.insert(key, Held { letters: 1, last: position });
+    cell.room().block();
+    cell.measure_letters();
 }
 
 /// Makes an event a letter if an earlier one of its key is one. Whether it did.
@@ -182,6 +198,9 @@ pub(super) async fn waits(
     if event.position <= held.last {
         return Ok(true);
     }
+    if held.letters == 0 {
+        return Ok(false);
+    }
     park(cell, waiting_letter(cell, event, key)).await?;
     *held = Held { letters: held.letters + 1, last: event.position };
     Ok(true)
@@ -189,7 +208,12 @@ pub(super) async fn waits(
 
 pub(super) async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
     cell.counts.letters.fetch_add(1, Ordering::Relaxed);
-    if cell.dead_letters.park(letter).await { Ok(()) } else { Err(Stopping) }
+    if !cell.dead_letters.park(letter).await {
+        return Err(Stopping);
+    }
+    cell.room().add();
+    cell.measure_letters();
+    Ok(())
 }
 
 pub(super) fn dead_letter(cell: &Cell, event: &StoredEvent, key: Uuid, failed: &Failed) -> Letter {
@@ -453,94 +477,6 @@ impl<F: Future> Future for CatchUnwind<F> {
             Err(panic) => std::task::Poll::Ready(Err(panic)),
         }
     }
-}
-
-/// Works off a key's letters, in order, until one fails again.
-pub(super) async fn redrive(
-    cell: &Arc<Cell>,
-    runtime: &Runtime,
-    blocked: &mut Blocked,
-    request: RedriveRequest,
-) {
-    let RedriveRequest { key, what, reply } = request;
-    let mut outcome = redrive_key(cell, runtime, key, what).await;
-    if let Ok(redriven) = &mut outcome {
-        if redriven.left > 0 {
-            let known = blocked.get(&key).map_or(redriven.left, |held| held.letters);
-            redriven.left = known.saturating_sub(redriven.handled + redriven.discarded);
-        }
-        if redriven.left == 0 {
-            blocked.remove(&key);
-        } else {
-            blocked.entry(key).or_default().letters = redriven.left;
-        }
-    }
-    let _ = reply.send(outcome);
-}
-
-async fn redrive_key(
-    cell: &Arc<Cell>,
-    runtime: &Runtime,
-    key: Uuid,
-    what: Redrive,
-) -> Result<Redriven, Failure> {
-    let unreadable = |error: crate::journal::Error| Failure::system(error.to_string());
-    let mut redriven = Redriven { handled: 0, discarded: 0, left: 0 };
-    let mut discard_next = what == Redrive::Discard;
-    loop {
-        let filter = LetterFilter {
-            subscription: Some(cell.subscription.name.to_owned()),
-            key: Some(key),
-            after: 0,
-        };
-        let letters = cell.store.letters(cell.partition, &filter, LETTERS_PAGE).await;
-        let letters = letters.map_err(unreadable)?;
-        if letters.is_empty() {
-            return Ok(redriven);
-        }
-        for (index, letter) in letters.iter().enumerate() {
-            if std::mem::take(&mut discard_next) {
-                redriven.discarded += 1;
-                resolve(cell, letter, "discard").await?;
-                continue;
-            }
-            let event = cell.store.event(letter.event_id).await.map_err(unreadable)?;
-            let event = event.ok_or_else(|| Failure::permanent("the letter's event is gone"))?;
-            match deliver(cell, runtime, std::slice::from_ref(&event)).await {
-                Err(Stopping) => return Err(Failure::system("the service is stopping")),
-                Ok(Ok(())) => {
-                    redriven.handled += 1;
-                    resolve(cell, letter, "retry").await?;
-                }
-                Ok(Err(failed)) => {
-                    let attempts = letter.attempts + failed.attempts;
-                    let again = Letter {
-                        attempts,
-                        first_failed_at: letter.first_failed_at,
-                        ..dead_letter(cell, &event, key, &failed)
-                    };
-                    write(cell, LetterWrite::Put(again)).await?;
-                    redriven.left = letters.len() - index;
-                    return Ok(redriven);
-                }
-            }
-        }
-    }
-}
-
-async fn resolve(cell: &Cell, letter: &Letter, verb: &'static str) -> Result<(), Failure> {
-    let subscription = letter.subscription.clone();
-    write(cell, LetterWrite::Remove { subscription, position: letter.position }).await?;
-    let name = cell.subscription.name;
-    metrics::counter!("souk_dlq_resolved_total", "subscription" => name, "verb" => verb)
-        .increment(1);
-    cell.letters_gauge().decrement(1.0);
-    Ok(())
-}
-
-async fn write(cell: &Cell, write: LetterWrite) -> Result<(), Failure> {
-    let batch = Batch { letters: vec![write], ..Batch::default() };
-    cell.writer.store(batch).await.map_err(|error| Failure::system(error.to_string()))
 }
 
 /// How long a lane's queue is: enough to keep it busy while the next page is read.

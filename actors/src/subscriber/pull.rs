@@ -1,8 +1,8 @@
 //! One life of a subscription's actor: from the stored checkpoint, to the head, and on.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -11,13 +11,15 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::{
-    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVERY, QUEUE_MAX, Stopping,
-    Task, attempts, dead_letter, handled, park, waits,
+    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVERY, Keyed, QUEUE_MAX,
+    Stopping, attempts, dead_letter, handled, hold, park, waits,
 };
+use super::redrive::{RedriveRequest, Requests, redrive};
+use super::room::Room;
 use super::{Cell, Kind, Ordered, Projection, lane_position};
 use crate::event::StoredEvent;
 use crate::faults::points;
-use crate::journal::{Batch, Checkpoint, LetterFilter};
+use crate::journal::{Batch, Checkpoint, LetterFilter, LetterState};
 use crate::planted::Bug;
 use crate::retry::Backoff;
 use crate::runtime::Runtime;
@@ -54,9 +56,10 @@ pub(crate) async fn run(cell: Arc<Cell>) -> Result<(), String> {
     }
 }
 
-/// The keys that have letters, with how many.
+/// The keys that have letters, with how many; makes the room for more of them known.
 async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
     let mut blocked = Blocked::new();
+    let mut all = 0;
     let mut filter = LetterFilter {
         subscription: Some(cell.subscription.name.to_owned()),
         ..LetterFilter::default()
@@ -69,13 +72,18 @@ async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
         if cell.faults.planted(Bug::LettersForgotten) {
             continue;
         }
+        all += letters.len();
         for letter in &letters {
             let held = blocked.entry(letter.key).or_default();
-            *held = Held { letters: held.letters + 1, last: held.last.max(letter.position) };
+            let holds = usize::from(letter.state != LetterState::Skipped);
+            *held = Held { letters: held.letters + holds, last: held.last.max(letter.position) };
         }
     }
-    #[expect(clippy::cast_precision_loss, reason = "letters are few")]
-    cell.letters_gauge().set(blocked.values().map(|held| held.letters).sum::<usize>() as f64);
+    let ordered = cell.subscription.ordering == Ordered::ByKey;
+    let keys = blocked.values().filter(|held| ordered && held.letters > 0).count();
+    let room = Room::new(cell.letters_max, all, keys);
+    *cell.room.lock().unwrap_or_else(PoisonError::into_inner) = room;
+    cell.measure_letters();
     Ok(blocked)
 }
 
@@ -98,7 +106,7 @@ enum Next {
     Events(Vec<Arc<StoredEvent>>),
     /// Nothing for this subscription up to there.
     SkipTo(u64),
-    Redrive(super::RedriveRequest),
+    Redrive(RedriveRequest),
     Idle,
     Stop,
 }
@@ -115,8 +123,8 @@ impl<'a> Puller<'a> {
         if cell.stopping.get() {
             return Next::Stop;
         }
-        let mut redrives = cell.redrives.1.lock().await;
-        if let Ok(request) = redrives.try_recv() {
+        let mut redrives = Requests::of_puller(cell).await;
+        if let Some(request) = redrives.waiting() {
             return Next::Redrive(request);
         }
         if cell.paused.get() {
@@ -124,9 +132,20 @@ impl<'a> Puller<'a> {
                 biased;
                 () = cell.stopping.wait(true) => {}
                 () = cell.paused.wait(false) => {}
-                request = redrives.recv() => if let Some(request) = request {
-                    return Next::Redrive(request);
-                },
+                request = redrives.next() => return Next::Redrive(request),
+                () = tokio::time::sleep(wait_max) => {}
+            }
+            return Next::Idle;
+        }
+        if self.page == 0 {
+            let room = cell.room();
+            let changed = room.changed();
+            cell.look_whether_full();
+            tokio::select! {
+                biased;
+                () = cell.stopping.wait(true) => {}
+                request = redrives.next() => return Next::Redrive(request),
+                () = changed => {}
                 () = tokio::time::sleep(wait_max) => {}
             }
             return Next::Idle;
@@ -137,9 +156,7 @@ impl<'a> Puller<'a> {
                 biased;
                 () = cell.stopping.wait(true) => {}
                 () = cell.route.changed() => {}
-                request = redrives.recv() => if let Some(request) = request {
-                    return Next::Redrive(request);
-                },
+                request = redrives.next() => return Next::Redrive(request),
                 () = tokio::time::sleep(wait_max) => self.poll(),
             }
             return Next::Idle;
@@ -171,7 +188,7 @@ impl<'a> Puller<'a> {
     async fn wait_at_damage(
         &mut self,
         error: &crate::journal::Error,
-        redrives: &mut mpsc::Receiver<super::RedriveRequest>,
+        redrives: &mut Requests<'_>,
     ) -> Next {
         let cell = self.cell;
         cell.waits_at_damage(true);
@@ -181,17 +198,11 @@ impl<'a> Puller<'a> {
     }
 
     /// Nothing but redrives until then.
-    async fn wait_until(
-        &self,
-        until: Instant,
-        redrives: &mut mpsc::Receiver<super::RedriveRequest>,
-    ) -> Next {
+    async fn wait_until(&self, until: Instant, redrives: &mut Requests<'_>) -> Next {
         tokio::select! {
             biased;
             () = self.cell.stopping.wait(true) => {}
-            request = redrives.recv() => if let Some(request) = request {
-                return Next::Redrive(request);
-            },
+            request = redrives.next() => return Next::Redrive(request),
             () = tokio::time::sleep_until(until) => {}
         }
         Next::Idle
@@ -216,7 +227,7 @@ impl<'a> Puller<'a> {
 impl Puller<'_> {
     /// The lane whose turn it is, or the next behind it that has room: a slow event holds up none
     /// but those behind it in its own lane.
-    async fn next_lane(&mut self, lanes: &[mpsc::Sender<Task>]) -> Result<usize, Stopping> {
+    async fn next_lane(&mut self, lanes: &[mpsc::Sender<Keyed>]) -> Result<usize, Stopping> {
         let cell = self.cell;
         loop {
             let moved = cell.progress.notified();
@@ -335,7 +346,7 @@ async fn load_checkpoints(cell: &Cell) -> Result<Stored, String> {
 
 async fn pull_into_lanes(
     puller: &mut Puller<'_>,
-    lanes: &[mpsc::Sender<Task>],
+    lanes: &[mpsc::Sender<Keyed>],
     starts: &[u64],
     stored: &mut Stored,
 ) {
@@ -355,10 +366,8 @@ async fn pull_into_lanes(
                 cell.dispatched.store(position, Ordering::Release);
                 cell.moved();
             }
-            Next::Redrive(request) => {
-                let lane = cell.lane_of(request.key);
-                let _ = lanes[lane].send(Task::Redrive(request)).await;
-            }
+            // The lanes take theirs themselves.
+            Next::Redrive(_) => {}
             Next::Events(events) => {
                 for event in events {
                     if hand_out(puller, lanes, starts, event).await.is_err() {
@@ -381,7 +390,7 @@ async fn pull_into_lanes(
 
 async fn hand_out(
     puller: &mut Puller<'_>,
-    lanes: &[mpsc::Sender<Task>],
+    lanes: &[mpsc::Sender<Keyed>],
     starts: &[u64],
     event: Arc<StoredEvent>,
 ) -> Result<(), Stopping> {
@@ -398,7 +407,7 @@ async fn hand_out(
             tokio::select! {
                 biased;
                 () = cell.stopping.wait(true) => return Err(Stopping),
-                sent = lanes[lane].send(Task::Event(event, key)) => sent.map_err(|_| Stopping)?,
+                sent = lanes[lane].send((event, key)) => sent.map_err(|_| Stopping)?,
             }
         }
     }
@@ -416,9 +425,9 @@ fn current(cell: &Cell, lane: usize) -> u64 {
     lane_position(&cell.lanes[lane], dispatched)
 }
 
-/// Stores checkpoints. A lane without work of its own may stay behind for a while: nothing in between was for
-/// it, so all that it costs is that a restart reads those events once more. Its row in every batch
-/// would take the place of a command's.
+/// Stores checkpoints. A lane without work of its own may stay behind for a while: nothing in
+/// between was for it, so all that it costs is that a restart reads those events once more. Its row
+/// in every batch would take the place of a command's.
 async fn store_checkpoints(cell: &Cell, stored: &mut Stored, which: Which) {
     let now: Vec<_> = (0..stored.positions.len()).map(|lane| current(cell, lane)).collect();
     let is_due = |lane: usize| match which {
@@ -481,13 +490,15 @@ async fn run_projection(
     loop {
         let is_behind = mirrored.positions[0] < puller.cursor;
         let wait = if is_behind { CHECKPOINT_EVERY } else { cell.poll_interval };
+        // Each event of a page may become a letter.
+        puller.page = PROJECTION_PAGE.min(cell.room().left());
         match puller.next(wait).await {
             Next::Stop => return Ok(()),
             Next::Idle => {}
             // Its own checkpoint may stay behind: nothing in between concerns it.
             Next::SkipTo(position) => advance(&mut puller, position),
             Next::Redrive(request) => {
-                lane::redrive(cell, runtime, &mut blocked, request).await;
+                redrive(cell, runtime, &mut blocked, request).await;
             }
             Next::Events(events) => {
                 let pause = pause_after(events.len(), cell.store.partitions());
@@ -558,7 +569,7 @@ async fn project(
             Ok(()) => from = position,
             Err(failed) => {
                 park(cell, dead_letter(cell, &event, key, &failed)).await?;
-                blocked.insert(key, Held { letters: 1, last: position });
+                hold(cell, blocked, key, position);
             }
         }
     }

@@ -51,7 +51,7 @@ pub struct RetryingStatus {
 pub struct PartitionStatus {
     /// The partition.
     pub partition: u16,
-    /// `running`, `paused`, `circuit_open` or `damaged`.
+    /// `running`, `paused`, `dlq_full`, `circuit_open` or `damaged`.
     pub state: &'static str,
     /// Everything up to here is handled, or a letter.
     pub position: u64,
@@ -86,6 +86,12 @@ pub struct PartitionStatus {
     pub retried: u64,
     /// Letters since the start.
     pub letters: u64,
+    /// Letters there are now: dead, waiting and skipped.
+    pub dlq_letters: usize,
+    /// How many there may be; with so many it stands still.
+    pub dlq_letters_max: usize,
+    /// Keys that wait behind a dead letter now.
+    pub dlq_blocked_keys: usize,
     /// What is being tried again: at most one entry a lane.
     pub retrying: Vec<RetryingStatus>,
 }
@@ -107,8 +113,8 @@ pub struct SubscriptionStatus {
     pub ordering: &'static str,
     /// Events at once, and how long to wait for as many, where it takes batches.
     pub batch: Option<BatchStatus>,
-    /// `running`, `paused`, `circuit_open`, or `damaged`: it waits at an event that is not what was
-    /// written.
+    /// `running`, `paused`, `circuit_open`, `dlq_full`: there is no room for another letter, or
+    /// `damaged`: it waits at an event that is not what was written.
     pub state: &'static str,
     /// Who paused it, as far as that is known.
     pub paused: Option<PausedBy>,
@@ -154,6 +160,9 @@ impl Cell {
             failed: counts.failed.load(Ordering::Relaxed),
             retried: counts.retried.load(Ordering::Relaxed),
             letters: counts.letters.load(Ordering::Relaxed),
+            dlq_letters: self.room().letters(),
+            dlq_letters_max: self.letters_max,
+            dlq_blocked_keys: self.room().blocked_keys(),
             retrying: self.all_retrying(),
         }
     }

@@ -291,6 +291,19 @@ async fn deliveries_are_kept(store: &dyn Store) {
     assert_eq!(list(mine).await, [8]);
     let other = LetterFilter { subscription: Some("other".to_owned()), ..LetterFilter::default() };
     assert_eq!(list(other).await, Vec::<u64>::new());
+    let dead = LetterFilter { state: Some(LetterState::Dead), ..LetterFilter::default() };
+    assert_eq!(list(dead).await, [6, 9]);
+    let transient = LetterFilter { class: Some("transient".into()), ..LetterFilter::default() };
+    assert_eq!(list(transient).await, Vec::<u64>::new());
+    let changed =
+        LetterFilter { event_type: Some("thing.changed".into()), ..LetterFilter::default() };
+    assert_eq!(list(changed).await, [6, 8, 9]);
+    for (behind, rest) in
+        [(("mail", 6), vec![8, 9]), (("mai", 99), vec![6, 8, 9]), (("mail-sender", 0), Vec::new())]
+    {
+        let behind = Some((behind.0.to_owned(), behind.1));
+        assert_eq!(list(LetterFilter { behind, ..LetterFilter::default() }).await, rest);
+    }
     let first = store.letters(0, &LetterFilter::default(), 1).await.unwrap();
     assert_eq!(first, [letter(6, 1, LetterState::Dead)]);
     let remove = LetterWrite::Remove { subscription: "mail".into(), position: 6 };

@@ -1,6 +1,7 @@
 //! Subscriptions: order, repeats, retries, letters, circuits.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,12 +10,14 @@ use souk_actors::event::StoredEvent;
 use souk_actors::faults::{Fault, Mode};
 use souk_actors::journal::LetterState;
 use souk_actors::retry::{Failure, FailureKind, RetryPolicy};
-use souk_actors::runtime::Runtime;
-use souk_actors::subscriber::{Handler, Projection, Redrive, Redriven, Subscription};
+use souk_actors::runtime::{LetterQuery, Options, Runtime};
+use souk_actors::subscriber::{
+    Handler, Projection, Redrive, RedriveError, Redriven, Subscription, Work,
+};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::account::{Rig, options};
+use crate::account::{Account, AccountCommand, AccountEvent, Opened, Rig, options};
 
 /// Notes what it is given; fails where it is told to.
 #[derive(Default)]
@@ -186,6 +189,222 @@ async fn a_discarded_letter_lets_those_behind_it_go() {
     let record = rig.runtime.journal().read_aggregate(stream, 0, 10).await.unwrap();
     let types: Vec<_> = record.iter().map(|event| &*event.event_type).collect();
     assert_eq!(types, ["subscription.discard_requested"]);
+}
+
+/// The positions and states of a subscription's letters.
+async fn states(rig: &Rig) -> Vec<(u64, LetterState)> {
+    let letters = rig.runtime.dead_letters().list(Some("notes"), 100).await.unwrap();
+    letters.into_iter().map(|letter| (letter.position, letter.state)).collect()
+}
+
+/// S1-27, S1-47: what the whole is for, among many.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_faulty_aggregate_of_a_thousand_waits_alone_and_goes_on_in_order() {
+    let notes = Arc::<Notes>::default();
+    let rig = Arc::new(rig(&notes, false).await);
+    notes.fail_on(7, 2, FailureKind::Transient);
+    let mut running = JoinSet::new();
+    for account in 0..1_000 {
+        let rig = rig.clone();
+        running.spawn(async move {
+            for _ in 0..5 {
+                rig.change(account, 1).await.unwrap();
+            }
+        });
+    }
+    running.join_all().await;
+    quiet(&rig).await;
+    for account in (0..1_000).filter(|account| *account != 7) {
+        assert_eq!(notes.of(account), [1, 2, 3, 4, 5], "account {account}");
+    }
+    assert_eq!(notes.of(7), [1]);
+    let letters = rig.runtime.dead_letters();
+    let key = Uuid::from_u128(7);
+    let queue = letters.queue("notes", 0, key).await.unwrap().unwrap();
+    let head = queue.head.unwrap();
+    assert_eq!((head.state, head.attempts, queue.waiting), (LetterState::Dead, 4, 3));
+    let status = &rig.runtime.subscriptions().list()[0].partitions[0];
+    assert_eq!((status.dlq_letters, status.dlq_blocked_keys), (4, 1));
+    *notes.fails_on.lock().unwrap() = None;
+    let done = redrive(&rig, "notes", key, Redrive::Retry).await.unwrap();
+    assert_eq!((done.handled, done.left), (4, 0));
+    assert_eq!(notes.of(7), [1, 2, 3, 4, 5], "in order, each once");
+    assert_eq!(letters.queue("notes", 0, key).await.unwrap(), None);
+    let status = &rig.runtime.subscriptions().list()[0].partitions[0];
+    assert_eq!((status.dlq_letters, status.dlq_blocked_keys), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_skipped_letter_stays_and_is_worked_by_its_position() {
+    let notes = Arc::<Notes>::default();
+    let first = rig(&notes, true).await;
+    notes.fail_on(1, 1, FailureKind::Permanent);
+    for _ in 0..3 {
+        first.change(1, 1).await.unwrap();
+    }
+    quiet(&first).await;
+    let key = Uuid::from_u128(1);
+    let head = first.runtime.dead_letters().list(None, 1).await.unwrap().remove(0);
+    let work = |what, position| Work { what, position, expected: Some(head.revision()) };
+    let letters = first.runtime.dead_letters();
+    let wrong = Work { expected: Some(1), ..Work::from(Redrive::Skip) };
+    let refused = letters.redrive("notes", 0, key, wrong, first.context(), None).await;
+    assert_eq!(refused, Err(RedriveError::Changed { current: head.revision() }));
+    let behind = Work { position: Some(head.position + 1), ..Work::from(Redrive::Discard) };
+    let refused = letters.redrive("notes", 0, key, behind, first.context(), None).await;
+    assert_eq!(refused, Err(RedriveError::Waits { head: head.position }));
+    let skip = work(Redrive::Skip, None);
+    let done = letters.redrive("notes", 0, key, skip, first.context(), None).await;
+    let done = done.unwrap().unwrap();
+    assert_eq!((done.skipped, done.handled, done.left), (1, 2, 0));
+    assert_eq!(notes.of(1), [2, 3]);
+    assert_eq!(states(&first).await, [(head.position, LetterState::Skipped)]);
+    // Whoever looked before does not skip another one now.
+    let refused = letters.redrive("notes", 0, key, skip, first.context(), None).await;
+    assert_eq!(refused, Ok(None));
+    first.change(1, 1).await.unwrap();
+    quiet(&first).await;
+    assert_eq!(notes.of(1), [2, 3, 4], "the key is not held up any more");
+    assert!(first.runtime.drain(Duration::from_secs(5)).await);
+
+    let Rig { store, folder, .. } = first;
+    let handler = Arc::new(Shared(notes.clone()));
+    let subscription = Subscription::handler("notes", "tests", &["account.*"], handler);
+    let again = Rig::on(store, folder, options(), |b| b.subscribe(subscription)).await;
+    again.change(1, 1).await.unwrap();
+    quiet(&again).await;
+    assert_eq!(notes.of(1), [2, 3, 4, 5], "nor after a restart");
+    let alone = Work { position: Some(head.position), ..Work::from(Redrive::Retry) };
+    let letters = again.runtime.dead_letters();
+    let failed = letters.redrive("notes", 0, key, alone, again.context(), None).await;
+    assert_eq!(failed.unwrap().unwrap().handled, 0);
+    assert_eq!(states(&again).await, [(head.position, LetterState::Skipped)]);
+    *notes.fails_on.lock().unwrap() = None;
+    let done = letters.redrive("notes", 0, key, alone, again.context(), None).await;
+    assert_eq!(done.unwrap().unwrap().handled, 1);
+    assert_eq!(notes.of(1), [2, 3, 4, 5, 1]);
+    assert_eq!(states(&again).await, []);
+}
+
+/// Notes the owners of accounts, as they can be read then; fails while it is told to.
+#[derive(Default)]
+struct Owners {
+    fails: AtomicBool,
+    seen: Mutex<Vec<Option<String>>>,
+}
+
+struct SharedOwners(Arc<Owners>);
+
+#[async_trait]
+impl Handler for SharedOwners {
+    async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        if self.0.fails.load(Ordering::SeqCst) {
+            return Err(Failure::permanent("as told"));
+        }
+        let decoded = runtime.journal().decode::<AccountEvent>(event).await;
+        if let AccountEvent::Opened(Opened { owner }) = decoded.unwrap() {
+            self.0.seen.lock().unwrap().push(owner.get().cloned());
+        }
+        Ok(())
+    }
+}
+
+/// A letter points at its event: what is erased meanwhile is not there when it is retried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_retried_after_an_erasure_sees_the_erased_field() {
+    let owners = Arc::<Owners>::default();
+    let handler = Arc::new(SharedOwners(owners.clone()));
+    let subscription = Subscription::handler("notes", "tests", &["account.*"], handler);
+    let rig = Rig::build(true, 1, options(), |builder| builder.subscribe(subscription)).await;
+    owners.fails.store(true, Ordering::SeqCst);
+    for account in [1, 2] {
+        let subject = Uuid::from_u128(account + 100);
+        let open = AccountCommand::Open { subject, owner: "Ann".to_owned() };
+        let handle = rig.runtime.aggregate::<Account>();
+        handle.send(Uuid::from_u128(account), open, rig.context(), |_| ()).await.unwrap();
+    }
+    quiet(&rig).await;
+    rig.runtime.control().forget(Uuid::from_u128(101)).await.unwrap();
+    owners.fails.store(false, Ordering::SeqCst);
+    for account in [1, 2] {
+        let done = redrive(&rig, "notes", Uuid::from_u128(account), Redrive::Retry).await;
+        assert_eq!(done.unwrap().handled, 1);
+    }
+    assert_eq!(*owners.seen.lock().unwrap(), [None, Some("Ann".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_of_one_cause_are_one_group() {
+    let notes = Arc::<Notes>::default();
+    let rig = rig(&notes, false).await;
+    for (account, kind) in [(1, FailureKind::Permanent), (2, FailureKind::Permanent)] {
+        notes.fail_on(account, 1, kind);
+        rig.change(account, 1).await.unwrap();
+        rig.change(account, 1).await.unwrap();
+        quiet(&rig).await;
+    }
+    let letters = rig.runtime.dead_letters();
+    let groups = letters.groups(&LetterQuery::default()).await.unwrap();
+    assert_eq!((groups.len(), groups[0].count, &*groups[0].message), (1, 2, "as told"));
+    assert!(groups[0].first_seen <= groups[0].last_seen);
+    let fingerprint = Some(groups[0].fingerprint.clone());
+    let of_group = LetterQuery { fingerprint, ..LetterQuery::default() };
+    let first = letters.page(&of_group, None, 1).await.unwrap();
+    let place = (0, first[0].subscription.to_string(), first[0].position);
+    let rest = letters.page(&of_group, Some(&place), 10).await.unwrap();
+    let keys: Vec<_> = first.iter().chain(&rest).map(|letter| letter.key.as_u128()).collect();
+    assert_eq!(keys, [1, 2], "those that only wait are not of the group");
+    let other = LetterQuery { class: Some("transient".to_owned()), ..LetterQuery::default() };
+    assert_eq!(letters.page(&other, None, 10).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_stops_its_subscription_until_letters_are_worked() {
+    let (full, other) = (Arc::<Notes>::default(), Arc::<Notes>::default());
+    let make = |name, notes: &Arc<Notes>| {
+        Subscription::handler(name, "tests", &["account.*"], Arc::new(Shared(notes.clone())))
+            .retrying(quick())
+    };
+    let bound = Options { letters_max: 3, ..options() };
+    let (a, b) = (make("notes", &full), make("other", &other));
+    let rig = Rig::build(true, 1, bound, |builder| builder.subscribe(a).subscribe(b)).await;
+    full.fail_on(1, 1, FailureKind::Permanent);
+    for _ in 0..6 {
+        rig.change(1, 1).await.unwrap();
+    }
+    for account in 2..9 {
+        rig.change(account, 1).await.unwrap();
+    }
+    let status = || rig.runtime.subscriptions().list().swap_remove(0);
+    while status().state != "dlq_full" {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    quiet(&rig).await;
+    assert_eq!((other.of(1).len(), other.of(8).len()), (6, 1), "others are not disturbed");
+    assert_eq!(status().partitions[0].dlq_letters, 3, "never more than there may be");
+    // Working letters makes room, and what waited outside goes on by itself.
+    *full.fails_on.lock().unwrap() = None;
+    let key = Uuid::from_u128(1);
+    let done = redrive(&rig, "notes", key, Redrive::Retry).await.unwrap();
+    assert_eq!((done.handled, done.left), (3, 0));
+    quiet(&rig).await;
+    assert_eq!(status().state, "running");
+    assert_eq!(full.of(1), [1, 2, 3, 4, 5, 6]);
+    assert!((2..9).all(|account| full.of(account) == [1]), "nothing is lost");
+    let stream = souk_actors::oversight::Oversight::id_of("notes");
+    let recorded = async || {
+        let record = rig.runtime.journal().read_aggregate(stream, 0, 10).await.unwrap();
+        record.iter().map(|event| event.event_type.to_string()).collect::<Vec<_>>()
+    };
+    while recorded().await.len() < 3 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let mut types = recorded().await;
+    types.sort();
+    assert_eq!(
+        types,
+        ["subscription.dlq_filled", "subscription.dlq_relieved", "subscription.retry_requested"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
