@@ -47,6 +47,15 @@ if ! command -v cargo >/dev/null; then
     command -v cargo >/dev/null || { echo "run: a Rust toolchain is needed: https://rustup.rs" >&2; exit 1; }
 fi
 
+# A disk that runs full fails tests in ways that do not say so.
+NEEDED_GB=15
+free_gb() { df -P -k "$1" | awk 'NR == 2 { print int($4 / 1048576) }'; }
+for place in . "${TMPDIR:-/tmp}"; do
+    if [ "$(free_gb "$place")" -lt "$NEEDED_GB" ]; then
+        echo "run: only $(free_gb "$place") GB are free in $place; build and tests take about $NEEDED_GB GB" >&2
+    fi
+done
+
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 failed=0

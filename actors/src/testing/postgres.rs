@@ -27,6 +27,8 @@ const ROLE: &str = "postgres";
 /// port while the server is stopped.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const STARTS_MAX: u32 = 20;
+/// How much of its log is shown when something fails.
+const LAST_LINES: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads until the test process is gone, then ends what works in the data folder (every process of
@@ -281,10 +283,28 @@ impl Server {
     /// # Panics
     /// When the server does not do it.
     pub async fn execute(&self, database: &str, statement: &str) {
-        let mut connection = PgConnection::connect(&self.url(database)).await.unwrap();
+        let outcome = self.try_to_execute(database, statement).await;
+        if let Err(error) = outcome {
+            panic!("PostgreSQL does not do `{statement}`: {error}\n{}", self.last_said());
+        }
+    }
+
+    async fn try_to_execute(&self, database: &str, statement: &str) -> Result<(), sqlx::Error> {
+        let mut connection = PgConnection::connect(&self.url(database)).await?;
         let statement = sqlx::AssertSqlSafe(statement.to_owned());
-        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
-        let _ = connection.close().await;
+        sqlx::raw_sql(statement).execute(&mut connection).await?;
+        connection.close().await
+    }
+
+    /// The end of its log, and how much room its disk has: a full one is the usual reason of a
+    /// server that is gone.
+    fn last_said(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().rev().take(LAST_LINES).collect();
+        let lines: Vec<_> = lines.into_iter().rev().collect();
+        let room = Command::new("df").arg("-h").arg(&self.folder).output();
+        let room = room.map(|df| String::from_utf8_lossy(&df.stdout).into_owned());
+        format!("{}\n{}", lines.join("\n"), room.unwrap_or_default())
     }
 
     /// Stops it in order, as an operator does: sessions are ended, nothing is lost.
