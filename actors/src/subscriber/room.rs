@@ -25,7 +25,7 @@ pub(super) struct Place(Arc<Room>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        less(&self.0.taken);
         self.0.changed.notify_waiters();
     }
 }
@@ -94,8 +94,8 @@ impl Room {
     /// A letter less. Whether there is room again: once a tenth of it is free, so that the
     /// subscription does not stop and go with every letter.
     pub(super) fn remove(&self) -> bool {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-        let left = self.letters.fetch_sub(1, Ordering::AcqRel) - 1;
+        less(&self.taken);
+        let left = less(&self.letters);
         let goes_on = left <= self.max - self.max.div_ceil(10);
         let relieved = goes_on && self.full.swap(false, Ordering::AcqRel);
         self.changed.notify_waiters();
@@ -109,8 +109,16 @@ impl Room {
 
     /// A key less.
     pub(super) fn unblock(&self) {
-        self.blocked_keys.fetch_sub(1, Ordering::AcqRel);
+        less(&self.blocked_keys);
     }
+}
+
+/// One less, and how many that leaves. A letter whose store had an unknown outcome when the actor
+/// counted may not have been counted, so there is not always one to take away.
+fn less(count: &AtomicUsize) -> usize {
+    let one_less = |now: usize| Some(now.saturating_sub(1));
+    let before = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less);
+    before.unwrap_or_default().saturating_sub(1)
 }
 
 #[cfg(test)]
@@ -124,6 +132,14 @@ mod tests {
         assert!(room.take().is_none());
         assert!(!room.fills(), "an event in hand is no letter yet");
         drop(place);
+        assert!(room.take().is_some());
+    }
+
+    #[test]
+    fn a_letter_that_was_not_counted_can_go() {
+        let room = Room::new(2, 0, 0);
+        assert!(!room.remove());
+        assert_eq!((room.letters(), room.left()), (0, 2));
         assert!(room.take().is_some());
     }
 
