@@ -56,18 +56,21 @@ for place in . "${TMPDIR:-/tmp}"; do
     fi
 done
 
+# With how many seconds have passed.
+step() { printf '\n== %s == (%d s)\n' "$1" "$SECONDS"; }
+
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 failed=0
 
 # All features: the test kits of the runtime are behind one, and have tests of their own.
-echo "== tests of both crates =="
+step "tests of both crates"
 cargo test --workspace --all-features --no-fail-fast 2>&1 | tee "$output" || failed=1
 
 # What rests on the store, once more on the other one. The tests of module `database` are about
 # PostgreSQL whatever this says, those of `crash` choose for themselves, and those of `durability`,
 # `disk` and `corruption` look into SQLite's files.
-echo "== the same on PostgreSQL =="
+step "the same on PostgreSQL"
 export SOUK_TEST_STORE=postgres
 on_postgres() {
     cargo test --workspace --all-features --no-fail-fast "$@" 2>&1 | tee -a "$output" || failed=1
@@ -77,11 +80,11 @@ on_postgres --test api -- --skip database:: --skip crash:: \
     --skip durability:: --skip disk:: --skip corruption::
 unset SOUK_TEST_STORE
 
-echo "== the README's walk-through =="
+step "the README's walk-through"
 walked=1
 bash tests/readme.sh || { walked=0; failed=1; }
 
-echo "== the OpenAPI document against the service =="
+step "the OpenAPI document against the service"
 agreed=1
 bash tests/schemathesis.sh || { agreed=0; failed=1; }
 

@@ -210,16 +210,15 @@ async fn what_is_not_there_is_not_found_and_none_of_it_is_for_everybody() {
     server.finish().await;
 }
 
-/// The explanation of an order once one thing only is owed by those that do not merely keep rows, and
-/// that stands like this; and the thing.
+/// The explanation of an order once one thing only is owed, by nobody who merely keeps rows, and that
+/// stands like this; and the thing.
 async fn owing(server: &Server, path: &str, state: &str) -> (Value, Value) {
     eventually(&format!("{state} to be all that is owed"), || async {
         let explained = get(server, path).await;
-        let owed = explained["internals"]["owed"].as_array().unwrap();
-        let mut by_handlers = owed.iter().filter(|of| of["is_projection"] == false);
-        let first = by_handlers.next()?.clone();
-        let alone = first["state"] == state && by_handlers.next().is_none();
-        alone.then_some((explained, first))
+        let [owed] = &explained["internals"]["owed"].as_array().unwrap()[..] else { return None };
+        let owed = owed.clone();
+        let is_it = owed["is_projection"] == false && owed["state"] == state;
+        is_it.then_some((explained, owed))
     })
     .await
 }

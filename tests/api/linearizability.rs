@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -15,7 +15,7 @@ use souk::chaos::linearizability::{
 };
 use tokio::task::JoinSet;
 
-use crate::support::{Answer, Client, PRICE, Server, Start};
+use crate::support::{Answer, Client, PRICE, Server, Start, eventually};
 
 /// Clients of one listing at the same time.
 const CLIENTS: u64 = 10;
@@ -30,6 +30,8 @@ struct Shopper {
     path: String,
     history: Arc<History>,
     next_price: Arc<AtomicI64>,
+    /// Writes that were answered, of all together.
+    written: Arc<AtomicUsize>,
     random: StdRng,
     /// The newest version that this one has seen.
     version: u64,
@@ -68,6 +70,7 @@ impl Shopper {
             (200, Call::Write { value, .. }) => {
                 let now = held(&answer);
                 assert_eq!(now.value, value, "the answer to a write is of the write");
+                self.written.fetch_add(1, Ordering::SeqCst);
                 Seen::Written { version: now.version }
             }
             (412, _) => Seen::Mismatch { current: answer["current_version"].as_u64() },
@@ -93,6 +96,7 @@ struct Scene {
     start: Held,
     history: Arc<History>,
     next_price: Arc<AtomicI64>,
+    written: Arc<AtomicUsize>,
 }
 
 impl Scene {
@@ -101,7 +105,8 @@ impl Scene {
         let listing = server.listing(&seller, 10).await;
         let start = held(&server.listing_now(&listing).await);
         let next_price = Arc::new(AtomicI64::new(PRICE + 1));
-        Self { seller: seller.client.clone(), listing, start, history: Arc::default(), next_price }
+        let (history, written) = (Arc::default(), Arc::default());
+        Self { seller: seller.client.clone(), listing, start, history, next_price, written }
     }
 
     /// One who has seen the listing at a version.
@@ -112,6 +117,7 @@ impl Scene {
             path: format!("/api/v1/listings/{}", self.listing),
             history: self.history.clone(),
             next_price: self.next_price.clone(),
+            written: self.written.clone(),
             random: StdRng::seed_from_u64(seed),
             version,
         }
@@ -131,10 +137,12 @@ impl Scene {
     }
 }
 
-/// Ten clients at one listing while `meanwhile` goes on; what they saw.
+/// Ten clients at one listing while `meanwhile` goes on, and until so many writes are answered; what
+/// they saw.
 async fn crowd<T>(
     server: &Server,
     meanwhile: impl Future<Output = T>,
+    writes: usize,
 ) -> (Register, Vec<Operation<Call, Seen>>) {
     let scene = Scene::open(server).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -149,6 +157,10 @@ async fn crowd<T>(
         });
     }
     meanwhile.await;
+    eventually("enough to be checked", || async {
+        (scene.written.load(Ordering::SeqCst) >= writes).then_some(())
+    })
+    .await;
     stop.store(true, Ordering::SeqCst);
     running.join_all().await;
     server.at_rest().await;
@@ -182,7 +194,7 @@ fn all_is_well(model: &Register, history: &[Operation<Call, Seen>], at_least: us
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ten_clients_see_of_a_listing_is_linearizable() {
     let server = Server::start().await;
-    let (model, history) = crowd(&server, tokio::time::sleep(Duration::from_secs(2))).await;
+    let (model, history) = crowd(&server, tokio::time::sleep(Duration::from_secs(2)), 50).await;
     all_is_well(&model, &history, 50);
     // The checker would have noticed: one read is made to be an older one.
     let mut planted = history.clone();
@@ -210,7 +222,7 @@ async fn and_so_it_is_while_the_journal_fails() {
             }
         }
     };
-    let (model, history) = crowd(&server, faults).await;
+    let (model, history) = crowd(&server, faults, 50).await;
     all_is_well(&model, &history, 50);
     let refused = history.iter().filter(|of| matches!(of.answered, Some((_, Seen::NotDone))));
     assert!(refused.count() > 0, "no fault was noticed");

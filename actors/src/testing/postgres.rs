@@ -388,7 +388,9 @@ fn signal(name: &str, processes: &[u32]) {
     let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status();
 }
 
-fn free_port() -> u16 {
+/// A port of the loopback interface that nobody uses, and that the system gives nobody who does not
+/// ask for it: whoever listens there can be stopped and started again.
+pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(PORTS);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
