@@ -11,7 +11,35 @@
 //! that stored nothing is an error and not a record. Behind the feature `bench`: no delivered
 //! program carries it.
 
+use std::future::Future;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use souk_actors::world::{SystemWorld, World as _};
+
 pub mod http;
 pub mod load;
+pub mod rebuild;
 pub mod report;
 pub mod server;
+
+/// Gives work a folder of its own in `parent` and removes it afterwards.
+async fn in_folder<T, F>(parent: &Path, work: impl FnOnce(PathBuf) -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let folder = parent.join(format!("souk-bench-{}", SystemWorld::new().new_id().simple()));
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let done = work(folder.clone()).await;
+    std::fs::remove_dir_all(&folder)
+        .with_context(|| format!("{} is left behind", folder.display()))?;
+    done
+}
+
+/// Median, 95th and 99th percentile of microseconds, in milliseconds.
+fn percentiles(of: &Histogram<u64>) -> [f64; 3] {
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of at most a minute")]
+    [0.5, 0.95, 0.99].map(|share| of.value_at_quantile(share) as f64 / 1_000.0)
+}

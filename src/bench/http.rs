@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use souk_actors::event::StoredEvent;
 use souk_actors::journal::Store;
@@ -20,9 +19,10 @@ use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::testing::postgres;
 use souk_actors::testing::raw::RawInserts;
 
-use super::load::{self, Answer, Outcome, Script, Until};
+use super::load::{self, Answer, Load, Outcome, Script, Until};
 use super::report::{Report, Row};
 use super::server::Server;
+use super::{in_folder, percentiles};
 use crate::config::JOURNAL_FILE;
 use crate::telemetry::{REVISION, VERSION};
 
@@ -44,7 +44,7 @@ pub enum StoreKind {
 }
 
 impl StoreKind {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
@@ -53,13 +53,13 @@ impl StoreKind {
 }
 
 /// Where the journal is.
-struct Place {
+pub(super) struct Place {
     folder: PathBuf,
     postgres: Option<(postgres::Server, String)>,
 }
 
 impl Place {
-    async fn new(store: StoreKind, folder: &Path) -> Self {
+    pub(super) async fn new(store: StoreKind, folder: &Path) -> Self {
         let postgres = match store {
             StoreKind::Sqlite => None,
             StoreKind::Postgres => {
@@ -71,12 +71,12 @@ impl Place {
         Self { folder: folder.to_owned(), postgres }
     }
 
-    fn url(&self) -> Option<&str> {
+    pub(super) fn url(&self) -> Option<&str> {
         self.postgres.as_ref().map(|(_, url)| url.as_str())
     }
 
     /// The journal, to look at beside the server.
-    async fn journal(&self) -> anyhow::Result<Arc<dyn Store>> {
+    pub(super) async fn journal(&self) -> anyhow::Result<Arc<dyn Store>> {
         Ok(match self.url() {
             None => Arc::new(SqliteStore::open_read_only(&self.folder.join(JOURNAL_FILE)).await?),
             Some(url) => Arc::new(PostgresStore::open_read_only(PostgresOptions::new(url)?).await?),
@@ -116,19 +116,7 @@ pub struct Plan {
 
 /// Runs the whole plan.
 pub async fn measure(plan: &Plan) -> anyhow::Result<Report> {
-    let folder = tempfile_in(&plan.folder)?;
-    let measured = measure_in(plan, &folder).await;
-    std::fs::remove_dir_all(&folder)
-        .with_context(|| format!("{} is left behind", folder.display()))?;
-    measured
-}
-
-fn tempfile_in(parent: &Path) -> anyhow::Result<PathBuf> {
-    use souk_actors::world::{SystemWorld, World as _};
-    let folder = parent.join(format!("souk-bench-{}", SystemWorld::new().new_id().simple()));
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    Ok(folder)
+    in_folder(&plan.folder, |folder| async move { measure_in(plan, &folder).await }).await
 }
 
 async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<Report> {
@@ -136,7 +124,7 @@ async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<Report> {
     let server = Server::start(folder, place.url())?;
     let journal = place.journal().await?;
     say("a seller and listings");
-    let market = Market::open(&server, plan).await?;
+    let market = Market::open(&server, plan.listings).await?;
     at_rest(&market.admin, &*journal).await?;
     let mut bench = Bench { plan, server, journal, rows: Vec::new() };
     for connections in plan.connections.iter().copied() {
@@ -172,7 +160,7 @@ async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<Report> {
     })
 }
 
-fn say(what: &str) {
+pub(super) fn say(what: &str) {
     // Progress is for whoever watches; nobody may be there.
     let _ = writeln!(std::io::stderr(), "bench: {what}");
 }
@@ -206,11 +194,6 @@ async fn raw(store: Arc<dyn Store>, samples: Vec<Arc<StoredEvent>>, time: Durati
     }
 }
 
-fn percentiles(of: &Histogram<u64>) -> [f64; 3] {
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of at most a minute")]
-    [0.5, 0.95, 0.99].map(|share| of.value_at_quantile(share) as f64 / 1_000.0)
-}
-
 struct Bench<'a> {
     plan: &'a Plan,
     server: Server,
@@ -234,8 +217,8 @@ impl Bench<'_> {
         say(&format!("{phase}, {connections} connections"));
         let (head, cpu) = (self.head().await?, self.server.cpu_seconds());
         let until = Until::Elapsed(self.plan.time);
-        let address = self.server.address();
-        let outcome = load::run(address, connections, self.plan.threads, until, script).await?;
+        let load = Load { connections, threads: self.plan.threads, until, rate: None };
+        let outcome = load::run(self.server.address(), load, script).await?;
         let cpu = self.server.cpu_seconds().zip(cpu).map(|(after, before)| after - before);
         let journalled = self.head().await? - head;
         check(phase, &outcome, journalled, events_per_answer)?;
@@ -279,7 +262,7 @@ impl Bench<'_> {
 }
 
 /// How many events there are in each partition, as the journal itself says it.
-async fn heads(journal: &dyn Store) -> anyhow::Result<Vec<u64>> {
+pub(super) async fn heads(journal: &dyn Store) -> anyhow::Result<Vec<u64>> {
     let mut heads = Vec::new();
     for partition in 0..journal.partitions() {
         heads.push(journal.head(partition).await?.position);
@@ -289,7 +272,7 @@ async fn heads(journal: &dyn Store) -> anyhow::Result<Vec<u64>> {
 
 /// Waits until all that the listings and their seller led to has happened: it is not to be counted
 /// among what is measured.
-async fn at_rest(admin: &Client, journal: &dyn Store) -> anyhow::Result<()> {
+pub(super) async fn at_rest(admin: &Client, journal: &dyn Store) -> anyhow::Result<()> {
     let mut before = Vec::new();
     for _ in 0..LOOKS_MAX {
         let heads = heads(journal).await?;
@@ -324,23 +307,23 @@ fn check(phase: &str, outcome: &Outcome, journalled: u64, per_answer: u64) -> an
 }
 
 /// A marketplace with one seller and many listings.
-struct Market {
-    admin: Client,
-    token: String,
+pub(super) struct Market {
+    pub(super) admin: Client,
+    pub(super) token: String,
     listings: Arc<Vec<String>>,
     next: Arc<AtomicU64>,
 }
 
 /// What a command changes.
 #[derive(Debug, Clone, Copy)]
-enum Change {
+pub(super) enum Change {
     Title,
     Price,
 }
 
 impl Change {
     /// How many events it is.
-    fn events(self) -> u64 {
+    pub(super) fn events(self) -> u64 {
         match self {
             Self::Title => 1,
             Self::Price => 2,
@@ -360,7 +343,7 @@ impl Change {
 const DIGITS: &str = "0000000000";
 
 impl Market {
-    async fn open(server: &Server, plan: &Plan) -> anyhow::Result<Self> {
+    pub(super) async fn open(server: &Server, listings: usize) -> anyhow::Result<Self> {
         let url = format!("http://{}", server.address());
         let admin = Client { http: reqwest::Client::new(), url, token: server.admin_token()? };
         let seller = seller(&admin).await?;
@@ -376,9 +359,10 @@ impl Market {
             request: request("POST", "/api/v1/listings", &seller.token, "", &body.to_string()),
             ids: Mutex::default(),
         });
-        let count = plan.listings as u64;
+        let count = listings as u64;
         let until = Until::Answered(count);
-        let outcome = load::run(server.address(), 32, 1, until, offer.clone()).await?;
+        let load = Load { connections: 32, threads: 1, until, rate: None };
+        let outcome = load::run(server.address(), load, offer.clone()).await?;
         ensure!(
             outcome.accepted == count,
             "{count} listings were offered and {} accepted",
@@ -388,6 +372,20 @@ impl Market {
         Ok(Self { admin, token: seller.token, listings: Arc::new(ids), next: Arc::default() })
     }
 
+    /// The same on a server that was started anew.
+    pub(super) fn at(&self, server: &Server) -> anyhow::Result<Self> {
+        let url = format!("http://{}", server.address());
+        let admin = Client { http: reqwest::Client::new(), url, token: server.admin_token()? };
+        let (token, listings) = (self.token.clone(), self.listings.clone());
+        Ok(Self { admin, token, listings, next: self.next.clone() })
+    }
+
+    /// A look at each listing.
+    pub(super) fn shown(&self) -> Vec<Vec<u8>> {
+        let paths = self.listings.iter().map(|id| format!("/api/v1/listings/{id}"));
+        paths.map(|path| request("GET", &path, &self.token, "", "")).collect()
+    }
+
     fn echo(&self) -> Arc<dyn Script> {
         let body = r#"{"price":{"amount":1000000,"currency":"VND"}}"#;
         let request = request("POST", "/api/v1/dev/echo", &self.token, "", body);
@@ -395,7 +393,7 @@ impl Market {
     }
 
     /// Changes of the first `count` listings, in turn.
-    fn changes(&self, change: Change, count: usize) -> Arc<dyn Script> {
+    pub(super) fn changes(&self, change: Change, count: usize) -> Arc<dyn Script> {
         let requests = self.listings.iter().take(count).map(|id| {
             let path = format!("/api/v1/listings/{id}");
             request("PATCH", &path, &self.token, "If-Match: *\r\n", &change.body())
@@ -410,7 +408,7 @@ impl Market {
 }
 
 /// A request's text.
-fn request(method: &str, path: &str, token: &str, more: &str, body: &str) -> Vec<u8> {
+pub(super) fn request(method: &str, path: &str, token: &str, more: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
         "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\
@@ -469,7 +467,7 @@ impl Script for Changes {
 }
 
 /// Plain requests, one at a time, for what comes before the measuring.
-struct Client {
+pub(super) struct Client {
     http: reqwest::Client,
     url: String,
     token: String,
@@ -481,11 +479,20 @@ impl Client {
         Ok(serde_json::from_str(&answer.text().await?)?)
     }
 
-    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+    pub(super) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         self.send(self.http.post(format!("{}{path}", self.url)).json(body)).await
     }
 
-    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    /// Asks for something that rests on how `path` is now.
+    pub(super) async fn steer(&self, path: &str, what: &str) -> anyhow::Result<()> {
+        let now = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token);
+        let now = now.send().await?.error_for_status()?;
+        let tag = now.headers().get("etag").context("a version to rest on")?.clone();
+        let ask = self.http.post(format!("{}{path}/{what}", self.url)).json(&json!({}));
+        self.send(ask.header("if-match", tag)).await.map(drop)
+    }
+
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.send(self.http.get(format!("{}{path}", self.url))).await
     }
 }

@@ -1,4 +1,6 @@
-//! A closed loop of HTTP/1.1 connections: each sends a request, waits for the answer, and goes on.
+//! HTTP/1.1 connections, each of which sends a request and waits for the answer. In a closed loop it
+//! then goes on at once; with a rate the requests are due at fixed times, and a time counts from when
+//! its request was due: a server that stands still is not spared the requests that it kept back.
 //!
 //! It is as light as can be, because it shares the machine with what it measures: requests are
 //! patched into a prepared text, an answer is read only as far as its status, its length and the
@@ -46,6 +48,19 @@ impl<'a> Answer<'a> {
     }
 }
 
+/// How much is asked at the same time.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Connections at the same time.
+    pub connections: usize,
+    /// Threads that serve them.
+    pub threads: usize,
+    /// When it ends.
+    pub until: Until,
+    /// How many requests are due a second, on all connections together; none: a closed loop.
+    pub rate: Option<f64>,
+}
+
 /// When a run ends. Requests under way are finished and counted, but not timed.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
@@ -64,6 +79,8 @@ pub struct Outcome {
     pub refused: u64,
     /// The status of the last answer that was refused.
     pub refused_with: Option<u16>,
+    /// How many of the refused ones were the server's own failures: 500 and above.
+    pub failed: u64,
     /// Accepted answers within the time that counts.
     pub timed: u64,
     /// The time that counts.
@@ -73,6 +90,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Counts another one's answers and times too; the time that counts is that of all together.
+    pub fn add(&mut self, part: &Self) -> anyhow::Result<()> {
+        self.accepted += part.accepted;
+        self.refused += part.refused;
+        self.refused_with = self.refused_with.or(part.refused_with);
+        self.failed += part.failed;
+        self.timed += part.timed;
+        self.over += part.over;
+        self.latencies.add(&part.latencies).context("the same range")?;
+        Ok(())
+    }
+
     /// Accepted answers a second.
     pub fn per_second(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
@@ -85,24 +114,34 @@ struct Run {
     script: Arc<dyn Script>,
     next: AtomicU64,
     last: u64,
+    began: Instant,
+    rate: Option<f64>,
     counts_from: Instant,
     ends: Instant,
 }
 
-/// Runs `connections` loops against `address` on `threads` threads of their own.
+impl Run {
+    /// When a request is due; none: at once.
+    fn due(&self, number: u64) -> Option<Instant> {
+        #[expect(clippy::cast_precision_loss, reason = "some millions at most")]
+        self.rate.map(|rate| self.began + Duration::from_secs_f64(number as f64 / rate))
+    }
+}
+
+/// Runs the script against `address`, on threads of its own.
 pub async fn run(
     address: SocketAddr,
-    connections: usize,
-    threads: usize,
-    until: Until,
+    load: Load,
     script: Arc<dyn Script>,
 ) -> anyhow::Result<Outcome> {
+    let Load { connections, threads, until, rate } = load;
     let began = Instant::now();
     let (last, counts_from, ends) = match until {
         Until::Elapsed(time) => (u64::MAX, began + time / 5, began + time / 5 + time),
         Until::Answered(count) => (count, began, began + Duration::from_secs(3_600)),
     };
-    let run = Arc::new(Run { script, next: AtomicU64::new(0), last, counts_from, ends });
+    let next = AtomicU64::new(0);
+    let run = Arc::new(Run { script, next, last, began, rate, counts_from, ends });
     let threads = threads.clamp(1, connections);
     let mut joins = Vec::new();
     for thread in 0..threads {
@@ -114,11 +153,7 @@ pub async fn run(
     let mut whole = nothing()?;
     for join in joins {
         let part = join.await.context("a thread of the load ended")??;
-        whole.accepted += part.accepted;
-        whole.refused += part.refused;
-        whole.refused_with = whole.refused_with.or(part.refused_with);
-        whole.timed += part.timed;
-        whole.latencies.add(&part.latencies).context("the same range")?;
+        whole.add(&part)?;
     }
     whole.over = match until {
         Until::Elapsed(time) => time,
@@ -127,11 +162,13 @@ pub async fn run(
     Ok(whole)
 }
 
-fn nothing() -> anyhow::Result<Outcome> {
+/// Nothing yet, to add to.
+pub(super) fn nothing() -> anyhow::Result<Outcome> {
     Ok(Outcome {
         accepted: 0,
         refused: 0,
         refused_with: None,
+        failed: 0,
         timed: 0,
         over: Duration::ZERO,
         latencies: Histogram::new_with_bounds(1, MICROS_MAX, 3).context("bounds of times")?,
@@ -149,11 +186,7 @@ fn thread_of(address: SocketAddr, connections: usize, run: &Arc<Run>) -> anyhow:
         let mut whole = nothing()?;
         while let Some(ended) = loops.join_next().await {
             let part = ended.context("a connection's loop ended")??;
-            whole.accepted += part.accepted;
-            whole.refused += part.refused;
-            whole.refused_with = whole.refused_with.or(part.refused_with);
-            whole.timed += part.timed;
-            whole.latencies.add(&part.latencies).context("the same range")?;
+            whole.add(&part)?;
         }
         Ok(whole)
     })
@@ -169,6 +202,13 @@ async fn connection(address: SocketAddr, run: &Run) -> anyhow::Result<Outcome> {
         let number = run.next.fetch_add(1, Ordering::Relaxed);
         if number >= run.last {
             break;
+        }
+        if let Some(due) = run.due(number) {
+            if due >= run.ends {
+                break;
+            }
+            tokio::time::sleep_until(due.into()).await;
+            sent = due;
         }
         request.clear();
         run.script.request(number, &mut request);
@@ -186,6 +226,7 @@ async fn connection(address: SocketAddr, run: &Run) -> anyhow::Result<Outcome> {
         } else {
             outcome.refused += 1;
             outcome.refused_with = Some(answer.status);
+            outcome.failed += u64::from(answer.status >= 500);
         }
         sent = now;
         if sent >= run.ends {

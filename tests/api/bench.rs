@@ -34,3 +34,26 @@ async fn a_load_run_counts_what_the_journal_has() {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
     assert_eq!(left.len(), 1, "only the report is left behind: {left:?}");
 }
+
+#[tokio::test]
+async fn a_rebuild_under_load_is_measured_over_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("report.json");
+    let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
+    let run = ["bench", "rebuild", "--events", "12000", "--listings", "20", "--rate", "50"];
+    let more = ["--rows-per-second", "800", "--seconds", "1", "--kill"];
+    let run = [&run[..], &more, &["--folder", into, "--json", report]].concat();
+    let run = Command::new(&run).run();
+    assert_eq!(run.code, 0, "{}", run.errors);
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert!(report["events"].as_u64().unwrap() >= 12_000, "{report}");
+    assert_eq!(report["differing"], 0, "{report}");
+    assert_eq!(report["mails"][0], report["mails"][1], "{report}");
+    let (killed, resumed) = (&report["resumed"][0], &report["resumed"][1]);
+    assert!(killed.as_u64().unwrap() > 4_000 && resumed.as_u64() >= killed.as_u64(), "{report}");
+    let phases = report["phases"].as_array().unwrap();
+    let names: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
+    let expected = ["at rest", "while it is filled", "after the cut-over", "after the roll-back"];
+    assert_eq!(names, expected);
+    assert!(phases.iter().all(|phase| phase["failed"] == 0), "{report}");
+}
