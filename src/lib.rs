@@ -8,6 +8,7 @@ pub mod bench;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 pub mod cli;
+pub mod cloudevents;
 pub mod config;
 pub mod disk;
 pub mod domain;

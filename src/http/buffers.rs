@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, State};
 use serde::Serialize;
+use souk_actors::world::Timestamp;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -13,6 +14,7 @@ use super::body::{Reason, Valid};
 use super::call::{Call, Staff};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
+use crate::domain::caller::Caller;
 use crate::domain::ids::PublicationId;
 use crate::domain::publication::{Publication, PublicationCommand};
 use crate::projections::BUFFERS_VIEW;
@@ -107,13 +109,13 @@ async fn decide(
     id: &str,
     operation: &str,
     valid: Valid<Reason>,
-    command: impl FnOnce(Option<String>) -> PublicationCommand,
+    command: impl FnOnce(Caller, Option<String>, Timestamp) -> PublicationCommand,
 ) -> Result<Answer<BufferBody>, ApiError> {
     let id: PublicationId = path_id(id)?;
     let context = call.change_context(app, operation, &id.to_string(), &valid.canonical);
+    let command = command(call.caller(), valid.body.reason, app.now());
     let publications = app.runtime().aggregate::<Publication>();
-    let sent = publications.send(id.uuid(), command(valid.body.reason), context, view(id)).await?;
-    let (body, done) = split(sent);
+    let (body, done) = split(publications.send(id.uuid(), command, context, view(id)).await?);
     Ok(Answer::ok(body).after(&done))
 }
 
@@ -129,8 +131,7 @@ async fn release_buffer(
     Path(id): Path<String>,
     valid: Valid<Reason>,
 ) -> Result<Answer<BufferBody>, ApiError> {
-    let (caller, now) = (call.caller(), app.now());
-    let release = |reason| PublicationCommand::Release { caller, reason, now };
+    let release = |caller, reason, now| PublicationCommand::Release { caller, reason, now };
     decide(&app, &call, &id, "buffers.release", valid, release).await
 }
 
@@ -146,7 +147,6 @@ async fn discard_buffer(
     Path(id): Path<String>,
     valid: Valid<Reason>,
 ) -> Result<Answer<BufferBody>, ApiError> {
-    let (caller, now) = (call.caller(), app.now());
-    let discard = |reason| PublicationCommand::Discard { caller, reason, now };
+    let discard = |caller, reason, now| PublicationCommand::Discard { caller, reason, now };
     decide(&app, &call, &id, "buffers.discard", valid, discard).await
 }

@@ -8,12 +8,8 @@ use uuid::Uuid;
 use super::App;
 use super::catalogue;
 use super::problem::ApiError;
-use crate::subscribers::webhooks::cloud;
+use crate::cloudevents::{cloud, metadata};
 
-/// The media type of one CloudEvent.
-pub(super) const CLOUDEVENT: &str = "application/cloudevents+json";
-/// The media type of several.
-pub(super) const CLOUDEVENTS: &str = "application/cloudevents-batch+json";
 /// Room for partitions in the number of an event reference.
 const PARTITIONS_MAX: u64 = 1024;
 
@@ -58,11 +54,6 @@ pub(super) fn reference_at(aggregate_type: &str, at: Position) -> String {
     let number = at.position * PARTITIONS_MAX + u64::from(at.partition);
     let context: String = aggregate_type.chars().filter(char::is_ascii_lowercase).take(3).collect();
     format!("evt_{context}_{number}")
-}
-
-/// What stands beside its data, if that can be read.
-pub(super) fn metadata(event: &StoredEvent) -> Option<Metadata> {
-    serde_json::from_str(&event.metadata).ok()
 }
 
 /// `saga.completed` reads `SagaCompleted`.
@@ -241,18 +232,6 @@ mod tests {
         assert_eq!(names, expected);
         assert_eq!(json["eventType"], "OrderPlaced");
         assert_eq!(json["payload"]["items"][0]["unitPrice"], 2);
-    }
-
-    #[test]
-    fn a_cloud_event_has_lower_case_attributes_and_a_sortable_sequence() {
-        let json = cloud(&event(), json!({}), "souk");
-        for name in json.as_object().unwrap().keys() {
-            let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            assert!(name.bytes().all(allowed), "{name}");
-        }
-        assert_eq!(json["type"], "souk.order.placed.v1");
-        assert_eq!(json["source"], format!("/orders/order/{}", Uuid::from_u128(9)));
-        assert_eq!(json["sequence"], "00000000000000000001");
     }
 
     #[test]

@@ -17,10 +17,11 @@ use uuid::Uuid;
 
 use super::answer::{Answer, Page};
 use super::call::Staff;
-use super::event_json::{CLOUDEVENT, CLOUDEVENTS, EventName, Form, event_name, write};
+use super::event_json::{EventName, Form, event_name, write};
 use super::params::{Params, wrong};
 use super::problem::ApiError;
 use super::{App, catalogue, events_await, events_stream};
+use crate::cloudevents::{CLOUDEVENT, CLOUDEVENTS};
 use crate::projections::{DeliveryRow, EventFilter};
 
 /// The projection that filters rest on.

@@ -17,7 +17,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Extension, State};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use hyper::body::Frame;
@@ -76,28 +77,40 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("Last-Event-ID" = Option<String>, Header)),
     responses((status = 200, description = "Events", body = String,
         content_type = "text/event-stream")))]
-async fn stream_events(
-    State(app): State<App>,
-    Staff(call): Staff,
-    params: Params,
+async fn stream_events(request: StreamRequest) -> Result<Response, ApiError> {
+    let wanted = WantedEvents::read(&request.params, &request.headers)?;
+    open_stream(request, wanted).await
+}
+
+/// An administrator's request for a stream.
+pub(super) struct StreamRequest {
+    app: App,
+    call: Call,
+    /// What is asked for.
+    pub(super) params: Params,
     headers: HeaderMap,
-    open: Option<Extension<Arc<OpenRequest>>>,
-) -> Result<Response, ApiError> {
-    let wanted = WantedEvents::read(&params, &headers)?;
-    open_stream(app, &call, &params, &headers, open, wanted).await
+    open: Option<Arc<OpenRequest>>,
+}
+
+impl FromRequestParts<App> for StreamRequest {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let Staff(call) = Staff::from_request_parts(parts, app).await?;
+        let params = Params::from_request_parts(parts, app).await?;
+        let open = parts.extensions.get().cloned();
+        Ok(Self { app: app.clone(), call, params, headers: parts.headers.clone(), open })
+    }
 }
 
 /// A stream of what is wanted of the journal, from where the request says on.
 pub(super) async fn open_stream<W: Wanted>(
-    app: App,
-    call: &Call,
-    params: &Params,
-    headers: &HeaderMap,
-    open: Option<Extension<Arc<OpenRequest>>>,
+    request: StreamRequest,
     wanted: W,
 ) -> Result<Response, ApiError> {
+    let StreamRequest { app, call, params, headers, open } = request;
     let seconds = params.parsed::<u64>("seconds")?;
-    let at = start(&app, params, headers).await?;
+    let at = start(&app, &params, &headers).await?;
     let place = app.stream_place().ok_or_else(|| {
         let detail = "as many streams of events are open as there may be (HTTP_STREAMS_MAX)";
         ApiError::unavailable("too_many_streams", detail, Duration::from_secs(5))

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::event_json;
+use crate::cloudevents::metadata;
 
 /// Nothing that took less than this is called slow, however quick the rest was.
 const SLOW_MIN_MS: u64 = 100;
@@ -228,7 +229,7 @@ pub(super) fn draw(correlation_id: &str, observed: &[Observed], wanted: &Wanted)
     let started_at = first.map(|event| event.timestamp);
     let ended_at = drawing.ends.iter().map(|(at, _)| *at).max();
     let duration = started_at.zip(ended_at).map(|(from, to)| millis(from, to));
-    let trace_id = observed.iter().find_map(|of| trace_id(&event_json::metadata(&of.event)?));
+    let trace_id = observed.iter().find_map(|of| trace_id(&metadata(&of.event)?));
     let critical_path = drawing.critical_path();
     let mut nodes = drawing.nodes;
     mark_slow_events(&mut nodes);
@@ -261,7 +262,7 @@ pub(super) fn trace_id(metadata: &Metadata) -> Option<String> {
 
 /// What began it: a request, a timer, or an event that is not among these.
 fn beginning(event: &StoredEvent) -> &'static str {
-    let metadata = event_json::metadata(event);
+    let metadata = metadata(event);
     if metadata.as_ref().is_some_and(|of| of.subscription.is_some()) {
         return "cause";
     }
@@ -296,7 +297,7 @@ impl Drawing<'_> {
             let Some(handlers) = self.event(index, parent) else { return };
             let id = self.observed[index].event.event_id.to_string();
             for effect in self.effects(&id) {
-                let metadata = event_json::metadata(&self.observed[effect].event);
+                let metadata = metadata(&self.observed[effect].event);
                 let by = metadata.and_then(|of| of.subscription);
                 let handler = by.map(|by| format!("{id}/{by}")).filter(|of| handlers.contains(of));
                 next.push_back((effect, handler.unwrap_or_else(|| id.clone())));

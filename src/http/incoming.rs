@@ -8,8 +8,8 @@ use souk_actors::world::Timestamp;
 use utoipa::ToSchema;
 
 use super::body::{self, Fields, essence};
-use super::event_json::{CLOUDEVENT, CLOUDEVENTS};
 use super::problem::{ApiError, FieldProblem};
+use crate::cloudevents::{CLOUDEVENT, CLOUDEVENTS};
 use crate::schemas::registered::MARKS;
 
 /// The longest source, id and key, in bytes.

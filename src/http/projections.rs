@@ -287,6 +287,8 @@ async fn record(
     Ok(care.send(id, command, context, |care| care.version_last).await?)
 }
 
+/// Does something with the versions of a read model. What changes which of them there are, or what
+/// readers are given, must rest on what was looked at.
 async fn steer(
     app: &App,
     call: &Call,
@@ -294,6 +296,10 @@ async fn steer(
     what: Steering,
     reason: Option<String>,
 ) -> Result<Answer<ProjectionBody>, ApiError> {
+    match what {
+        Steering::CutOver | Steering::RollBack | Steering::Discard => call.if_match.required()?,
+        Steering::Pause | Steering::Resume => {}
+    }
     let name = known(name)?;
     let rebuilds = app.rebuilds();
     let _alone = rebuilds.steering().await;
@@ -360,7 +366,6 @@ async fn cut_over(
     Path(name): Path<String>,
     valid: Valid<Reason>,
 ) -> Result<Answer<ProjectionBody>, ApiError> {
-    call.if_match.required()?;
     steer(&app, &call, &name, Steering::CutOver, valid.body.reason).await
 }
 
@@ -374,7 +379,6 @@ async fn roll_back(
     Path(name): Path<String>,
     valid: Valid<Reason>,
 ) -> Result<Answer<ProjectionBody>, ApiError> {
-    call.if_match.required()?;
     steer(&app, &call, &name, Steering::RollBack, valid.body.reason).await
 }
 
@@ -416,6 +420,5 @@ async fn discard(
     Path(name): Path<String>,
     valid: Valid<Reason>,
 ) -> Result<Answer<ProjectionBody>, ApiError> {
-    call.if_match.required()?;
     steer(&app, &call, &name, Steering::Discard, valid.body.reason).await
 }

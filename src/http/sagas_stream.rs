@@ -1,9 +1,5 @@
 //! Sagas as they go: every transition, read from the journal like all streams.
 
-use std::sync::Arc;
-
-use axum::extract::{Extension, State};
-use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Serialize;
 use souk_actors::event::{DecodeError, EventPayload as _, StoredEvent};
@@ -13,9 +9,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::call::Staff;
-use super::connection::OpenRequest;
-use super::events_stream::{Wanted, open_stream};
+use super::events_stream::{StreamRequest, Wanted, open_stream};
 use super::params::{Params, wrong};
 use super::problem::ApiError;
 use crate::domain::ids::OrderId;
@@ -39,15 +33,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("Last-Event-ID" = Option<String>, Header)),
     responses((status = 200, description = "Transitions", body = String,
         content_type = "text/event-stream")))]
-async fn stream_sagas(
-    State(app): State<App>,
-    Staff(call): Staff,
-    params: Params,
-    headers: HeaderMap,
-    open: Option<Extension<Arc<OpenRequest>>>,
-) -> Result<Response, ApiError> {
-    let wanted = WantedSagas::read(&params)?;
-    open_stream(app, &call, &params, &headers, open, wanted).await
+async fn stream_sagas(request: StreamRequest) -> Result<Response, ApiError> {
+    let wanted = WantedSagas::read(&request.params)?;
+    open_stream(request, wanted).await
 }
 
 /// The transitions of these sagas.

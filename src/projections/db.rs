@@ -571,12 +571,16 @@ impl Insert {
 
     /// Rows that replace those with the same first column. What is `fixed` never changes once a row
     /// is there and is not set again: the indexes that rest on it are left alone, and they are most
-    /// of what a row costs.
+    /// of what a row costs. Where that is all of it, a row stays as it is.
     pub fn upsert(table: &str, columns: &[&'static str], fixed: &[&'static str]) -> Self {
         let (key, others) = columns.split_first().expect("a table has columns");
         let changing = others.iter().filter(|name| !fixed.contains(name));
         let sets: Vec<_> = changing.map(|name| format!("{name} = excluded.{name}")).collect();
-        let tail = format!(" ON CONFLICT ({key}) DO UPDATE SET {}", sets.join(", "));
+        let update = match sets.is_empty() {
+            true => "NOTHING".to_owned(),
+            false => format!("UPDATE SET {}", sets.join(", ")),
+        };
+        let tail = format!(" ON CONFLICT ({key}) DO {update}");
         Self::new(table, columns, &tail)
     }
 

@@ -31,7 +31,7 @@ impl View for ServiceTokensView {
     const TOPICS: &'static [&'static str] = &["service_token.issued"];
     const TABLE: &'static str = "service_tokens_v1";
     const COLUMNS: &'static [&'static str] = &["token_id", "issued_ms"];
-    const FIXED: &'static [&'static str] = &[];
+    const FIXED: &'static [&'static str] = &["issued_ms"];
     type Row = ServiceTokenRow;
 
     fn fold(
@@ -90,7 +90,7 @@ impl View for EventTypesView {
     const TOPICS: &'static [&'static str] = &["event_type.registered"];
     const TABLE: &'static str = "event_types_v1";
     const COLUMNS: &'static [&'static str] = &["event_type_id", "name"];
-    const FIXED: &'static [&'static str] = &[];
+    const FIXED: &'static [&'static str] = &["name"];
     type Row = EventTypeRow;
 
     fn fold(

@@ -423,6 +423,38 @@ mod tests {
         assert_eq!(projected.position(0).await.unwrap(), 3);
     }
 
+    /// A view of which nothing changes once there is a row.
+    #[tokio::test]
+    async fn a_row_that_is_all_fixed_is_written_once() {
+        use crate::domain::event_type::{EventTypeEvent, EventTypeRegistered};
+        use crate::domain::ids::EventTypeId;
+        use crate::projections::publishing::{self, EventTypesView};
+
+        let others = &EventTypesView::COLUMNS[1..];
+        assert!(!others.is_empty());
+        assert!(others.iter().all(|column| EventTypesView::FIXED.contains(column)));
+        let name = "partner.stock.counted";
+        let registered = |minor| {
+            let registered = EventTypeRegistered {
+                name: name.to_owned(),
+                major: 1,
+                minor,
+                schema: serde_json::json!({}),
+                registered_at: Timestamp::from_millis(0),
+            };
+            let id = EventTypeId::of_name(name).uuid();
+            stored(&EventTypeEvent::Registered(registered), "event_type", id)
+        };
+        let test = testing::open().await;
+        let projected = Projected::<ViewTable<EventTypesView>>::new(test.db.clone());
+        let events = numbered([registered(0), registered(1)]);
+        projected.advance(0, &events[..1], 1).await.unwrap();
+        projected.advance(0, &events[1..], 2).await.unwrap();
+        let rows = publishing::event_types(&test.db, "", 9).await.unwrap();
+        assert_eq!((rows.len(), &*rows[0].name), (1, name));
+        assert_eq!(projected.position(0).await.unwrap(), 2);
+    }
+
     #[tokio::test]
     async fn a_failed_batch_leaves_neither_rows_nor_checkpoint() {
         let test = testing::open().await;

@@ -42,7 +42,6 @@ use crate::gateways::webhook::WebhookSender;
 use crate::projections::{ReadModels, view::read_data};
 pub use directory::{Directory, ENDPOINTS_MAX, Endpoint, ids, row};
 use line::Line;
-pub use payload::cloud;
 use secrets::SecretBox;
 
 /// The subscription that turns events into messages. Stored; never rename.

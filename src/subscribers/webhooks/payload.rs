@@ -2,9 +2,9 @@
 //! 20 KiB; what is larger is sent without its data, to be fetched.
 
 use serde_json::{Value, json};
-use souk_actors::event::{Metadata, StoredEvent};
+use souk_actors::event::StoredEvent;
 
-use crate::domain::registry;
+use crate::cloudevents::{CLOUDEVENT, cloud};
 use crate::domain::webhook_endpoint::PayloadFormat;
 
 /// The largest body.
@@ -14,7 +14,7 @@ pub const BODY_BYTES_MAX: usize = 20 * 1024;
 pub fn content_type(format: PayloadFormat) -> &'static str {
     match format {
         PayloadFormat::Standard => "application/json",
-        PayloadFormat::Cloudevents => "application/cloudevents+json",
+        PayloadFormat::Cloudevents => CLOUDEVENT,
     }
 }
 
@@ -53,47 +53,6 @@ fn standard(event: &StoredEvent, data: Value) -> Value {
         "correlation_id": &*event.correlation_id,
         "causation_id": &*event.causation_id,
     })
-}
-
-/// An event as a CloudEvent 1.0, with the extensions that the API's form has.
-pub fn cloud(event: &StoredEvent, data: Value, prefix: &str) -> Value {
-    let metadata: Option<Metadata> = serde_json::from_str(&event.metadata).ok();
-    let major = event.major;
-    let (event_type, aggregate_type) = (&event.event_type, &event.aggregate_type);
-    let declared = registry::find(event_type);
-    let context = match (declared, &**aggregate_type) {
-        (Some(named), _) => named.descriptor.context,
-        // Of a type that the program does not declare: a publisher's.
-        (None, "publication") => "publishing",
-        (None, other) => other,
-    };
-    let mut cloud = json!({
-        "specversion": "1.0",
-        "id": event.event_id,
-        "source": format!("/{context}/{aggregate_type}/{}", event.aggregate_id),
-        "type": format!("{prefix}.{event_type}.v{major}"),
-        "subject": event.aggregate_id,
-        "time": event.timestamp,
-        "recordedtime": event.timestamp,
-        "datacontenttype": "application/json",
-        "dataschema": format!("/schemas/{event_type}/{major}"),
-        "correlationid": &*event.correlation_id,
-        "causationid": &*event.causation_id,
-        "partitionkey": event.aggregate_id,
-        "sequence": format!("{:020}", event.aggregate_version),
-        "partition": event.partition.to_string(),
-        "position": format!("{:020}", event.position),
-        "schemaversion": format!("{major}.{}", event.minor),
-        "data": data,
-    });
-    if let Some(metadata) = metadata {
-        cloud["tenantid"] = Value::from(metadata.tenant_id);
-        cloud["authid"] = Value::from(metadata.actor_id);
-        if let Some(traceparent) = metadata.traceparent {
-            cloud["traceparent"] = Value::from(traceparent);
-        }
-    }
-    cloud
 }
 
 #[cfg(test)]
