@@ -31,6 +31,7 @@ use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
 use crate::domain::escrow::Escrow;
+use crate::domain::event_source::EventSources;
 use crate::domain::event_type::EventType;
 use crate::domain::ids::CategoryId;
 use crate::domain::listing::Listing;
@@ -158,6 +159,7 @@ impl App {
             .aggregate::<Notification>()
             .aggregate::<ServiceToken>()
             .aggregate::<EventType>()
+            .aggregate::<EventSources>()
             .aggregate::<Publication>()
             .aggregate::<WebhookEndpoint>()
             .aggregate::<WebhookDelivery>()

@@ -16,6 +16,7 @@ pub mod caller;
 pub mod category;
 pub mod email_claim;
 pub mod escrow;
+pub mod event_source;
 pub mod event_type;
 pub mod ids;
 pub mod listing;

@@ -22,6 +22,7 @@ pub mod dev;
 pub mod dlq;
 pub mod dlq_bulk;
 mod event_json;
+pub mod event_sources;
 pub mod event_types;
 pub mod events;
 mod events_await;
@@ -318,6 +319,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(notifications::routes())
         .merge(publishing::routes())
         .merge(event_types::routes())
+        .merge(event_sources::routes())
         .merge(service_tokens::routes())
         .merge(buffers::routes())
         .merge(webhooks::routes())

@@ -143,6 +143,8 @@ pub struct Given {
     pub correlation_id: Option<Arc<str>>,
     /// Its causation id.
     pub causation_id: Option<Arc<str>>,
+    /// Who told of it, where that is not who gave the command.
+    pub actor_id: Option<String>,
     /// What is recorded in its metadata, by name. Not personal, and not long.
     pub attributes: BTreeMap<String, String>,
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::domain::category::{Category, CategoryEvent};
 use crate::domain::email_claim::{EmailClaim, EmailClaimEvent};
 use crate::domain::escrow::{Escrow, EscrowEvent};
+use crate::domain::event_source::{EventSourceEvent, EventSources};
 use crate::domain::event_type::{EventType, EventTypeEvent};
 use crate::domain::listing::{Listing, ListingEvent};
 use crate::domain::notification::{Notification, NotificationEvent};
@@ -171,6 +172,7 @@ macro_rules! every_event {
             $what::<NotificationEvent>($($argument),*),
             $what::<ServiceTokenEvent>($($argument),*),
             $what::<EventTypeEvent>($($argument),*),
+            $what::<EventSourceEvent>($($argument),*),
             $what::<PublicationEvent>($($argument),*),
             $what::<WebhookEndpointEvent>($($argument),*),
             $what::<WebhookDeliveryEvent>($($argument),*),
@@ -212,6 +214,7 @@ proptest! {
         snapshot::<Notification>(random, &text)?;
         snapshot::<ServiceToken>(random, &text)?;
         snapshot::<EventType>(random, &text)?;
+        snapshot::<EventSources>(random, &text)?;
         snapshot::<Publication>(random, &text)?;
         snapshot::<WebhookEndpoint>(random, &text)?;
         snapshot::<WebhookDelivery>(random, &text)?;

@@ -3,7 +3,9 @@
 //! An event with a sequence number comes to pass when all before it have. What is ahead of its turn
 //! is held back, durably, as a fact of the stream (`publication.buffered`); when the gap closes it
 //! follows in order. When it does not close in time, what is held back becomes a dead letter
-//! (`publication.expired`, one each), and an administrator lets it go on or gives it up.
+//! (`publication.expired`, one each), and an administrator lets it go on or gives it up. A source
+//! may want it otherwise ([`OnViolation`]): what is ahead of its turn is refused, or comes to pass and
+//! the numbers before it have had their turn.
 //!
 //! Whether an event was told before is asked of the journal, which keeps event ids unique for good:
 //! the id follows from source and id. The state remembers only what it decided lately, so that a
@@ -20,6 +22,7 @@ use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 use super::caller::Caller;
+use super::event_source::OnViolation;
 use super::rejection::rejections;
 
 pub use told::{PublicationEvent, Published, Told};
@@ -41,6 +44,8 @@ pub enum PublicationCommand {
     Publish {
         /// The events.
         events: Vec<Told>,
+        /// What becomes of one that is ahead of its turn.
+        on_violation: OnViolation,
         /// When.
         now: Timestamp,
         /// When the patience with a gap is over that begins now.
@@ -94,7 +99,7 @@ souk_actors::events! {
     /// What happens to a stream beside its events.
     pub enum PublicationFact in "publishing" as "gateway-service" {
         /// An event is ahead of its turn.
-        Buffered(Buffered) = "publication.buffered", "PublicationBuffered", 1.0, [];
+        Buffered(Buffered) = "publication.buffered", "PublicationBuffered", 1.1, [];
         /// An event waited in vain for those before it.
         Expired(Expired) = "publication.expired", "PublicationExpired", 1.0, [];
         /// Some of what was held back has come to pass.
@@ -149,7 +154,8 @@ pub struct Resumed {
     pub left: u64,
     /// The number that comes next.
     pub next: u64,
-    /// Whether gaps were passed over because an administrator said so.
+    /// Whether gaps were passed over, because an administrator said so or the source takes the
+    /// latest.
     pub forced: bool,
     /// Why, if somebody said so.
     pub reason: Option<String>,
@@ -190,7 +196,15 @@ pub enum Standing {
     /// It came to pass, at this version of the stream.
     Stored(u64),
     /// It is held back until all before it have come.
-    Buffered,
+    Buffered {
+        /// The number that is missed.
+        missing: u64,
+    },
+    /// It is ahead of its turn, and the source wants that refused.
+    SequenceGap {
+        /// The number whose turn it is.
+        missing: u64,
+    },
     /// Another event has its number.
     SequenceTaken,
     /// Its number has had its turn.
@@ -259,6 +273,8 @@ struct Draft<'a> {
     bytes: usize,
     left: usize,
     released: u64,
+    /// Whether a gap was passed over that something was held back for.
+    jumped: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -271,6 +287,7 @@ impl<'a> Draft<'a> {
             bytes: state.held_bytes,
             left: state.held.len(),
             released: 0,
+            jumped: false,
         }
     }
 
@@ -294,6 +311,21 @@ impl<'a> Draft<'a> {
         self.events.push(PublicationEvent::published(told));
     }
 
+    /// Lets an event come to pass over the gap before it. What is held back in the gap goes first.
+    fn pass_over(&mut self, told: &Told, sequence: u64) {
+        if self.held(sequence).is_some() {
+            return;
+        }
+        let state = self.state;
+        for (_, held) in state.held.range(self.last.saturating_add(1)..sequence) {
+            self.jumped = true;
+            self.let_go(&held.told);
+        }
+        self.last = sequence;
+        self.events.push(PublicationEvent::published(told));
+        self.follow();
+    }
+
     fn hold(&mut self, told: &'a Told, sequence: u64, now: Timestamp, release_by: Timestamp) {
         let full = self.left >= HELD_MAX || self.bytes + told.data.len() > HELD_BYTES_MAX;
         if full || self.held(sequence).is_some() {
@@ -307,12 +339,7 @@ impl<'a> Draft<'a> {
         self.events.push(PublicationEvent::Fact(PublicationFact::Buffered(buffered)));
     }
 
-    fn finish(
-        mut self,
-        forced: bool,
-        reason: Option<&String>,
-        now: Timestamp,
-    ) -> Vec<PublicationEvent> {
+    fn finish(mut self, reason: Option<&String>, now: Timestamp) -> Vec<PublicationEvent> {
         if self.released > 0 {
             let of = self.events.iter().find_map(PublicationEvent::told);
             let resumed = Resumed {
@@ -321,7 +348,7 @@ impl<'a> Draft<'a> {
                 released: self.released,
                 left: self.left as u64,
                 next: self.last.saturating_add(1),
-                forced,
+                forced: self.jumped,
                 reason: reason.cloned(),
                 resumed_at: now,
             };
@@ -333,16 +360,23 @@ impl<'a> Draft<'a> {
 
 impl Publication {
     /// What became of an event, right after the command that told of it.
-    pub fn standing(&self, event_id: Uuid, sequence: Option<u64>) -> Standing {
+    pub fn standing(
+        &self,
+        event_id: Uuid,
+        sequence: Option<u64>,
+        on_violation: OnViolation,
+    ) -> Standing {
+        let missing = self.last.saturating_add(1);
         if let Some(version) = self.lately.versions.get(&event_id) {
             return Standing::Stored(*version);
         }
         if self.holds(event_id) {
-            return Standing::Buffered;
+            return Standing::Buffered { missing };
         }
         match sequence.map(|sequence| (sequence, self.held.get(&sequence))) {
             Some((_, Some(_))) => Standing::SequenceTaken,
             Some((sequence, None)) if sequence <= self.last => Standing::SequencePassed,
+            _ if on_violation == OnViolation::Reject => Standing::SequenceGap { missing },
             _ => Standing::BufferFull,
         }
     }
@@ -355,6 +389,7 @@ impl Publication {
     fn publish(
         &self,
         events: &[Told],
+        on_violation: OnViolation,
         now: Timestamp,
         release_by: Timestamp,
     ) -> Vec<PublicationEvent> {
@@ -373,14 +408,17 @@ impl Publication {
                     draft.events.push(PublicationEvent::published(told));
                     draft.follow();
                 }
-                Some(sequence) if sequence > draft.last => {
-                    draft.hold(told, sequence, now, release_by);
-                }
+                Some(sequence) if sequence > draft.last => match on_violation {
+                    OnViolation::Buffer => draft.hold(told, sequence, now, release_by),
+                    OnViolation::Reject => {}
+                    OnViolation::AcceptLatest => draft.pass_over(told, sequence),
+                },
                 // It had its turn.
                 Some(_) => {}
             }
         }
-        draft.finish(false, None, now)
+        let reason = draft.jumped.then(|| "the source takes the latest".to_owned());
+        draft.finish(reason.as_ref(), now)
     }
 
     /// When the patience is over with what is held back and has not expired yet.
@@ -406,11 +444,11 @@ impl Publication {
     }
 
     fn release(&self, reason: Option<&String>, now: Timestamp) -> Vec<PublicationEvent> {
-        let mut draft = Draft::of(self);
+        let mut draft = Draft { jumped: true, ..Draft::of(self) };
         for held in self.held.values() {
             draft.let_go(&held.told);
         }
-        draft.finish(true, reason, now)
+        draft.finish(reason, now)
     }
 
     fn discard(&self, reason: Option<&String>, now: Timestamp) -> Vec<PublicationEvent> {
@@ -471,8 +509,8 @@ impl Aggregate for Publication {
         command: &PublicationCommand,
     ) -> Result<Vec<PublicationEvent>, PublicationRejection> {
         match command {
-            PublicationCommand::Publish { events, now, release_by } => {
-                Ok(self.publish(events, *now, *release_by))
+            PublicationCommand::Publish { events, on_violation, now, release_by } => {
+                Ok(self.publish(events, *on_violation, *now, *release_by))
             }
             PublicationCommand::Expire { now } => Ok(self.expire(*now)),
             PublicationCommand::Forget { event_ids, now } => Ok(self.forget_told(event_ids, *now)),

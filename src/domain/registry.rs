@@ -10,6 +10,7 @@ use souk_actors::saga::SagaEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
 use super::escrow::EscrowEvent;
+use super::event_source::EventSourceEvent;
 use super::event_type::EventTypeEvent;
 use super::listing::ListingEvent;
 use super::notification::NotificationEvent;
@@ -39,6 +40,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         NotificationEvent::descriptors(),
         ServiceTokenEvent::descriptors(),
         EventTypeEvent::descriptors(),
+        EventSourceEvent::descriptors(),
         PublicationEvent::descriptors(),
         WebhookEndpointEvent::descriptors(),
         WebhookDeliveryEvent::descriptors(),
@@ -65,6 +67,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         NotificationEvent::upcasters(),
         ServiceTokenEvent::upcasters(),
         EventTypeEvent::upcasters(),
+        EventSourceEvent::upcasters(),
         PublicationEvent::upcasters(),
         WebhookEndpointEvent::upcasters(),
         WebhookDeliveryEvent::upcasters(),
@@ -228,6 +231,8 @@ mod tests {
         "service_token.issued",
         "service_token.revoked",
         "event_type.registered",
+        "event_source.configured",
+        "event_source.reset",
         "publication.buffered",
         "publication.expired",
         "publication.resumed",

@@ -7,6 +7,7 @@ use axum::http::header;
 use axum::http::request::Parts;
 use souk_actors::broker::Pattern;
 use souk_actors::command::CommandContext;
+use souk_actors::event::StoredEvent;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use super::conditional::IfMatch;
 use super::idempotency::{IdempotencyKey, Scope};
 use super::info::RequestInfo;
 use super::problem::ApiError;
+use crate::cloudevents::metadata;
 use crate::domain::caller::{Caller, Role};
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenDetails};
@@ -142,6 +144,36 @@ impl Publisher {
     }
 }
 
+/// A call of whoever may read single events: an administrator, or a service with a token for
+/// publishing, which may read what it published. Everybody else hears 401 or 403 first, as with
+/// [`SignedIn`].
+#[derive(Debug, Clone)]
+pub struct EventReader(Call);
+
+impl FromRequestParts<App> for EventReader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let call = Call::from_request_parts(parts, app).await?;
+        if call.service.is_none() {
+            call.staff()?;
+        }
+        Ok(Self(call))
+    }
+}
+
+impl EventReader {
+    /// Whether this event is one that they may read: others are not there for them.
+    pub fn may_read(&self, event: &StoredEvent) -> bool {
+        if self.0.service.is_none() {
+            return true;
+        }
+        // The marketplace's own events have no attributes.
+        metadata(event)
+            .is_some_and(|of| !of.attributes.is_empty() && of.actor_id == self.0.actor_id())
+    }
+}
+
 /// The token that was sent.
 fn bearer(parts: &Parts) -> Result<Option<&str>, ApiError> {
     let Some(value) = parts.headers.get(header::AUTHORIZATION) else { return Ok(None) };
@@ -238,15 +270,20 @@ impl Call {
         context
     }
 
+    /// Who asks, as events name them: a user or a service.
+    pub fn actor_id(&self) -> String {
+        match &self.service {
+            Some(service) => format!("service_token-{}", service.token_id),
+            None => self.caller().actor_id(),
+        }
+    }
+
     /// The context of a command that is harmless to repeat.
     pub fn plain_context(&self, app: &App) -> CommandContext {
         let world = app.runtime().world();
         let info = &self.info;
         let mut context = CommandContext::outside(&**world, &info.correlation_id, &info.request_id);
-        context.actor_id = match &self.service {
-            Some(service) => format!("service_token-{}", service.token_id).into(),
-            None => self.caller().actor_id().into(),
-        };
+        context.actor_id = self.actor_id().into();
         context.tenant_id = Arc::from(TENANT);
         context.traceparent = Some(info.traceparent.clone());
         context

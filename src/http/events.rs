@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::answer::{Answer, Page};
-use super::call::Staff;
+use super::call::{EventReader, Staff};
 use super::event_json::{EventName, Form, event_name, write};
 use super::params::{Params, wrong};
 use super::problem::ApiError;
@@ -95,7 +95,7 @@ pub(super) fn form(params: &Params, headers: &HeaderMap) -> Form {
 
 /// One event as an answer.
 pub(super) async fn one(app: &App, event: &StoredEvent, form: Form) -> Result<Response, ApiError> {
-    // Only administrators come here, and they read personal fields in clear.
+    // Administrators read personal fields in clear, and what publishers tell has none.
     let answer = Answer::ok(write(app, event, form, Reveal::Clear).await?);
     Ok(match form {
         Form::Cloud => answer.with(header::CONTENT_TYPE, CLOUDEVENT).into_response(),
@@ -210,23 +210,32 @@ pub(super) async fn find(app: &App, name: &str) -> Result<Arc<StoredEvent>, ApiE
         }
         Some(EventName::At(_)) | None => None,
     };
-    event.ok_or_else(|| ApiError::not_found("there is no such event"))
+    event.ok_or_else(no_event)
+}
+
+fn no_event() -> ApiError {
+    ApiError::not_found("there is no such event")
 }
 
 /// An event
 ///
-/// By its id (a UUID), or by its number: `evt_<context>_<n>`, `evt_<n>`, `evt-<n>`.
+/// By its id (a UUID), or by its number: `evt_<context>_<n>`, `evt_<n>`, `evt-<n>`. For
+/// administrators; a service token reads the events that were published with it, once they have come
+/// to pass.
 #[utoipa::path(get, path = "/events/{id}", tag = "events",
     params(("id" = String, Path), ("case" = Option<String>, Query)),
     responses((status = 200, description = "The event", body = EventBody)))]
 async fn get_event(
     State(app): State<App>,
-    _: Staff,
+    reader: EventReader,
     Path(id): Path<String>,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let event = find(&app, &id).await?;
+    if !reader.may_read(&event) {
+        return Err(no_event());
+    }
     one(&app, &event, form(&params, &headers)).await
 }
 

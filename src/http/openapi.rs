@@ -319,7 +319,10 @@ fn rests_on_a_version(path: &str, method: &str) -> bool {
             && path.contains("/{")
             && !path.ends_with("/redeliver")
             && !never.iter().any(|start| path.starts_with(start)))
-        || (method == "delete" && path.starts_with("/api/v1/webhooks/"))
+        || (method == "delete"
+            && ["/api/v1/webhooks/", "/api/v1/admin/event-sources/"]
+                .iter()
+                .any(|start| path.starts_with(start)))
 }
 
 /// Whether a change must say what it rests on.

@@ -31,6 +31,7 @@ use super::problem::{ApiError, FieldProblem};
 use super::rate_limit;
 use super::registered::{self, Registered};
 use super::{App, POSITION};
+use crate::domain::event_source::{EventSources, SequencePolicy};
 use crate::domain::ids::{PublicationId, outside_event_id};
 use crate::domain::publication::{Publication, PublicationCommand, Standing, Told};
 
@@ -57,12 +58,14 @@ pub struct PublishedBody {
     #[schema(example = "partner.stock.counted")]
     pub event_type: String,
     /// `stored`; `duplicate` (it was stored before); `buffered` (it waits for those before it); in a
-    /// batch also `refused` (its number is another event's, or too many wait).
+    /// batch also `refused` (its number is another event's or ahead of its turn, or too many wait).
     #[schema(example = "stored")]
     pub state: &'static str,
     /// Where it stands, once it is stored.
     #[schema(example = "0:812")]
     pub position: Option<String>,
+    /// The number that comes next for its source and key, where it is ahead of its turn.
+    pub missing: Option<u64>,
     /// Why it was refused.
     pub code: Option<&'static str>,
 }
@@ -85,8 +88,39 @@ pub struct NewEvents {
 enum Outcome {
     Stored(Position),
     Duplicate(Position),
-    Buffered,
+    Buffered { missing: u64 },
+    Gap { missing: u64 },
     Refused(&'static str),
+}
+
+impl Outcome {
+    /// Why it was refused, if it was.
+    fn refusal(self) -> Option<&'static str> {
+        match self {
+            Self::Refused(code) => Some(code),
+            Self::Gap { .. } => Some("sequence_gap"),
+            Self::Stored(_) | Self::Duplicate(_) | Self::Buffered { .. } => None,
+        }
+    }
+
+    fn detail(self) -> String {
+        let text = match self.refusal() {
+            Some("sequence_taken") => "another event of this source and key has this number",
+            Some("sequence_passed") => {
+                "this number has had its turn, with another event or without one"
+            }
+            Some("sequence_buffer_full") => {
+                "too many events of this source and key wait for an earlier one: send that first"
+            }
+            _ => "the event was not stored: send it again",
+        };
+        match self {
+            Self::Gap { missing } => format!(
+                "this source takes its events in their order only, and number {missing} comes next: send that first"
+            ),
+            _ => text.to_owned(),
+        }
+    }
 }
 
 /// Publish an event
@@ -94,7 +128,9 @@ enum Outcome {
 /// For service tokens with the scope `publisher`, and for administrators. In the native form, as a
 /// CloudEvent (`application/cloudevents+json`), or as a CloudEvent with `ce-` header fields. A second
 /// event of the same `source` and `id` is answered with 200 and the first one's place, for ever.
-/// With a `sequence` ahead of its turn it is kept (`buffered`) until those before it have come.
+/// With a `sequence` ahead of its turn it is kept (`buffered`) until those before it have come,
+/// unless its source is configured otherwise (`/admin/event-sources`). Whoever published it may read
+/// it at its `Location`.
 #[utoipa::path(post, path = "/events", tag = "events", request_body = NewEvent,
     responses((status = 202, description = "It is stored, or kept until its turn", body = PublishedBody),
         (status = 200, description = "It was stored before", body = PublishedBody)))]
@@ -111,9 +147,9 @@ async fn publish_event(
         Ok(publish(&app, &publisher, told).await?.swap_remove(0))
     };
     let (told, outcome) = done.await.map_err(|error| with_headers(error, &left))?;
-    if let Outcome::Refused(code) = outcome {
+    if let Some(code) = outcome.refusal() {
         rejections(code, 1);
-        return Err(with_headers(ApiError::conflict(code, detail_of(code)), &left));
+        return Err(with_headers(ApiError::conflict(code, outcome.detail()), &left));
     }
     let body = body(&told, outcome);
     let location = format!("/api/v1/events/{}", told.event_id);
@@ -154,7 +190,7 @@ async fn publish_batch(
     let done = async { publish(&app, &publisher, checked(&app, &publisher, events).await?).await };
     let done = done.await.map_err(|error| with_headers(error, &left))?;
     for (_, outcome) in &done {
-        if let Outcome::Refused(code) = outcome {
+        if let Some(code) = outcome.refusal() {
             rejections(code, 1);
         }
     }
@@ -261,6 +297,7 @@ fn told(
         sequence: event.sequence,
         correlation_id: event.correlation_id.or(correlation_id),
         causation_id: event.causation_id.or(causation_id),
+        actor_id: event.sequence.map(|_| publisher.call.actor_id()),
         data,
     })
 }
@@ -293,14 +330,17 @@ async fn publish(
         });
         groups[at].1.push(told.clone());
     }
+    let policies = policies(app, groups.iter().flat_map(|(_, group)| group)).await?;
     let mut flying = JoinSet::new();
     for (id, group) in groups {
+        let source = group.first().map(|told| told.source.as_str()).unwrap_or_default();
+        let policy = policies.get(source).copied().unwrap_or_default();
         if flying.len() >= KEYS_AT_ONCE
             && let Some(landed) = flying.join_next().await
         {
             outcomes.extend(landed_well(landed)?);
         }
-        flying.spawn(send(app.clone(), publisher.clone(), id, group));
+        flying.spawn(send(app.clone(), publisher.clone(), id, policy, group));
     }
     while let Some(landed) = flying.join_next().await {
         outcomes.extend(landed_well(landed)?);
@@ -310,6 +350,26 @@ async fn publish(
         (told, outcome.unwrap_or(Outcome::Refused("not_stored")))
     };
     Ok(events.into_iter().map(known).collect())
+}
+
+/// How the sources of numbered events want them dealt with; of those that are not in it, as usual.
+async fn policies(
+    app: &App,
+    events: impl Iterator<Item = &Told>,
+) -> Result<HashMap<String, SequencePolicy>, ApiError> {
+    let numbered = events.filter(|told| told.sequence.is_some());
+    let sources: HashSet<String> = numbered.map(|told| told.source.clone()).collect();
+    if sources.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let view = move |all: &EventSources| {
+        let policy = |source: String| {
+            let policy = all.policy(&source);
+            (source, policy)
+        };
+        sources.into_iter().map(policy).collect()
+    };
+    Ok(app.runtime().aggregate::<EventSources>().read(EventSources::id(), view).await?.value)
 }
 
 type Landed = Result<Vec<(Uuid, Outcome)>, ApiError>;
@@ -328,17 +388,24 @@ async fn send(
     app: App,
     publisher: Publisher,
     id: PublicationId,
+    policy: SequencePolicy,
     mut events: Vec<Told>,
 ) -> Result<Vec<(Uuid, Outcome)>, ApiError> {
     let publications = app.runtime().aggregate::<Publication>();
     let mut outcomes = Vec::with_capacity(events.len());
+    let SequencePolicy { on_violation, .. } = policy;
+    let patience = policy.gap_timeout(app.settings().publishing.sequence_gap_timeout);
     for attempt in 1.. {
         let now = app.now();
-        let release_by = now.plus(app.settings().publishing.sequence_gap_timeout);
-        let command = PublicationCommand::Publish { events: events.clone(), now, release_by };
+        let command = PublicationCommand::Publish {
+            events: events.clone(),
+            on_violation,
+            now,
+            release_by: now.plus(patience),
+        };
         let asked: Vec<_> = events.iter().map(|told| (told.event_id, told.sequence)).collect();
         let view = move |state: &Publication| -> Vec<(Uuid, Standing)> {
-            let standing = |(id, sequence)| (id, state.standing(id, sequence));
+            let standing = |(id, sequence)| (id, state.standing(id, sequence, on_violation));
             asked.into_iter().map(standing).collect()
         };
         let context = publisher.call.plain_context(&app);
@@ -381,7 +448,8 @@ async fn settled(
                 earlier.push(*id);
                 continue;
             }
-            (Standing::Buffered, _) => Outcome::Buffered,
+            (Standing::Buffered { missing }, _) => Outcome::Buffered { missing: *missing },
+            (Standing::SequenceGap { missing }, _) => Outcome::Gap { missing: *missing },
             (Standing::SequenceTaken, _) => Outcome::Refused("sequence_taken"),
             (Standing::SequencePassed, _) => Outcome::Refused("sequence_passed"),
             (Standing::BufferFull, _) => Outcome::Refused("sequence_buffer_full"),
@@ -413,23 +481,13 @@ async fn forget_told(app: &App, publisher: &Publisher, id: PublicationId) -> Res
     Ok(())
 }
 
-fn detail_of(code: &str) -> &'static str {
-    match code {
-        "sequence_taken" => "another event of this source and key has this number",
-        "sequence_passed" => "this number has had its turn, with another event",
-        "sequence_buffer_full" => {
-            "too many events of this source and key wait for an earlier one: send that first"
-        }
-        _ => "the event was not stored: send it again",
-    }
-}
-
 fn body(told: &Told, outcome: Outcome) -> PublishedBody {
-    let (state, at, code) = match outcome {
+    let (state, at, missing) = match outcome {
         Outcome::Stored(at) => ("stored", Some(at), None),
         Outcome::Duplicate(at) => ("duplicate", Some(at), None),
-        Outcome::Buffered => ("buffered", None, None),
-        Outcome::Refused(code) => ("refused", None, Some(code)),
+        Outcome::Buffered { missing } => ("buffered", None, Some(missing)),
+        Outcome::Gap { missing } => ("refused", None, Some(missing)),
+        Outcome::Refused(_) => ("refused", None, None),
     };
     PublishedBody {
         event_id: told.event_id,
@@ -437,6 +495,7 @@ fn body(told: &Told, outcome: Outcome) -> PublishedBody {
         event_type: told.event_type.clone(),
         state,
         position: at.map(|at| at.to_string()),
-        code,
+        missing,
+        code: outcome.refusal(),
     }
 }

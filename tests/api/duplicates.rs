@@ -156,6 +156,9 @@ async fn from_outside(server: &Server) {
     let token =
         admin.post("/api/v1/admin/service-tokens", &wish).await.expect(201).text("token_id");
     admin.delete(&format!("/api/v1/admin/service-tokens/{token}")).await.expect(204);
+    let (path, policy) = ("/api/v1/admin/event-sources/%2Fpos", b"{}".to_vec());
+    admin.send(reqwest::Method::PUT, path, Some(policy)).await.expect(200);
+    admin.delete(path).await.expect(204);
     for sequence in [2, 1] {
         let event = json!({
             "event_type": "partner.stock.counted", "source": "/erp", "key": "shelf-1",

@@ -36,6 +36,12 @@ impl Server {
         self.admin().send(reqwest::Method::PUT, &path, Some(body.into_bytes())).await
     }
 
+    async fn source(&self, name: &str, policy: Value) -> Answer {
+        let path = format!("/api/v1/admin/event-sources/{name}");
+        let body = policy.to_string().into_bytes();
+        self.admin().send(reqwest::Method::PUT, &path, Some(body)).await
+    }
+
     async fn service_token(&self, body: Value) -> Answer {
         self.admin().post("/api/v1/admin/service-tokens", &body).await
     }
@@ -530,5 +536,130 @@ async fn what_waits_is_bounded() {
     assert!(server.gaps().await.is_empty());
     publisher.post(EVENTS, &numbered(1, "a")).await.expect(202);
     assert_eq!(server.told("a").await.len(), 1_001);
+    server.finish().await;
+}
+
+fn of_source(source: &str, sequence: u64, key: &str) -> Value {
+    let mut event = numbered(sequence, key);
+    event["source"] = json!(source);
+    event["id"] = json!(format!("{source}{key}-{sequence}"));
+    event
+}
+
+/// S1-62: what is ahead of its turn waits, is refused or comes to pass, as its source wants it.
+#[tokio::test]
+async fn each_source_says_what_becomes_of_what_is_ahead_of_its_turn() {
+    let server = Server::start().await;
+    let publisher = server.publisher().await;
+    server.source("%2Fstrict", json!({ "on_violation": "reject" })).await.expect(200);
+    server.source("%2Flatest", json!({ "on_violation": "accept_latest" })).await.expect(200);
+    let patient = json!({ "on_violation": "buffer", "gap_timeout_ms": 1_200_000 });
+    server.source("%2Fpatient", patient).await.expect(200);
+    let said = server.admin().get("/api/v1/admin/event-sources").await.expect(200);
+    let names: Vec<_> = said.items().iter().map(|of| of["source"].clone()).collect();
+    assert_eq!(names, ["/latest", "/patient", "/strict"]);
+    assert_eq!(said.items()[0]["gap_timeout_ms"], 300_000, "as the configuration says");
+
+    // Refused, with the number that comes next; a batch goes on with what has its turn.
+    let strict = |sequence| of_source("/strict", sequence, "s");
+    let ahead = publisher.post(EVENTS, &strict(2)).await.problem(409, "sequence_gap");
+    assert!(ahead.raw().contains("number 1 comes next"), "{ahead:?}");
+    let batch = json!([strict(3), strict(1), strict(2), strict(9)]);
+    let batch = publisher.post(BATCH, &batch).await.expect(202);
+    let states: Vec<_> = batch.items().iter().map(|of| of["state"].clone()).collect();
+    assert_eq!(states, ["refused", "stored", "stored", "refused"]);
+    let refused = &batch.items()[3];
+    assert_eq!((&refused["code"], &refused["missing"]), (&json!("sequence_gap"), &json!(3)));
+    publisher.post(EVENTS, &strict(3)).await.expect(202);
+    assert_eq!(server.told("s").await, ["/stricts-1", "/stricts-2", "/stricts-3"]);
+    let label = "reason=\"sequence_gap\"";
+    assert_eq!(server.metric("souk_events_rejected_total", label).await, 3.0);
+
+    // The latest counts: what comes after it is too late.
+    let latest = |sequence| of_source("/latest", sequence, "l");
+    for sequence in [1, 5] {
+        let stored = publisher.post(EVENTS, &latest(sequence)).await.expect(202);
+        assert_eq!(stored["state"], "stored");
+    }
+    publisher.post(EVENTS, &latest(3)).await.problem(409, "sequence_passed");
+    let again = publisher.post(EVENTS, &latest(5)).await.expect(200);
+    assert_eq!(again["state"], "duplicate");
+    assert_eq!(server.told("l").await, ["/latestl-1", "/latestl-5"]);
+
+    // It waits, each source for as long as it says.
+    let waiting = publisher.post(EVENTS, &of_source("/patient", 2, "p")).await.expect(202);
+    assert_eq!((&waiting["state"], &waiting["missing"]), (&json!("buffered"), &json!(1)));
+    publisher.post(EVENTS, &of_source("/erp", 2, "e")).await.expect(202);
+    server.advance_clock(301).await;
+    let letters = eventually("the letter of the other source", || async {
+        let letters = server.gaps().await;
+        (!letters.is_empty()).then_some(letters)
+    })
+    .await;
+    assert_eq!(letters.len(), 1);
+    server.advance_clock(900).await;
+    eventually("both letters", || async { (server.gaps().await.len() == 2).then_some(()) }).await;
+
+    // A change holds for what comes: what waited goes before the next.
+    server.source("%2Fpatient", json!({ "on_violation": "accept_latest" })).await.expect(200);
+    publisher.post(EVENTS, &of_source("/patient", 4, "p")).await.expect(202);
+    assert_eq!(server.told("p").await, ["/patientp-2", "/patientp-4"]);
+    server.admin().delete("/api/v1/admin/event-sources/%2Fstrict").await.expect(204);
+    server.admin().get("/api/v1/admin/event-sources/%2Fstrict").await.problem(404, "not_found");
+    let waiting = publisher.post(EVENTS, &strict(5)).await.expect(202);
+    assert_eq!(waiting["state"], "buffered", "as every other source");
+    let stale = json!({}).to_string().into_bytes();
+    let path = "/api/v1/admin/event-sources/%2Flatest";
+    let stale =
+        server.admin().if_match("\"1\"").send(reqwest::Method::PUT, path, Some(stale)).await;
+    stale.problem(412, "version_mismatch");
+    let bad = json!({ "on_violation": "drop", "gap_timeout_ms": 0 });
+    let bad = server.source("x", bad).await.expect(422);
+    assert_eq!(bad.pointers(), ["/on_violation", "/gap_timeout_ms"]);
+    let long = server.source("x", json!({ "gap_timeout_ms": 604_800_001_u64 })).await.expect(422);
+    assert_eq!(long.pointers(), ["/gap_timeout_ms"]);
+    server.source(&"x".repeat(256), json!({})).await.expect(422);
+    publisher.post(EVENTS, &of_source("/erp", 1, "e")).await.expect(202);
+    eventually("the letters to be gone", || async { server.gaps().await.is_empty().then_some(()) })
+        .await;
+    server.finish().await;
+}
+
+/// S1-17: whoever published an event reads it where they were told that it is, and nobody else's.
+#[tokio::test]
+async fn a_publisher_reads_what_it_published_and_nothing_else() {
+    let server = Server::start().await;
+    let publisher = server.publisher().await;
+    let body = json!({ "name": "another", "scopes": ["publisher"] });
+    let other = server.service_token(body).await.expect(201).text("token");
+    let other = server.visitor().with_token(&other);
+    let mine = publisher.post(EVENTS, &event("1", "a")).await.expect(202);
+    let location = mine.header("location").to_owned();
+    let read = publisher.get(&location).await.expect(200);
+    assert_eq!((&read["event_id"], &read["data"]), (&mine["event_id"], &json!({ "count": 1 })));
+    let numbered_event = format!("{EVENTS}/{}", mine.text("event_ref"));
+    publisher.get(&numbered_event).await.expect(200);
+    other.get(&location).await.problem(404, "not_found");
+    server.admin().get(&location).await.expect(200);
+    server.visitor().get(&location).await.problem(401, "unauthenticated");
+    server.buyer("Bea").await.client.get(&location).await.problem(403, "insufficient_scope");
+
+    // What waits can be read once it has come to pass, whoever closes the gap.
+    let waiting = publisher.post(EVENTS, &numbered(2, "b")).await.expect(202);
+    let location = waiting.header("location").to_owned();
+    publisher.get(&location).await.problem(404, "not_found");
+    other.post(EVENTS, &numbered(1, "b")).await.expect(202);
+    publisher.get(&location).await.expect(200);
+    other.get(&location).await.problem(404, "not_found");
+
+    // Nor what the marketplace's own events say, or what became of the stream.
+    for event_type in ["publication.buffered", "service_token.issued"] {
+        let events = server.events(&format!("eventType={event_type}")).await;
+        let path = format!("{EVENTS}/{}", events[0]["event_id"].as_str().unwrap());
+        server.admin().get(&path).await.expect(200);
+        publisher.get(&path).await.problem(404, "not_found");
+    }
+    let deliveries = format!("{location}/deliveries");
+    publisher.get(&deliveries).await.problem(403, "insufficient_scope");
     server.finish().await;
 }

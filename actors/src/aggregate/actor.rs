@@ -22,7 +22,7 @@ use super::registry::{Exit, Job, LookedUp, Registry, Shared, Slot, Work};
 use super::timers::{KnownTimers, Standing};
 use super::{Aggregate, Command, TimerChange};
 use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavailable};
-use crate::event::{EventPayload, Metadata};
+use crate::event::{EventPayload, Given, Metadata};
 use crate::faults::points;
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
 use crate::journal::{Batch, Outcome, Timer, TimerKey, TimerWrite};
@@ -407,18 +407,22 @@ impl<A: Aggregate> Live<A> {
         let mut encoded = Vec::with_capacity(events.len());
         let mut metadata_of: Option<(&str, Arc<str>)> = None;
         for event in events {
-            let (label, given) = (event.label(), event.given());
-            let event_id = given.event_id.unwrap_or_else(|| shared.world.new_id());
+            let label = event.label();
+            let Given { event_id, correlation_id, causation_id, actor_id, attributes } =
+                event.given();
+            let event_id = event_id.unwrap_or_else(|| shared.world.new_id());
             let data =
                 shared.keys.seal(&*shared.store, event_id, event.encode(), &mut keys).await?;
             let service = label.service;
             let metadata = match &metadata_of {
-                _ if !given.attributes.is_empty() => {
-                    metadata(context, service, &shared.options.version, given.attributes)
+                _ if actor_id.is_some() || !attributes.is_empty() => {
+                    let version = &shared.options.version;
+                    metadata(context, service, version, actor_id, attributes)
                 }
                 Some((of, metadata)) if *of == service => metadata.clone(),
                 _ => {
-                    let made = metadata(context, service, &shared.options.version, BTreeMap::new());
+                    let version = &shared.options.version;
+                    let made = metadata(context, service, version, None, BTreeMap::new());
                     metadata_of = Some((service, made.clone()));
                     made
                 }
@@ -431,8 +435,8 @@ impl<A: Aggregate> Live<A> {
                 timestamp: shared.world.now(),
                 data: data.into(),
                 metadata,
-                correlation_id: given.correlation_id,
-                causation_id: given.causation_id,
+                correlation_id,
+                causation_id,
             });
         }
         let stream = *self.stream.get_or_insert_with(|| shared.writer.state().next_stream());
@@ -635,12 +639,13 @@ fn metadata(
     context: &CommandContext,
     service: &str,
     version: &str,
+    actor_id: Option<String>,
     attributes: BTreeMap<String, String>,
 ) -> Arc<str> {
     let metadata = Metadata {
         service: service.to_owned(),
         version: version.to_owned(),
-        actor_id: context.actor_id.to_string(),
+        actor_id: actor_id.unwrap_or_else(|| context.actor_id.to_string()),
         tenant_id: context.tenant_id.to_string(),
         traceparent: context.traceparent.as_deref().map(str::to_owned),
         subscription: context.subscription.map(str::to_owned),

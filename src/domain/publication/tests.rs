@@ -17,14 +17,27 @@ fn told(id: u128, sequence: Option<u64>) -> Told {
         sequence,
         correlation_id: None,
         causation_id: None,
+        actor_id: None,
         data: format!("{{\"number\":{id}}}"),
     }
 }
 
 fn publish(state: &mut Publication, events: &[Told]) -> Vec<PublicationEvent> {
-    let command =
-        PublicationCommand::Publish { events: events.to_vec(), now: NOW, release_by: SOON };
+    publish_as(state, OnViolation::Buffer, events)
+}
+
+fn publish_as(
+    state: &mut Publication,
+    on_violation: OnViolation,
+    events: &[Told],
+) -> Vec<PublicationEvent> {
+    let events = events.to_vec();
+    let command = PublicationCommand::Publish { events, on_violation, now: NOW, release_by: SOON };
     take(state, &command)
+}
+
+fn standing(state: &Publication, id: u128, sequence: Option<u64>) -> Standing {
+    state.standing(Uuid::from_u128(id), sequence, OnViolation::Buffer)
 }
 
 fn take(state: &mut Publication, command: &PublicationCommand) -> Vec<PublicationEvent> {
@@ -48,14 +61,14 @@ fn what_has_no_number_comes_to_pass_at_once_and_once() {
     let events = publish(&mut state, &[told(1, None), told(2, None), told(1, None)]);
     assert_eq!(events.len(), 2);
     assert!(publish(&mut state, &[told(2, None)]).is_empty());
-    assert_eq!(state.standing(Uuid::from_u128(2), None), Standing::Stored(2));
+    assert_eq!(standing(&state, 2, None), Standing::Stored(2));
 }
 
 #[test]
 fn three_two_one_comes_to_pass_as_one_two_three() {
     let mut state = Publication::default();
     assert!(passed(&publish(&mut state, &[told(3, Some(3))])).is_empty());
-    assert_eq!(state.standing(Uuid::from_u128(3), Some(3)), Standing::Buffered);
+    assert_eq!(standing(&state, 3, Some(3)), Standing::Buffered { missing: 1 });
     assert!(passed(&publish(&mut state, &[told(2, Some(2))])).is_empty());
     let events = publish(&mut state, &[told(1, Some(1))]);
     assert_eq!(passed(&events), [1, 2, 3]);
@@ -84,8 +97,8 @@ fn a_number_is_one_events() {
     let mut state = Publication::default();
     publish(&mut state, &[told(1, Some(1)), told(3, Some(3))]);
     assert!(publish(&mut state, &[told(9, Some(3)), told(8, Some(1))]).is_empty());
-    assert_eq!(state.standing(Uuid::from_u128(9), Some(3)), Standing::SequenceTaken);
-    assert_eq!(state.standing(Uuid::from_u128(8), Some(1)), Standing::SequencePassed);
+    assert_eq!(standing(&state, 9, Some(3)), Standing::SequenceTaken);
+    assert_eq!(standing(&state, 8, Some(1)), Standing::SequencePassed);
 }
 
 #[test]
@@ -93,7 +106,7 @@ fn what_is_held_back_comes_to_pass_once_whatever_is_told_meanwhile() {
     let mut state = Publication::default();
     publish(&mut state, &[told(3, Some(3)), told(4, Some(4))]);
     assert!(publish(&mut state, &[told(3, None), told(3, Some(5))]).is_empty());
-    assert_eq!(state.standing(Uuid::from_u128(3), None), Standing::Buffered);
+    assert_eq!(standing(&state, 3, None), Standing::Buffered { missing: 1 });
     let forget = PublicationCommand::Forget { event_ids: vec![Uuid::from_u128(4)], now: NOW };
     assert_eq!(take(&mut state, &forget).len(), 1);
     assert_eq!((state.held.len(), state.last), (1, 0));
@@ -107,7 +120,10 @@ fn what_is_held_back_is_bounded_in_number_and_in_bytes() {
     publish(&mut state, &many);
     assert_eq!(state.held.len(), HELD_MAX);
     let last = many.last().unwrap();
-    assert_eq!(state.standing(last.event_id, last.sequence), Standing::BufferFull);
+    assert_eq!(
+        state.standing(last.event_id, last.sequence, OnViolation::Buffer),
+        Standing::BufferFull
+    );
     assert_eq!(passed(&publish(&mut state, &[told(1, Some(1))])).len(), HELD_MAX + 1);
 
     let mut state = Publication::default();
@@ -153,6 +169,44 @@ fn what_was_missing_still_closes_the_gap_after_the_time() {
 }
 
 #[test]
+fn a_source_may_want_what_is_ahead_refused() {
+    let mut state = Publication::default();
+    let batch = [told(3, Some(3)), told(1, Some(1)), told(4, Some(4))];
+    assert_eq!(passed(&publish_as(&mut state, OnViolation::Reject, &batch)), [1]);
+    assert!(state.held.is_empty());
+    let standing = state.standing(Uuid::from_u128(3), Some(3), OnViolation::Reject);
+    assert_eq!(standing, Standing::SequenceGap { missing: 2 });
+    let next = [told(2, Some(2)), told(3, Some(3))];
+    assert_eq!(passed(&publish_as(&mut state, OnViolation::Reject, &next)), [2, 3]);
+}
+
+#[test]
+fn a_source_may_want_the_latest_accepted() {
+    let mut state = Publication::default();
+    let batch = [told(3, Some(3)), told(1, Some(1)), told(4, Some(4)), told(9, Some(9))];
+    assert_eq!(passed(&publish_as(&mut state, OnViolation::AcceptLatest, &batch)), [3, 4, 9]);
+    assert_eq!((state.last, state.held.len()), (9, 0));
+    let late = state.standing(Uuid::from_u128(1), Some(1), OnViolation::AcceptLatest);
+    assert_eq!(late, Standing::SequencePassed);
+}
+
+#[test]
+fn what_was_held_back_goes_before_the_latest_and_what_follows_it_after() {
+    let mut state = Publication::default();
+    let held = [told(3, Some(3)), told(5, Some(5)), told(8, Some(8))];
+    assert!(passed(&publish(&mut state, &held)).is_empty());
+    let same = publish_as(&mut state, OnViolation::AcceptLatest, &[told(55, Some(5))]);
+    assert!(same.is_empty(), "its number is another event's");
+    let events = publish_as(&mut state, OnViolation::AcceptLatest, &[told(7, Some(7))]);
+    assert_eq!(passed(&events), [3, 5, 7, 8]);
+    let Some(PublicationEvent::Fact(PublicationFact::Resumed(resumed))) = events.last() else {
+        panic!("{events:?}")
+    };
+    assert_eq!((resumed.released, resumed.left, resumed.next, resumed.forced), (3, 0, 9, true));
+    assert!(state.held.is_empty() && state.held_bytes == 0);
+}
+
+#[test]
 fn a_snapshot_holds_everything_but_what_was_decided_lately() {
     let mut state = Publication::default();
     publish(&mut state, &[told(1, Some(1)), told(3, Some(3))]);
@@ -178,7 +232,7 @@ fn a_stored_event_is_read_back_with_what_was_said_of_it() {
     let metadata = Metadata {
         service: "gateway-service".to_owned(),
         version: "1".to_owned(),
-        actor_id: "system".to_owned(),
+        actor_id: "service_token-1".to_owned(),
         tenant_id: "default".to_owned(),
         traceparent: None,
         subscription: None,
@@ -188,6 +242,7 @@ fn a_stored_event_is_read_back_with_what_was_said_of_it() {
     let read = PublicationEvent::decode_stored(&stored, &event.encode()).unwrap();
     told.correlation_id = Some(stored.correlation_id.to_string());
     told.causation_id = Some(stored.causation_id.to_string());
+    told.actor_id = Some("service_token-1".to_owned());
     assert_eq!(read.told(), Some(&told));
     stored.metadata = "{}".into();
     assert!(PublicationEvent::decode_stored(&stored, "{}").is_err());

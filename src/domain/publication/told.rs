@@ -42,6 +42,9 @@ pub struct Told {
     pub correlation_id: Option<String>,
     /// What the publisher says caused it.
     pub causation_id: Option<String>,
+    /// Who told of it.
+    #[serde(default)]
+    pub actor_id: Option<String>,
     /// Its data as JSON text.
     pub data: String,
 }
@@ -84,6 +87,7 @@ impl Told {
             sequence: sequence.transpose()?,
             correlation_id: Some(event.correlation_id.to_string()),
             causation_id: Some(event.causation_id.to_string()),
+            actor_id: Some(metadata.actor_id),
             data: data.to_owned(),
         })
     }
@@ -163,6 +167,7 @@ impl EventPayload for PublicationEvent {
             event_id: Some(told.event_id),
             correlation_id: told.correlation_id.as_deref().map(Into::into),
             causation_id: told.causation_id.as_deref().map(Into::into),
+            actor_id: told.actor_id.clone(),
             attributes: told.attributes(),
         }
     }

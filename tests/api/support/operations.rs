@@ -122,6 +122,9 @@ fn filled_in(path: &str, things: &Things) -> String {
     if path.ends_with("/admin/event-types/{event_type}") {
         return path.replace("{event_type}", "partner.thing.made");
     }
+    if path.ends_with("/admin/event-sources/{source}") {
+        return path.replace("{source}", "%2Ftests");
+    }
     [
         ("{id}", id),
         ("{key}", &things.order_id),
