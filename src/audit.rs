@@ -7,6 +7,7 @@
 //! | `events-index` | it has every event of the journal once, and none besides |
 //! | each view's row | the row folded anew from the aggregate's events; and no row without an aggregate |
 //! | handlers that leave an event | the event that must follow from theirs: the notification, the mail's outcome, the saga, the claim, the payment's outcome, the delivery |
+//! | `webhook-fanout` | each event that an endpoint wants is owed, sent or given up; what is owed has a timer |
 //!
 //! What is not handled yet is pending and not missing; what has a dead letter, or was given up by an
 //! operator, is excused. The audit reads, and changes nothing. It works in pages: a call looks at so
@@ -28,11 +29,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::order_saga::OrderSaga;
+use crate::domain::webhook_delivery::{WebhookDelivery, lane_of};
+use crate::domain::webhook_endpoint::{EndpointDetails, WebhookEndpoint};
 use crate::projections::audit::Evidence;
 use crate::projections::db::ReadError;
 use crate::projections::{EVENTS_INDEX, EventFilter, ReadModels};
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway,
+    command_failed, email_claims, mail_sender, notifications, order_progress, payment_gateway,
+    webhooks,
 };
 
 /// Events read at a time.
@@ -43,6 +47,8 @@ const FINDINGS_MAX: usize = 100;
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(10);
 /// How often a row that differs is looked at again, since its aggregate may be changing.
 const LOOKS_MAX: u32 = 5;
+/// How long after a change to a webhook endpoint events may still be treated as before it.
+const ENDPOINT_SETTLED: Duration = Duration::from_secs(10);
 /// Names the journal in reports.
 const JOURNAL: &str = "journal";
 /// The subscription that makes sagas.
@@ -219,20 +225,50 @@ struct Auditor<'a> {
     reached: HashMap<(&'static str, u16), u64>,
     patterns: HashMap<&'static str, Vec<Pattern>>,
     given_up: HashSet<(String, Uuid)>,
+    endpoints: Vec<Wanting>,
     tallies: BTreeMap<&'static str, SubscriptionAudit>,
     findings: Vec<Finding>,
     report: Report,
     work: u64,
 }
 
+/// A webhook endpoint, and what it wants.
+struct Wanting {
+    details: EndpointDetails,
+    wish: webhooks::Wish,
+}
+
+impl Wanting {
+    /// Whether an event is for the endpoint, and was when it was handled. Before its latest change
+    /// the endpoint may have wanted something else.
+    fn wants(&self, event: &StoredEvent) -> bool {
+        event.timestamp > self.details.updated_at.plus(ENDPOINT_SETTLED)
+            && self.wish.includes(&self.details, event)
+    }
+}
+
+/// The webhook endpoints that there are.
+async fn endpoints(runtime: &Runtime) -> Result<Vec<Wanting>, Failure> {
+    let mut all = Vec::new();
+    for id in webhooks::ids(runtime).await? {
+        let endpoints = runtime.aggregate::<WebhookEndpoint>();
+        let read = endpoints.read_inside(id.uuid(), |endpoint| endpoint.details.clone()).await;
+        if let Some(details) = read.map_err(|error| command_failed(&error))?.value {
+            all.push(Wanting { wish: webhooks::Wish::of(&details)?, details });
+        }
+    }
+    Ok(all)
+}
+
 /// The handlers whose effects can be looked for.
-const HANDLERS: [(&str, &[&str]); 6] = [
+const HANDLERS: [(&str, &[&str]); 7] = [
     (notifications::NAME, notifications::TOPICS),
     (mail_sender::NAME, mail_sender::TOPICS),
     (email_claims::NAME, &["user.registered"]),
     (payment_gateway::NAME, &["payment.initiated"]),
     (order_progress::NAME, &["shipment.delivered"]),
     (SAGA_FACTS, &["order.placed"]),
+    (webhooks::FANOUT, webhooks::FANOUT_TOPICS),
 ];
 
 impl<'a> Auditor<'a> {
@@ -251,6 +287,7 @@ impl<'a> Auditor<'a> {
             reached: HashMap::new(),
             patterns: HANDLERS.iter().map(|(name, topics)| (*name, parse(topics))).collect(),
             given_up: HashSet::new(),
+            endpoints: endpoints(runtime).await?,
             tallies: BTreeMap::new(),
             findings: Vec::new(),
             report: Report::default(),
@@ -520,6 +557,9 @@ impl<'a> Auditor<'a> {
         if !wanted.iter().any(|pattern| pattern.matches(&event.event_type)) {
             return Ok(());
         }
+        if name == webhooks::FANOUT && !self.endpoints.iter().any(|of| of.wants(event)) {
+            return Ok(());
+        }
         if event.position > self.reached.get(&(name, event.partition)).copied().unwrap_or(0) {
             self.tally(name).pending += 1;
             return Ok(());
@@ -540,6 +580,9 @@ impl<'a> Auditor<'a> {
 
     /// What is missing of an event's effect, if anything is.
     async fn lacks(&self, name: &str, event: &StoredEvent) -> Result<Option<String>, AuditError> {
+        if name == webhooks::FANOUT {
+            return self.lacks_messages(event).await;
+        }
         let data = data(event);
         let order = id_in(&data, "order_id");
         let (target, any_of): (Option<Uuid>, &[&str]) = match name {
@@ -584,6 +627,27 @@ impl<'a> Auditor<'a> {
         };
         let there = self.has(target, any_of).await?;
         Ok((!there).then(|| format!("{target} has none of {}", any_of.join(", "))))
+    }
+
+    /// Whether somebody who wants an event will never get it.
+    async fn lacks_messages(&self, event: &StoredEvent) -> Result<Option<String>, AuditError> {
+        let deliveries = self.runtime.aggregate::<WebhookDelivery>();
+        for endpoint in self.endpoints.iter().filter(|endpoint| endpoint.wants(event)) {
+            let endpoint_id = endpoint.details.endpoint_id;
+            let lane = lane_of(endpoint_id, event.aggregate_id);
+            let read = deliveries.read_inside(lane, |delivery| delivery.lane.clone()).await;
+            let lane = read.map_err(|error| command_failed(&error))?.value;
+            match lane.filter(|lane| lane.until >= event.aggregate_version) {
+                None => return Ok(Some(format!("the endpoint {endpoint_id} is owed no message"))),
+                Some(lane) if lane.is_stuck() => {
+                    return Ok(Some(format!(
+                        "the endpoint {endpoint_id} is owed what nobody sends"
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Whether an aggregate has an event of one of these types.

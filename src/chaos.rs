@@ -5,7 +5,7 @@
 //!   clients ──HTTP──▶ souk serve ◀── kill -9, SIGSTOP, SIGTERM, a fault point that ends it
 //!      │                 │  ▲
 //!      ▼                 ▼  └─────── the database, killed and started again
-//!   Ledger            journal, read models, the payment provider's own record
+//!   Ledger            journal, read models, the payment provider's own record, a webhook receiver
 //!      │                 │
 //!      └────▶ Audit ◀────┘   after each restart what is new, now and then and in the end everything
 //! ```
@@ -19,6 +19,7 @@ mod clients;
 mod ledger;
 pub mod linearizability;
 mod plan;
+mod receiver;
 pub mod report;
 mod server;
 mod store;
@@ -45,6 +46,7 @@ use ledger::{Ack, Ledger};
 use linearizability::{Held, Register, Verdict};
 pub use plan::Mode;
 use plan::{Plan, Planner};
+use receiver::Receiver;
 use report::Report;
 use server::{Launch, Server, Started, Watchdog};
 use store::Database;
@@ -92,6 +94,8 @@ const POINT_WITHIN: Duration = Duration::from_secs(10);
 /// have ordered more than was done meanwhile, and the clock would end what only waits for its turn.
 const STILL_WITHIN: Duration = Duration::from_secs(180);
 const CLOCK_HELPS_AFTER: Duration = Duration::from_secs(60);
+/// How often the clock helps where only webhooks are awaited.
+const LEASES_HELPED_EVERY: Duration = Duration::from_secs(1);
 /// From so long after a restart of the database on the service works again.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// For how long that is measured, and how much of it must succeed.
@@ -121,6 +125,7 @@ struct Run {
     clients: JoinSet<()>,
     planner: Planner,
     server: Option<Server>,
+    receiver: Receiver,
     audit: Audit,
     acknowledged: Vec<Ack>,
     report: Report,
@@ -156,6 +161,7 @@ impl Run {
         for (name, value) in [
             ("PARTITIONS", options.partitions.to_string()),
             ("REVEAL_VERIFICATION_TOKEN", "true".to_owned()),
+            ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8".to_owned()),
             // Aggregates come and go, so that they are made from the journal all the time.
             ("AGGREGATE_IDLE_TIMEOUT", "1s".to_owned()),
             ("SOUK_SANDBOX_RECORD", folder.join("sandbox.log").display().to_string()),
@@ -170,6 +176,7 @@ impl Run {
         Ok(Self {
             planner: Planner::new(&options),
             watchdog: Watchdog::start()?,
+            receiver: Receiver::start().await?,
             audit: Audit::new(options.partitions),
             report: Report::new(&options),
             starts: Histogram::new(3)?,
@@ -193,6 +200,7 @@ impl Run {
     async fn go(&mut self) -> anyhow::Result<()> {
         self.start_afresh().await?;
         self.start(None).await?;
+        self.receiver.subscribe(&self.world.door).await?;
         let market =
             open_market(&self.world.door, &self.world.ledger, self.options.clients).await?;
         Arc::get_mut(&mut self.world).context("no client runs yet")?.market = market;
@@ -472,6 +480,9 @@ impl Run {
             self.audit.confirm(&self.acknowledged, &self.world.ledger);
         }
         self.acknowledged.extend(fresh);
+        for wrong in self.receiver.wrong() {
+            self.ledger().broken("webhooks are signed and in order", wrong);
+        }
         let panics = server::panics_in(&self.launch.log);
         for panic in panics {
             self.ledger().broken("nothing panics", panic);
@@ -499,8 +510,15 @@ impl Run {
             self.check(false).await?;
             let (open, _) = self.audit.books.under_way();
             let still = self.audit.count() == before;
-            if still && open == 0 && self.caught_up().await? {
+            let is_quiet = still && open == 0 && self.caught_up().await?;
+            let unsent = self.receiver.lacks(self.audit.hooked());
+            if is_quiet && unsent.is_empty() {
                 return Ok(());
+            }
+            // What was under way when a server died is sent again when its lease is over.
+            if is_quiet && helped.elapsed() > LEASES_HELPED_EVERY {
+                helped = Instant::now();
+                self.help_by_clock().await?;
             }
             if !still {
                 moved = Instant::now();
@@ -508,19 +526,28 @@ impl Run {
             before = self.audit.count();
             if moved.elapsed() > STILL_WITHIN || self.ledger().any_violation() {
                 let some = self.audit.books.some_under_way();
-                let detail = format!("{open} orders are still under way: {some:#?}");
+                let detail = format!(
+                    "{open} orders are still under way: {some:#?}; {} webhooks have not come: {:?}",
+                    unsent.len(),
+                    unsent.first()
+                );
                 self.ledger().broken("everything comes to an end", detail);
                 return Ok(());
             }
             if moved.elapsed().min(helped.elapsed()) > CLOCK_HELPS_AFTER {
                 helped = Instant::now();
-                if let Some(server) = &self.server {
-                    self.prompt(server, plan::Prompt::Clock).await?;
-                    self.report.clock_helped += 1;
-                }
+                self.help_by_clock().await?;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    async fn help_by_clock(&mut self) -> anyhow::Result<()> {
+        if let Some(server) = &self.server {
+            self.prompt(server, plan::Prompt::Clock).await?;
+            self.report.clock_helped += 1;
+        }
+        Ok(())
     }
 
     /// Whether every subscription has handled everything that there is.
@@ -616,6 +643,7 @@ impl Run {
         let mut report = std::mem::take(&mut self.report);
         report.events = events;
         report.orders = self.audit.books.under_way().1;
+        report.webhooks = self.receiver.taken();
         report.conclude(&self.world, &self.starts, self.began.elapsed());
         if self.options.keep || !report.violations.is_empty() {
             report.folder = Some(self.folder.clone());

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::books::Books;
 use super::ledger::{Ack, Ledger};
+use super::receiver::{TOPICS, Versions};
 use super::views::Views;
 use crate::app::contexts::contexts;
 use crate::domain::order_saga::OrderSaga;
@@ -20,10 +21,21 @@ use crate::domain::order_saga::OrderSaga;
 /// Events read at a time.
 const PAGE: usize = 2_000;
 
-/// What may happen again to an aggregate because of the same event: every try to send a mail
-/// counts, and a saga may learn of several things.
-const REPEATABLE: [&str; 4] =
-    ["notification.email.attempted", "saga.advanced", "saga.completed", "saga.failed"];
+/// What may happen again to an aggregate because of the same event: every try to send a mail or a
+/// message counts, and a saga may learn of several things.
+const REPEATABLE: [&str; 11] = [
+    "notification.email.attempted",
+    "saga.advanced",
+    "saga.completed",
+    "saga.failed",
+    "webhook.delivery.deferred",
+    "webhook.delivery.failed",
+    "webhook.delivery.skipped",
+    "webhook.delivery.started",
+    "webhook.delivery.succeeded",
+    "webhook.endpoint_failed",
+    "webhook.endpoint_recovered",
+];
 
 /// What is known of the journal so far.
 pub(super) struct Audit {
@@ -36,6 +48,8 @@ pub(super) struct Audit {
     /// Every price that a listing was given: each is given once.
     given: HashSet<i64>,
     registered: HashSet<Uuid>,
+    /// What the receiver of webhooks is owed.
+    hooked: Versions,
     pub books: Books,
     pub views: Views,
 }
@@ -51,6 +65,7 @@ impl Audit {
             prices: HashMap::new(),
             given: HashSet::new(),
             registered: HashSet::new(),
+            hooked: Versions::new(),
             books: Books::default(),
             views: Views::default(),
         }
@@ -59,6 +74,11 @@ impl Audit {
     /// How many events there are.
     pub fn count(&self) -> u64 {
         self.heads.iter().map(|head| head.position).sum()
+    }
+
+    /// What the receiver of webhooks must get.
+    pub fn hooked(&self) -> &Versions {
+        &self.hooked
     }
 
     /// How far each partition has been read.
@@ -133,6 +153,10 @@ impl Audit {
         }
         *known = (event.stream, event.aggregate_version);
         self.once(event, ledger);
+        if TOPICS.contains(&&*event.event_type) {
+            let versions = self.hooked.entry(event.aggregate_id).or_default();
+            versions.insert(event.aggregate_version);
+        }
         match serde_json::from_str(&event.data) {
             Ok(data) => {
                 self.content(event, &data, ledger);

@@ -58,6 +58,8 @@ pub struct Report {
     pub unknown: u64,
     /// Orders.
     pub orders: usize,
+    /// Webhooks that were taken, each once.
+    pub webhooks: usize,
     /// Events in the journal.
     pub events: u64,
     /// From the start of a process to its first answer.
@@ -139,13 +141,14 @@ impl fmt::Display for Report {
         writeln!(f, "{} of {} requests answered", self.successes, self.attempts)?;
         writeln!(
             f,
-            "{} changes acknowledged, {} reads, {} repeats checked, {} refused, {} unknown; {} orders, {} events",
+            "{} changes acknowledged, {} reads, {} repeats checked, {} refused, {} unknown; {} orders, {} webhooks, {} events",
             self.acknowledged,
             self.reads,
             self.repeats,
             self.refused,
             self.unknown,
             self.orders,
+            self.webhooks,
             self.events
         )?;
         let Times { p50, p95, max } = self.first_answer_ms;

@@ -346,6 +346,11 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// Whether something is owed and no timer is set: nobody would ever send it.
+    pub fn is_stuck(&self) -> bool {
+        self.due.is_none() && (self.until > self.done || !self.again.is_empty())
+    }
+
     /// Whether it owes anything beyond the first message, which is at `version`.
     fn owes_more_than(&self, version: u64) -> bool {
         let again = self.again.iter().any(|other| *other != version);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::filter::Filter;
 use souk_actors::world::Timestamp;
 
 use super::caller::Caller;
@@ -133,6 +134,8 @@ pub struct EndpointWish {
     pub url: String,
     /// The topics it wants.
     pub events: Vec<String>,
+    /// Which events of these topics, by what is in them; none: all.
+    pub filter: Option<String>,
     /// The form of what is sent.
     pub format: PayloadFormat,
     /// What it is for.
@@ -146,6 +149,8 @@ pub struct EndpointChange {
     pub url: Option<String>,
     /// The topics it wants.
     pub events: Option<Vec<String>>,
+    /// Which events of these topics; an empty one takes it away.
+    pub filter: Option<String>,
     /// The form of what is sent.
     pub format: Option<PayloadFormat>,
     /// What it is for.
@@ -189,9 +194,9 @@ souk_actors::events! {
     /// What happens to webhook endpoints.
     pub enum WebhookEndpointEvent in "webhooks" as "webhook-service" {
         /// There is a new one.
-        Created(EndpointCreated) = "webhook.endpoint_created", "WebhookEndpointCreated", 1.0, [];
+        Created(EndpointCreated) = "webhook.endpoint_created", "WebhookEndpointCreated", 1.1, [];
         /// It is something else now.
-        Updated(EndpointUpdated) = "webhook.endpoint_updated", "WebhookEndpointUpdated", 1.0, [];
+        Updated(EndpointUpdated) = "webhook.endpoint_updated", "WebhookEndpointUpdated", 1.1, [];
         /// It has another secret.
         SecretRotated(EndpointSecretRotated) = "webhook.secret_rotated", "WebhookSecretRotated", 1.0, [];
         /// Somebody wants to see a message arrive.
@@ -218,6 +223,9 @@ pub struct EndpointCreated {
     pub url: String,
     /// The topics it wants.
     pub events: Vec<String>,
+    /// Which events of these topics, by what is in them; none: all.
+    #[serde(default)]
+    pub filter: Option<String>,
     /// The form of what is sent.
     pub format: PayloadFormat,
     /// What it is for.
@@ -237,6 +245,9 @@ pub struct EndpointUpdated {
     pub url: String,
     /// The topics it wants.
     pub events: Vec<String>,
+    /// Which events of these topics, by what is in them; none: all.
+    #[serde(default)]
+    pub filter: Option<String>,
     /// The form of what is sent.
     pub format: PayloadFormat,
     /// What it is for.
@@ -354,6 +365,9 @@ pub struct EndpointDetails {
     pub url: String,
     /// The topics it wants.
     pub events: Vec<String>,
+    /// Which events of these topics, by what is in them; none: all.
+    #[serde(default)]
+    pub filter: Option<String>,
     /// The form of what is sent.
     pub format: PayloadFormat,
     /// What it is for.
@@ -416,6 +430,15 @@ fn checked_events(fields: &mut Fields, events: &[String]) -> Vec<String> {
     events.to_vec()
 }
 
+/// A filter that can be read; an empty one is none.
+fn checked_filter(fields: &mut Fields, filter: Option<&str>) -> Option<String> {
+    let filter = filter.map(str::trim).filter(|filter| !filter.is_empty())?;
+    if let Err(error) = Filter::parse(filter) {
+        fields.error("/filter", "invalid_filter", error.to_string());
+    }
+    Some(filter.to_owned())
+}
+
 fn checked(
     wish: &EndpointWish,
     allows_http: bool,
@@ -423,10 +446,11 @@ fn checked(
     let mut fields = Fields::default();
     let url = checked_url(&mut fields, &wish.url, allows_http);
     let events = checked_events(&mut fields, &wish.events);
+    let filter = checked_filter(&mut fields, wish.filter.as_deref());
     let description = wish.description.as_deref();
     let description = fields.optional_line("/description", description, DESCRIPTION_MAX);
     fields.finish()?;
-    Ok(EndpointWish { url, events, format: wish.format, description })
+    Ok(EndpointWish { url, events, filter, format: wish.format, description })
 }
 
 impl Aggregate for WebhookEndpoint {
@@ -474,6 +498,7 @@ fn create(command: &WebhookEndpointCommand) -> Decision {
         endpoint_id: *endpoint_id,
         url: wish.url,
         events: wish.events,
+        filter: wish.filter,
         format: wish.format,
         description: wish.description,
         starts_behind: starts_behind.clone(),
@@ -486,6 +511,7 @@ fn created(event: &EndpointCreated) -> EndpointDetails {
         endpoint_id: event.endpoint_id,
         url: event.url.clone(),
         events: event.events.clone(),
+        filter: event.filter.clone(),
         format: event.format,
         description: event.description.clone(),
         disabled: None,
@@ -535,12 +561,14 @@ impl EndpointDetails {
         let kept = EndpointWish {
             url: self.url.clone(),
             events: self.events.clone(),
+            filter: self.filter.clone(),
             format: self.format,
             description: self.description.clone(),
         };
         let wish = EndpointWish {
             url: change.url.clone().unwrap_or_else(|| kept.url.clone()),
             events: change.events.clone().unwrap_or_else(|| kept.events.clone()),
+            filter: change.filter.clone().or_else(|| kept.filter.clone()),
             format: change.format.unwrap_or(kept.format),
             description: change.description.clone().or_else(|| kept.description.clone()),
         };
@@ -553,6 +581,7 @@ impl EndpointDetails {
                 endpoint_id: self.endpoint_id,
                 url: wish.url,
                 events: wish.events,
+                filter: wish.filter,
                 format: wish.format,
                 description: wish.description,
                 updated_at: now,
@@ -606,6 +635,7 @@ impl EndpointDetails {
             WebhookEndpointEvent::Updated(event) => {
                 self.url.clone_from(&event.url);
                 self.events.clone_from(&event.events);
+                self.filter.clone_from(&event.filter);
                 self.format = event.format;
                 self.description.clone_from(&event.description);
                 self.updated_at = event.updated_at;

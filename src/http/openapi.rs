@@ -65,7 +65,7 @@ fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(document).expect("a document is plain data");
     document["openapi"] = Value::from("3.1.0");
     document["jsonSchemaDialect"] = Value::from("https://json-schema.org/draft/2020-12/schema");
-    document["webhooks"] = json!({});
+    document["webhooks"] = webhooks();
     document["components"]["securitySchemes"] = json!({
         "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
     });
@@ -80,7 +80,10 @@ fn finished(document: &utoipa::openapi::OpenApi) -> Value {
     document["components"]["headers"] = headers();
     document["components"]["parameters"] = parameters();
     let schemas = document["components"]["schemas"].as_object_mut();
-    schemas.into_iter().for_each(|schemas| schemas.extend(other_forms()));
+    schemas.into_iter().for_each(|schemas| {
+        schemas.extend(other_forms());
+        schemas.insert("WebhookMessage".to_owned(), webhook_message());
+    });
     let bodies = document["components"]["schemas"].clone();
     let paths = document["paths"].as_object_mut();
     for (path, item) in paths.into_iter().flatten() {
@@ -144,6 +147,77 @@ fn other_forms() -> Map<String, Value> {
         ("CloudEvent".to_owned(), cloud),
         ("NewCloudEvent".to_owned(), new_cloud),
     ])
+}
+
+/// What is sent to webhook endpoints: one kind of request, whatever the event.
+fn webhooks() -> Value {
+    let header = |name: &str, description: &str, example: &str| {
+        json!({
+            "name": name, "in": "header", "required": true, "description": description,
+            "schema": { "type": "string" }, "example": example,
+        })
+    };
+    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    let signed = "`v1,` and, in base64, the HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>` \
+        under the endpoint's secret; several with spaces between while the secret is changed";
+    json!({ "event": { "post": {
+        "operationId": "receive_event",
+        "tags": ["webhooks"],
+        "summary": "An event",
+        "description": "Sent to the endpoints that want it (`/api/v1/webhooks`), as Standard Webhooks \
+            1.0 has it: at least once, and in order for each aggregate. The type of its data is at \
+            `/schemas/{type}/{version}`; personal fields are `[redacted]`. When the body would be \
+            20 KiB or more, `data` is `{\"truncated\": true, \"event_url\": \"...\"}` instead.",
+        "security": [],
+        "parameters": [
+            header("webhook-id", "The event's id: the same however often it is sent",
+                "01934b2e-7c11-7a50-8a5e-3f1d7b0c9a42"),
+            header("webhook-timestamp", "When it was sent, in seconds since 1970", "1795170600"),
+            header("webhook-signature", signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+        ],
+        "requestBody": { "required": true, "content": {
+            "application/json": { "schema": reference("WebhookMessage") },
+            "application/cloudevents+json": { "schema": reference("CloudEvent") },
+        } },
+        "responses": {
+            "2XX": { "description": "It was taken" },
+            "410": { "description": "Nothing more is wanted: the endpoint is disabled" },
+            "429": { "description": "Too much: the endpoint is left alone for as long as \
+                `Retry-After` says, as with 502 and 504" },
+            "default": { "description": "It was not taken, and is sent again: ten times over three \
+                days. A redirect is not followed" },
+        },
+    } } })
+}
+
+/// The body of what is sent to webhook endpoints, in its standard form.
+fn webhook_message() -> Value {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let count = |description: &str| json!({ "type": "integer", "description": description });
+    let id = |description: &str| json!({ "type": "string", "format": "uuid", "description": description });
+    let properties = json!({
+        "type": text("The canonical type of the event"),
+        "timestamp": { "type": "string", "format": "date-time", "description": "When it was decided" },
+        "data": { "type": "object", "description": "What happened" },
+        "event_id": id("The event's id"),
+        "event_type": text("The same as `type`"),
+        "version": count("The major version of the schema of `data`"),
+        "schema_version": text("The same with its minor version"),
+        "aggregate_type": text("What kind of thing it happened to"),
+        "aggregate_id": id("What it happened to"),
+        "aggregate_version": count("Its place in that thing's history"),
+        "partition": count("The partition of the log"),
+        "position": count("The place in it"),
+        "correlation_id": text("What one request led to has the same one"),
+        "causation_id": text("What caused it"),
+    });
+    let required: Vec<_> = properties.as_object().into_iter().flat_map(Map::keys).collect();
+    json!({
+        "type": "object",
+        "description": "An event as it is sent to webhook endpoints",
+        "required": required,
+        "properties": properties,
+    })
 }
 
 /// Where events are answered they come in three forms.

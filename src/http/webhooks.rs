@@ -64,6 +64,10 @@ pub struct NewWebhook {
     /// expression).
     #[schema(min_items = 1, max_items = 50, example = json!(["order.*", "payment.captured"]))]
     pub events: Vec<String>,
+    /// Which events of these topics, by what is in them; all of them when absent. As those of
+    /// subscriptions, it looks at data as they are stored: personal fields cannot be compared.
+    #[schema(max_length = 1024, example = "data.total.amount >= 1000000")]
+    pub filter: Option<String>,
     /// `standard` (when absent) or `cloudevents`.
     #[schema(example = "standard")]
     pub format: Option<String>,
@@ -81,9 +85,10 @@ impl FromFields for ReadWebhook {
             fields.error("events", "required", "is required");
         }
         let events = fields.optional_texts(&["events"]);
+        let filter = fields.optional_text(&["filter"]);
         let format = fields.optional_parsed(&["format"]).unwrap_or(PayloadFormat::Standard);
         let description = fields.optional_text(&["description"]);
-        Some(Self(EndpointWish { url: url?, events, format, description }))
+        Some(Self(EndpointWish { url: url?, events, filter, format, description }))
     }
 }
 
@@ -96,6 +101,9 @@ pub struct WebhookChange {
     /// Which.
     #[schema(min_items = 1, max_items = 50, example = json!(["order.*"]))]
     pub events: Option<Vec<String>>,
+    /// Which events of these topics; an empty one takes the filter away.
+    #[schema(max_length = 1024, example = "data.total.amount >= 1000000")]
+    pub filter: Option<String>,
     /// `standard` or `cloudevents`.
     #[schema(example = "standard")]
     pub format: Option<String>,
@@ -123,6 +131,7 @@ impl FromFields for ReadChange {
         Some(Self(EndpointChange {
             url: fields.optional_text(&["url"]),
             events,
+            filter: fields.optional_text(&["filter"]),
             format: fields.optional_parsed(&["format"]),
             description: fields.optional_text(&["description"]),
             enabled: flag(fields, "enabled"),
@@ -139,6 +148,8 @@ pub struct WebhookBody {
     pub url: String,
     /// Which.
     pub events: Vec<String>,
+    /// Which events of these topics, by what is in them.
+    pub filter: Option<String>,
     /// `standard` or `cloudevents`.
     pub format: String,
     /// What it is for.
@@ -171,6 +182,7 @@ fn body(details: &EndpointDetails) -> WebhookBody {
         id: details.endpoint_id.uuid(),
         url: details.url.clone(),
         events: details.events.clone(),
+        filter: details.filter.clone(),
         format: format.to_owned(),
         description: details.description.clone(),
         enabled: details.disabled.is_none(),

@@ -40,7 +40,7 @@ use crate::domain::webhook_delivery::{
 use crate::domain::webhook_endpoint::WebhookEndpoint;
 use crate::gateways::webhook::WebhookSender;
 use crate::projections::{ReadModels, view::read_data};
-pub use directory::{Directory, ENDPOINTS_MAX, Endpoint, ids, row};
+pub use directory::{Directory, ENDPOINTS_MAX, Endpoint, Wish, ids, row};
 use line::Line;
 use secrets::SecretBox;
 

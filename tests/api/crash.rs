@@ -41,6 +41,7 @@ async fn nothing_acknowledged_is_lost_or_doubled_by_kill_9() {
     assert_eq!(report["modes"]["random"], 25);
     assert!(number(&report, "acknowledged") > 1_000 && number(&report, "repeats") > 10);
     assert!(number(&report, "orders") > 100, "too little happened: {report:#}");
+    assert!(number(&report, "webhooks") > 100, "too little happened: {report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,8 @@
 //! aggregate, tried again on the schedule, sent once more by hand. What arrives is verified with a
 //! public library of the specification, not with code of this project.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -10,11 +11,22 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, DnType, IsCa, KeyPair,
+};
 use serde_json::{Value, json};
+use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::journal::{Batch, Store as _};
 use standardwebhooks::Webhook;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::server::TlsStream;
 
-use crate::support::{Server, Start, eventually};
+use crate::support::{Server, Start, eventually, on_postgres};
 
 /// What arrived, whatever became of it.
 #[derive(Debug, Clone)]
@@ -92,6 +104,25 @@ impl Receiver {
         Self { url, desk }
     }
 
+    /// One that is reached by https, with this certificate.
+    async fn with_certificate(certificate: &CertifiedKey<KeyPair>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let desk = Arc::default();
+        let url = format!("https://{}/hooks?from=souk", listener.local_addr().unwrap());
+        let router = Router::new().fallback(take).with_state(Arc::clone(&desk));
+        let key = PrivateKeyDer::Pkcs8(certificate.signing_key.serialize_der().into());
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move { axum::serve(TlsListener { listener, acceptor }, router).await });
+        Self { url, desk }
+    }
+
     fn answer(&self, aggregate: &str, status: u16) {
         self.desk.lock().unwrap().answers.insert(aggregate.to_owned(), status);
     }
@@ -114,6 +145,30 @@ impl Receiver {
 
     async fn has(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         eventually(what, || async { holds(self).then_some(()) }).await;
+    }
+}
+
+/// Accepts connections of those who trust its certificate.
+struct TlsListener {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
@@ -425,4 +480,165 @@ async fn nobody_is_led_where_they_may_not_go() {
     server.admin().delete(&path).await.expect(204);
     server.admin().get(&path).await.problem(404, "not_found");
     server.finish().await;
+}
+
+/// Which events are sent is a matter of what is in them too, by the filters of subscriptions.
+#[tokio::test]
+async fn an_endpoint_gets_what_passes_its_filter() {
+    let (server, receiver) = (reaching_loopback().start().await, Receiver::start().await);
+    let admin = server.admin();
+    let wish = json!({
+        "url": receiver.url, "events": ["category.*"],
+        "filter": "event_type = \"category.created\" and data.slug in (\"maps\", \"globes\")",
+    });
+    let made = admin.post("/api/v1/webhooks", &wish).await.expect(201);
+    assert_eq!(made["filter"], wish["filter"]);
+    let path = format!("/api/v1/webhooks/{}", made.text("id"));
+    let maps = server.new_category("maps").await;
+    let charts = server.new_category("charts").await;
+    server.switch(&maps, "deactivate").await;
+    let globes = server.new_category("globes").await;
+    receiver.has("what passes", |of| of.hooks().len() == 2).await;
+    server.at_rest().await;
+    let taken: BTreeSet<String> = [&maps, &globes].into_iter().cloned().collect();
+    let got: BTreeSet<String> = receiver
+        .hooks()
+        .iter()
+        .map(|hook| hook.json()["aggregate_id"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(got, taken);
+    assert!(receiver.of(&charts).is_empty());
+    // A redelivery keeps to it.
+    server.caught_up("events-index").await;
+    let dry = json!({ "from": "2020-01-01T00:00:00Z", "dry_run": true });
+    let dry = admin.post(&format!("{path}/redeliver"), &dry).await.expect(200);
+    assert_eq!(dry["matched"], 2);
+
+    let bad = json!({ "filter": "data.slug = " });
+    let bad = admin.if_match("*").patch(&path, &bad).await.expect(422);
+    assert_eq!(bad.pointers(), ["/filter"]);
+    let none = admin.if_match("*").patch(&path, &json!({ "filter": "" })).await.expect(200);
+    assert!(none["filter"].is_null());
+    server.switch(&charts, "deactivate").await;
+    receiver.has("what did not pass before", |of| of.of(&charts).len() == 1).await;
+    server.finish().await;
+}
+
+/// What is sent is what the OpenAPI document says of it.
+#[tokio::test]
+async fn the_document_describes_what_is_sent() {
+    let (server, receiver) = (reaching_loopback().start().await, Receiver::start().await);
+    for format in ["standard", "cloudevents"] {
+        let wish = json!({ "url": receiver.url, "events": ["category.created"], "format": format });
+        server.admin().post("/api/v1/webhooks", &wish).await.expect(201);
+    }
+    server.new_category("maps").await;
+    receiver.has("both forms", |of| of.hooks().len() == 2).await;
+    let document = server.visitor().get("/openapi.json").await.expect(200);
+    let sent = &document["webhooks"]["event"]["post"];
+    let mut seen = BTreeSet::new();
+    for hook in receiver.hooks() {
+        let content_type = hook.header("content-type");
+        seen.insert(content_type.to_owned());
+        let target = &sent["requestBody"]["content"][content_type]["schema"]["$ref"];
+        let schema = document.json().pointer(target.as_str().unwrap().trim_start_matches('#'));
+        let validator = jsonschema::draft202012::new(schema.unwrap()).unwrap();
+        let errors: Vec<_> = validator.iter_errors(&hook.json()).map(|of| of.to_string()).collect();
+        assert!(errors.is_empty(), "{content_type}: {errors:?}");
+        for parameter in sent["parameters"].as_array().unwrap() {
+            assert!(hook.headers.contains_key(parameter["name"].as_str().unwrap()), "{parameter}");
+        }
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    server.finish().await;
+}
+
+/// A certificate authority, and a certificate of its for a name or an address.
+fn certificate(of: &str) -> (CertifiedIssuer<'static, KeyPair>, CertifiedKey<KeyPair>) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "An authority of our own");
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let signing_key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new(vec![of.to_owned()]).unwrap();
+    let cert = cert.signed_by(&signing_key, &authority).unwrap();
+    (authority, CertifiedKey { cert, signing_key })
+}
+
+/// A receiver's certificate is checked, and an authority of one's own is trusted by `SSL_CERT_FILE`.
+#[tokio::test]
+async fn certificates_are_checked_and_a_private_authority_can_be_trusted() {
+    let (authority, good) = certificate("127.0.0.1");
+    let (_, strange) = certificate("127.0.0.1");
+    let signing_key = KeyPair::generate().unwrap();
+    let misnamed = CertificateParams::new(vec!["hooks.example".to_owned()]).unwrap();
+    let misnamed = misnamed.signed_by(&signing_key, &authority).unwrap();
+    let misnamed = CertifiedKey { cert: misnamed, signing_key };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("authority.pem");
+    let der = STANDARD.encode(AsRef::<rcgen::Certificate>::as_ref(&authority).der());
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n");
+    std::fs::write(&file, pem).unwrap();
+    let server = reaching_loopback().with("SSL_CERT_FILE", file.display()).start().await;
+    let mut endpoints = Vec::new();
+    for certificate in [&good, &strange, &misnamed] {
+        let receiver = Receiver::with_certificate(certificate).await;
+        let (id, secret) = server.webhook(&receiver.url, &["category.created"]).await;
+        endpoints.push((receiver, id, secret));
+    }
+    server.new_category("maps").await;
+    let (trusted, _, secret) = &endpoints[0];
+    trusted.has("the message", |of| of.hooks().len() == 1).await;
+    assert!(trusted.hooks()[0].holds(secret));
+    for (receiver, id, _) in &endpoints[1..] {
+        server
+            .webhook_log_has(id, "the refusal", |log| {
+                log.iter().any(|of| of["error"] == "tls_failed")
+            })
+            .await;
+        assert!(receiver.hooks().is_empty());
+    }
+    server.finish().await;
+}
+
+/// S1-135: the audit knows what endpoints are owed.
+#[tokio::test]
+async fn the_audit_finds_a_message_that_nobody_owes() {
+    if on_postgres() {
+        // It changes SQLite's files by hand.
+        return;
+    }
+    let mut server = reaching_loopback().start().await;
+    let receiver = Receiver::start().await;
+    server.webhook(&receiver.url, &["category.*"]).await;
+    let audited = async |server: &Server| {
+        let report = server.admin().get("/api/v1/admin/audit?limit=200000").await.expect(200);
+        let all = report["subscriptions"].as_array().unwrap();
+        let found = all.iter().find(|of| of["subscription"] == "webhook-fanout").unwrap();
+        let number = |name: &str| found[name].as_u64().unwrap();
+        (number("checked"), number("missing"), number("pending"))
+    };
+    // What comes right after a change to the endpoint is not looked at.
+    server.advance_clock(11).await;
+    receiver.answer("*", 500);
+    let category = server.new_category("maps").await;
+    receiver.has("a first attempt", |of| !of.hooks().is_empty()).await;
+    server.caught_up("webhook-fanout").await;
+    assert_eq!(audited(&server).await, (1, 0, 0), "it is owed");
+    server.pause("webhook-fanout").await;
+    server.switch(&category, "deactivate").await;
+    assert_eq!(audited(&server).await, (1, 0, 1), "not handled yet is not missing");
+    assert!(server.terminate().await.success());
+    // Somebody moves it on by hand.
+    let store = SqliteStore::open(&server.journal(), 1).await.unwrap();
+    let lease = store.acquire(0).await.unwrap();
+    let position = store.head(0).await.unwrap().position;
+    let mut checkpoints = store.checkpoints("webhook-fanout", 0).await.unwrap();
+    checkpoints.iter_mut().for_each(|checkpoint| checkpoint.position = position);
+    store.append(lease, &Batch { checkpoints, ..Batch::default() }).await.unwrap();
+    drop(store);
+    server.start_again().await;
+    server.resume("webhook-fanout").await;
+    server.caught_up("webhook-fanout").await;
+    assert_eq!(audited(&server).await, (2, 1, 0));
 }

@@ -13,6 +13,7 @@ fn create_as(caller: Caller, url: &str, events: &[&str]) -> WebhookEndpointComma
         wish: EndpointWish {
             url: url.to_owned(),
             events: events.iter().map(|text| (*text).to_owned()).collect(),
+            filter: None,
             format: PayloadFormat::Standard,
             description: None,
         },
@@ -36,6 +37,39 @@ fn switch(on: bool) -> WebhookEndpointCommand {
 
 fn failure(seconds: u64) -> WebhookEndpointCommand {
     WebhookEndpointCommand::RecordFailure { now: at(seconds) }
+}
+
+#[test]
+fn a_filter_is_read_before_it_is_kept_and_an_empty_one_takes_it_away() {
+    let filter = |text: &str| {
+        update(EndpointChange { filter: Some(text.to_owned()), ..EndpointChange::default() })
+    };
+    let bad = WebhookEndpoint::default();
+    let WebhookEndpointCommand::Create { mut wish, .. } = create() else { panic!("it creates") };
+    wish.filter = Some("data.total >=".to_owned());
+    let WebhookEndpointCommand::Create { caller, endpoint_id, starts_behind, now, .. } = create()
+    else {
+        panic!("it creates")
+    };
+    let command = WebhookEndpointCommand::Create {
+        caller,
+        endpoint_id,
+        wish,
+        allows_http: false,
+        starts_behind,
+        now,
+    };
+    let Err(WebhookEndpointRejection::Invalid { errors }) = bad.decide(&command) else {
+        panic!("it is no filter")
+    };
+    assert_eq!((&*errors[0].pointer, &*errors[0].code), ("/filter", "invalid_filter"));
+    let kept = " data.total >= 7 ";
+    let (state, history) = run::<WebhookEndpoint>(&[create(), filter(kept), filter(kept)]);
+    assert_eq!(history.len(), 2, "the same again changes nothing");
+    assert_folds(&state, &history);
+    assert_eq!(state.details.unwrap().filter.as_deref(), Some("data.total >= 7"));
+    let (state, _) = run::<WebhookEndpoint>(&[create(), filter(kept), filter("")]);
+    assert_eq!(state.details.unwrap().filter, None);
 }
 
 #[test]

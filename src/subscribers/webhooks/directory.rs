@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use souk_actors::aggregate::Aggregate as _;
 use souk_actors::command::ControlWrite;
 use souk_actors::event::StoredEvent;
+use souk_actors::filter::Filter;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use tokio::sync::{Mutex, OnceCell};
@@ -31,18 +32,41 @@ pub struct Endpoint {
     pub details: EndpointDetails,
     /// Its secrets.
     pub secrets: Secrets,
-    topics: Topics,
+    wish: Wish,
 }
 
 impl Endpoint {
     /// Whether an event is for it.
     pub fn wants(&self, event: &StoredEvent) -> bool {
+        self.wish.includes(&self.details, event)
+    }
+}
+
+/// Which events are for an endpoint, read and ready.
+pub struct Wish {
+    topics: Topics,
+    filter: Option<Filter>,
+}
+
+impl Wish {
+    /// What an endpoint wants.
+    pub fn of(details: &EndpointDetails) -> Result<Self, Failure> {
+        let topics = Topics::parse(details.events.iter().map(String::as_str));
+        let topics = topics.map_err(|error| Failure::permanent(error.to_string()))?;
+        let filter = details.filter.as_deref().map(Filter::parse).transpose();
+        let filter = filter.map_err(|error| Failure::permanent(error.to_string()))?;
+        Ok(Self { topics, filter })
+    }
+
+    /// Whether an event is for the endpoint. Looking into it comes last: that costs most.
+    pub fn includes(&self, details: &EndpointDetails, event: &StoredEvent) -> bool {
         if &*event.event_type == PING {
-            return event.aggregate_id == self.details.endpoint_id.uuid();
+            return event.aggregate_id == details.endpoint_id.uuid();
         }
         is_sendable(event)
             && self.topics.include(&event.event_type, event.major)
-            && self.details.starts_before(event.partition, event.position)
+            && details.starts_before(event.partition, event.position)
+            && self.filter.as_ref().is_none_or(|filter| filter.matches(event))
     }
 }
 
@@ -121,9 +145,8 @@ impl Directory {
             tracing::error!(endpoint_id = %id, "the secret of a webhook endpoint cannot be read: nothing is sent to it until it has another");
             return Ok(None);
         };
-        let topics = Topics::parse(details.events.iter().map(String::as_str));
-        let topics = topics.map_err(|error| Failure::permanent(error.to_string()))?;
-        Ok(Some(Endpoint { details, secrets, topics }))
+        let wish = Wish::of(&details)?;
+        Ok(Some(Endpoint { details, secrets, wish }))
     }
 
     /// The secrets of an endpoint, as they are stored.
