@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use souk_actors::command::CommandContext;
+use souk_actors::faults::{Fault, Mode};
 use souk_actors::journal::sqlite::{Durability, SqliteStore};
+use souk_actors::retry::FailureKind;
+use souk_actors::subscriber::Redrive;
 use souk_actors::world::SystemWorld;
 use uuid::Uuid;
 
@@ -312,6 +315,41 @@ async fn a_payment_that_waits_for_the_buyer_is_voided_with_the_order() {
     let status = payments.read(payment, |payment| payment.details.clone().unwrap().status).await;
     assert_eq!(status.unwrap().value, crate::domain::payment::PaymentStatus::Voided);
     assert_ne!(payment, Uuid::nil());
+}
+
+/// A letter points at its event: who is erased before it is retried is told nothing by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_is_retried_after_an_erasure_tells_nobody() {
+    let market = Market::open().await;
+    let runtime = &market.app.runtime;
+    let permanent = Fault {
+        target: notifications::NAME.to_owned(),
+        mode: Mode::Fail,
+        kind: FailureKind::Permanent,
+        times: Some(2),
+        key: None,
+        delay_ms: 0,
+    };
+    runtime.faults().add(permanent);
+    let ada = market.register("ada@example.com").await;
+    let bob = market.register("bob@example.com").await;
+    assert!(runtime.subscriptions().quiesce(PATIENCE).await);
+    let letters = runtime.dead_letters();
+    assert_eq!(letters.list(Some(notifications::NAME), 10).await.unwrap().len(), 2);
+    let erase = UserCommand::Erase { caller: Caller::System, now: runtime.world().now() };
+    market.user(ada, erase).await;
+    runtime.control().forget(ada.uuid()).await.unwrap();
+    for user in [ada, bob] {
+        let (name, key, context) = (notifications::NAME, user.uuid(), market.context());
+        let done = letters.redrive(name, 0, key, Redrive::Retry, context, None).await;
+        assert_eq!(done.unwrap().unwrap().left, 0);
+    }
+    market.settle().await;
+    let sent = market.app.outbox.list("email", 50).await.unwrap();
+    let to: Vec<_> = sent.iter().map(|mail| mail.to.as_str()).collect();
+    assert_eq!(to, ["bob@example.com"], "the other letter is worked as ever");
+    assert!(market.app.mails.mails().iter().all(|mail| mail.to != "ada@example.com"));
+    assert_nothing_personal(market.dir.path());
 }
 
 #[test]

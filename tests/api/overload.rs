@@ -189,7 +189,9 @@ async fn a_slow_consumer_costs_nothing_but_its_own_lag() {
     };
     let outcome = load.run(ask).await;
     assert_eq!(outcome.with(|status| status == 200).len(), outcome.samples.len());
-    let lag = server.subscription("listings-view").await["partitions"][0]["lag_events"].clone();
+    let shown = server.subscription("listings-view").await["partitions"][0].clone();
+    assert!(shown["in_flight"].as_u64() <= shown["max_in_flight"].as_u64(), "{shown}");
+    let lag = shown["lag_events"].clone();
     assert!(lag.as_u64() > Some(1_000), "it is behind: {lag}");
     let after = server.memory();
     assert!(after < before + 64 * 1024, "memory grew from {before} to {after} KiB");

@@ -9,6 +9,7 @@ use crate::retry::RetryPolicy;
 use crate::world::Timestamp;
 
 use super::Cell;
+use super::lane::QUEUE_MAX;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -74,6 +75,9 @@ pub struct PartitionStatus {
     pub handled_by_lane: Vec<u64>,
     /// Events handed out to lanes and not handled yet: bounded, however much there is to do.
     pub in_flight: usize,
+    /// There are never more: what the lanes' queues hold, what each lane has in hand, and the one that
+    /// waits for room.
+    pub max_in_flight: usize,
     /// `closed`, `half_open` or `open`.
     pub circuit: &'static str,
     /// When an open circuit is tried.
@@ -154,6 +158,7 @@ impl Cell {
             lanes: self.subscription.lanes,
             handled_by_lane: self.lanes.iter().map(by_lane).collect(),
             in_flight: self.lanes.iter().map(|lane| lane.queued.load(Ordering::Acquire)).sum(),
+            max_in_flight: self.lanes.len() * (QUEUE_MAX + self.subscription.batch_max()) + 1,
             circuit: self.circuit.name(),
             next_probe_at: self.circuit.opens_again().map(|at| self.time_of(at)),
             handled: counts.handled.load(Ordering::Relaxed),

@@ -1,7 +1,9 @@
 //! Stored rows that are not what was written.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use souk_actors::command::{CommandError, Unavailable};
@@ -12,6 +14,9 @@ use souk_actors::journal::{
     Batch, Checkpoint, Error, Lease, Letter, LetterFilter, LetterState, LetterWrite, Store, Timer,
     TimerKey, TimerWrite, chain,
 };
+use souk_actors::retry::Failure;
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::{Handler, Subscription};
 use souk_actors::testing::EVENT_COLUMNS;
 use souk_actors::world::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, Row as _, SqliteConnection};
@@ -21,6 +26,8 @@ use uuid::Uuid;
 use crate::account::{AccountCommand, Rig, options};
 
 const EVENTS: u64 = 12;
+/// More than a start looks at.
+const LATER: u64 = 120;
 
 /// A journal of three accounts, and a way past the store to its file.
 struct Tampered {
@@ -277,9 +284,58 @@ async fn a_broken_end_is_refused_at_the_start() {
     assert!(refused.to_string().contains("0:12"), "{refused}");
 }
 
+/// Notes the positions of what it is given.
+struct Positions(Arc<Mutex<Vec<u64>>>);
+
+#[async_trait]
+impl Handler for Positions {
+    async fn handle(&self, _: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        self.0.lock().unwrap().push(event.position);
+        Ok(())
+    }
+}
+
+/// S1-51: what a subscription cannot read it does not pass: it says so, makes no letter of it, and
+/// goes on by itself once the row is mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_waits_in_front_of_a_damaged_row() {
+    let mut tampered = Tampered::new().await;
+    // A start looks at the last hundred.
+    for n in 0..LATER {
+        tampered.rig.change(u128::from(n % 3), 5).await.unwrap();
+    }
+    tampered.flip(7, "data", 3).await.unwrap();
+    let Tampered { rig, raw } = tampered;
+    assert!(rig.runtime.drain(Duration::from_secs(5)).await);
+    let Rig { store, folder, .. } = rig;
+    let seen = Arc::<Mutex<Vec<u64>>>::default();
+    let handler = Arc::new(Positions(seen.clone()));
+    let subscription = Subscription::handler("notes", "tests", &["account.*"], handler);
+    let rig = Rig::on(store, folder, options(), |builder| builder.subscribe(subscription)).await;
+    let mut tampered = Tampered { rig, raw };
+    let all = tampered.rig.runtime.subscriptions();
+    let waited = async {
+        while all.list()[0].state != "damaged" || seen.lock().unwrap().len() < 6 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waited).await.expect("it says so");
+    let sorted = || {
+        let mut seen = seen.lock().unwrap().clone();
+        seen.sort_unstable();
+        seen
+    };
+    assert_eq!(sorted(), (1..=6).collect::<Vec<_>>());
+    assert_eq!(tampered.rig.runtime.dead_letters().list(None, 10).await.unwrap(), []);
+    tampered.flip(7, "data", 3).await.unwrap();
+    assert!(tampered.rig.runtime.subscriptions().quiesce(Duration::from_secs(30)).await);
+    assert_eq!(sorted(), (1..=EVENTS + LATER).collect::<Vec<_>>());
+    assert_eq!(tampered.rig.runtime.subscriptions().list()[0].state, "running");
+}
+
 /// The same journal with nothing in memory.
 async fn restarted(rig: Rig) -> Rig {
-    rig.runtime.drain(std::time::Duration::from_secs(5)).await;
+    rig.runtime.drain(Duration::from_secs(5)).await;
     let Rig { runtime, store, folder, .. } = rig;
     drop((runtime, store));
     let folder = folder.unwrap();

@@ -13,3 +13,4 @@ mod proxy;
 mod sagas;
 mod steering;
 mod structure;
+mod upcasting;

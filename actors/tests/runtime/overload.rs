@@ -130,12 +130,16 @@ async fn a_slow_subscriber_falls_behind_and_catches_up_in_order() {
             .in_lanes(1);
     let rig = Rig::build(false, 1, options(), |builder| builder.subscribe(subscription)).await;
     let events = TAIL_EVENTS_MAX + 2_000;
+    let status = || rig.runtime.subscriptions().list().remove(0).partitions.remove(0);
     for n in 0..events {
         // Whoever publishes notices nothing.
         rig.change(n as u128 % 20, 1).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
+        if n % 100 == 0 {
+            let shown = status();
+            assert!(shown.in_flight <= shown.max_in_flight, "{shown:?}");
+        }
     }
-    let status = || rig.runtime.subscriptions().list().remove(0).partitions.remove(0);
     let behind = status().lag_events;
     assert!(behind > TAIL_EVENTS_MAX as u64, "it is behind what is kept in memory: {behind}");
     *slow.takes.lock().unwrap() = Duration::ZERO;
