@@ -24,6 +24,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use remote::{Against, Remote};
+
 use crate::config::{self, Config, Source};
 use crate::telemetry;
 
@@ -122,19 +124,19 @@ enum Command {
     /// Put a backup where the journal belongs; the server must not be running
     Restore(backup::Restore),
     /// Ask a running server whether every event has had its effect, once and in order
-    Audit(audit::Options),
+    Audit(Against<audit::Options>),
     /// Aggregates of a running server that crashed again and again
-    Quarantine(quarantine::Options),
+    Quarantine(Against<quarantine::Options>),
     /// Subscriptions of a running server: how far they are, pauses, retry policies
-    Subscriptions(subscriptions::Options),
+    Subscriptions(Against<subscriptions::Options>),
     /// Read models of a running server: make one anew beside the one that serves
-    Rebuild(rebuild::Options),
+    Rebuild(Against<rebuild::Options>),
     /// Events of a running server
-    Events(events::Options),
+    Events(Against<events::Options>),
     /// Sagas of a running server: how far they are, and stepping in
-    Sagas(sagas::Options),
+    Sagas(Against<sagas::Options>),
     /// Dead letters of a running server: see them, and retry, skip or discard them
-    Dlq(dlq::Options),
+    Dlq(Against<dlq::Options>),
     /// Make a whole purchase and show every request, event and state
     Demo(demo::Options),
     /// Stop servers where it hurts, under load, and see whether promises are kept
@@ -183,41 +185,28 @@ pub fn run() -> ExitCode {
     if let Some(Command::Schema(command)) = &cli.command {
         return schema::run(command);
     }
-    if let Some(Command::Audit(options)) = cli.command {
-        return remotely(&cli.flags, &options.connection, audit::audit);
-    }
-    if let Some(Command::Quarantine(options)) = cli.command {
-        let connection = options.connection.clone();
-        return remotely(&cli.flags, &connection, |remote| quarantine::run(remote, options));
-    }
-    if let Some(Command::Subscriptions(options)) = cli.command {
-        let connection = options.connection.clone();
-        return remotely(&cli.flags, &connection, |remote| subscriptions::run(remote, options));
-    }
-    if let Some(Command::Rebuild(options)) = cli.command {
-        let connection = options.connection.clone();
-        return remotely(&cli.flags, &connection, |remote| rebuild::run(remote, options));
-    }
-    if let Some(Command::Events(options)) = cli.command {
-        let connection = options.connection.clone();
-        return remotely(&cli.flags, &connection, |remote| events::run(remote, options));
-    }
-    if let Some(Command::Sagas(options)) = cli.command {
-        let connection = options.connection.clone();
-        return remotely(&cli.flags, &connection, |remote| sagas::run(remote, options));
-    }
-    if let Some(Command::Dlq(options)) = cli.command {
-        let connection = options.connection.clone();
-        return remotely(&cli.flags, &connection, |remote| dlq::run(remote, options));
-    }
-    let config = match load(&cli.flags, &cli.command) {
+    let command = match cli.command {
+        Some(Command::Audit(against)) => return remotely(&cli.flags, against, audit::run),
+        Some(Command::Quarantine(against)) => {
+            return remotely(&cli.flags, against, quarantine::run);
+        }
+        Some(Command::Subscriptions(against)) => {
+            return remotely(&cli.flags, against, subscriptions::run);
+        }
+        Some(Command::Rebuild(against)) => return remotely(&cli.flags, against, rebuild::run),
+        Some(Command::Events(against)) => return remotely(&cli.flags, against, events::run),
+        Some(Command::Sagas(against)) => return remotely(&cli.flags, against, sagas::run),
+        Some(Command::Dlq(against)) => return remotely(&cli.flags, against, dlq::run),
+        other => other,
+    };
+    let config = match load(&cli.flags, &command) {
         Ok(config) => config,
         Err(errors) => {
             eprintln!("{errors}");
             return ExitCode::from(config::EXIT_CODE);
         }
     };
-    done(|| dispatch(cli.command, config))
+    done(|| dispatch(command, config))
 }
 
 /// Runs a command to its exit code.
@@ -240,17 +229,20 @@ where
 }
 
 /// Runs a command against a server that is running. It needs no configuration.
-fn remotely<F>(
+fn remotely<O: Args, F>(
     flags: &Flags,
-    connection: &remote::Connection,
-    command: impl FnOnce(remote::Remote) -> F,
+    against: Against<O>,
+    command: impl FnOnce(Remote, O) -> F,
 ) -> ExitCode
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
     let named = flags.data_dir.clone().or_else(|| std::env::var("DATA_DIR").ok());
     let data_dir = named.unwrap_or_else(|| config::DATA_DIR_DEFAULT.to_owned());
-    done(|| async move { command(connection.open(data_dir.as_ref())?).await })
+    done(|| async move {
+        let (remote, options) = against.open(data_dir.as_ref())?;
+        command(remote, options).await
+    })
 }
 
 fn load(flags: &Flags, command: &Option<Command>) -> Result<Config, config::ConfigErrors> {

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::remote::{Connection, Remote, print_json, print_table};
+use super::remote::{Remote, print_json, print_table};
 
 /// Events and rows that one request looks at.
 const LOOKED_AT_ONCE: &str = "50000";
@@ -20,13 +20,10 @@ const WRONG: [&str; 3] = ["missing", "duplicate_effects", "out_of_order"];
 
 /// `souk audit`.
 #[derive(Args)]
-pub(super) struct Options {
-    #[command(flatten)]
-    pub(super) connection: Connection,
-}
+pub(super) struct Options {}
 
 /// Looks at the whole journal, part by part. The exit code is 1 if something is wrong.
-pub(super) async fn audit(remote: Remote) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(remote: Remote, _: Options) -> anyhow::Result<ExitCode> {
     let progress = ProgressBar::new_spinner();
     progress.set_style(ProgressStyle::with_template("{spinner} {human_pos} events  {elapsed}")?);
     let mut whole = Whole::default();

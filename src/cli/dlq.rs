@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::remote::{Connection, Remote, print_json, print_table, shown};
+use super::remote::{Remote, part, print_json, print_table, shown};
 
 /// How many letters are listed when nobody says otherwise.
 const ROWS_DEFAULT: usize = 1_000;
@@ -15,8 +15,6 @@ const ROWS_DEFAULT: usize = 1_000;
 /// `souk dlq`.
 #[derive(Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    pub(super) connection: Connection,
     #[command(subcommand)]
     command: DlqCommand,
 }
@@ -95,7 +93,7 @@ struct Queue {
 
 impl Queue {
     fn path(&self) -> String {
-        format!("/dlq/{}/{}/{}", self.subscription, self.partition, self.key)
+        format!("/dlq/{}/{}/{}", part(&self.subscription), self.partition, self.key)
     }
 }
 

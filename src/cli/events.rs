@@ -10,7 +10,7 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::remote::{Connection, Refusal, Remote, shown};
+use super::remote::{Refusal, Remote, shown};
 use super::sse::{Reader, Told};
 
 const PATH: &str = "/events/stream";
@@ -22,8 +22,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// `souk events`.
 #[derive(Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    pub(super) connection: Connection,
     #[command(subcommand)]
     command: EventsCommand,
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::remote::{Connection, Remote, print_json, print_table};
+use super::remote::{Remote, part, print_json, print_table};
 
 /// How many rows are shown.
 const ROWS_MAX: usize = 1_000;
@@ -14,8 +14,6 @@ const ROWS_MAX: usize = 1_000;
 /// `souk quarantine`.
 #[derive(Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    pub(super) connection: Connection,
     #[command(subcommand)]
     command: QuarantineCommand,
 }
@@ -37,7 +35,7 @@ pub(super) async fn run(remote: Remote, options: Options) -> anyhow::Result<Exit
     match options.command {
         QuarantineCommand::List => list(&remote).await?,
         QuarantineCommand::Release { aggregate_type, id } => {
-            let path = format!("/admin/quarantine/{aggregate_type}/{id}/release");
+            let path = format!("/admin/quarantine/{}/{id}/release", part(&aggregate_type));
             remote.post(&path, &json!({})).await?;
             if remote.is_json() {
                 print_json(

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Connection, Remote, print_json, print_table};
+use super::remote::{Remote, part, print_json, print_table};
 
 /// How often progress is asked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -19,8 +19,6 @@ const COMPARED_AT_ONCE: &str = "50000";
 /// `souk rebuild`.
 #[derive(Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    pub(super) connection: Connection,
     #[command(subcommand)]
     command: RebuildCommand,
 }
@@ -77,7 +75,7 @@ pub(super) async fn run(remote: Remote, options: Options) -> anyhow::Result<Exit
         }
         RebuildCommand::Start { projection, rows_per_second, reason, no_wait } => {
             let body = json!({ "rows_per_second": rows_per_second, "reason": reason });
-            let path = format!("/admin/projections/{projection}");
+            let path = format!("/admin/projections/{}", part(&projection));
             let mut now = remote.post(&format!("{path}/rebuilds"), &body).await?.body;
             if !no_wait {
                 now = wait(&remote, &path, now).await?;
@@ -129,7 +127,7 @@ async fn wait(remote: &Remote, path: &str, mut now: Value) -> anyhow::Result<Val
 
 /// Does something that rests on how the read model is now.
 async fn steer(remote: &Remote, what: &str, target: Target) -> anyhow::Result<()> {
-    let path = format!("/admin/projections/{}", target.projection);
+    let path = format!("/admin/projections/{}", part(&target.projection));
     let tag = remote.get(&path, &()).await?.etag.unwrap_or_default();
     let request = remote.request(Method::POST, &format!("{path}/{what}"));
     let request = request.header("if-match", tag).json(&json!({ "reason": target.reason }));
@@ -141,7 +139,7 @@ async fn steer(remote: &Remote, what: &str, target: Target) -> anyhow::Result<()
 async fn diff(remote: &Remote, projection: &str) -> anyhow::Result<ExitCode> {
     const COUNTS: [&str; 5] =
         ["serving_rows", "beside_rows", "differing", "only_serving", "only_beside"];
-    let path = format!("/admin/projections/{projection}/diff");
+    let path = format!("/admin/projections/{}/diff", part(projection));
     let (mut counts, mut sample) = ([0; COUNTS.len()], Vec::new());
     let mut cursor = None::<String>;
     loop {

@@ -25,8 +25,8 @@ const TOKEN: &str = "SOUK_TOKEN";
 const NOTHING: &str = "–";
 
 /// Which server, and how to show its answers.
-#[derive(Args, Clone)]
-pub(super) struct Connection {
+#[derive(Args)]
+struct Connection {
     /// Where the server is
     #[arg(long, global = true, env = "SOUK_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
@@ -38,9 +38,25 @@ pub(super) struct Connection {
     json: bool,
 }
 
+/// A command against a running server: which one, and what to do there.
+#[derive(Args)]
+pub(super) struct Against<O: Args> {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    options: O,
+}
+
+impl<O: Args> Against<O> {
+    /// Opens the connection. Nothing is sent yet.
+    pub(super) fn open(self, data_dir: &Path) -> anyhow::Result<(Remote, O)> {
+        Ok((self.connection.open(data_dir)?, self.options))
+    }
+}
+
 impl Connection {
     /// Opens it. Nothing is sent yet.
-    pub(super) fn open(&self, data_dir: &Path) -> anyhow::Result<Remote> {
+    fn open(&self, data_dir: &Path) -> anyhow::Result<Remote> {
         let token = match (&self.token_file, std::env::var(TOKEN)) {
             (None, Ok(token)) => token,
             (Some(file), _) => read_token(file)?,
@@ -165,6 +181,16 @@ impl Remote {
     }
 }
 
+/// One part of a path: whatever stands in it, it stays one part.
+pub(super) fn part(text: &str) -> String {
+    let escaped = |byte: u8| match byte {
+        b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escaped).collect()
+}
+
 /// What a problem document says, for a person at a terminal.
 fn refusal(status: u16, problem: &Value) -> String {
     let text = |name: &str| problem[name].as_str().map(plain);
@@ -251,6 +277,13 @@ mod tests {
             "Validation failed (422, validation_failed): the body is wrong\n  /price: must be at least 1"
         );
         assert_eq!(refusal(502, &Value::Null), "the server answered 502 without saying why");
+    }
+
+    #[test]
+    fn whatever_stands_in_a_part_of_a_path_stays_there() {
+        assert_eq!(part("order_saga-facts"), "order_saga-facts");
+        assert_eq!(part("a/../b?c=d#e %"), "a%2F..%2Fb%3Fc%3Dd%23e%20%25");
+        assert_eq!(part("né"), "n%C3%A9");
     }
 
     #[test]

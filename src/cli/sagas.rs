@@ -8,15 +8,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::remote::{Connection, Remote, print_json, print_table, shown};
+use super::remote::{Remote, print_json, print_table, shown};
 
 const PATH: &str = "/admin/sagas";
 
 /// `souk sagas`.
 #[derive(Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    pub(super) connection: Connection,
     #[command(subcommand)]
     command: SagasCommand,
 }

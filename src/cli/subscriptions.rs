@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::remote::{Connection, Remote, Told, plain, print_json, print_table, shown};
+use super::remote::{Remote, Told, part, plain, print_json, print_table, shown};
 
 const PATH: &str = "/admin/subscriptions";
 /// How many subscriptions are shown.
@@ -16,8 +16,6 @@ const ROWS_MAX: usize = 1_000;
 /// `souk subscriptions`.
 #[derive(Args)]
 pub(super) struct Options {
-    #[command(flatten)]
-    pub(super) connection: Connection,
     #[command(subcommand)]
     command: SubscriptionsCommand,
 }
@@ -83,7 +81,7 @@ pub(super) async fn run(remote: Remote, options: Options) -> anyhow::Result<Exit
     match options.command {
         SubscriptionsCommand::List { event_type } => list(&remote, event_type).await?,
         SubscriptionsCommand::Show { name } => {
-            let told = remote.get(&format!("{PATH}/{name}"), &()).await?;
+            let told = remote.get(&format!("{PATH}/{}", part(&name)), &()).await?;
             show(&remote, &told.body);
         }
         SubscriptionsCommand::Pause { name, reason } => {
@@ -188,7 +186,7 @@ async fn switch(
     reason: Option<String>,
 ) -> anyhow::Result<()> {
     let body = json!({ "reason": reason });
-    let told = remote.post(&format!("{PATH}/{name}/{verb}"), &body).await?;
+    let told = remote.post(&format!("{PATH}/{}/{verb}", part(name)), &body).await?;
     if remote.is_json() {
         print_json(&told.body);
     } else {
@@ -199,7 +197,7 @@ async fn switch(
 
 /// What is not named stays as it is: the change rests on the version that was read.
 async fn retry_policy(remote: &Remote, policy: RetryPolicy) -> anyhow::Result<()> {
-    let path = format!("{PATH}/{}/retry-policy", policy.name);
+    let path = format!("{PATH}/{}/retry-policy", part(&policy.name));
     let known = remote.get(&path, &()).await?;
     let changes = [
         ("max_retries", policy.max_retries.map(Value::from)),
