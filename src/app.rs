@@ -57,6 +57,7 @@ use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
 use crate::subscribers::notifications::Notifications;
+use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
@@ -235,6 +236,13 @@ fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscri
             Arc::new(Notifications),
         )
         .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            letters::NAME,
+            "notifications",
+            letters::TOPICS,
+            Arc::new(DeadLetterNotices),
+        )
+        .in_lanes(LANES),
         Subscription::handler(
             mail_sender::NAME,
             "notifications",

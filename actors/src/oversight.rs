@@ -4,6 +4,8 @@
 //! Whether a subscription is paused, and what was set for it, are control rows, written in the transaction of the event. A
 //! request to work letters is recorded before it is carried out.
 
+pub mod letters;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -28,6 +28,7 @@ use crate::flag::Flag;
 use crate::journal::codec::Keyring;
 use crate::journal::{self, Batch, Quarantine, Store, partition_of};
 use crate::oversight::Oversight;
+use crate::oversight::letters::DeadLetterLog;
 use crate::partition::{MakeRegistry, Partition, PartitionParts, make_registry};
 use crate::saga::{Saga, SagaInstance, SagaRouter, subscriptions};
 use crate::subscriber::{PAUSED_SPACE, RETRY_SPACE, Set, Steered, Subscription, TIMEOUT_SPACE};
@@ -263,7 +264,7 @@ impl Runtime {
             makers: Vec::new(),
             subscriptions: Vec::new(),
         };
-        builder.aggregate::<Oversight>()
+        builder.aggregate::<Oversight>().aggregate::<DeadLetterLog>()
     }
 
     /// Time, randomness and ids.

@@ -13,6 +13,7 @@ mod redrive;
 mod room;
 mod settings;
 mod status;
+mod telling;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

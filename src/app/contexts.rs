@@ -8,8 +8,8 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
-    webhooks,
+    email_claims, mail_sender, notifications, notifications::letters, order_progress,
+    payment_gateway, sequence_gaps, webhooks,
 };
 
 /// A bounded context.
@@ -51,11 +51,12 @@ const CONTEXTS: [(&str, &str); 12] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 9] = [
+const HANDLERS: [(&str, &str, &[&str]); 10] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
     ("notifications", notifications::NAME, notifications::TOPICS),
+    ("notifications", letters::NAME, letters::TOPICS),
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
     ("publishing", sequence_gaps::NAME, sequence_gaps::TOPICS),
     ("publishing", sequence_gaps::SETTLED_NAME, sequence_gaps::SETTLED_TOPICS),

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use souk_actors::aggregate::Aggregate;
 use souk_actors::event::EventPayload;
 use souk_actors::oversight::SubscriptionEvent;
+use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::{SagaEvent, SagaInstance};
 use uuid::Uuid;
 
@@ -178,6 +179,7 @@ macro_rules! every_event {
             $what::<WebhookDeliveryEvent>($($argument),*),
             $what::<SagaEvent>($($argument),*),
             $what::<SubscriptionEvent>($($argument),*),
+            $what::<DeadLetterEvent>($($argument),*),
             $what::<ProjectionEvent>($($argument),*),
         ]
     };

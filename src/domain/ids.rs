@@ -131,6 +131,11 @@ fn parse(kind: &str, text: &str) -> Option<Uuid> {
     Uuid::try_parse(bare).ok()
 }
 
+impl UserId {
+    /// Nobody's id: it stands for all administrators, where something is addressed to them together.
+    pub const ADMINISTRATORS: Self = Self(Uuid::nil());
+}
+
 impl EmailClaimId {
     /// The claim on an address, however it is written; without the key nobody can tell whose it is.
     pub fn of_address(key: &[u8; 32], address: &str) -> Self {

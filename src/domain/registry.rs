@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use souk_actors::event::{EventDescriptor, EventPayload, Upcaster};
 use souk_actors::oversight::SubscriptionEvent;
+use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::SagaEvent;
 
 use super::category::CategoryEvent;
@@ -46,6 +47,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         WebhookDeliveryEvent::descriptors(),
         SagaEvent::descriptors(),
         SubscriptionEvent::descriptors(),
+        DeadLetterEvent::descriptors(),
         ProjectionEvent::descriptors(),
     ]
     .into_iter()
@@ -73,6 +75,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         WebhookDeliveryEvent::upcasters(),
         SagaEvent::upcasters(),
         SubscriptionEvent::upcasters(),
+        DeadLetterEvent::upcasters(),
         ProjectionEvent::upcasters(),
     ]
     .into_iter()
@@ -269,6 +272,7 @@ mod tests {
         "subscription.skip_requested",
         "subscription.dlq_filled",
         "subscription.dlq_relieved",
+        "system.event_dead_lettered",
         "projection.rebuild_requested",
         "projection.rebuild_paused",
         "projection.rebuild_resumed",

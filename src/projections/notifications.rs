@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::db::{Param, Query, ReadDb, ReadError, Row};
 use super::view::{View, read_data};
+use crate::domain::ids::UserId;
 use crate::domain::notification::NotificationEvent;
 
 /// A message.
@@ -37,6 +38,9 @@ pub struct NotificationRow {
     /// When it was read.
     pub read_at: Option<Timestamp>,
 }
+
+/// Whom the messages name that are for all administrators and about nobody.
+const ADMINISTRATORS: Uuid = UserId::ADMINISTRATORS.uuid();
 
 /// The messages.
 pub struct NotificationsView;
@@ -85,7 +89,7 @@ impl View for NotificationsView {
             let requested: Requested = read_data::<NotificationEvent, _>(event)?;
             return Ok(Some(NotificationRow {
                 notification_id: event.aggregate_id,
-                user_id: Some(requested.user_id),
+                user_id: Some(requested.user_id).filter(|user| *user != ADMINISTRATORS),
                 audience: requested.audience,
                 channel: requested.channel,
                 template: requested.template,
@@ -208,7 +212,7 @@ mod tests {
     use souk_actors::personal::Personal;
 
     use super::*;
-    use crate::domain::ids::{NotificationId, UserId};
+    use crate::domain::ids::NotificationId;
     use crate::domain::notification::{
         Audience, Channel, EmailSent, NotificationDelivered, NotificationRequested, Params,
     };

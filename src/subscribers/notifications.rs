@@ -13,9 +13,13 @@
 //! | `order.cancelled` | the seller | `order_cancelled` |
 //! | `payment.rejected` | administrators | `payment_rejected` |
 //!
+//! [`letters`] tells administrators of dead letters.
+//!
 //! The saga of an order asks for its `order_confirmation` itself: it waits for the outcome. A
 //! message's id follows from the event, the template and the recipient, so that a repeat finds it
 //! there already.
+
+pub mod letters;
 
 use std::sync::Arc;
 
@@ -73,13 +77,22 @@ struct Message {
     to: Option<Personal<String>>,
     params: Params,
     order_id: Option<OrderId>,
+    /// What makes two of these the same message; none: the event.
+    occasion: Option<Uuid>,
 }
 
 impl Message {
     fn new(recipient: UserId, channel: Channel, template: &'static str) -> Self {
-        let (audience, to, order_id) = (Audience::User, None, None);
-        let params = Params::new();
-        Self { recipient, audience, channel, template, to, params, order_id }
+        Self {
+            recipient,
+            audience: Audience::User,
+            channel,
+            template,
+            to: None,
+            params: Params::new(),
+            order_id: None,
+            occasion: None,
+        }
     }
 
     fn mail(recipient: UserId, template: &'static str) -> Self {
@@ -100,10 +113,14 @@ impl Message {
         self
     }
 
+    fn id(&self, cause: Uuid) -> NotificationId {
+        NotificationId::of(self.occasion.unwrap_or(cause), self.template, self.recipient)
+    }
+
     fn request(self, event: &StoredEvent, now: Timestamp) -> NewNotification {
         let cause = event.event_id;
         NewNotification {
-            notification_id: NotificationId::of(cause, self.template, self.recipient),
+            notification_id: self.id(cause),
             recipient: self.recipient,
             audience: self.audience,
             channel: self.channel,
@@ -222,10 +239,7 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
 /// The notifications that must follow from an event, for whoever audits that they did.
 pub async fn expected(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Uuid>, Failure> {
     let messages = messages(runtime, event).await?;
-    let id = |message: &Message| {
-        NotificationId::of(event.event_id, message.template, message.recipient).uuid()
-    };
-    Ok(messages.iter().map(id).collect())
+    Ok(messages.iter().map(|message| message.id(event.event_id).uuid()).collect())
 }
 
 fn by_operator(event: &StoredEvent) -> bool {
@@ -236,17 +250,21 @@ fn by_operator(event: &StoredEvent) -> bool {
 #[async_trait]
 impl Handler for Notifications {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
-        let notifications = runtime.aggregate::<Notification>();
         for message in messages(runtime, event).await? {
-            let new = message.request(event, runtime.world().now());
-            let id = new.notification_id.uuid();
-            let context = CommandContext::because_of(event, "request-notification", id);
-            let command = NotificationCommand::Request(Box::new(new));
-            let sent = notifications.send(id, command, context, |_| ()).await;
-            sent.map_err(|error| command_failed(&error))?;
+            request(runtime, event, message).await?;
         }
         Ok(())
     }
+}
+
+async fn request(runtime: &Runtime, event: &StoredEvent, message: Message) -> Result<(), Failure> {
+    let new = message.request(event, runtime.world().now());
+    let id = new.notification_id.uuid();
+    let context = CommandContext::because_of(event, "request-notification", id);
+    let command = NotificationCommand::Request(Box::new(new));
+    let sent = runtime.aggregate::<Notification>().send(id, command, context, |_| ()).await;
+    sent.map_err(|error| command_failed(&error))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Dead letters that people see, trust and repair (S0-100, S1-27, S1-47, S1-93, X8).
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::support::{Person, Server, Start, eventually};
@@ -265,4 +267,58 @@ async fn letters_are_worked_from_the_command_line() {
     assert!(dlq(&["list"]).output.contains("no such letters"));
     server.at_rest().await;
     server.finish().await;
+}
+
+/// The notices of dead letters that administrators have.
+async fn notices(server: &Server) -> Vec<Value> {
+    server.caught_up("notifications-view").await;
+    let path = "/api/v1/notifications?audience=admin&limit=200";
+    let all = server.admin().get(path).await.expect(200).items().to_vec();
+    all.into_iter().filter(|of| of["template"] == "dead_letter").collect()
+}
+
+/// Which subscriptions had a letter in which five minutes.
+fn occasions(told: &[Value]) -> BTreeSet<(String, String)> {
+    let occasion = |event: &Value| {
+        let data = &event["data"];
+        let at = data["dead_lettered_at"].as_str().unwrap();
+        let window = format!("{}{}", &at[..14], at[14..16].parse::<u32>().unwrap() / 5);
+        (data["subscription"].as_str().unwrap().to_owned(), window)
+    };
+    told.iter().map(occasion).collect()
+}
+
+/// S0-101, S1-48, S4-51, X29.
+#[tokio::test]
+async fn administrators_hear_of_letters_but_not_of_each() {
+    let server = impatient().start().await;
+    unheard(&server, &["Ann", "Bob", "Cid"]).await;
+    server.at_rest().await;
+    let letters = server.letters(Some("notifications")).await;
+    let told = server.events("eventType=EventDeadLettered").await;
+    let ids = |all: &[Value], path: &str| -> BTreeSet<String> {
+        all.iter().map(|of| of.pointer(path).unwrap().as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(told.len(), 3, "{told:#?}");
+    assert_eq!(ids(&told, "/data/event_id"), ids(&letters, "/event_id"));
+    assert_eq!(ids(&told, "/data/class"), BTreeSet::from(["permanent".to_owned()]));
+    let notices = notices(&server).await;
+    assert_eq!(notices.len(), occasions(&told).len(), "{notices:#?}");
+    assert_eq!((&notices[0]["status"], &notices[0]["user_id"]), (&json!("sent"), &Value::Null));
+    // The event that became a letter first is where it all began: it led to the notice.
+    let cause = notices.last().unwrap()["event_id"].as_str().unwrap();
+    assert_eq!(told[0]["event_id"], cause);
+}
+
+#[tokio::test]
+async fn a_notice_that_becomes_a_letter_makes_no_notice() {
+    let server = impatient().start().await;
+    server.fault("mail-sender", "fail", json!({ "kind": "permanent" })).await;
+    server.newcomer("Ann").await;
+    server.at_rest().await;
+    // Of the mail, of the notice of that, and of nothing else.
+    let told = server.events("eventType=system.event_dead_lettered").await;
+    let mail_sender = |of: &&Value| of["data"]["subscription"] == "mail-sender";
+    assert_eq!(told.iter().filter(mail_sender).count(), 2, "{told:#?}");
+    assert_eq!((told.len(), notices(&server).await.len()), (2, 1));
 }

@@ -207,6 +207,23 @@ impl Server {
 
 const IN_ORDER: [&str; 3] = ["category.created", "category.deactivated", "category.activated"];
 
+/// S1-48.
+#[tokio::test]
+async fn whoever_asks_hears_of_dead_letters() {
+    let (server, receiver) = (reaching_loopback().start().await, Receiver::start().await);
+    let (_, secret) = server.webhook(&receiver.url, &["system.event_dead_lettered"]).await;
+    server.fault("notifications", "fail", json!({ "kind": "permanent", "times": 1 })).await;
+    server.newcomer("Ann").await;
+    receiver.has("the letter", |of| !of.hooks().is_empty()).await;
+    let hook = receiver.hooks().swap_remove(0);
+    assert!(hook.holds(&secret));
+    let letter = server.letters(Some("notifications")).await.swap_remove(0);
+    let data = &hook.json()["data"];
+    for member in ["event_id", "subscription", "key", "class"] {
+        assert_eq!(data[member], letter[member], "{member}: {data}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_sent_is_signed_and_whole_and_without_personal_data() {
     let (server, receiver) = (reaching_loopback().start().await, Receiver::start().await);

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::lately::Trying;
 use super::redrive::{Requests, redrive};
 use super::room::Place;
+use super::telling::tell;
 use super::{Cell, Handled, Kind, Ordered, Settings, end_to_end};
 use crate::aggregate::panic_message;
 use crate::command::on_behalf_of;
@@ -165,7 +166,7 @@ async fn take(
         }
         let Err(failed) = deliver(cell, runtime, &events).await? else { continue };
         if let [(event, key)] = left.as_slice() {
-            park(cell, dead_letter(cell, event, *key, &failed)).await?;
+            bury(cell, event, *key, &failed).await?;
             let holds = cell.subscription.ordering == Ordered::ByKey;
             if holds && !cell.faults.planted(Bug::FollowersPass) {
                 hold(cell, blocked, *key, event.position);
@@ -206,7 +207,19 @@ pub(super) async fn waits(
     Ok(true)
 }
 
-pub(super) async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
+/// Makes an event that failed for good a letter, and tells of it.
+pub(super) async fn bury(
+    cell: &Arc<Cell>,
+    event: &StoredEvent,
+    key: Uuid,
+    failed: &Failed,
+) -> Result<(), Stopping> {
+    let letter = dead_letter(cell, event, key, failed);
+    tell(cell, event, &letter).await?;
+    park(cell, letter).await
+}
+
+async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
     cell.counts.letters.fetch_add(1, Ordering::Relaxed);
     if !cell.dead_letters.park(letter).await {
         return Err(Stopping);

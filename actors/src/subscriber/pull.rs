@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::lane::{
     self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVERY, Keyed, QUEUE_MAX,
-    Stopping, attempts, dead_letter, handled, hold, park, waits,
+    Stopping, attempts, bury, handled, hold, waits,
 };
 use super::redrive::{RedriveRequest, Requests, redrive};
 use super::room::Room;
@@ -568,7 +568,7 @@ async fn project(
         match try_project(cell, runtime, projection, from, one, position).await? {
             Ok(()) => from = position,
             Err(failed) => {
-                park(cell, dead_letter(cell, &event, key, &failed)).await?;
+                bury(cell, &event, key, &failed).await?;
                 hold(cell, blocked, key, position);
             }
         }

@@ -7,6 +7,7 @@ use tokio::sync::{MutexGuard, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::lane::{Blocked, Stopping, dead_letter, deliver};
+use super::telling::tell;
 use super::{Cell, Kind, Ordered};
 use crate::journal::{Batch, Letter, LetterFilter, LetterState, LetterWrite};
 use crate::retry::Failure;
@@ -310,6 +311,9 @@ async fn work_one(
                     },
                     ..new
                 };
+                if !was_tried {
+                    tell(cell, &event, &again).await?;
+                }
                 write(cell, LetterWrite::Put(again)).await?;
                 return Ok(false);
             }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use souk_actors::event::StoredEvent;
 use souk_actors::faults::{Fault, Mode};
 use souk_actors::journal::LetterState;
+use souk_actors::oversight::letters::{DeadLetterEvent, DeadLetterLog};
 use souk_actors::retry::{Failure, FailureKind, RetryPolicy};
 use souk_actors::runtime::{LetterQuery, Options, Runtime};
 use souk_actors::subscriber::{
@@ -189,6 +190,56 @@ async fn a_discarded_letter_lets_those_behind_it_go() {
     let record = rig.runtime.journal().read_aggregate(stream, 0, 10).await.unwrap();
     let types: Vec<_> = record.iter().map(|event| &*event.event_type).collect();
     assert_eq!(types, ["subscription.discard_requested"]);
+}
+
+/// What was told of a subscription's letters: the versions of account 1 that became some.
+async fn told_of(rig: &Rig, subscription: &str) -> Vec<u64> {
+    let log = DeadLetterLog::id_of(subscription);
+    let told = rig.runtime.journal().read_aggregate(log, 0, 100).await.unwrap();
+    let mut versions = Vec::new();
+    for event in &told {
+        let DeadLetterEvent::Lettered(told) = rig.runtime.journal().decode(event).await.unwrap();
+        assert_eq!(
+            (&*told.subscription, &*event.causation_id),
+            (subscription, &*told.event_id.to_string())
+        );
+        let events = rig.runtime.journal().read_aggregate(told.aggregate_id, 0, 100).await.unwrap();
+        let about = events.iter().find(|event| event.event_id == told.event_id).unwrap();
+        assert_eq!(about.correlation_id, event.correlation_id);
+        versions.push(about.aggregate_version);
+    }
+    versions
+}
+
+/// S1-48: and whoever fails on that is no reason to tell more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_told_of_once_and_what_is_told_is_not() {
+    let (notes, watch) = (Arc::<Notes>::default(), Arc::<Notes>::default());
+    let subscription = |name, pattern: &str, notes: &Arc<Notes>| {
+        Subscription::handler(name, "tests", &[pattern], Arc::new(Shared(notes.clone())))
+            .retrying(quick())
+    };
+    let (a, b) =
+        (subscription("notes", "account.*", &notes), subscription("watch", "system.*", &watch));
+    let rig = Rig::build(true, 1, options(), |builder| builder.subscribe(a).subscribe(b)).await;
+    notes.fail_on(1, 1, FailureKind::Permanent);
+    let log = DeadLetterLog::id_of("notes");
+    watch.fail_on(log.as_u128(), 1, FailureKind::Permanent);
+    for _ in 0..3 {
+        rig.change(1, 1).await.unwrap();
+    }
+    quiet(&rig).await;
+    let letters = rig.runtime.dead_letters().list(None, 10).await.unwrap();
+    assert_eq!(letters.len(), 4, "{letters:?}");
+    assert_eq!((told_of(&rig, "notes").await, told_of(&rig, "watch").await), (vec![1], vec![]));
+    // It fails again: that is no news. The next of its key is, once it is its turn.
+    let key = Uuid::from_u128(1);
+    redrive(&rig, "notes", key, Redrive::Retry).await.unwrap();
+    assert_eq!(told_of(&rig, "notes").await, [1]);
+    notes.fail_on(1, 2, FailureKind::Permanent);
+    redrive(&rig, "notes", key, Redrive::Retry).await.unwrap();
+    quiet(&rig).await;
+    assert_eq!((told_of(&rig, "notes").await, told_of(&rig, "watch").await), (vec![1, 2], vec![]));
 }
 
 /// The positions and states of a subscription's letters.
