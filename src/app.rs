@@ -26,7 +26,7 @@ use souk_actors::runtime::{Options, Runtime};
 use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
-use crate::config::Storage;
+use crate::config::{Messaging, Storage};
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
@@ -47,18 +47,18 @@ use crate::domain::shipment::Shipment;
 use crate::domain::user::User;
 use crate::domain::webhook_delivery::WebhookDelivery;
 use crate::domain::webhook_endpoint::WebhookEndpoint;
-use crate::gateways::mail::LogMailer;
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
-use crate::gateways::sms::LogSms;
 use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::email_claims::EmailClaims;
-use crate::subscribers::mail_sender::{AddressHash, MailSender, Outbox, TokenOf};
+use crate::subscribers::mail_sender::{AddressHash, MailSender};
+use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
 use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
 use crate::subscribers::order_progress::OrderProgress;
+use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
@@ -102,6 +102,8 @@ pub struct Settings {
     pub lookup_key: [u8; 32],
     /// Makes a user's verification token from its nonce.
     pub token_of: TokenOf,
+    /// How people are reached, in which words.
+    pub messaging: Messaging,
     /// Time, randomness and ids.
     pub world: Arc<dyn World>,
     /// How handlers are retried. Sagas and projections keep the runtime's own policy.
@@ -123,14 +125,12 @@ pub struct App {
     pub read_models: ReadModels,
     /// Rebuilds of the read models.
     pub rebuilds: Rebuilder,
+    /// What messages say.
+    pub composer: Composer,
     /// What went out, for development.
     pub outbox: Outbox,
     /// The built-in payment provider.
     pub sandbox: Arc<Sandbox>,
-    /// The mails since the start.
-    pub mails: Arc<LogMailer>,
-    /// The text messages since the start.
-    pub texts: Arc<LogSms>,
     /// Where events are sent to.
     pub webhooks: Webhooks,
 }
@@ -145,7 +145,7 @@ impl App {
     /// Starts on this journal.
     pub async fn start_on(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<Self> {
         let read_models = open_read_models_for(&settings.storage, &*store).await?;
-        let (sandbox, mails) = (Arc::new(Sandbox::default()), Arc::new(LogMailer::default()));
+        let sandbox = Arc::new(Sandbox::default());
         let keys = Arc::new(Keyring::new(&settings.master_key, settings.world.clone()));
         let mut builder = Runtime::builder(store, settings.world, keys, settings.options)
             .aggregate::<User>()
@@ -167,7 +167,9 @@ impl App {
             .aggregate::<ProjectionCare>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
-        let sender = MailSender::new(mails.clone(), settings.token_of.clone(), address_hash);
+        let Messaging { mailer, templates, .. } = settings.messaging;
+        let composer = Composer::new(templates, settings.token_of);
+        let sender = MailSender::new(mailer, composer.clone(), address_hash);
         for subscription in handlers(sandbox.clone(), sender) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
@@ -191,9 +193,8 @@ impl App {
         }
         let rebuilds = Rebuilder::start(read_models.clone(), runtime.clone()).await;
         let rebuilds = rebuilds.context("cannot go on with what was being rebuilt")?;
-        let outbox = Outbox::new(runtime.clone(), read_models.clone(), settings.token_of);
-        let texts = Arc::new(LogSms::default());
-        Ok(Self { runtime, read_models, rebuilds, outbox, sandbox, mails, texts, webhooks })
+        let outbox = Outbox::new(runtime.clone(), read_models.clone(), composer.clone());
+        Ok(Self { runtime, read_models, rebuilds, composer, outbox, sandbox, webhooks })
     }
 
     /// Takes no more commands, lets what is under way finish, and closes. Returns whether all of

@@ -597,7 +597,11 @@ impl<'a> Auditor<'a> {
             mail_sender::NAME if data["channel"] != "email" => return Ok(None),
             mail_sender::NAME => (
                 Some(event.aggregate_id),
-                &["notification.email.sent", "notification.email.failed"],
+                &[
+                    "notification.email.sent",
+                    "notification.email.failed",
+                    "notification.email.outcome_unknown",
+                ],
             ),
             email_claims::NAME => {
                 (id_in(&data, "email_claim_id"), &["email_claim.confirmed", "email_claim.released"])

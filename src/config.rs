@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod database;
+mod messaging;
 mod reader;
 mod secret;
 
 pub use database::{Database, Postgres};
+pub use messaging::Messaging;
 pub use reader::{ConfigError, ConfigErrors, Source, key_file};
-pub use secret::Secret;
+pub use secret::{Credential, Secret};
 
+use messaging::messaging;
 use reader::Reader;
 use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
 use souk_actors::journal::sqlite::Durability;
@@ -229,15 +232,6 @@ impl Default for Publishing {
     }
 }
 
-/// How people are reached. `log` writes messages to the log and to the development outbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Messaging {
-    /// `EMAIL_ADAPTER`.
-    pub email_adapter: String,
-    /// `SMS_ADAPTER`.
-    pub sms_adapter: String,
-}
-
 impl Config {
     /// Reads everything, or says everything that is wrong. In development mode missing keys are
     /// made up and written to the data folder.
@@ -447,17 +441,6 @@ fn webhooks(reader: &mut Reader<'_>, mode: Mode) -> Reach {
     });
     let allows_http = reader.flag("WEBHOOK_ALLOW_HTTP", mode.is_development());
     Reach { allows_http, networks }
-}
-
-fn messaging(reader: &mut Reader<'_>) -> Messaging {
-    let mut adapter = |name: &'static str| {
-        let adapter = reader.text(name).unwrap_or_else(|| "log".to_owned());
-        if adapter != "log" {
-            reader.error(name, "only the adapter log is supported yet");
-        }
-        adapter
-    };
-    Messaging { email_adapter: adapter("EMAIL_ADAPTER"), sms_adapter: adapter("SMS_ADAPTER") }
 }
 
 #[cfg(feature = "chaos")]

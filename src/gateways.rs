@@ -4,10 +4,14 @@
 //! each has an adapter that needs nothing installed, and nobody but `src/subscribers/` calls them:
 //! an effect outside follows from an event, never from a request.
 
+mod client;
 pub mod mail;
 pub mod payment;
 pub mod sandbox;
+pub mod sendgrid;
 pub mod sms;
+pub mod smtp;
+pub mod twilio;
 pub mod webhook;
 
 use std::collections::VecDeque;

@@ -77,12 +77,12 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::App as Market;
 use crate::config::Config;
 use crate::gateways::sandbox::SandboxCall;
-use crate::gateways::sms::Sms;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
-use crate::subscribers::mail_sender::Outbox;
+use crate::subscribers::messages::Composer;
+use crate::subscribers::outbox::Outbox;
 use crate::subscribers::webhooks::Webhooks;
 
 /// Marks the answer to a repeat.
@@ -239,16 +239,16 @@ impl App {
         &self.0.parts.metrics
     }
 
+    fn composer(&self) -> &Composer {
+        &self.0.parts.market.composer
+    }
+
     fn outbox(&self) -> &Outbox {
         &self.0.parts.market.outbox
     }
 
     fn gateway_calls(&self) -> Vec<SandboxCall> {
         self.0.parts.market.sandbox.calls()
-    }
-
-    fn texts(&self) -> Vec<Sms> {
-        self.0.parts.market.texts.messages()
     }
 
     /// Waits until a projection includes what a list is asked to include (`min_position`), for as

@@ -355,10 +355,11 @@ impl ReadModels {
         &self,
         user_id: Option<Uuid>,
         audience_admin: bool,
+        unread: bool,
         before: Option<(i64, Uuid)>,
         limit: u32,
     ) -> Result<Vec<NotificationRow>, ReadError> {
-        notifications::find(&self.db, user_id, audience_admin, before, limit).await
+        notifications::find(&self.db, user_id, audience_admin, unread, before, limit).await
     }
 
     /// The messages that went by a channel, the newest first.

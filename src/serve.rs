@@ -65,6 +65,7 @@ pub fn settings(config: &Config) -> Settings {
         master_key: *config.keys.master.bytes(),
         lookup_key: *config.keys.lookup.bytes(),
         token_of: Arc::new(move |user, nonce| verification_token(&token_key, user, nonce)),
+        messaging: config.messaging.clone(),
         world,
         retry: config.retry.clone(),
         webhook_reach: config.webhooks.clone(),

@@ -13,8 +13,10 @@
 
 pub mod email_claims;
 pub mod mail_sender;
+pub mod messages;
 pub mod notifications;
 pub mod order_progress;
+pub mod outbox;
 pub mod payment_gateway;
 pub mod saga_router;
 pub mod sequence_gaps;

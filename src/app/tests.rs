@@ -51,6 +51,7 @@ fn settings(dir: &Path) -> Settings {
         master_key: [7; 32],
         lookup_key: [8; 32],
         token_of: Arc::new(|user, nonce| format!("token-{user}-{nonce}")),
+        messaging: Messaging::default(),
         world: Arc::new(SystemWorld::new()),
         retry: RetryPolicy::default(),
         webhook_reach: Reach::default(),
@@ -186,7 +187,8 @@ impl Market {
     }
 
     async fn told(&self, user: UserId) -> Vec<String> {
-        let rows = self.app.read_models.notifications(Some(user.uuid()), false, None, 50).await;
+        let rows =
+            self.app.read_models.notifications(Some(user.uuid()), false, false, None, 50).await;
         let mut templates: Vec<_> = rows.unwrap().into_iter().map(|row| row.template).collect();
         templates.sort_unstable();
         templates
@@ -237,9 +239,12 @@ async fn a_purchase_goes_through_and_everybody_hears_of_it() {
     market.settle().await;
 
     assert_eq!(market.status(order).await, OrderStatus::Shipped);
-    assert_eq!(market.told(seller).await, ["new_order", "order_paid", "welcome_verification"]);
+    let heard = market.told(seller).await;
+    assert_eq!(heard, ["new_order", "order_paid", "sale_receipt", "welcome_verification"]);
     let heard = market.told(buyer).await;
-    assert_eq!(heard, ["order_confirmation", "payment_received", "welcome_verification"]);
+    let of_order = ["order_confirmation", "order_placed", "order_shipped", "payment_received"];
+    assert_eq!(heard[..4], of_order);
+    assert_eq!(heard[4..], ["receipt", "welcome_verification"]);
     assert_eq!(market.app.sandbox.calls().len(), 1);
 
     let models = &market.app.read_models;

@@ -23,8 +23,10 @@ const PAGE: usize = 2_000;
 
 /// What may happen again to an aggregate because of the same event: every try to send a mail or a
 /// message counts, and a saga may learn of several things.
-const REPEATABLE: [&str; 11] = [
+const REPEATABLE: [&str; 13] = [
     "notification.email.attempted",
+    "notification.email.deferred",
+    "notification.email.outcome_unknown",
     "saga.advanced",
     "saga.completed",
     "saga.failed",

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use souk_actors::world::{SystemWorld, World};
 
-use super::{Mode, Secret};
+use super::{Credential, Mode, Secret};
 use crate::files::write_owner_only;
 
 /// The longest duration that is taken: what is longer was not meant, and would leave the range in
@@ -177,24 +177,10 @@ impl<'a> Reader<'a> {
         mode: Mode,
         data_dir: &Path,
     ) -> Option<Secret> {
-        let file = self.text(&format!("{name}_FILE"));
-        let text = match (self.text(name), file) {
-            (Some(_), Some(_)) => {
-                self.error(name, format!("is set, and so is {name}_FILE: leave one out"));
-                return None;
-            }
-            (Some(text), None) => text,
-            (None, Some(path)) => match std::fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(error) => {
-                    self.error(name, format!("the file of {name}_FILE cannot be read: {error}"));
-                    return None;
-                }
-            },
-            (None, None) if mode.is_development() => {
-                return self.made_up(name, data_dir);
-            }
-            (None, None) => {
+        let text = match self.text_or_file(name)? {
+            Some(text) => text,
+            None if mode.is_development() => return self.made_up(name, data_dir),
+            None => {
                 self.error(name, format!("is required in production (or {name}_FILE)"));
                 return None;
             }
@@ -204,6 +190,38 @@ impl<'a> Reader<'a> {
             self.error(name, "must be 32 bytes in base64 or hexadecimal");
         }
         secret
+    }
+
+    /// What somebody else gave us to prove who we are: from the variable or from the file that
+    /// `<name>_FILE` names.
+    pub(super) fn credential(&mut self, name: &'static str, needed_for: &str) -> Credential {
+        match self.text_or_file(name) {
+            Some(Some(text)) => Credential::new(text.trim()),
+            Some(None) => {
+                self.error(name, format!("is required for {needed_for} (or {name}_FILE)"));
+                Credential::new("")
+            }
+            None => Credential::new(""),
+        }
+    }
+
+    /// The value, or what the file has that `<name>_FILE` names; none: what is wrong is reported.
+    fn text_or_file(&mut self, name: &'static str) -> Option<Option<String>> {
+        let file = self.text(&format!("{name}_FILE"));
+        match (self.text(name), file) {
+            (Some(_), Some(_)) => {
+                self.error(name, format!("is set, and so is {name}_FILE: leave one out"));
+                None
+            }
+            (None, Some(path)) => match std::fs::read_to_string(&path) {
+                Ok(text) => Some(Some(text)),
+                Err(error) => {
+                    self.error(name, format!("the file of {name}_FILE cannot be read: {error}"));
+                    None
+                }
+            },
+            (text, None) => Some(text),
+        }
     }
 
     fn made_up(&mut self, name: &'static str, data_dir: &Path) -> Option<Secret> {

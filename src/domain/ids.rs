@@ -10,6 +10,7 @@ use souk_actors::id::{derived, keyed};
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
+use super::notification::Channel;
 use super::text::normal_email;
 
 /// The text is not an id of the kind that was asked for.
@@ -215,11 +216,21 @@ pub fn outside_event_id(tenant: &str, source: &str, id: &str) -> Uuid {
 }
 
 impl NotificationId {
-    /// The message that `template` makes of an event for one person. A template has one channel.
+    /// The message that `template` makes of an event for one person.
     pub fn of(cause_event_id: Uuid, template: &str, recipient: UserId) -> Self {
         let parts: [&[u8]; 3] =
             [cause_event_id.as_bytes(), template.as_bytes(), recipient.0.as_bytes()];
         Self(derived("notification", &parts))
+    }
+
+    /// The same message by another channel, where somebody is told by several.
+    pub fn of_copy(
+        cause_event_id: Uuid,
+        template: &str,
+        channel: Channel,
+        recipient: UserId,
+    ) -> Self {
+        Self::of(cause_event_id, &format!("{template}.{}", channel.as_str()), recipient)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Notifications: one message to one person by one channel, because of one event.
 //!
-//! A mail is attempted before it is sent, so that a crash in between is known: a message whose
-//! outcome is unknown is tried again, and the person may get it twice. A message inside the
-//! marketplace is sent by being stored.
+//! A mail is attempted before it is sent, so that a crash in between is known. What surely did not go
+//! out is deferred; where nobody knows, that is recorded, and a second try may make the person get it
+//! twice. A message inside the marketplace is sent by being stored.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +29,16 @@ pub enum Channel {
     InApp,
 }
 
+impl Channel {
+    /// Its name, as it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+            Self::InApp => "in_app",
+        }
+    }
+}
+
 /// For whom a message is.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -39,6 +49,16 @@ pub enum Audience {
     User,
     /// For whoever runs the marketplace.
     Admin,
+}
+
+impl Audience {
+    /// Its name, as it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// How a message stands.
@@ -55,6 +75,21 @@ pub enum NotificationStatus {
     Sent,
     /// Given up.
     Failed,
+    /// It may have gone out: the provider's answer was lost.
+    Unknown,
+}
+
+impl NotificationStatus {
+    /// Its name, as it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Attempted => "attempted",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// What fills a template's gaps.
@@ -113,6 +148,20 @@ pub enum NotificationCommand {
         /// When.
         now: Timestamp,
     },
+    /// The mail surely did not go out; it will be tried again.
+    RecordDeferred {
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Nobody knows whether the mail went out.
+    RecordUnknown {
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
     /// The recipient has seen it.
     MarkRead {
         /// Who asks.
@@ -129,6 +178,8 @@ impl Command for NotificationCommand {
             Self::Attempt { .. } => "AttemptNotification",
             Self::RecordSent { .. } => "RecordNotificationSent",
             Self::RecordFailed { .. } => "RecordNotificationFailed",
+            Self::RecordDeferred { .. } => "RecordNotificationDeferred",
+            Self::RecordUnknown { .. } => "RecordNotificationUnknown",
             Self::MarkRead { .. } => "MarkNotificationRead",
         }
     }
@@ -146,6 +197,11 @@ souk_actors::events! {
         EmailSent(EmailSent) = "notification.email.sent", "EmailSent", 1.0, ["NotificationSent"];
         /// A mail was refused for good.
         EmailFailed(EmailFailed) = "notification.email.failed", "EmailFailed", 1.0, [];
+        /// A mail surely did not go out; it will be tried again.
+        EmailDeferred(EmailUndelivered) = "notification.email.deferred", "EmailDeferred", 1.0, [];
+        /// Nobody knows whether a mail went out.
+        EmailUnknown(EmailUndelivered) = "notification.email.outcome_unknown",
+            "EmailOutcomeUnknown", 1.0, [];
         /// A user can read it.
         UserSent(NotificationDelivered) = "notification.user.sent", "UserNotificationSent",
             1.0, [];
@@ -237,6 +293,23 @@ pub struct EmailFailed {
     pub failed_at: Timestamp,
 }
 
+/// A try that did not surely deliver a mail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EmailUndelivered {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// Which text.
+    pub template: String,
+    /// Which try.
+    pub attempt: u32,
+    /// What happened, as a stable code.
+    pub reason: String,
+    /// When.
+    pub recorded_at: Timestamp,
+}
+
 /// A message can be read inside the marketplace.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NotificationDelivered {
@@ -308,6 +381,9 @@ pub struct NotificationDetails {
     pub status: NotificationStatus,
     /// How often it has been tried.
     pub attempts: u32,
+    /// After how many of these tries nobody knew whether it went out.
+    #[serde(default)]
+    pub unknown: u32,
     /// The provider's name for it.
     pub provider_message_id: Option<String>,
     /// Which adapter handed it over.
@@ -340,6 +416,12 @@ impl Aggregate for Notification {
                 Ok(self.details()?.sent(provider_message_id, adapter, to_hash, *now))
             }
             C::RecordFailed { reason, now } => self.details()?.failed(reason, *now),
+            C::RecordDeferred { reason, now } => {
+                Ok(self.details()?.after_try(reason, *now, NotificationEvent::EmailDeferred))
+            }
+            C::RecordUnknown { reason, now } => {
+                Ok(self.details()?.after_try(reason, *now, NotificationEvent::EmailUnknown))
+            }
             C::MarkRead { caller, now } => self.details()?.mark_read(caller, *now),
         }
     }
@@ -404,6 +486,7 @@ impl NotificationDetails {
             cause_event_id: event.cause_event_id,
             status: NotificationStatus::Requested,
             attempts: 0,
+            unknown: 0,
             provider_message_id: None,
             adapter: None,
             failure: None,
@@ -452,7 +535,9 @@ impl NotificationDetails {
         match self.status {
             NotificationStatus::Sent => Err(NotificationRejection::AlreadySent),
             NotificationStatus::Failed => Ok(Vec::new()),
-            NotificationStatus::Requested | NotificationStatus::Attempted => {
+            NotificationStatus::Requested
+            | NotificationStatus::Attempted
+            | NotificationStatus::Unknown => {
                 Ok(vec![NotificationEvent::EmailFailed(EmailFailed {
                     notification_id: self.notification_id,
                     user_id: self.recipient,
@@ -463,6 +548,26 @@ impl NotificationDetails {
                 })])
             }
         }
+    }
+
+    /// What a try led to, as long as nothing else is known of it.
+    fn after_try(
+        &self,
+        reason: &str,
+        now: Timestamp,
+        event: fn(EmailUndelivered) -> NotificationEvent,
+    ) -> Vec<NotificationEvent> {
+        if self.status != NotificationStatus::Attempted {
+            return Vec::new();
+        }
+        vec![event(EmailUndelivered {
+            notification_id: self.notification_id,
+            user_id: self.recipient,
+            template: self.template.clone(),
+            attempt: self.attempts,
+            reason: reason.to_owned(),
+            recorded_at: now,
+        })]
     }
 
     fn mark_read(&self, caller: &Caller, now: Timestamp) -> Decision {
@@ -499,6 +604,15 @@ impl NotificationDetails {
             }
             NotificationEvent::EmailFailed(event) => {
                 self.status = NotificationStatus::Failed;
+                self.failure = Some(event.reason.clone());
+            }
+            NotificationEvent::EmailDeferred(event) => {
+                self.status = NotificationStatus::Requested;
+                self.failure = Some(event.reason.clone());
+            }
+            NotificationEvent::EmailUnknown(event) => {
+                self.status = NotificationStatus::Unknown;
+                self.unknown += 1;
                 self.failure = Some(event.reason.clone());
             }
             NotificationEvent::UserSent(event) | NotificationEvent::AdminSent(event) => {

@@ -228,6 +228,8 @@ mod tests {
         "notification.email.attempted",
         "notification.email.sent",
         "notification.email.failed",
+        "notification.email.deferred",
+        "notification.email.outcome_unknown",
         "notification.user.sent",
         "notification.admin.sent",
         "notification.read",

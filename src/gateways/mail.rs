@@ -50,12 +50,21 @@ pub trait Mailer: Send + Sync + 'static {
     /// The adapter's name.
     fn name(&self) -> &'static str;
 
+    /// Whether it sends one message under one key, however often it is asked.
+    fn knows_keys(&self) -> bool;
+
     /// Sends a message.
     async fn send(&self, mail: &Mail) -> Result<Accepted, SendError>;
 }
 
-/// The adapter of development: it writes a line to the log, without the recipient, and remembers the
-/// message.
+/// An address as it may be logged: its first letter and its domain.
+pub fn masked(address: &str) -> String {
+    let (mailbox, domain) = address.rsplit_once('@').unwrap_or((address, ""));
+    let first = mailbox.chars().next().map(String::from).unwrap_or_default();
+    format!("{first}***@{domain}")
+}
+
+/// The adapter of development: it writes a line to the log and remembers the message.
 #[derive(Default)]
 pub struct LogMailer {
     mails: Recent<Mail>,
@@ -74,10 +83,15 @@ impl Mailer for LogMailer {
         "log"
     }
 
+    fn knows_keys(&self) -> bool {
+        true
+    }
+
     async fn send(&self, mail: &Mail) -> Result<Accepted, SendError> {
         let key = mail.idempotency_key;
         if self.mails.add(mail.clone(), |old| old.idempotency_key == key) {
             tracing::info!(
+                to = masked(&mail.to),
                 subject = %mail.subject,
                 notification_id = %key,
                 "Email sent (logged)"

@@ -23,6 +23,15 @@ pub trait SmsSender: Send + Sync + 'static {
     /// The adapter's name.
     fn name(&self) -> &'static str;
 
+    /// Whether it sends one message under one key, however often it is asked.
+    fn knows_keys(&self) -> bool;
+
+    /// The message, if the provider has taken it after all: asked before a second try of one whose
+    /// outcome is unknown.
+    async fn find(&self, _sms: &Sms) -> Result<Option<Accepted>, SendError> {
+        Ok(None)
+    }
+
     /// Sends a message.
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError>;
 }
@@ -44,6 +53,10 @@ impl LogSms {
 impl SmsSender for LogSms {
     fn name(&self) -> &'static str {
         "log"
+    }
+
+    fn knows_keys(&self) -> bool {
+        true
     }
 
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {

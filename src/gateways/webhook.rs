@@ -6,7 +6,6 @@
 //! 64 kB are read.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -22,8 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use url::{Host, Url};
+
+use super::client::tls_connector;
 
 /// How long one attempt may take, from the name to the answer's end.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -165,17 +166,7 @@ pub struct WebhookSender {
 impl WebhookSender {
     /// A sender that reaches so far. It trusts the certificates that the system trusts.
     pub fn new(reach: Reach) -> Self {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        let (added, ignored) = roots.add_parsable_certificates(found.certs);
-        tracing::debug!(added, ignored, "read the system's certificates");
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider knows the versions of TLS that it was built with")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Self { reach, tls: TlsConnector::from(Arc::new(config)) }
+        Self { reach, tls: tls_connector() }
     }
 
     /// Sends a message once.

@@ -8,7 +8,7 @@ use souk_actors::command::Done;
 use souk_actors::personal::Personal;
 use utoipa::ToSchema;
 
-use super::conditional::{IfNoneMatch, version_tag};
+use super::conditional::{IfNoneMatch, content_tag, version_tag};
 use super::{App, IDEMPOTENT_REPLAYED, POSITION, PROJECTION_POSITION};
 
 /// A JSON answer.
@@ -105,6 +105,12 @@ impl<T: Serialize> Page<T> {
     pub fn whole(data: Vec<T>) -> Self {
         Self { data, next_cursor: None, has_more: false }
     }
+}
+
+/// A body that several aggregates went into, or 304 when the caller has that one.
+pub fn composed<T: Serialize>(body: &T, theirs: &IfNoneMatch) -> Response {
+    let tag = content_tag(&serde_json::to_vec(body).unwrap_or_default());
+    theirs.answer(&tag, Answer::ok(body).into_response())
 }
 
 /// What is shown of a personal value to somebody who may see it, or not.

@@ -91,10 +91,7 @@ async fn outbox(
 ) -> Result<Answer<Page<SentBody>>, ApiError> {
     let channel = params.text("channel").unwrap_or("email");
     let sent: Vec<Value> = match channel {
-        "sms" => {
-            app.texts().into_iter().map(|sms| json!({ "to": sms.to, "text": sms.text })).collect()
-        }
-        "email" | "in_app" => {
+        "email" | "sms" | "in_app" => {
             let sent = app.outbox().list(channel, params.limit()?).await.map_err(|error| {
                 let detail = error.to_string();
                 ApiError::unavailable("read_model_unavailable", detail, Duration::from_secs(1))

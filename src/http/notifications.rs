@@ -1,6 +1,7 @@
 //! What people were told.
 
-use axum::extract::State;
+use axum::extract::{Path, State};
+use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -8,18 +9,27 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page};
-use super::call::SignedIn;
-use super::params::Params;
+use super::answer::{Answer, Page, composed, split};
+use super::body::{Nothing, Valid};
+use super::call::{Call, SignedIn};
+use super::conditional::IfNoneMatch;
+use super::params::{Params, path_id};
 use super::problem::ApiError;
-use crate::domain::ids::UserId;
+use crate::domain::ids::{NotificationId, UserId};
+use crate::domain::notification::{
+    Audience, Channel, Notification, NotificationCommand, NotificationDetails,
+};
+use crate::domain::user::User;
 use crate::projections::NotificationRow;
 
 /// The projection that lists rest on.
 const VIEW: &str = "notifications-view";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(list_notifications))
+    OpenApiRouter::default()
+        .routes(routes!(list_notifications))
+        .routes(routes!(get_notification))
+        .routes(routes!(read_notification))
 }
 
 /// A message to one person by one channel.
@@ -52,6 +62,13 @@ pub struct NotificationBody {
     /// When the provider took it.
     #[schema(format = DateTime)]
     pub sent_at: Option<String>,
+    /// When it was read; only what is read inside the marketplace can be.
+    #[schema(format = DateTime)]
+    pub read_at: Option<String>,
+    /// Its title; not in lists, and only of what is read inside the marketplace.
+    pub title: Option<String>,
+    /// Its words, likewise.
+    pub text: Option<String>,
 }
 
 impl From<NotificationRow> for NotificationBody {
@@ -68,6 +85,32 @@ impl From<NotificationRow> for NotificationBody {
             provider_message_id: row.provider_message_id,
             created_at: row.created_at.to_string(),
             sent_at: row.sent_at.map(|at| at.to_string()),
+            read_at: row.read_at.map(|at| at.to_string()),
+            title: None,
+            text: None,
+        }
+    }
+}
+
+impl From<&NotificationDetails> for NotificationBody {
+    fn from(details: &NotificationDetails) -> Self {
+        let recipient = Some(details.recipient).filter(|of| *of != UserId::ADMINISTRATORS);
+        let channel = details.channel.as_str().to_owned();
+        Self {
+            notification_id: details.notification_id.uuid(),
+            user_id: recipient.map(UserId::uuid),
+            audience: details.audience.as_str().to_owned(),
+            kind: channel.clone(),
+            channel,
+            template: details.template.clone(),
+            status: details.status.as_str().to_owned(),
+            event_id: details.cause_event_id,
+            provider_message_id: details.provider_message_id.clone(),
+            created_at: details.requested_at.to_string(),
+            sent_at: details.sent_at.map(|at| at.to_string()),
+            read_at: details.read_at.map(|at| at.to_string()),
+            title: None,
+            text: None,
         }
     }
 }
@@ -77,6 +120,7 @@ impl From<NotificationRow> for NotificationBody {
 /// One's own. Administrators see anybody's, and their own shared ones with `audience=admin`.
 #[utoipa::path(get, path = "/notifications", tag = "notifications",
     params(("user_id" = Option<String>, Query), ("audience" = Option<String>, Query),
+        ("unread" = Option<bool>, Query, description = "Only those that nobody has read"),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page, the newest first", body = Page<NotificationBody>)))]
@@ -98,8 +142,76 @@ async fn list_notifications(
     };
     app.includes(VIEW, &params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
-    let user = user.map(UserId::uuid);
-    let rows = app.reads().notifications(user, for_admins, before, limit + 1).await?;
+    let (user, unread) = (user.map(UserId::uuid), params.flag("unread"));
+    let rows = app.reads().notifications(user, for_admins, unread, before, limit + 1).await?;
     let cursor = |row: &NotificationRow| (row.created_at.millis(), row.notification_id);
     Ok(params.rows(&app, rows, limit, cursor).projected(&app, VIEW))
+}
+
+fn missing() -> ApiError {
+    ApiError::not_found("there is no such notification, or not for this caller")
+}
+
+/// The notification with its words, if there is one that the caller may see. A mail's words are
+/// between us and the mailbox: whoever could read them here would need no mailbox.
+async fn visible(
+    app: &App,
+    call: &Call,
+    id: NotificationId,
+) -> Result<Option<NotificationBody>, ApiError> {
+    let user = call.someone()?;
+    let notifications = app.runtime().aggregate::<Notification>();
+    let found = notifications.read(id.uuid(), |notification| notification.details.clone()).await?;
+    let Some(details) = found.value else { return Ok(None) };
+    let theirs = details.audience == Audience::User && details.recipient == user;
+    if !(theirs || call.is_staff()) {
+        return Ok(None);
+    }
+    let mut body = NotificationBody::from(&details);
+    if details.channel == Channel::InApp {
+        let users = app.runtime().aggregate::<User>();
+        let recipient = users.read(details.recipient.uuid(), |user| user.details.clone()).await?;
+        if let Ok(words) = app.composer().words(&details, recipient.value.as_ref()) {
+            (body.title, body.text) = (Some(words.subject), Some(words.text));
+        }
+    }
+    Ok(Some(body))
+}
+
+/// A notification
+#[utoipa::path(get, path = "/notifications/{id}", tag = "notifications",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The notification, with its words", body = NotificationBody)))]
+async fn get_notification(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    theirs: IfNoneMatch,
+) -> Result<Response, ApiError> {
+    let body = visible(&app, &call, path_id(&id)?).await?.ok_or_else(missing)?;
+    Ok(composed(&body, &theirs))
+}
+
+/// Say that a notification was read
+///
+/// Once is enough: the first time stays. What is for all administrators is read once one of them has.
+#[utoipa::path(post, path = "/notifications/{id}/read", tag = "notifications",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The notification as it is now", body = NotificationBody)))]
+async fn read_notification(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    _: Valid<Nothing>,
+) -> Result<Answer<NotificationBody>, ApiError> {
+    let id: NotificationId = path_id(&id)?;
+    let seen = visible(&app, &call, id).await?.ok_or_else(missing)?;
+    let command = NotificationCommand::MarkRead { caller: call.caller(), now: app.now() };
+    let context = call.change_context(&app, "notifications.read", &id.to_string(), b"");
+    let notifications = app.runtime().aggregate::<Notification>();
+    let view = |of: &Notification| of.details.as_ref().map(NotificationBody::from);
+    let (body, done) = split(notifications.send(id.uuid(), command, context, view).await?);
+    let body = body.ok_or_else(missing)?;
+    let (title, text) = (seen.title, seen.text);
+    Ok(Answer::ok(NotificationBody { title, text, ..body }).after(&done))
 }

@@ -16,10 +16,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page, split};
+use super::answer::{Answer, Page, composed, split};
 use super::body::{Fields, FromFields, Reason, Unread, Valid};
 use super::call::{Call, SignedIn};
-use super::conditional::{IfNoneMatch, content_tag, version_tag};
+use super::conditional::{IfNoneMatch, version_tag};
 use super::listings::{Offer, listing_by_sku, offer};
 use super::money::{MoneyBody, optional_money};
 use super::params::{Params, path_id};
@@ -634,11 +634,6 @@ async fn create_transaction(
 ) -> Result<Response, ApiError> {
     let valid = Valid { body: valid.body.0, canonical: valid.canonical };
     place(&app, &call, prefer, "transactions.create", valid).await
-}
-
-fn composed<T: Serialize>(body: &T, theirs: &IfNoneMatch) -> Response {
-    let tag = content_tag(&serde_json::to_vec(body).unwrap_or_default());
-    theirs.answer(&tag, Answer::ok(body).into_response())
 }
 
 /// An order

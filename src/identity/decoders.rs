@@ -51,6 +51,15 @@ const VARIABLES: &[&str] = &[
     "OUTBOX_POLL_INTERVAL",
     "REVEAL_VERIFICATION_TOKEN",
     "EMAIL_ADAPTER",
+    "SMS_ADAPTER",
+    "SENDGRID_API_KEY",
+    "SENDGRID_FROM",
+    "SENDGRID_URL",
+    "SMTP_URL",
+    "SMTP_FROM",
+    "TWILIO_ACCOUNT_SID",
+    "TWILIO_AUTH_TOKEN",
+    "TWILIO_FROM",
 ];
 
 proptest! {

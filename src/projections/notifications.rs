@@ -25,7 +25,7 @@ pub struct NotificationRow {
     pub channel: String,
     /// Which text.
     pub template: String,
-    /// How it stands: `requested`, `attempted`, `sent` or `failed`.
+    /// How it stands: `requested`, `attempted`, `sent`, `failed` or `unknown`.
     pub status: String,
     /// The event that it is because of.
     pub cause_event_id: Uuid,
@@ -105,6 +105,8 @@ impl View for NotificationsView {
         match &*event.event_type {
             "notification.email.attempted" => "attempted".clone_into(&mut row.status),
             "notification.email.failed" => "failed".clone_into(&mut row.status),
+            "notification.email.deferred" => "requested".clone_into(&mut row.status),
+            "notification.email.outcome_unknown" => "unknown".clone_into(&mut row.status),
             "notification.email.sent" => {
                 let Sent { provider_message_id } = read_data::<NotificationEvent, _>(event)?;
                 row.provider_message_id = Some(provider_message_id);
@@ -158,11 +160,13 @@ impl NotificationRow {
 }
 
 /// The messages, the newest first: those to a user, or, with `audience_admin`, those for
-/// administrators (about the user, if one is given). Neither: all that go to users.
+/// administrators (about the user, if one is given). Neither: all that go to users. With `unread`
+/// only those that nobody has read.
 pub async fn find(
     db: &ReadDb,
     user_id: Option<Uuid>,
     audience_admin: bool,
+    unread: bool,
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<NotificationRow>, ReadError> {
@@ -174,6 +178,7 @@ pub async fn find(
     .then(" AND audience = ")
     .value(audience)
     .when(" AND user_id = ", user_id);
+    let query = if unread { query.then(" AND read_ms IS NULL") } else { query };
     page(db, query, before, limit).await
 }
 
@@ -285,7 +290,7 @@ mod tests {
         ]);
         projected.advance(0, &events, 3).await.unwrap();
         let ids = async |user_id, admin| {
-            let rows = find(&test.db, user_id, admin, None, 9).await.unwrap();
+            let rows = find(&test.db, user_id, admin, false, None, 9).await.unwrap();
             rows.into_iter().map(|row| row.notification_id.as_u128()).collect::<Vec<_>>()
         };
         assert_eq!(ids(Some(user().uuid()), false).await, [1]);

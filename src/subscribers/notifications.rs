@@ -1,16 +1,21 @@
 //! `notifications`: who is told what.
 //!
-//! | event | to | message |
+//! | event | to | template |
 //! | --- | --- | --- |
 //! | `user.registered` | the user, by mail | `welcome_verification` |
 //! | `user.email_verified` | the user, by mail | `email_verified` |
 //! | `user.upgraded_to_seller` | the user, by mail and in the marketplace | `seller_welcome`, `seller_onboarding` |
 //! | | administrators | `seller_pending` |
-//! | `seller.verified`, `seller.rejected` | the seller | `seller_verified`, `seller_rejected` |
+//! | `seller.verified`, `seller.rejected` | the seller, also by mail | `seller_verified`, `seller_rejected` |
+//! | `order.placed` | the buyer, by mail | `order_placed` |
 //! | `order.confirmed` | the seller | `new_order` |
-//! | `order.paid` | the buyer and the seller | `payment_received`, `order_paid` |
-//! | `order.rejected`, `.payment_failed`, `.failed` | the buyer | the same with `_` |
-//! | `order.cancelled` | the seller | `order_cancelled` |
+//! | `order.paid` | the buyer, and by mail | `payment_received`, `receipt` |
+//! | | the seller, and by mail | `order_paid`, `sale_receipt` |
+//! | `order.shipped` | the buyer | `order_shipped` |
+//! | `order.delivered` | both | `order_delivered` |
+//! | `order.completed` | the seller | `order_completed` |
+//! | `order.rejected`, `.payment_failed`, `.failed` | the buyer, also by mail | the same with `_` |
+//! | `order.cancelled` | both, the buyer also by mail | `order_cancelled` |
 //! | `payment.rejected` | administrators | `payment_rejected` |
 //!
 //! [`letters`] tells administrators of dead letters.
@@ -51,12 +56,7 @@ pub const TOPICS: &[&str] = &[
     "user.email_verified",
     "user.upgraded_to_seller",
     "seller.*",
-    "order.confirmed",
-    "order.paid",
-    "order.rejected",
-    "order.payment_failed",
-    "order.failed",
-    "order.cancelled",
+    "order.*",
     "payment.rejected",
 ];
 
@@ -79,6 +79,8 @@ struct Message {
     order_id: Option<OrderId>,
     /// What makes two of these the same message; none: the event.
     occasion: Option<Uuid>,
+    /// Whether somebody is told the same by another way, too.
+    is_copy: bool,
 }
 
 impl Message {
@@ -92,6 +94,7 @@ impl Message {
             params: Params::new(),
             order_id: None,
             occasion: None,
+            is_copy: false,
         }
     }
 
@@ -113,8 +116,18 @@ impl Message {
         self
     }
 
+    /// This, and the same by mail.
+    fn and_by_mail(self) -> [Self; 2] {
+        let copy = Self { channel: Channel::Email, is_copy: true, ..self.clone() };
+        [self, copy]
+    }
+
     fn id(&self, cause: Uuid) -> NotificationId {
-        NotificationId::of(self.occasion.unwrap_or(cause), self.template, self.recipient)
+        let cause = self.occasion.unwrap_or(cause);
+        if self.is_copy {
+            return NotificationId::of_copy(cause, self.template, self.channel, self.recipient);
+        }
+        NotificationId::of(cause, self.template, self.recipient)
     }
 
     fn request(self, event: &StoredEvent, now: Timestamp) -> NewNotification {
@@ -156,10 +169,11 @@ fn about_user(event: &UserEvent, by_operator: bool) -> Vec<Message> {
             ]
         }
         UserEvent::SellerVerified(seller) => {
-            vec![Message::in_app(seller.user_id, "seller_verified")]
+            Message::in_app(seller.user_id, "seller_verified").and_by_mail().into()
         }
         UserEvent::SellerRejected(seller) => {
-            vec![Message::in_app(seller.user_id, "seller_rejected").with("reason", &seller.reason)]
+            let message = Message::in_app(seller.user_id, "seller_rejected");
+            message.with("reason", &seller.reason).and_by_mail().into()
         }
         _ => Vec::new(),
     }
@@ -172,27 +186,49 @@ fn about_order(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
             .with("order_number", &order.order_number)
             .with("amount", order.total.to_string())
     };
+    let receipt = |recipient, template| {
+        let message = Message { channel: Channel::Email, ..of_order(recipient, template) };
+        message.with("payment_reference", &order.payment_reference).with("items", items(order))
+    };
+    let ended = |template, reason: &str| -> Vec<Message> {
+        of_order(order.buyer_id, template).with("reason", reason).and_by_mail().into()
+    };
     let (buyer, seller) = (order.buyer_id, order.seller_id);
     match event {
+        OrderEvent::Placed(_) => {
+            vec![Message { channel: Channel::Email, ..of_order(buyer, "order_placed") }]
+        }
         OrderEvent::Confirmed(_) => vec![of_order(seller, "new_order")],
-        OrderEvent::Paid(_) => {
-            vec![of_order(buyer, "payment_received"), of_order(seller, "order_paid")]
+        OrderEvent::Paid(_) => vec![
+            of_order(buyer, "payment_received"),
+            receipt(buyer, "receipt"),
+            of_order(seller, "order_paid"),
+            receipt(seller, "sale_receipt"),
+        ],
+        // The saga mails the confirmation.
+        OrderEvent::Shipped(_) => vec![of_order(buyer, "order_shipped")],
+        OrderEvent::Delivered(_) => {
+            [buyer, seller].map(|who| of_order(who, "order_delivered")).into()
         }
-        OrderEvent::Rejected(event) => {
-            vec![of_order(buyer, "order_rejected").with("reason", &event.reason)]
+        OrderEvent::Completed(_) => vec![of_order(seller, "order_completed")],
+        OrderEvent::Rejected(event) => ended("order_rejected", &event.reason),
+        OrderEvent::PaymentFailed(event) => ended("order_payment_failed", &event.reason),
+        OrderEvent::Failed(event) => ended("order_failed", &event.reason),
+        OrderEvent::Cancelled(_) => {
+            let mut messages = vec![of_order(seller, "order_cancelled")];
+            messages.extend(of_order(buyer, "order_cancelled").and_by_mail());
+            messages
         }
-        OrderEvent::PaymentFailed(event) => {
-            vec![of_order(buyer, "order_payment_failed").with("reason", &event.reason)]
-        }
-        OrderEvent::Failed(event) => {
-            vec![of_order(buyer, "order_failed").with("reason", &event.reason)]
-        }
-        OrderEvent::Cancelled(_) => vec![of_order(seller, "order_cancelled")],
-        OrderEvent::Placed(_)
-        | OrderEvent::Shipped(_)
-        | OrderEvent::Delivered(_)
-        | OrderEvent::Completed(_) => Vec::new(),
     }
+}
+
+/// What was bought, a line each.
+fn items(order: &OrderDetails) -> String {
+    let lines = order.items.iter().map(|item| {
+        let price = Money::new(item.unit_price, order.total.currency);
+        format!("    {} x {} at {price}", item.quantity, item.sku)
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn about_payment(event: &PaymentRejected, payer: UserId) -> Vec<Message> {

@@ -1,145 +1,252 @@
-//! The words of the mails: compiled in from `templates/`, filled, escaped.
+//! The words of messages: Jinja templates, compiled in from `templates/`, each file replaced by one of
+//! the same name in a folder of the operator's (`TEMPLATES_DIR`).
 //!
-//! A template is named by what notifications store; a placeholder is `{{name}}`. A page fills them
-//! escaped, so that nobody's first name becomes markup, and a subject loses line breaks, so that it
-//! becomes no header.
+//! A template is named by what notifications store. `<name>.txt` has the subject (a title, inside the
+//! marketplace) in its first line and then the words; `<name>.html` is the page of a mail, put into
+//! `layout.html`. A page fills its gaps escaped, so that nobody's first
+//! name becomes markup, and a subject is one line, so that it becomes no header. A gap without a value
+//! is an error.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::Path;
 
-const LAYOUT: &str = include_str!("../../templates/layout.html");
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 
-/// One mail's words.
-struct Template {
-    /// As notifications store it; never rename.
-    name: &'static str,
-    subject: &'static str,
-    text: &'static str,
-    html: &'static str,
-}
+/// How the first line of a `.txt` begins.
+const SUBJECT: &str = "Subject: ";
+/// The largest template that is read from a folder.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
 
-macro_rules! templates {
-    ($($name:literal: $subject:literal;)+) => {
-        &[$(Template {
-            name: $name,
-            subject: $subject,
-            text: include_str!(concat!("../../templates/", $name, ".txt")),
-            html: include_str!(concat!("../../templates/", $name, ".html")),
-        }),+]
+macro_rules! files {
+    ($($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("../../templates/", $name)))),+]
     };
 }
 
-static TEMPLATES: &[Template] = templates! {
-    "welcome_verification": "Welcome!";
-    "email_verified": "Your e-mail address is verified";
-    "seller_welcome": "Welcome, seller!";
-    "order_confirmation": "Your order {{order_number}}";
-};
+/// Every file. A template is stored by its name: never rename one.
+static FILES: &[(&str, &str)] = files![
+    "layout.html",
+    "dead_letter.txt",
+    "email_verified.html",
+    "email_verified.txt",
+    "new_order.txt",
+    "order_cancelled.html",
+    "order_cancelled.txt",
+    "order_completed.txt",
+    "order_confirmation.html",
+    "order_confirmation.txt",
+    "order_delivered.txt",
+    "order_failed.html",
+    "order_failed.txt",
+    "order_paid.txt",
+    "order_payment_failed.html",
+    "order_payment_failed.txt",
+    "order_placed.html",
+    "order_placed.txt",
+    "order_rejected.html",
+    "order_rejected.txt",
+    "order_shipped.txt",
+    "payment_received.txt",
+    "payment_rejected.txt",
+    "receipt.html",
+    "receipt.txt",
+    "sale_receipt.html",
+    "sale_receipt.txt",
+    "seller_onboarding.txt",
+    "seller_pending.txt",
+    "seller_rejected.html",
+    "seller_rejected.txt",
+    "seller_verified.html",
+    "seller_verified.txt",
+    "seller_welcome.html",
+    "seller_welcome.txt",
+    "welcome_verification.html",
+    "welcome_verification.txt",
+];
 
-/// A mail's words, ready to send.
+/// A message's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The subject line.
+    /// The subject line, or the title.
     pub subject: String,
     /// For those who read text.
     pub text: String,
-    /// For those who read pages.
+    /// For those who read pages; empty: there is no page.
     pub html: String,
 }
 
-/// Why a mail cannot be written. Names no values.
+/// Why a message cannot be written. Names no values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
     /// No such template in this program.
-    #[error("there is no mail template {0}")]
+    #[error("there is no template {0}")]
     UnknownTemplate(String),
-    /// The notification does not say what the template needs.
-    #[error("the mail template {template} needs the parameter {parameter}")]
-    MissingParameter {
-        /// The template.
-        template: &'static str,
-        /// What it needs.
-        parameter: String,
+    /// It cannot be filled with what the notification says.
+    #[error("the template {file} cannot be filled in line {line}: {problem}")]
+    Unusable {
+        /// The file.
+        file: String,
+        /// The line.
+        line: usize,
+        /// What is wrong.
+        problem: ErrorKind,
     },
 }
 
-/// Whether there is a mail of this name.
-pub fn exists(name: &str) -> bool {
-    TEMPLATES.iter().any(|template| template.name == name)
+/// Why a folder of templates is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It cannot be read.
+    #[error("{path} cannot be read: {error}")]
+    Unreadable {
+        /// The folder or file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Nobody would ever look at it.
+    #[error("{0} replaces no template; the names are those of the templates that come with souk")]
+    Unknown(String),
+    /// It is no template.
+    #[error("{file} is no template: line {line}: {problem}")]
+    Invalid {
+        /// The file.
+        file: String,
+        /// The line.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
 }
 
-/// Writes a mail.
-pub fn render(name: &str, values: &BTreeMap<String, String>) -> Result<Rendered, RenderError> {
-    let template = TEMPLATES
-        .iter()
-        .find(|template| template.name == name)
-        .ok_or_else(|| RenderError::UnknownTemplate(name.to_owned()))?;
-    let fill = |text, escape: fn(&str) -> Cow<'_, str>| {
-        fill(text, |parameter| values.get(parameter).map(|value| escape(value).into_owned()))
-            .map_err(|parameter| RenderError::MissingParameter {
-                template: template.name,
-                parameter,
-            })
-    };
-    let subject = fill(template.subject, one_line)?;
-    let text = fill(template.text, |value| value.into())?;
-    let body = fill(template.html, escaped)?;
-    let html = fill_layout(&subject, &body);
-    Ok(Rendered { subject, text, html })
-}
+/// All templates.
+#[derive(Debug)]
+pub struct Templates(Environment<'static>);
 
-fn fill_layout(subject: &str, body: &str) -> String {
-    fill(LAYOUT, |name| match name {
-        "subject" => Some(escaped(subject).into_owned()),
-        "body" => Some(body.to_owned()),
-        _ => None,
-    })
-    .expect("the layout is compiled in and has these two placeholders only")
-}
-
-/// Replaces each `{{name}}`; the name of the first one without a value is the error. What is
-/// filled in is not looked at again.
-fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut filled = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let Some((name, behind)) = after.split_once("}}") else { break };
-        filled.push_str(before);
-        filled.push_str(&value(name).ok_or_else(|| name.to_owned())?);
-        rest = behind;
+impl Templates {
+    /// Those that are compiled in.
+    pub fn built_in() -> Self {
+        Self::from(&|_| None).expect("what is compiled in is tested")
     }
-    filled.push_str(rest);
-    Ok(filled)
-}
 
-/// Text as it stands in a page, between tags or in a quoted attribute.
-fn escaped(value: &str) -> Cow<'_, str> {
-    if !value.contains(['&', '<', '>', '"', '\'']) {
-        return value.into();
-    }
-    let mut text = String::with_capacity(value.len() + 16);
-    for character in value.chars() {
-        match character {
-            '&' => text.push_str("&amp;"),
-            '<' => text.push_str("&lt;"),
-            '>' => text.push_str("&gt;"),
-            '"' => text.push_str("&quot;"),
-            '\'' => text.push_str("&#39;"),
-            other => text.push(other),
+    /// The same, but for those files that a folder has.
+    pub fn of_folder(folder: &Path) -> Result<Self, FolderError> {
+        let found = read_folder(folder)?;
+        for name in found.keys() {
+            if !FILES.iter().any(|(known, _)| known == name) {
+                return Err(FolderError::Unknown(folder.join(name).display().to_string()));
+            }
         }
+        Self::from(&|name| found.get(name).cloned())
     }
-    text.into()
+
+    fn from(replaced: &dyn Fn(&str) -> Option<String>) -> Result<Self, FolderError> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|name| {
+            if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None }
+        });
+        for (name, built_in) in FILES {
+            let source = replaced(name).unwrap_or_else(|| (*built_in).to_owned());
+            let mut parts = vec![((*name).to_owned(), source.clone())];
+            if let Some(stem) = name.strip_suffix(".txt") {
+                let Some((subject, text)) = split(&source) else {
+                    return Err(FolderError::Invalid {
+                        file: (*name).to_owned(),
+                        line: 1,
+                        problem: format!("must begin with \"{SUBJECT}\""),
+                    });
+                };
+                parts[0].1 = text.to_owned();
+                parts.push((format!("{stem}.subject"), subject.to_owned()));
+            }
+            for (part, source) in parts {
+                let added = environment.add_template_owned(part, source);
+                added.map_err(|error| FolderError::Invalid {
+                    file: (*name).to_owned(),
+                    line: error.line().unwrap_or(1),
+                    problem: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
+                })?;
+            }
+        }
+        Ok(Self(environment))
+    }
+
+    fn has(&self, file: &str) -> bool {
+        self.0.get_template(file).is_ok()
+    }
+
+    fn fill(&self, file: &str, values: impl Into<Value>) -> Result<String, RenderError> {
+        let unusable = |error: minijinja::Error| RenderError::Unusable {
+            file: error.name().unwrap_or(file).to_owned(),
+            line: error.line().unwrap_or(0),
+            problem: error.kind(),
+        };
+        let template = self.0.get_template(file).map_err(unusable)?;
+        template.render(values).map_err(unusable)
+    }
+
+    /// Writes a message: a mail, or what is read inside the marketplace.
+    pub fn render(
+        &self,
+        name: &str,
+        values: &BTreeMap<String, String>,
+    ) -> Result<Rendered, RenderError> {
+        let (subject, page) = (format!("{name}.subject"), format!("{name}.html"));
+        if !self.has(&subject) {
+            return Err(RenderError::UnknownTemplate(name.to_owned()));
+        }
+        let subject = one_line(&self.fill(&subject, values.clone())?);
+        let text = self.fill(&format!("{name}.txt"), values.clone())?;
+        let html = if self.has(&page) {
+            let body = Value::from_safe_string(self.fill(&page, values.clone())?);
+            let values = BTreeMap::from([
+                ("subject".to_owned(), Value::from(subject.clone())),
+                ("body".to_owned(), body),
+            ]);
+            self.fill("layout.html", values)?
+        } else {
+            String::new()
+        };
+        Ok(Rendered { subject, text, html })
+    }
 }
 
-fn one_line(value: &str) -> Cow<'_, str> {
-    if value.contains(char::is_control) {
-        value
-            .chars()
-            .map(|character| if character.is_control() { ' ' } else { character })
-            .collect()
-    } else {
-        value.into()
+/// The subject and the words.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let rest = rest.trim_start_matches(['\r', '\n']);
+    Some((first.trim_end().strip_prefix(SUBJECT)?, rest))
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+/// The templates of a folder, by their names; other files are none of ours.
+fn read_folder(folder: &Path) -> Result<BTreeMap<String, String>, FolderError> {
+    let unreadable = |path: &Path| {
+        let path = path.display().to_string();
+        move |error| FolderError::Unreadable { path, error }
+    };
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable(folder))? {
+        let path = entry.map_err(unreadable(folder))?.path();
+        let is_template = path.extension().is_some_and(|of| of == "txt" || of == "html");
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if !is_template {
+            continue;
+        }
+        let size = std::fs::metadata(&path).map_err(unreadable(&path))?.len();
+        if size > FILE_BYTES_MAX {
+            let error = std::io::Error::other("it is larger than 256 KiB");
+            return Err(unreadable(&path)(error));
+        }
+        let text = std::fs::read_to_string(&path).map_err(unreadable(&path))?;
+        found.insert(name.to_owned(), text);
     }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -153,16 +260,16 @@ mod tests {
     #[test]
     fn a_page_shows_a_name_and_never_runs_it() {
         let evil = r#"<script>alert("x")</script>&'{{verification_token}}"#;
-        let rendered = render(
-            "welcome_verification",
-            &values(&[("first_name", evil), ("verification_token", "T0KEN")]),
-        )
-        .unwrap();
+        let rendered = Templates::built_in()
+            .render(
+                "welcome_verification",
+                &values(&[("first_name", evil), ("verification_token", "T0KEN")]),
+            )
+            .unwrap();
         assert!(!rendered.html.contains("<script>"), "{}", rendered.html);
-        assert!(
-            rendered.html.contains("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;&#39;")
-        );
+        assert!(rendered.html.contains("&lt;script&gt;alert(&quot;x&quot;)"), "{}", rendered.html);
         assert!(rendered.html.contains("{{verification_token}}!"), "filled in once");
+        assert!(rendered.html.contains("<h1>"), "the layout takes the page as it is");
         assert!(rendered.text.contains(evil));
         assert!(rendered.text.contains("T0KEN") && rendered.html.contains("T0KEN"));
         assert_eq!(rendered.subject, "Welcome!");
@@ -170,41 +277,60 @@ mod tests {
 
     #[test]
     fn a_subject_is_one_line() {
-        let rendered = render(
-            "order_confirmation",
-            &values(&[
-                ("order_number", "1\r\nBcc: all"),
-                ("first_name", "A"),
-                ("total", "1 VND"),
-                ("tracking_number", "1"),
-            ]),
-        )
-        .unwrap();
+        let values = values(&[
+            ("order_number", "1\r\nBcc: all"),
+            ("first_name", "A"),
+            ("total", "1 VND"),
+            ("tracking_number", "1"),
+        ]);
+        let rendered = Templates::built_in().render("order_confirmation", &values).unwrap();
         assert_eq!(rendered.subject, "Your order 1  Bcc: all");
     }
 
     #[test]
-    fn what_is_missing_is_named() {
-        let error = render("welcome_verification", &values(&[("first_name", "A")])).unwrap_err();
-        let parameter = "verification_token".to_owned();
-        assert_eq!(
-            error,
-            RenderError::MissingParameter { template: "welcome_verification", parameter }
-        );
-        assert_eq!(render("no", &values(&[])), Err(RenderError::UnknownTemplate("no".into())));
+    fn what_is_missing_is_an_error_that_says_where() {
+        let templates = Templates::built_in();
+        let error = templates.render("welcome_verification", &values(&[("first_name", "A")]));
+        let told = error.unwrap_err().to_string();
+        assert!(told.contains("welcome_verification.txt") && told.contains("undefined"), "{told}");
+        let unknown = templates.render("no", &values(&[]));
+        assert_eq!(unknown, Err(RenderError::UnknownTemplate("no".into())));
     }
 
     #[test]
-    fn every_template_has_whole_placeholders() {
-        for template in TEMPLATES {
-            for text in [template.subject, template.text, template.html] {
-                let filled = fill(text, |name| {
-                    assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
-                    Some(String::new())
-                })
-                .unwrap();
-                assert!(!filled.contains("{{") && !filled.contains("}}"), "{}", template.name);
-            }
+    fn a_folder_replaces_files_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("email_verified.txt", "Subject: Hi {{ first_name }}\n\nAll is {{ 'well'|upper }}.\n");
+        write("README.md", "not a template");
+        let told = Templates::of_folder(folder.path())
+            .unwrap()
+            .render("email_verified", &values(&[("first_name", "Ann")]))
+            .unwrap();
+        assert_eq!((told.subject.as_str(), told.text.trim_end()), ("Hi Ann", "All is WELL."));
+        assert!(told.html.contains("Ann"), "the page is the one that is compiled in");
+        for (name, text, problem) in [
+            ("seller_welcom.txt", "Subject: x\n\n", "replaces no template"),
+            ("receipt.txt", "no subject", "must begin with"),
+            ("receipt.html", "one\n{{ first_name", "line 2"),
+        ] {
+            write(name, text);
+            let error = Templates::of_folder(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(problem), "{error}");
+            std::fs::remove_file(folder.path().join(name)).unwrap();
         }
+        let missing = Templates::of_folder(&folder.path().join("nowhere")).unwrap_err();
+        assert!(missing.to_string().contains("nowhere cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn every_file_is_compiled_in() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+        let there: Vec<_> = read_folder(&folder).unwrap().into_keys().collect();
+        let mut known: Vec<_> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        known.sort();
+        assert_eq!(known, there);
+        Templates::built_in();
     }
 }

@@ -41,7 +41,8 @@ async fn two_letters(server: &Server) -> (u64, Person, Vec<Value>) {
 /// What somebody was told of that, the newest first.
 async fn told(server: &Server, sam: &Person) -> Vec<String> {
     let told = server.notifications(&sam.user_id).await;
-    let templates = told.iter().map(|of| of["template"].as_str().unwrap().to_owned());
+    let told = told.iter().filter(|of| of["channel"] == "in_app");
+    let templates = told.map(|of| of["template"].as_str().unwrap().to_owned());
     let of_that = ["seller_onboarding", "seller_verified"];
     templates.filter(|template| of_that.contains(&template.as_str())).collect()
 }

@@ -30,7 +30,9 @@ mod limits;
 #[cfg(feature = "chaos")]
 mod linearizability;
 mod listings;
+mod mail_providers;
 mod mutations;
+mod notifications;
 mod overload;
 mod permissions;
 mod program;

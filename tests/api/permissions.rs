@@ -22,6 +22,8 @@ enum For {
     Parties,
     /// The buyer of the order, and administrators; the seller hears 403, others 404.
     ItsBuyer,
+    /// Whom the notification is for, and administrators; for others it is not there.
+    ItsRecipient,
     /// The seller of the order, and administrators; the buyer hears 403, others 404.
     WhoeverSends,
     /// Administrators.
@@ -56,6 +58,7 @@ fn meant_for(operation: &Operation) -> For {
         ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
         ("POST", "/orders" | "/transactions") => For::SignedIn,
         ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
+        _ if starts(&["/notifications/{id}"]) => For::ItsRecipient,
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
         ("PATCH", "/users/{id}") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
@@ -79,6 +82,8 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
         (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
+        (For::ItsRecipient, Buyer | Admin) => Ok(()),
+        (For::ItsRecipient, _) => Err((404, "not_found")),
         (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),
         (For::ItsBuyer, Seller) | (For::WhoeverSends, Buyer) => forbidden,
         (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {

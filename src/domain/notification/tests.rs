@@ -143,3 +143,33 @@ fn histories_fold_in_parts() {
     assert_eq!(history.len(), 6);
     assert_folds(&state, &history);
 }
+
+fn deferred() -> NotificationCommand {
+    NotificationCommand::RecordDeferred { reason: "not_reached".into(), now: at(2) }
+}
+
+fn unknown() -> NotificationCommand {
+    NotificationCommand::RecordUnknown { reason: "timeout".into(), now: at(2) }
+}
+
+#[test]
+fn what_surely_did_not_go_out_waits_and_the_rest_is_not_guessed() {
+    after(&[request(), attempt()])
+        .when(deferred())
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Requested))
+        .then_types(&["notification.email.deferred"])
+        .when(unknown())
+        .then([])
+        .when(attempt())
+        .then_types(&["notification.email.attempted"])
+        .when(unknown())
+        .and_state(|it| {
+            assert_eq!(status(it), NotificationStatus::Unknown);
+            assert_eq!(it.details.as_ref().map(|of| (of.attempts, of.unknown)), Some((2, 1)));
+        })
+        .then_types(&["notification.email.outcome_unknown"])
+        .when(sent())
+        .then_types(&["notification.email.sent"])
+        .when(unknown())
+        .then([]);
+}

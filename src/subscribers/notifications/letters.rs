@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn a_subscription_makes_one_notice_in_five_minutes() {
         let id = |letter: &EventDeadLettered| {
-            let cause = Uuid::now_v7();
+            let cause = Uuid::from_u128(9);
             let told = stored_event("e", "dead_letter_log", cause, &serde_json::json!({}));
             notice(letter).request(&told, Timestamp::from_millis(0)).notification_id
         };

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::{PRICE, Person, Sale, Server, address, business, wish};
+use super::{PRICE, Person, Sale, Server, address, business, eventually, wish};
 
 /// One operation of the document.
 #[derive(Debug, Clone)]
@@ -39,6 +39,7 @@ pub struct Things {
     pub event_id: String,
     pub correlation_id: String,
     pub webhook_id: String,
+    pub notification_id: String,
 }
 
 impl Server {
@@ -59,6 +60,12 @@ impl Server {
         let webhook = new_webhook();
         let webhook = self.admin().post("/api/v1/webhooks", &webhook).await.expect(201);
         let webhook_id = webhook.text("id");
+        let notification_id = eventually("a notification of the buyer", || async {
+            let told = self.notifications(&buyer.user_id).await;
+            let paid = told.iter().find(|of| of["template"] == "payment_received")?;
+            Some(paid["notification_id"].as_str().unwrap().to_owned())
+        })
+        .await;
         Things {
             seller,
             buyer,
@@ -69,6 +76,7 @@ impl Server {
             event_id,
             correlation_id,
             webhook_id,
+            notification_id,
         }
     }
 
@@ -116,6 +124,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/sellers/") => &things.seller.user_id,
         _ if path.contains("/users/") => &things.buyer.user_id,
         _ if path.contains("/webhooks/") => &things.webhook_id,
+        _ if path.contains("/notifications/") => &things.notification_id,
         _ if path.contains("/faults/") => "1",
         _ => &things.listing_id,
     };

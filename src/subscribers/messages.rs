@@ -1,0 +1,171 @@
+//! What a notification says, to whom: made from its template, its sealed parameters and its
+//! recipient. Nothing clear is stored, so this is done again whenever somebody wants to read it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use souk_actors::retry::Failure;
+use souk_actors::runtime::Runtime;
+use uuid::Uuid;
+
+use super::command_failed;
+use super::notifications::NONCE;
+use super::templates::{RenderError, Rendered, Templates};
+use crate::domain::notification::{Notification, NotificationDetails};
+use crate::domain::user::{User, UserDetails};
+
+/// Makes the verification token of a user from its nonce.
+pub type TokenOf = Arc<dyn Fn(Uuid, &str) -> String + Send + Sync>;
+
+/// Why a message cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ComposeError {
+    /// There is nobody to write to any more.
+    #[error("the recipient has been erased")]
+    Erased,
+    /// The template does not fit.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+}
+
+impl ComposeError {
+    /// A stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Erased => "recipient_erased",
+            Self::Render(_) => "template_unusable",
+        }
+    }
+}
+
+/// Writes messages. Cheap to clone.
+#[derive(Clone)]
+pub struct Composer {
+    templates: Arc<Templates>,
+    token_of: TokenOf,
+}
+
+impl Composer {
+    /// Writes with these templates.
+    pub fn new(templates: Arc<Templates>, token_of: TokenOf) -> Self {
+        Self { templates, token_of }
+    }
+
+    fn values(
+        &self,
+        details: &NotificationDetails,
+        user: Option<&UserDetails>,
+    ) -> Result<BTreeMap<String, String>, ComposeError> {
+        let mut values = details.params.get().cloned().ok_or(ComposeError::Erased)?;
+        values.insert("user_id".to_owned(), details.recipient.to_string());
+        if let Some(first_name) = user.and_then(|user| user.first_name.get()) {
+            values.entry("first_name".to_owned()).or_insert_with(|| first_name.clone());
+        }
+        if let Some(nonce) = values.remove(NONCE) {
+            let token = (self.token_of)(details.recipient.uuid(), &nonce);
+            values.insert("verification_token".to_owned(), token);
+        }
+        Ok(values)
+    }
+
+    /// The address and the words of a mail.
+    pub fn mail(
+        &self,
+        details: &NotificationDetails,
+        user: Option<&UserDetails>,
+    ) -> Result<(String, Rendered), ComposeError> {
+        let to = match &details.to {
+            Some(address) => address.get(),
+            None => user.and_then(|user| user.email.get()),
+        };
+        let to = to.cloned().ok_or(ComposeError::Erased)?;
+        Ok((to, self.words(details, user)?))
+    }
+
+    /// The words of a message that is read inside the marketplace, or of a mail without its address.
+    pub fn words(
+        &self,
+        details: &NotificationDetails,
+        user: Option<&UserDetails>,
+    ) -> Result<Rendered, ComposeError> {
+        Ok(self.templates.render(&details.template, &self.values(details, user)?)?)
+    }
+}
+
+/// A notification, if there is one, and its recipient, who may be nobody.
+pub async fn look_up(
+    runtime: &Runtime,
+    id: Uuid,
+) -> Result<Option<(NotificationDetails, Option<UserDetails>)>, Failure> {
+    let notifications = runtime.aggregate::<Notification>();
+    let read = notifications.read_inside(id, |notification| notification.details.clone()).await;
+    let Some(details) = read.map_err(|error| command_failed(&error))?.value else {
+        return Ok(None);
+    };
+    let users = runtime.aggregate::<User>();
+    let read = users.read_inside(details.recipient.uuid(), |user| user.details.clone()).await;
+    let user = read.map_err(|error| command_failed(&error))?.value;
+    Ok(Some((details, user)))
+}
+
+#[cfg(test)]
+mod tests {
+    use souk_actors::personal::Personal;
+    use souk_actors::world::Timestamp;
+
+    use super::*;
+    use crate::domain::ids::{NotificationId, UserId};
+    use crate::domain::notification::{Audience, Channel, NotificationStatus, Params};
+
+    fn details(params: Personal<Params>, to: Option<Personal<String>>) -> NotificationDetails {
+        NotificationDetails {
+            notification_id: NotificationId(Uuid::from_u128(1)),
+            recipient: UserId(Uuid::from_u128(7)),
+            audience: Audience::User,
+            channel: Channel::Email,
+            template: "welcome_verification".to_owned(),
+            to,
+            params,
+            order_id: None,
+            cause_event_id: Uuid::nil(),
+            status: NotificationStatus::Requested,
+            attempts: 0,
+            unknown: 0,
+            provider_message_id: None,
+            adapter: None,
+            failure: None,
+            requested_at: Timestamp::from_millis(0),
+            sent_at: None,
+            read_at: None,
+        }
+    }
+
+    fn composer() -> Composer {
+        let token_of = |user: Uuid, nonce: &str| format!("token-{}-{nonce}", user.as_u128());
+        Composer::new(Arc::new(Templates::built_in()), Arc::new(token_of))
+    }
+
+    #[test]
+    fn the_token_is_made_from_the_nonce_and_only_the_mail_has_it() {
+        let subject = Uuid::from_u128(7);
+        let params = Params::from([
+            (NONCE.to_owned(), "abc".to_owned()),
+            ("first_name".to_owned(), "Ada".to_owned()),
+        ]);
+        let to = Some(Personal::new(subject, "ada@example.com".to_owned()));
+        let stored = details(Personal::new(subject, params), to);
+        let (to, words) = composer().mail(&stored, None).unwrap();
+        assert_eq!(to, "ada@example.com");
+        assert!(words.text.contains("token-7-abc") && words.html.contains("token-7-abc"));
+        assert!(!words.text.contains(NONCE));
+    }
+
+    #[test]
+    fn nobody_writes_to_somebody_who_was_forgotten() {
+        let subject = Uuid::from_u128(7);
+        let params = || Personal::new(subject, Params::new());
+        let erased_address = details(params(), Some(Personal::Erased { subject }));
+        assert_eq!(composer().mail(&erased_address, None), Err(ComposeError::Erased));
+        assert_eq!(composer().mail(&details(params(), None), None), Err(ComposeError::Erased));
+    }
+}
