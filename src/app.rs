@@ -47,6 +47,8 @@ use crate::domain::shipment::Shipment;
 use crate::domain::user::User;
 use crate::domain::webhook_delivery::WebhookDelivery;
 use crate::domain::webhook_endpoint::WebhookEndpoint;
+use crate::gateways::PaymentGateways;
+use crate::gateways::momo::{self, MoMo};
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::webhook::{Reach, WebhookSender};
@@ -77,6 +79,9 @@ use database::open_read_models_for;
 const LANES_BUSY: u16 = 32;
 /// Lanes of the others. Stored with the checkpoints.
 const LANES: u16 = 8;
+
+/// How long a handler has beyond what it waits for outside.
+const SPARE: Duration = Duration::from_secs(20);
 
 /// The categories of a new marketplace in development: slug and name.
 const CATEGORIES: [(&str, &str); 6] = [
@@ -110,6 +115,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// Where webhooks may go.
     pub webhook_reach: Reach,
+    /// Who we are at MoMo; none: it takes no payments.
+    pub momo: Option<momo::Settings>,
     /// What stands before an event's type in CloudEvents.
     pub event_type_prefix: String,
     /// The runtime's limits.
@@ -146,6 +153,12 @@ impl App {
     pub async fn start_on(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<Self> {
         let read_models = open_read_models_for(&settings.storage, &*store).await?;
         let sandbox = Arc::new(Sandbox::default());
+        let momo = settings.momo.map(|momo| MoMo::new(momo, settings.world.clone())).transpose();
+        let momo = momo.context("cannot make calls to MoMo")?;
+        let gateways = PaymentGateways {
+            sandbox: sandbox.clone(),
+            momo: momo.map(|momo| Arc::new(momo) as Arc<dyn PaymentGateway>),
+        };
         let keys = Arc::new(Keyring::new(&settings.master_key, settings.world.clone()));
         let mut builder = Runtime::builder(store, settings.world, keys, settings.options)
             .aggregate::<User>()
@@ -170,7 +183,7 @@ impl App {
         let Messaging { mailer, templates, .. } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
         let sender = MailSender::new(mailer, composer.clone(), address_hash);
-        for subscription in handlers(sandbox.clone(), sender) {
+        for subscription in handlers(gateways, sender) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         let webhooks = Webhooks::new(
@@ -207,7 +220,9 @@ impl App {
     }
 }
 
-fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscription> {
+fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> {
+    let calls = [Some(&gateways.sandbox), gateways.momo.as_ref()];
+    let slowest = calls.into_iter().flatten().map(|gateway| gateway.answer_within()).max();
     vec![
         Subscription::handler(
             email_claims::NAME,
@@ -220,8 +235,10 @@ fn handlers(gateway: Arc<dyn PaymentGateway>, sender: MailSender) -> Vec<Subscri
             payment_gateway::NAME,
             "payments",
             payment_gateway::TOPICS,
-            Arc::new(PaymentGatewayHandler::new(gateway)),
+            Arc::new(PaymentGatewayHandler::new(gateways)),
         )
+        // A question, then the charge again, and what they lead to.
+        .within(slowest.unwrap_or_default().saturating_mul(2).saturating_add(SPARE))
         .in_lanes(LANES_BUSY),
         Subscription::handler(
             order_progress::NAME,

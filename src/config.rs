@@ -10,6 +10,7 @@ use std::time::Duration;
 
 mod database;
 mod messaging;
+mod payments;
 mod reader;
 mod secret;
 
@@ -24,6 +25,7 @@ use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
 use souk_actors::journal::sqlite::Durability;
 use souk_actors::retry::RetryPolicy;
 
+use crate::gateways::momo;
 use crate::gateways::webhook::Reach;
 
 /// The journal's file in the data folder.
@@ -90,6 +92,8 @@ pub struct Config {
     /// Where webhooks may go: `WEBHOOK_ALLOW_HTTP` whether `http:` will do, and
     /// `WEBHOOK_ALLOWED_NETWORKS` which networks may be reached although they are not public.
     pub webhooks: Reach,
+    /// `MOMO_*`: who we are at MoMo; none: it is not offered.
+    pub momo: Option<momo::Settings>,
     /// How people are reached.
     pub messaging: Messaging,
     /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
@@ -246,6 +250,7 @@ impl Config {
         let outbox = outbox(&mut reader);
         let publishing = publishing(&mut reader);
         let webhooks = webhooks(&mut reader, mode);
+        let momo = payments::momo(&mut reader, mode);
         let messaging = messaging(&mut reader);
         let log_level = log_level(&mut reader);
         #[cfg(feature = "chaos")]
@@ -262,6 +267,7 @@ impl Config {
             outbox,
             publishing,
             webhooks,
+            momo,
             messaging,
             log_level,
             #[cfg(feature = "chaos")]
@@ -550,6 +556,49 @@ mod tests {
         assert!(!reach.allows_http && reach.networks.len() == 2);
         let errors = load(&[folder, ("WEBHOOK_ALLOWED_NETWORKS", "10.1.0.0")]).unwrap_err();
         assert!(errors.to_string().starts_with("WEBHOOK_ALLOWED_NETWORKS: "), "{errors}");
+    }
+
+    #[test]
+    fn momo_is_offered_when_everything_about_it_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = ("DATA_DIR", dir.path().to_str().unwrap());
+        assert_eq!(load(&[folder]).unwrap().momo, None);
+        let ipn_url = "https://shop.example/api/v1/payments/webhook/momo";
+        let all = [
+            folder,
+            ("MOMO_PARTNER_CODE", "MOMO"),
+            ("MOMO_ACCESS_KEY", "F8BBA842ECF85"),
+            ("MOMO_SECRET_KEY", "hunter2"),
+            ("MOMO_IPN_URL", ipn_url),
+        ];
+        let momo = load(&all).unwrap().momo.unwrap();
+        assert_eq!(momo.endpoint, "https://test-payment.momo.vn");
+        assert_eq!(momo.secret_key.expose(), "hunter2");
+        for left_out in 2..all.len() {
+            let mut some = all.to_vec();
+            let (name, _) = some.remove(left_out);
+            let errors = load(&some).unwrap_err().to_string();
+            assert!(errors.starts_with(&format!("{name}: ")), "{errors}");
+            assert!(!errors.contains("hunter2"), "{errors}");
+        }
+        for (name, value) in [
+            ("MOMO_ENDPOINT", "payment.momo.vn"),
+            ("MOMO_ENDPOINT", "https://payment.momo.vn/v2"),
+            ("MOMO_IPN_URL", "https://shop.example/momo?key=1"),
+            ("MOMO_IPN_URL", "https://cửa-hàng.example/momo"),
+            ("MOMO_REDIRECT_URL", "paid"),
+            ("MOMO_LANGUAGE", "fr"),
+            ("MOMO_TIMEOUT", "1h"),
+        ] {
+            let mut some: Vec<_> = all.iter().copied().filter(|(of, _)| *of != name).collect();
+            some.push((name, value));
+            let errors = load(&some).unwrap_err().to_string();
+            assert!(errors.starts_with(&format!("{name}: ")), "{name}={value}: {errors}");
+        }
+        let mut production = all.to_vec();
+        production.push(("APP_ENV", "production"));
+        let errors = load(&production).unwrap_err().to_string();
+        assert!(errors.contains("MOMO_ENDPOINT: is required in production"), "{errors}");
     }
 
     #[cfg(feature = "chaos")]

@@ -6,6 +6,7 @@
 
 mod client;
 pub mod mail;
+pub mod momo;
 pub mod payment;
 pub mod sandbox;
 pub mod sendgrid;
@@ -15,10 +16,31 @@ pub mod twilio;
 pub mod webhook;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use payment::PaymentGateway;
 
 /// How many messages or calls the adapters for development remember.
 pub const REMEMBERED_MAX: usize = 1_000;
+
+/// Who takes the money, by the means of payment.
+#[derive(Clone)]
+pub struct PaymentGateways {
+    /// The built-in one: whatever nobody else takes.
+    pub sandbox: Arc<dyn PaymentGateway>,
+    /// MoMo, where it is set up.
+    pub momo: Option<Arc<dyn PaymentGateway>>,
+}
+
+impl PaymentGateways {
+    /// Who takes money by this means; none: a provider that is not set up (any more).
+    pub fn of(&self, method: &str) -> Option<&Arc<dyn PaymentGateway>> {
+        match method {
+            momo::MOMO => self.momo.as_ref(),
+            _ => Some(&self.sandbox),
+        }
+    }
+}
 
 /// The latest things, the oldest dropped: what development mode shows of its stand-ins.
 pub(crate) struct Recent<T>(Mutex<VecDeque<T>>);

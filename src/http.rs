@@ -39,6 +39,7 @@ pub mod notifications;
 pub mod openapi;
 pub mod orders;
 pub mod params;
+pub mod payments;
 pub mod prefer;
 pub mod probes;
 pub mod problem;
@@ -314,6 +315,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(categories::routes())
         .merge(listings::routes())
         .merge(orders::routes())
+        .merge(payments::routes())
         .merge(explain::routes())
         .merge(shipments::routes())
         .merge(notifications::routes())

@@ -69,6 +69,7 @@ pub fn settings(config: &Config) -> Settings {
         world,
         retry: config.retry.clone(),
         webhook_reach: config.webhooks.clone(),
+        momo: config.momo.clone(),
         event_type_prefix: config.runtime.event_type_prefix.clone(),
         options,
     }

@@ -55,6 +55,7 @@ fn settings(dir: &Path) -> Settings {
         world: Arc::new(SystemWorld::new()),
         retry: RetryPolicy::default(),
         webhook_reach: Reach::default(),
+        momo: None,
         event_type_prefix: "souk".to_owned(),
         options: Options::default(),
     }

@@ -195,14 +195,12 @@ impl<'a> Reader<'a> {
     /// What somebody else gave us to prove who we are: from the variable or from the file that
     /// `<name>_FILE` names.
     pub(super) fn credential(&mut self, name: &'static str, needed_for: &str) -> Credential {
-        match self.text_or_file(name) {
-            Some(Some(text)) => Credential::new(text.trim()),
-            Some(None) => {
-                self.error(name, format!("is required for {needed_for} (or {name}_FILE)"));
-                Credential::new("")
-            }
-            None => Credential::new(""),
+        let Some(text) = self.text_or_file(name) else { return Credential::new("") };
+        let text = text.unwrap_or_default();
+        if text.trim().is_empty() {
+            self.error(name, format!("is required for {needed_for} (or {name}_FILE)"));
         }
+        Credential::new(text.trim())
     }
 
     /// The value, or what the file has that `<name>_FILE` names; none: what is wrong is reported.

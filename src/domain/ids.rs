@@ -161,6 +161,15 @@ impl RefundId {
     pub fn of(payment: PaymentId) -> Self {
         Self(derived("refund", &[payment.0.as_bytes()]))
     }
+
+    /// The key under which the provider makes it: the id, and where so many attempts have come to
+    /// nothing for good, one that follows from it.
+    pub fn key(self, failed_attempts: u32) -> Uuid {
+        match failed_attempts {
+            0 => self.0,
+            failed => derived("refund attempt", &[self.0.as_bytes(), &failed.to_be_bytes()]),
+        }
+    }
 }
 
 impl EscrowId {

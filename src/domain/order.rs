@@ -83,6 +83,12 @@ impl PaymentMethod {
         [Self::TEST_PENDING, Self::MOMO].contains(&self.0.as_str())
     }
 
+    /// Whether its provider is outside, so that what it says may be lost on the way: such a payment
+    /// is asked after by a timer until nothing about it is open.
+    pub fn is_asked_after(&self) -> bool {
+        self.0 == Self::MOMO
+    }
+
     /// Whether it is one of the sandbox's that behave badly on purpose.
     pub fn is_test(&self) -> bool {
         self.0.starts_with("test_")

@@ -3,16 +3,51 @@
 //! The attempt is an event before the call: whoever talks to the gateway listens for
 //! `payment.initiated`, `payment.void_requested` and `payment.refund_requested` and reports back.
 //! An undo is remembered: money that arrives after it goes back at once.
+//!
+//! What a provider outside says may be lost on the way. Its payments are asked after by a durable
+//! timer, for as long as anything about them is open: 1, 5, 15 and 30 minutes after they began, and
+//! then every hour.
+//!
+//! | open is | until |
+//! | --- | --- |
+//! | a payment that nobody knows the outcome of | there is one |
+//! | one that was given up and that the provider cannot close | it says that nothing will come, or [`WATCHED_FOR`] is over |
+//! | a refund | the money is back, or the provider will not |
+
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::aggregate::{Aggregate, Command, TimerChange};
 use souk_actors::world::Timestamp;
 
 use super::ids::{OrderId, PaymentId, RefundId, UserId};
 use super::money::{Currency, Money};
 use super::order::PaymentMethod;
 use super::rejection::rejections;
+
+/// The timer of a payment that is asked after. Stored; never rename.
+pub const INQUIRY_TIMER: &str = "inquiry";
+
+/// How long a payment that was given up may still be paid where its provider cannot close it: longer
+/// than any page of a provider's is good for.
+pub const WATCHED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long after the last time a payment is asked after, for each time; then [`ASKED_EVERY`]. The
+/// fourth is half an hour after it began, just before stock is no longer held for it.
+const ASKED_AFTER: [Duration; 4] = [
+    Duration::from_secs(60),
+    Duration::from_secs(4 * 60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(15 * 60),
+];
+const ASKED_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// How long until a payment is asked after once more that was asked after so often.
+fn wait_after(asked: u32) -> Duration {
+    let asked = usize::try_from(asked).unwrap_or(usize::MAX);
+    ASKED_AFTER.get(asked).copied().unwrap_or(ASKED_EVERY)
+}
 
 /// How a payment stands.
 #[derive(
@@ -48,6 +83,15 @@ pub enum Outcome {
     Declined {
         /// Why, as a stable code.
         reason: String,
+    },
+    /// Money that is not this payment's, for whatever reason the reporter found.
+    Misfit {
+        /// Why.
+        reason: Misfit,
+        /// The gateway's name for the capture.
+        provider_reference: String,
+        /// How much it was.
+        money: Money,
     },
     /// Nothing that can be relied on.
     Unknown,
@@ -87,8 +131,15 @@ pub enum PaymentCommand {
         /// When.
         now: Timestamp,
     },
-    /// The gateway confirmed that no money will come.
+    /// The gateway confirmed that no money will come, or that it cannot close what was given up.
     RecordVoided {
+        /// Whether the buyer can pay still.
+        still_open: bool,
+        /// When.
+        now: Timestamp,
+    },
+    /// Ask the gateway how it stands.
+    Inquire {
         /// When.
         now: Timestamp,
     },
@@ -111,6 +162,15 @@ pub enum PaymentCommand {
         /// When.
         now: Timestamp,
     },
+    /// The gateway did not give the money back, and the same refund will not be made any more.
+    RecordRefundFailed {
+        /// Why, as a stable code.
+        reason: String,
+        /// When another one is asked for; none: when somebody says so.
+        next_attempt_at: Option<Timestamp>,
+        /// When.
+        now: Timestamp,
+    },
 }
 
 impl Command for PaymentCommand {
@@ -122,6 +182,8 @@ impl Command for PaymentCommand {
             Self::RecordVoided { .. } => "RecordPaymentVoided",
             Self::Cancel { .. } => "CancelPayment",
             Self::RecordRefunded { .. } => "RecordPaymentRefunded",
+            Self::Inquire { .. } => "InquirePayment",
+            Self::RecordRefundFailed { .. } => "RecordRefundFailed",
         }
     }
 }
@@ -146,12 +208,19 @@ souk_actors::events! {
         VoidRequested(PaymentVoidRequested) = "payment.void_requested", "PaymentVoidRequested",
             1.0, [];
         /// No money will come.
-        Voided(PaymentVoided) = "payment.voided", "PaymentVoided", 1.0, [];
+        Voided(PaymentVoided) = "payment.voided", "PaymentVoided", 1.1, [];
         /// The gateway is to give the money back.
         RefundRequested(PaymentRefundRequested) = "payment.refund_requested",
             "PaymentRefundRequested", 1.0, [];
         /// The money went back.
         Refunded(PaymentRefunded) = "payment.refunded", "PaymentRefunded", 1.0, [];
+        /// The gateway is to be asked how it stands.
+        InquiryRequested(PaymentInquiryRequested) = "payment.inquiry_requested",
+            "PaymentInquiryRequested", 1.0, [];
+        /// What was given up cannot be paid any more.
+        Closed(PaymentClosed) = "payment.closed", "PaymentClosed", 1.0, [];
+        /// The gateway did not give the money back.
+        RefundFailed(PaymentRefundFailed) = "payment.refund_failed", "PaymentRefundFailed", 1.0, [];
     }
 }
 
@@ -255,6 +324,8 @@ pub enum Misfit {
     CurrencyMismatch,
     /// A second capture beside the first.
     DuplicateCapture,
+    /// Under this payment's name, but not begun by it.
+    RequestMismatch,
 }
 
 /// The gateway reported money that does not fit: somebody has to look.
@@ -302,6 +373,9 @@ pub struct PaymentVoided {
     pub payment_id: PaymentId,
     /// Why, as a stable code.
     pub reason: String,
+    /// Whether the gateway cannot close it, so that the buyer may pay still; the money would go back.
+    #[serde(default)]
+    pub still_open: bool,
     /// When.
     pub voided_at: Timestamp,
 }
@@ -346,6 +420,51 @@ pub struct PaymentRefunded {
     pub provider_reference: String,
     /// When.
     pub refunded_at: Timestamp,
+}
+
+/// The gateway is to be asked how it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentInquiryRequested {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Which time it is since the payment was begun, given up or wanted back, from 1.
+    pub attempt: u32,
+    /// When.
+    pub requested_at: Timestamp,
+}
+
+/// What was given up cannot be paid any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentClosed {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// Why, as a stable code of the gateway's.
+    pub reason: String,
+    /// When.
+    pub closed_at: Timestamp,
+}
+
+/// The gateway did not give the money back, and this attempt is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentRefundFailed {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// The refund.
+    pub refund_id: RefundId,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When the next one is made; none: when somebody has seen to it.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When.
+    pub failed_at: Timestamp,
 }
 
 rejections! {
@@ -401,12 +520,21 @@ pub struct PaymentDetails {
     pub refund_requested: bool,
     /// The last capture that did not fit, so that a repeated report is not recorded again.
     pub misfit_reference: Option<String>,
+    /// When it began.
+    pub initiated_at: Timestamp,
+    /// How often it was asked after since it began, was given up or was wanted back.
+    pub asked: u32,
+    /// Whether it was given up and can be paid still.
+    pub still_open: bool,
+    /// How many attempts to give the money back have come to nothing for good.
+    pub refunds_failed: u32,
 }
 
 type Decision = Result<Vec<PaymentEvent>, PaymentRejection>;
 
 impl Aggregate for Payment {
     const TYPE: &'static str = "payment";
+    const SNAPSHOT_VERSION: u32 = 2;
     type Command = PaymentCommand;
     type Event = PaymentEvent;
     type Rejection = PaymentRejection;
@@ -424,16 +552,23 @@ impl Aggregate for Payment {
                     Outcome::Captured { provider_reference, money } => {
                         details.capture(provider_reference, *money, *now)
                     }
+                    Outcome::Misfit { reason, provider_reference, money } => {
+                        details.misfit(*reason, provider_reference, *money, *now)
+                    }
                     Outcome::Declined { reason } => details.decline(reason, *now),
                     Outcome::Unknown => details.time_out(*now),
                 })
             }
-            C::RecordVoided { now } => self.details()?.void(*now),
+            C::RecordVoided { still_open, now } => self.details()?.void(*still_open, *now),
+            C::Inquire { now } => Ok(self.details()?.inquire(*now)),
             C::Cancel { payment_id, order_id, reason, now } => {
                 Ok(self.cancel(*payment_id, *order_id, reason, *now))
             }
             C::RecordRefunded { provider_reference, now } => {
                 self.details()?.refunded(provider_reference, *now)
+            }
+            C::RecordRefundFailed { reason, next_attempt_at, now } => {
+                self.details()?.refund_failed(reason, *next_attempt_at, *now)
             }
         }
     }
@@ -447,6 +582,16 @@ impl Aggregate for Payment {
             (event, Some(details)) => details.apply(event),
             (_, None) => {}
         }
+    }
+
+    fn timers(&self, event: &PaymentEvent) -> Vec<TimerChange> {
+        let details = self.details.as_ref().filter(|details| details.method.is_asked_after());
+        details.and_then(|details| details.timer(event)).into_iter().collect()
+    }
+
+    fn on_timer(&self, name: &str, now: Timestamp) -> Option<PaymentCommand> {
+        let details = self.details.as_ref()?;
+        (name == INQUIRY_TIMER && details.is_open(now)).then_some(PaymentCommand::Inquire { now })
     }
 }
 
@@ -500,6 +645,7 @@ impl Payment {
                 order_id,
                 payment_id,
                 reason: reason.to_owned(),
+                still_open: false,
                 voided_at: now,
             })],
         }
@@ -522,12 +668,69 @@ impl PaymentDetails {
             cancelled: None,
             refund_requested: false,
             misfit_reference: None,
+            initiated_at: event.initiated_at,
+            asked: 0,
+            still_open: false,
+            refunds_failed: 0,
         }
     }
 
     /// Whether the gateway has yet to answer.
     pub fn in_flight(&self) -> bool {
         matches!(self.status, PaymentStatus::Initiated | PaymentStatus::Unknown)
+    }
+
+    /// Whether the money is to go back and has not.
+    pub fn is_wanted_back(&self) -> bool {
+        self.status == PaymentStatus::Captured && self.refund_requested
+    }
+
+    /// Whether there is something to ask the gateway.
+    fn is_open(&self, now: Timestamp) -> bool {
+        let is_watched = self.still_open && now.since(self.initiated_at) < WATCHED_FOR;
+        self.in_flight() || self.is_wanted_back() || is_watched
+    }
+
+    fn inquire(&self, now: Timestamp) -> Vec<PaymentEvent> {
+        if !self.is_open(now) {
+            return Vec::new();
+        }
+        vec![PaymentEvent::InquiryRequested(PaymentInquiryRequested {
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            attempt: self.asked.saturating_add(1),
+            requested_at: now,
+        })]
+    }
+
+    /// When it is asked after next, if an event changes that.
+    fn timer(&self, event: &PaymentEvent) -> Option<TimerChange> {
+        let set = |at| Some(TimerChange::Set { name: INQUIRY_TIMER.to_owned(), at });
+        let clear = || Some(TimerChange::Clear { name: INQUIRY_TIMER.to_owned() });
+        match event {
+            PaymentEvent::Initiated(event) => set(event.initiated_at.plus(wait_after(0))),
+            PaymentEvent::VoidRequested(event) => set(event.requested_at.plus(wait_after(0))),
+            PaymentEvent::RefundRequested(event) => set(event.requested_at.plus(wait_after(0))),
+            PaymentEvent::InquiryRequested(event) => {
+                set(event.requested_at.plus(wait_after(event.attempt)))
+            }
+            PaymentEvent::RefundFailed(event) => match event.next_attempt_at {
+                Some(at) => set(at),
+                None => clear(),
+            },
+            // It goes on being asked after.
+            PaymentEvent::Voided(event) if event.still_open => None,
+            // The money goes back at once, which says itself when to ask.
+            PaymentEvent::Captured(_) if self.cancelled.is_some() || self.failure.is_some() => None,
+            PaymentEvent::Captured(_)
+            | PaymentEvent::Failed(_)
+            | PaymentEvent::Voided(_)
+            | PaymentEvent::Closed(_)
+            | PaymentEvent::Refunded(_) => clear(),
+            PaymentEvent::Instructed(_) | PaymentEvent::TimedOut(_) | PaymentEvent::Rejected(_) => {
+                None
+            }
+        }
     }
 
     fn instruct(&self, instructions: &Instructions, now: Timestamp) -> Vec<PaymentEvent> {
@@ -600,8 +803,16 @@ impl PaymentDetails {
         })]
     }
 
-    /// A no that comes after a final answer changes nothing.
+    /// A no that comes after a final answer changes nothing; after it was given up, it is the end.
     fn decline(&self, reason: &str, now: Timestamp) -> Vec<PaymentEvent> {
+        if self.still_open {
+            return vec![PaymentEvent::Closed(PaymentClosed {
+                order_id: self.order_id,
+                payment_id: self.payment_id,
+                reason: reason.to_owned(),
+                closed_at: now,
+            })];
+        }
         if !self.in_flight() {
             return Vec::new();
         }
@@ -624,7 +835,7 @@ impl PaymentDetails {
         })]
     }
 
-    fn void(&self, now: Timestamp) -> Decision {
+    fn void(&self, still_open: bool, now: Timestamp) -> Decision {
         match self.status {
             PaymentStatus::Initiated | PaymentStatus::Unknown => {
                 let reason = self.cancelled.clone().unwrap_or_else(|| "voided_by_gateway".into());
@@ -632,6 +843,7 @@ impl PaymentDetails {
                     order_id: self.order_id,
                     payment_id: self.payment_id,
                     reason,
+                    still_open,
                     voided_at: now,
                 })])
             }
@@ -691,6 +903,29 @@ impl PaymentDetails {
         }
     }
 
+    fn refund_failed(
+        &self,
+        reason: &str,
+        next_attempt_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Decision {
+        match self.status {
+            PaymentStatus::Refunded => Ok(Vec::new()),
+            PaymentStatus::Captured if self.refund_requested => {
+                Ok(vec![PaymentEvent::RefundFailed(PaymentRefundFailed {
+                    order_id: self.order_id,
+                    payment_id: self.payment_id,
+                    refund_id: RefundId::of(self.payment_id),
+                    attempt: self.refunds_failed.saturating_add(1),
+                    reason: reason.to_owned(),
+                    next_attempt_at,
+                    failed_at: now,
+                })])
+            }
+            from => Err(PaymentRejection::InvalidTransition { from }),
+        }
+    }
+
     fn apply(&mut self, event: &PaymentEvent) {
         match event {
             PaymentEvent::Initiated(_) => {}
@@ -701,6 +936,7 @@ impl PaymentDetails {
             PaymentEvent::Captured(event) => {
                 self.status = PaymentStatus::Captured;
                 self.provider_reference = Some(event.provider_reference.clone());
+                self.still_open = false;
             }
             PaymentEvent::Failed(event) => {
                 self.status = PaymentStatus::Failed;
@@ -709,16 +945,24 @@ impl PaymentDetails {
             PaymentEvent::Rejected(event) => {
                 self.misfit_reference = Some(event.provider_reference.clone());
             }
-            PaymentEvent::VoidRequested(event) => self.cancelled = Some(event.reason.clone()),
+            PaymentEvent::VoidRequested(event) => {
+                self.cancelled = Some(event.reason.clone());
+                self.asked = 0;
+            }
             PaymentEvent::Voided(event) => {
                 self.status = PaymentStatus::Voided;
                 self.cancelled = Some(event.reason.clone());
+                self.still_open = event.still_open;
             }
             PaymentEvent::RefundRequested(event) => {
                 self.refund_requested = true;
                 self.cancelled = Some(event.reason.clone());
+                self.asked = 0;
             }
             PaymentEvent::Refunded(_) => self.status = PaymentStatus::Refunded,
+            PaymentEvent::InquiryRequested(event) => self.asked = event.attempt,
+            PaymentEvent::Closed(_) => self.still_open = false,
+            PaymentEvent::RefundFailed(event) => self.refunds_failed = event.attempt,
         }
     }
 }

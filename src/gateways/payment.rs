@@ -1,9 +1,15 @@
 //! What a payment provider must be able to do.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::domain::money::Money;
 use crate::domain::payment::Instructions;
+
+/// How long a provider may take before its answer counts as unknown, unless it says otherwise.
+/// Below the time that a saga gives its payment step.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A charge that a buyer agreed to. The same one, sent again, is the same charge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,8 @@ pub struct Charge {
 pub struct Refund {
     /// Under this key the provider makes one refund, however often it is asked.
     pub idempotency_key: String,
+    /// The key of the charge that it is of.
+    pub charge_key: String,
     /// The provider's name for the charge.
     pub provider_reference: String,
     /// How much of it.
@@ -42,6 +50,8 @@ pub enum ChargeOutcome {
     Pending,
     /// The provider does not know, or did not say in time: ask again.
     Unknown,
+    /// The provider has never heard of it: it may be sent again under the same key.
+    Absent,
 }
 
 /// The provider's answer to a charge or to the question after it.
@@ -65,7 +75,12 @@ pub enum RefundAnswer {
         /// The provider's name for the refund.
         provider_reference: String,
     },
-    /// The provider will not, for this reason (a stable code).
+    /// It is under way, or nobody can say yet: ask for the same one again.
+    Pending,
+    /// It came to nothing, for this reason (a stable code). Another one, under another key, may be
+    /// asked for in a while.
+    Failed(String),
+    /// The provider will not, for this reason (a stable code): somebody must look.
     Refused(String),
 }
 
@@ -91,14 +106,20 @@ pub trait PaymentGateway: Send + Sync + 'static {
     /// The provider's name, as payments record it.
     fn provider(&self) -> &'static str;
 
+    /// How long one of these calls may take before its answer counts as unknown.
+    fn answer_within(&self) -> Duration {
+        ANSWER_WITHIN
+    }
+
     /// Takes the buyer's money.
     async fn charge(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
 
     /// What became of a charge that was sent before.
     async fn query(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
 
-    /// Gives a charge up that may still be under way. What comes back is final: captured when it
-    /// was too late, declined when no money will come; anything else means ask again.
+    /// Gives a charge up that may still be under way: captured when it was too late, declined when
+    /// no money will come. Pending: the provider cannot close it, so the buyer may pay still.
+    /// Anything else means ask again.
     async fn void(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
 
     /// Gives it back.

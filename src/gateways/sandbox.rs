@@ -202,6 +202,7 @@ mod tests {
         }
         let refund = Refund {
             idempotency_key: "payment-1:refund".to_owned(),
+            charge_key: "payment-1".to_owned(),
             provider_reference: "SBX-1".to_owned(),
             amount: Money::new(1_500, Currency::Vnd),
             method: "sandbox".to_owned(),

@@ -26,7 +26,7 @@ use crate::domain::ids::{EscrowId, ListingId, OrderId, ShipmentId};
 use crate::domain::listing::hold_timer;
 use crate::domain::order::OrderStatus;
 use crate::domain::order_saga::OrderSaga;
-use crate::domain::payment::PaymentStatus;
+use crate::domain::payment::{INQUIRY_TIMER, PaymentStatus};
 
 /// How many events of each aggregate are read, and how many correlation ids are followed.
 const STREAM_MAX: usize = 200;
@@ -294,6 +294,8 @@ async fn timers(
         let what = "the listing takes back the stock that it holds".to_owned();
         known.push(("listing", listing.uuid(), hold_timer(OrderId(order.order_id)), what));
     }
+    let what = "the payment's provider is asked how it stands".to_owned();
+    known.push(("payment", order.payment.payment_id, INQUIRY_TIMER.to_owned(), what));
     let mut timers = Vec::new();
     for (aggregate_type, aggregate_id, name, what) in known {
         let due = app.runtime().journal().timer(aggregate_type, aggregate_id, &name).await?;

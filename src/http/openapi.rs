@@ -462,6 +462,7 @@ fn is_open(path: &str, method: &str) -> bool {
                 | "/api/v1/auth/refresh"
                 | "/api/v1/users/register"
                 | "/api/v1/users/verify-email"
+                | "/api/v1/payments/webhook/momo"
         )
         || (method == "get"
             && ["/api/v1/listings", "/api/v1/categories", "/api/v1/users/{id}"]
@@ -474,6 +475,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let mut parameters = Vec::new();
     let keyless = path.ends_with("/auth/login")
         || path.ends_with("/auth/refresh")
+        || path.starts_with("/api/v1/payments/webhook/")
         || (path.starts_with("/api/v1/dev/") && !path.ends_with("/echo"));
     if method == "post" && !keyless && !path.starts_with("/api/v1/events") {
         parameters.push(parameter("IdempotencyKey"));

@@ -28,12 +28,13 @@ use super::problem::ApiError;
 use crate::domain::escrow::{Escrow, EscrowDetails, EscrowStatus};
 use crate::domain::ids::{EscrowId, ListingId, OrderId, PaymentId, ReservationId};
 use crate::domain::listing::ListingStatus;
-use crate::domain::money::Money;
+use crate::domain::money::{Currency, Money};
 use crate::domain::order::{
     Address, ITEMS_MAX, Order, OrderCommand, OrderDetails, OrderStatus, PaymentMethod, Placement,
     SagaDefinition, Wanted,
 };
 use crate::domain::payment::{Instructions, Payment, PaymentDetails, PaymentStatus};
+use crate::gateways::momo;
 use crate::projections::{OrderFilter, OrderRow};
 
 /// The projection that lists rest on.
@@ -42,7 +43,8 @@ const VIEW: &str = "orders-view";
 const LOOK_AT_LEAST: Duration = Duration::from_millis(100);
 const LOOK_AT_MOST: Duration = Duration::from_millis(3);
 /// The means of payment there are.
-const METHODS: &[&str] = &["sandbox", "test_decline", "test_timeout", "test_late", "test_pending"];
+const METHODS: &[&str] =
+    &["sandbox", "momo", "test_decline", "test_timeout", "test_late", "test_pending"];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -528,6 +530,22 @@ fn line(item: &NewItem, listing_id: ListingId, offer: Offer) -> Wanted {
     }
 }
 
+/// What the wallet would not pay is refused before stock is held for it.
+fn payable_by_momo(items: &[Wanted]) -> Result<(), ApiError> {
+    let price = |item: &Wanted| item.unit_price.amount.saturating_mul(i64::from(item.quantity));
+    let sum = items.iter().map(price).fold(0, i64::saturating_add);
+    let is_dong = items.iter().all(|item| item.unit_price.currency == Currency::Vnd);
+    if is_dong && (momo::AMOUNT_MIN..=momo::AMOUNT_MAX).contains(&sum) {
+        return Ok(());
+    }
+    let detail = format!(
+        "momo pays {} to {} VND at once; choose another method or buy another amount",
+        momo::AMOUNT_MIN,
+        momo::AMOUNT_MAX
+    );
+    Err(ApiError::invalid_field("/payment_method", "amount_not_payable", &detail))
+}
+
 async fn place(
     app: &App,
     call: &Call,
@@ -542,6 +560,11 @@ async fn place(
         let detail = "test methods exist in development mode only";
         return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
     }
+    let is_momo = wish.payment_method.0 == PaymentMethod::MOMO;
+    if is_momo && app.settings().momo.is_none() {
+        let detail = "momo is not set up here";
+        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
+    }
     let order_id = OrderId(call.new_id(app, operation));
     let orders = app.runtime().aggregate::<Order>();
     // A repeat gets its first answer even when the listings have been sold meanwhile.
@@ -553,6 +576,9 @@ async fn place(
             true => line(item, item.listing_id.unwrap_or_default(), Offer::unknown()),
             false => wanted(app, call, index, item).await?,
         });
+    }
+    if is_momo && !repeated {
+        payable_by_momo(&items)?;
     }
     let placement = OrderCommand::Place(Box::new(Placement {
         caller: call.caller(),

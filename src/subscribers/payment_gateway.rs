@@ -5,11 +5,20 @@
 //! | `payment.initiated` | charge | captured, failed, instructions; unknown when it takes too long |
 //! | `payment.timed_out` | query, until the provider knows | captured or failed |
 //! | `payment.void_requested` | void | captured (the payment then wants it back) or voided |
-//! | `payment.refund_requested` | refund | refunded |
+//! | `payment.refund_requested` | refund | refunded, or failed |
+//! | `payment.inquiry_requested` | whichever of these is open | the same |
 //!
 //! The payment's id is the key of the charge and the refund's id that of the refund, so that no
 //! repeat costs the buyer anything. Events of one payment come in order.
+//!
+//! A provider outside that does not answer is no failure of this subscription: the payment's own
+//! timer asks again ([`PaymentMethod::is_asked_after`]), and what else there is to do for it does not
+//! wait behind a dead letter. A charge that the provider has not heard of, or whose instructions were
+//! lost, is sent again under its key.
+//!
+//! [`PaymentMethod::is_asked_after`]: crate::domain::order::PaymentMethod::is_asked_after
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,18 +26,16 @@ use async_trait::async_trait;
 use souk_actors::command::CommandContext;
 use souk_actors::event::StoredEvent;
 use souk_actors::faults::points;
-use souk_actors::retry::Failure;
+use souk_actors::retry::{Failure, FailureKind};
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 use super::{command_failed, decode_failed, gateway_failed};
-use crate::domain::money::Money;
-use crate::domain::payment::{
-    Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent, PaymentRefundRequested,
-    PaymentStatus,
-};
+use crate::domain::ids::RefundId;
+use crate::domain::payment::{Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent};
+use crate::gateways::PaymentGateways;
 use crate::gateways::payment::{
     Charge, ChargeAnswer, ChargeOutcome, GatewayError, PaymentGateway, Refund, RefundAnswer,
 };
@@ -41,15 +48,14 @@ pub const TOPICS: &[&str] = &[
     "payment.timed_out",
     "payment.void_requested",
     "payment.refund_requested",
+    "payment.inquiry_requested",
 ];
-/// How long a provider may take before its answer counts as unknown. Below the time that a saga
-/// gives its payment step.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long after a refund has come to nothing another one is asked for.
+const REFUND_AGAIN_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// The handler.
 pub struct PaymentGatewayHandler {
-    gateway: Arc<dyn PaymentGateway>,
-    answer_within: Duration,
+    gateways: PaymentGateways,
 }
 
 /// What a payment asks of its provider.
@@ -73,51 +79,75 @@ fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Call> {
         PaymentEvent::Initiated(_) if details.in_flight() => Some(Call::Charge(charge())),
         PaymentEvent::TimedOut(_) if details.in_flight() => Some(Call::Query(charge())),
         PaymentEvent::VoidRequested(_) if details.in_flight() => Some(Call::Void(charge())),
-        PaymentEvent::RefundRequested(event) if details.status != PaymentStatus::Refunded => {
-            Some(Call::Refund(refund(event, details)))
+        PaymentEvent::RefundRequested(_) => refund(details).map(Call::Refund),
+        PaymentEvent::InquiryRequested(_) if details.in_flight() => {
+            let given_up = details.cancelled.is_some();
+            Some(if given_up { Call::Void(charge()) } else { Call::Query(charge()) })
         }
+        PaymentEvent::InquiryRequested(_) if details.still_open => Some(Call::Query(charge())),
+        PaymentEvent::InquiryRequested(_) => refund(details).map(Call::Refund),
         _ => None,
     }
 }
 
-fn refund(event: &PaymentRefundRequested, details: &PaymentDetails) -> Refund {
-    Refund {
-        idempotency_key: event.refund_id.to_string(),
-        provider_reference: event.provider_reference.clone(),
-        amount: Money::new(event.amount, event.currency),
+/// The refund that is wanted, under the key of this attempt.
+fn refund(details: &PaymentDetails) -> Option<Refund> {
+    let provider_reference = details.provider_reference.clone()?;
+    let key = RefundId::of(details.payment_id).key(details.refunds_failed);
+    details.is_wanted_back().then(|| Refund {
+        idempotency_key: key.to_string(),
+        charge_key: details.payment_id.to_string(),
+        provider_reference,
+        amount: details.money,
         method: details.method.to_string(),
-    }
+    })
 }
 
-/// What to tell the payment, each with the purpose that makes its command id: another answer is
-/// another command. `Err`: the provider must be asked again.
-fn report(
-    answer: ChargeAnswer,
-    voiding: bool,
-    now: Timestamp,
-) -> Result<Vec<(&'static str, PaymentCommand)>, Failure> {
+/// A command to the payment, with the purpose that makes its id: another answer is another command.
+type Report = (Cow<'static, str>, PaymentCommand);
+
+/// Whether a charge is to be sent again: nobody has it, or nobody knows how the buyer can pay it.
+fn must_be_sent_again(answer: &ChargeAnswer, details: &PaymentDetails) -> bool {
+    details.in_flight()
+        && details.cancelled.is_none()
+        && match answer.outcome {
+            ChargeOutcome::Absent => true,
+            ChargeOutcome::Pending => {
+                answer.instructions.is_none() && details.instructions.is_none()
+            }
+            _ => false,
+        }
+}
+
+/// What to tell the payment. `Err`: the provider must be asked again.
+fn report(answer: ChargeAnswer, voiding: bool, now: Timestamp) -> Result<Vec<Report>, Failure> {
     let settle = |outcome| PaymentCommand::Settle { outcome, now };
+    let voided = |purpose, still_open| {
+        vec![(Cow::Borrowed(purpose), PaymentCommand::RecordVoided { still_open, now })]
+    };
     Ok(match answer.outcome {
         ChargeOutcome::Captured => {
             let provider_reference = answer.provider_reference.ok_or_else(|| {
                 Failure::permanent("the payment provider captured without a reference")
             })?;
             let outcome = Outcome::Captured { provider_reference, money: answer.amount };
-            vec![("captured", settle(outcome))]
+            vec![("captured".into(), settle(outcome))]
         }
-        ChargeOutcome::Declined(_) if voiding => {
-            vec![("voided", PaymentCommand::RecordVoided { now })]
+        ChargeOutcome::Declined(_) if voiding => voided("voided", false),
+        // It cannot be closed there. Nor is it certain that what was sent will not arrive yet.
+        ChargeOutcome::Pending | ChargeOutcome::Absent if voiding => voided("given up", true),
+        ChargeOutcome::Declined(reason) => {
+            vec![("declined".into(), settle(Outcome::Declined { reason }))]
         }
-        ChargeOutcome::Declined(reason) => vec![("declined", settle(Outcome::Declined { reason }))],
-        ChargeOutcome::Pending if voiding => return Err(ask_again()),
         ChargeOutcome::Pending => answer
             .instructions
             .map(|instructions| {
-                ("instructions", PaymentCommand::RecordInstructions { instructions, now })
+                let told = PaymentCommand::RecordInstructions { instructions, now };
+                ("instructions".into(), told)
             })
             .into_iter()
             .collect(),
-        ChargeOutcome::Unknown => return Err(ask_again()),
+        ChargeOutcome::Unknown | ChargeOutcome::Absent => return Err(ask_again()),
     })
 }
 
@@ -125,81 +155,172 @@ fn ask_again() -> Failure {
     Failure::transient("the payment provider does not know yet what became of the charge")
 }
 
+fn unknown(now: Timestamp) -> Vec<Report> {
+    vec![("unknown".into(), PaymentCommand::Settle { outcome: Outcome::Unknown, now })]
+}
+
+/// A refund that failed is another one's turn, later or when somebody has seen to it.
+fn refund_failed(
+    details: &PaymentDetails,
+    reason: String,
+    next_attempt_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Report {
+    let purpose = format!("refund {} failed", details.refunds_failed);
+    (purpose.into(), PaymentCommand::RecordRefundFailed { reason, next_attempt_at, now })
+}
+
+/// What came of a call: what the payment is told, and what is to be a dead letter nevertheless.
+struct Carried {
+    reports: Vec<Report>,
+    letter: Option<Failure>,
+}
+
+impl From<Vec<Report>> for Carried {
+    fn from(reports: Vec<Report>) -> Self {
+        Self { reports, letter: None }
+    }
+}
+
 impl PaymentGatewayHandler {
-    /// Carries payments out through this provider.
-    pub fn new(gateway: Arc<dyn PaymentGateway>) -> Self {
-        Self { gateway, answer_within: ANSWER_WITHIN }
+    /// Carries payments out through these providers.
+    pub fn new(gateways: PaymentGateways) -> Self {
+        Self { gateways }
     }
 
     /// Makes the call and gives what to report.
     async fn carry_out(
         &self,
         runtime: &Runtime,
+        details: &PaymentDetails,
         call: Call,
-    ) -> Result<Vec<(&'static str, PaymentCommand)>, Failure> {
-        let now = || runtime.world().now();
+    ) -> Result<Carried, Failure> {
+        let gateway = self.gateways.of(&details.method.0).ok_or_else(|| {
+            let method = &details.method;
+            Failure::system(format!("the payment provider of {method} is not set up: see MOMO_*"))
+        })?;
         match call {
-            Call::Charge(charge) => {
-                let limit = tokio::time::timeout(self.answer_within, self.charge(runtime, &charge));
-                let unknown = |now| PaymentCommand::Settle { outcome: Outcome::Unknown, now };
-                match limit.await {
-                    Err(_) => Ok(vec![("unknown", unknown(now()))]),
-                    Ok(Ok(ChargeAnswer { outcome: ChargeOutcome::Unknown, .. })) => {
-                        Ok(vec![("unknown", unknown(now()))])
-                    }
-                    Ok(answer) => report(answer?, false, now()),
-                }
-            }
+            Call::Charge(charge) => self.first(runtime, &**gateway, &charge).await,
             Call::Query(charge) => {
-                let answer = self.within(runtime, "query", self.gateway.query(&charge)).await?;
-                report(answer, false, now())
+                let query = gateway.query(&charge);
+                let answer = within(runtime, &**gateway, "query", query).await?;
+                if must_be_sent_again(&answer, details) {
+                    return self.again(runtime, &**gateway, &charge).await;
+                }
+                report(answer, false, runtime.world().now()).map(Carried::from)
             }
             Call::Void(charge) => {
-                let answer = self.within(runtime, "void", self.gateway.void(&charge)).await?;
-                report(answer, true, now())
+                let answer = within(runtime, &**gateway, "void", gateway.void(&charge)).await?;
+                report(answer, true, runtime.world().now()).map(Carried::from)
             }
             Call::Refund(refund) => {
-                let answer = self.within(runtime, "refund", self.gateway.refund(&refund)).await?;
+                let made = gateway.refund(&refund);
+                let answer = within(runtime, &**gateway, "refund", made).await?;
                 let failed = points::try_reach("gateway.after_refund").await;
                 failed.map_err(|failed| Failure::transient(failed.to_string()))?;
-                match answer {
-                    RefundAnswer::Refunded { provider_reference } => Ok(vec![(
-                        "refunded",
-                        PaymentCommand::RecordRefunded { provider_reference, now: now() },
-                    )]),
-                    RefundAnswer::Refused(reason) => Err(Failure::permanent(format!(
-                        "the payment provider will not give the money back: {reason}"
-                    ))),
-                }
+                refunded(details, answer, runtime.world().now())
             }
         }
+    }
+
+    /// The first time that a charge is sent: whatever comes of it, something is recorded.
+    async fn first(
+        &self,
+        runtime: &Runtime,
+        gateway: &dyn PaymentGateway,
+        charge: &Charge,
+    ) -> Result<Carried, Failure> {
+        let now = || runtime.world().now();
+        let limit = gateway.answer_within();
+        let limit = tokio::time::timeout(limit, self.charge(runtime, gateway, charge));
+        match limit.await {
+            Err(_) => Ok(unknown(now()).into()),
+            Ok(Ok(ChargeAnswer { outcome: ChargeOutcome::Unknown, .. })) => {
+                Ok(unknown(now()).into())
+            }
+            Ok(answer) => report(answer?, false, now()).map(Carried::from),
+        }
+    }
+
+    /// The same charge again, of which it is known already that nobody knew what became of it.
+    async fn again(
+        &self,
+        runtime: &Runtime,
+        gateway: &dyn PaymentGateway,
+        charge: &Charge,
+    ) -> Result<Carried, Failure> {
+        let limit = gateway.answer_within();
+        let limit = tokio::time::timeout(limit, self.charge(runtime, gateway, charge));
+        let answer = limit.await.map_err(|_| ask_again())?;
+        report(answer?, false, runtime.world().now()).map(Carried::from)
     }
 
     /// A charge whose answer nobody waits for may still happen: the caller decides what a time
     /// limit means.
-    async fn charge(&self, runtime: &Runtime, charge: &Charge) -> Result<ChargeAnswer, Failure> {
-        runtime.faults().before(self.gateway.provider(), &["charge", &charge.method]).await?;
-        let answer = self.gateway.charge(charge).await.map_err(gateway_failed)?;
+    async fn charge(
+        &self,
+        runtime: &Runtime,
+        gateway: &dyn PaymentGateway,
+        charge: &Charge,
+    ) -> Result<ChargeAnswer, Failure> {
+        runtime.faults().before(gateway.provider(), &["charge", &charge.method]).await?;
+        let answer = gateway.charge(charge).await.map_err(gateway_failed)?;
         let failed = points::try_reach("gateway.after_charge").await;
         failed.map_err(|failed| Failure::transient(failed.to_string()))?;
         Ok(answer)
     }
+}
 
-    async fn within<T>(
-        &self,
-        runtime: &Runtime,
-        operation: &'static str,
-        call: impl Future<Output = Result<T, GatewayError>>,
-    ) -> Result<T, Failure> {
-        let call = async {
-            runtime.faults().before(self.gateway.provider(), &[operation]).await?;
-            call.await.map_err(gateway_failed)
-        };
-        match tokio::time::timeout(self.answer_within, call).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::transient("the payment provider did not answer in time")),
-        }
+async fn within<T>(
+    runtime: &Runtime,
+    gateway: &dyn PaymentGateway,
+    operation: &'static str,
+    call: impl Future<Output = Result<T, GatewayError>>,
+) -> Result<T, Failure> {
+    let call = async {
+        runtime.faults().before(gateway.provider(), &[operation]).await?;
+        call.await.map_err(gateway_failed)
+    };
+    match tokio::time::timeout(gateway.answer_within(), call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Failure::transient("the payment provider did not answer in time")),
     }
+}
+
+fn refunded(
+    details: &PaymentDetails,
+    answer: RefundAnswer,
+    now: Timestamp,
+) -> Result<Carried, Failure> {
+    match answer {
+        RefundAnswer::Refunded { provider_reference } => {
+            let command = PaymentCommand::RecordRefunded { provider_reference, now };
+            Ok(vec![("refunded".into(), command)].into())
+        }
+        RefundAnswer::Pending => {
+            Err(Failure::transient("the payment provider has not given the money back yet"))
+        }
+        RefundAnswer::Failed(reason) => {
+            let again = Some(now.plus(REFUND_AGAIN_AFTER));
+            Ok(vec![refund_failed(details, reason, again, now)].into())
+        }
+        RefundAnswer::Refused(reason) => Ok(Carried {
+            letter: Some(Failure::permanent(format!(
+                "the payment provider will not give the money back: {reason}"
+            ))),
+            reports: vec![refund_failed(details, reason, None, now)],
+        }),
+    }
+}
+
+/// What a payment that its own timer asks after needs when its provider did not answer: nothing, but
+/// for the word that nobody knows what became of its charge.
+fn unanswered(event: &PaymentEvent, failure: &Failure, now: Timestamp) -> Vec<Report> {
+    tracing::warn!(
+        error = failure.message,
+        "a payment provider did not say how a payment stands; it is asked again"
+    );
+    if matches!(event, PaymentEvent::Initiated(_)) { unknown(now) } else { Vec::new() }
 }
 
 #[async_trait]
@@ -210,16 +331,22 @@ impl Handler for PaymentGatewayHandler {
         let id: Uuid = event.aggregate_id;
         let state = payments.read_inside(id, |payment| payment.details.clone()).await;
         let details = state.map_err(|error| command_failed(&error))?.value;
-        let Some(call) = details.and_then(|details| call(&payment, &details)) else {
-            return Ok(());
+        let Some(details) = details else { return Ok(()) };
+        let Some(call) = call(&payment, &details) else { return Ok(()) };
+        let carried = match self.carry_out(runtime, &details, call).await {
+            Err(failure)
+                if failure.kind == FailureKind::Transient && details.method.is_asked_after() =>
+            {
+                unanswered(&payment, &failure, runtime.world().now()).into()
+            }
+            carried => carried?,
         };
-        let reports = self.carry_out(runtime, call).await?;
-        for (purpose, command) in reports {
-            let context = CommandContext::because_of(event, purpose, id);
+        for (purpose, command) in carried.reports {
+            let context = CommandContext::because_of(event, &purpose, id);
             let sent = payments.send(id, command, context, |_| ()).await;
             sent.map_err(|error| command_failed(&error))?;
         }
-        Ok(())
+        carried.letter.map_or(Ok(()), Err)
     }
 }
 
@@ -229,9 +356,12 @@ mod tests {
 
     use super::*;
     use crate::domain::ids::{OrderId, PaymentId, RefundId, UserId};
-    use crate::domain::money::Currency;
+    use crate::domain::money::{Currency, Money};
     use crate::domain::order::PaymentMethod;
-    use crate::domain::payment::{PaymentInitiated, PaymentTimedOut, PaymentVoidRequested};
+    use crate::domain::payment::{
+        Instructions, PaymentInitiated, PaymentInquiryRequested, PaymentRefundRequested,
+        PaymentStatus, PaymentTimedOut, PaymentVoidRequested,
+    };
 
     const AT: Timestamp = Timestamp::from_millis(0);
 
@@ -254,6 +384,27 @@ mod tests {
             cancelled: None,
             refund_requested: false,
             misfit_reference: None,
+            initiated_at: AT,
+            asked: 0,
+            still_open: false,
+            refunds_failed: 0,
+        }
+    }
+
+    fn inquiry() -> PaymentEvent {
+        PaymentEvent::InquiryRequested(PaymentInquiryRequested {
+            order_id: order(),
+            payment_id: PaymentId::of(order()),
+            attempt: 1,
+            requested_at: AT,
+        })
+    }
+
+    fn wanted_back() -> PaymentDetails {
+        PaymentDetails {
+            refund_requested: true,
+            provider_reference: Some("SBX-1".to_owned()),
+            ..details(PaymentStatus::Captured)
         }
     }
 
@@ -305,6 +456,55 @@ mod tests {
     }
 
     #[test]
+    fn an_inquiry_asks_for_whatever_is_open() {
+        let open = details(PaymentStatus::Unknown);
+        assert!(matches!(call(&inquiry(), &open), Some(Call::Query(_))));
+        let given_up = PaymentDetails { cancelled: Some("order_cancelled".to_owned()), ..open };
+        assert!(matches!(call(&inquiry(), &given_up), Some(Call::Void(_))));
+        let watched = PaymentDetails { still_open: true, ..details(PaymentStatus::Voided) };
+        assert!(matches!(call(&inquiry(), &watched), Some(Call::Query(_))));
+        for over in [PaymentStatus::Captured, PaymentStatus::Failed, PaymentStatus::Voided] {
+            assert_eq!(call(&inquiry(), &details(over)), None, "{over:?}");
+        }
+    }
+
+    #[test]
+    fn a_charge_is_sent_again_where_the_buyer_could_not_pay_it() {
+        let open = details(PaymentStatus::Unknown);
+        let told = Some(Instructions { url: Some("https://pay.invalid/".to_owned()), text: None });
+        let instructed = PaymentDetails { instructions: told, ..open.clone() };
+        let given_up = PaymentDetails { cancelled: Some("late".to_owned()), ..open.clone() };
+        let watched = PaymentDetails { still_open: true, ..details(PaymentStatus::Voided) };
+        let again = |outcome, details| must_be_sent_again(&answer(outcome), details);
+        assert!(again(ChargeOutcome::Absent, &open) && again(ChargeOutcome::Pending, &open));
+        assert!(again(ChargeOutcome::Absent, &instructed));
+        assert!(!again(ChargeOutcome::Pending, &instructed));
+        for outcome in [ChargeOutcome::Captured, ChargeOutcome::Unknown] {
+            assert!(!again(outcome, &open));
+        }
+        for unwanted in [&given_up, &watched] {
+            assert!(!again(ChargeOutcome::Absent, unwanted));
+        }
+    }
+
+    #[test]
+    fn a_refund_that_failed_is_tried_again_and_a_refused_one_is_somebodys_to_see() {
+        let of = |answer| refunded(&wanted_back(), answer, AT);
+        let failed = of(RefundAnswer::Failed("refund_failed".to_owned())).unwrap();
+        let [(_, PaymentCommand::RecordRefundFailed { next_attempt_at, .. })] = &failed.reports[..]
+        else {
+            panic!("it failed")
+        };
+        assert_eq!(*next_attempt_at, Some(AT.plus(REFUND_AGAIN_AFTER)));
+        assert!(failed.letter.is_none());
+        let refused = of(RefundAnswer::Refused("not_refundable".to_owned())).unwrap();
+        assert_eq!(refused.letter.map(|letter| letter.kind), Some(FailureKind::Permanent));
+        assert_eq!(refused.reports.len(), 1);
+        let pending = of(RefundAnswer::Pending).err().map(|failure| failure.kind);
+        assert_eq!(pending, Some(FailureKind::Transient));
+    }
+
+    #[test]
     fn a_refund_has_a_key_of_its_own_and_is_asked_for_until_it_is_made() {
         let event = PaymentEvent::RefundRequested(PaymentRefundRequested {
             order_id: order(),
@@ -316,8 +516,13 @@ mod tests {
             reason: "order_cancelled".to_owned(),
             requested_at: AT,
         });
-        let asked = call(&event, &details(PaymentStatus::Captured));
+        let asked = call(&event, &wanted_back());
         let Some(Call::Refund(refund)) = asked else { panic!("a refund") };
+        assert_eq!(call(&inquiry(), &wanted_back()), Some(Call::Refund(refund.clone())));
+        assert_eq!(refund.charge_key, PaymentId::of(order()).to_string());
+        let again = PaymentDetails { refunds_failed: 1, ..wanted_back() };
+        let Some(Call::Refund(another)) = call(&event, &again) else { panic!("a refund") };
+        assert_ne!(another.idempotency_key, refund.idempotency_key);
         assert_eq!(refund.idempotency_key, RefundId::of(PaymentId::of(order())).to_string());
         assert_eq!(refund.provider_reference, "SBX-1");
         assert_eq!(call(&event, &details(PaymentStatus::Refunded)), None);
@@ -331,13 +536,17 @@ mod tests {
                 .map_err(|failure| failure.kind)
         };
         let declined = || ChargeOutcome::Declined("insufficient_funds".to_owned());
-        assert_eq!(told(ChargeOutcome::Captured, false), Ok(vec!["captured"]));
-        assert_eq!(told(ChargeOutcome::Captured, true), Ok(vec!["captured"]));
-        assert_eq!(told(declined(), false), Ok(vec!["declined"]));
-        assert_eq!(told(declined(), true), Ok(vec!["voided"]));
+        assert_eq!(told(ChargeOutcome::Captured, false), Ok(vec!["captured".into()]));
+        assert_eq!(told(ChargeOutcome::Captured, true), Ok(vec!["captured".into()]));
+        assert_eq!(told(declined(), false), Ok(vec!["declined".into()]));
+        assert_eq!(told(declined(), true), Ok(vec!["voided".into()]));
         assert_eq!(told(ChargeOutcome::Pending, false), Ok(vec![]));
-        assert_eq!(told(ChargeOutcome::Pending, true), Err(FailureKind::Transient));
-        assert_eq!(told(ChargeOutcome::Unknown, false), Err(FailureKind::Transient));
+        assert_eq!(told(ChargeOutcome::Pending, true), Ok(vec!["given up".into()]));
+        assert_eq!(told(ChargeOutcome::Absent, true), Ok(vec!["given up".into()]));
+        for outcome in [ChargeOutcome::Unknown, ChargeOutcome::Absent] {
+            assert_eq!(told(outcome, false), Err(FailureKind::Transient));
+        }
+        assert_eq!(told(ChargeOutcome::Unknown, true), Err(FailureKind::Transient));
         let nameless = ChargeAnswer { provider_reference: None, ..answer(ChargeOutcome::Captured) };
         assert_eq!(report(nameless, false, AT).unwrap_err().kind, FailureKind::Permanent);
     }

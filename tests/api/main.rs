@@ -31,6 +31,8 @@ mod limits;
 mod linearizability;
 mod listings;
 mod mail_providers;
+mod momo;
+mod momo_storm;
 mod mutations;
 mod notifications;
 mod overload;

@@ -21,6 +21,7 @@ pub mod http2;
 mod journal;
 mod load;
 mod market;
+pub mod momo;
 mod operations;
 mod people;
 mod raw;

@@ -449,8 +449,11 @@ impl Market {
             }
             if self.seen.last().is_some_and(|last| last == "payment.void_requested") {
                 let id = PaymentId::of(order(1));
-                self.send(MarketCommand::Payment(id, PaymentCommand::RecordVoided { now }))
-                    .unwrap();
+                self.send(MarketCommand::Payment(
+                    id,
+                    PaymentCommand::RecordVoided { still_open: false, now },
+                ))
+                .unwrap();
             }
             assert!(events == 0 || (step.undone)(&self.saga), "{} is not undone", step.name);
         }

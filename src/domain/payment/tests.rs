@@ -43,7 +43,23 @@ fn cancel() -> PaymentCommand {
 }
 
 fn voided() -> PaymentCommand {
-    PaymentCommand::RecordVoided { now: at(3) }
+    PaymentCommand::RecordVoided { still_open: false, now: at(3) }
+}
+
+fn still_open() -> PaymentCommand {
+    PaymentCommand::RecordVoided { still_open: true, now: at(3) }
+}
+
+fn inquire(seconds: u64) -> PaymentCommand {
+    PaymentCommand::Inquire { now: at(seconds) }
+}
+
+fn refund_failed(next_attempt_at: Option<u64>) -> PaymentCommand {
+    PaymentCommand::RecordRefundFailed {
+        reason: "refund_failed".into(),
+        next_attempt_at: next_attempt_at.map(at),
+        now: at(3),
+    }
 }
 
 fn refunded() -> PaymentCommand {
@@ -227,6 +243,134 @@ fn instructions_are_told_once_and_while_they_matter() {
     after(&[initiate(), capture()]).when(instruct("*1#")).then([]);
 }
 
+/// When a payment is asked after next, once these commands are through; none: never.
+fn asked_at(commands: &[PaymentCommand]) -> Option<Timestamp> {
+    let (mut state, mut due) = (Payment::default(), None);
+    for command in commands {
+        for event in state.decide(command).unwrap_or_default() {
+            state.apply(&event);
+            for change in state.timers(&event) {
+                due = match change {
+                    TimerChange::Set { name, at } if name == INQUIRY_TIMER => Some(at),
+                    TimerChange::Clear { name } if name == INQUIRY_TIMER => None,
+                    other => panic!("{other:?}"),
+                };
+            }
+        }
+    }
+    due
+}
+
+#[test]
+fn what_is_open_is_asked_after_and_nothing_else_is() {
+    let minutes = |minutes: u64| Some(at(minutes * 60));
+    let mut commands = vec![initiate()];
+    for (asked, expected) in [(1, 5), (5, 15), (15, 30), (30, 90), (90, 150), (150, 210)] {
+        commands.push(inquire(asked * 60));
+        assert_eq!(asked_at(&commands), minutes(expected), "asked {asked} minutes after");
+    }
+    assert_eq!(asked_at(&[initiate()]), minutes(1));
+    assert_eq!(asked_at(&[initiate(), unknown()]), minutes(1));
+    for over in [capture(), decline()] {
+        assert_eq!(asked_at(&[initiate(), over]), None);
+    }
+    assert_eq!(asked_at(&[initiate(), cancel(), voided()]), None);
+    let watched = [initiate(), cancel(), still_open()];
+    assert_eq!(asked_at(&watched), Some(at(62)));
+    assert_eq!(asked_at(&[&watched[..], &[decline()]].concat()), None);
+    // Money that is wanted back is asked after from then on.
+    let back = [&watched[..], &[capture()]].concat();
+    assert_eq!(asked_at(&back), Some(at(61)));
+    assert_eq!(asked_at(&[&back[..], &[refunded()]].concat()), None);
+    assert_eq!(asked_at(&[&back[..], &[refund_failed(Some(3_600))]].concat()), minutes(60));
+    assert_eq!(asked_at(&[&back[..], &[refund_failed(None)]].concat()), None);
+    assert_eq!(asked_at(&[initiate(), decline(), capture()]), Some(at(61)));
+}
+
+/// The built-in provider answers within the call.
+#[test]
+fn a_payment_of_the_built_in_provider_is_not_asked_after() {
+    let PaymentCommand::Initiate { payment_id, order_id, payer_id, money, reference, now, .. } =
+        initiate()
+    else {
+        unreachable!("it is one")
+    };
+    let method = PaymentMethod::new(PaymentMethod::TEST_PENDING);
+    let initiate =
+        PaymentCommand::Initiate { payment_id, order_id, payer_id, money, method, reference, now };
+    assert_eq!(asked_at(&[initiate, cancel(), voided()]), None);
+}
+
+#[test]
+fn what_was_given_up_and_can_be_paid_still_is_watched_for_a_day() {
+    let watched = || after(&[initiate(), cancel(), still_open()]);
+    watched()
+        .when(inquire(600))
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Voided))
+        .then_types(&["payment.inquiry_requested"])
+        .when(decline())
+        .then_types(&["payment.closed"])
+        .when(decline())
+        .then([])
+        .when(inquire(700))
+        .then([]);
+    watched().when(capture()).then_types(&["payment.captured", "payment.refund_requested"]);
+    let (payment, _) = run::<Payment>(&[initiate(), cancel(), still_open()]);
+    let day = 24 * 60 * 60;
+    assert!(payment.on_timer(INQUIRY_TIMER, at(day - 1)).is_some());
+    assert!(payment.on_timer(INQUIRY_TIMER, at(day)).is_none());
+    // What nobody knows the outcome of is asked after for as long as it takes.
+    let (payment, _) = run::<Payment>(&[initiate(), unknown()]);
+    assert!(payment.on_timer(INQUIRY_TIMER, at(30 * day)).is_some());
+    // Late money after that goes back all the same.
+    after(&[initiate(), cancel(), voided()])
+        .when(capture())
+        .then_types(&["payment.captured", "payment.refund_requested"]);
+}
+
+#[test]
+fn a_refund_that_came_to_nothing_is_made_under_another_key() {
+    let wanted = [initiate(), capture(), cancel()];
+    after(&wanted)
+        .when(refund_failed(Some(3_600)))
+        .and_state(|payment| {
+            let details = payment.details.as_ref().unwrap();
+            assert_eq!((details.refunds_failed, details.is_wanted_back()), (1, true));
+        })
+        .then_types(&["payment.refund_failed"])
+        .when(inquire(3_600))
+        .then_types(&["payment.inquiry_requested"])
+        .when(refunded())
+        .then_types(&["payment.refunded"])
+        .when(refund_failed(None))
+        .then([])
+        .when(inquire(3_700))
+        .then([]);
+    after(&[initiate(), capture()]).when(refund_failed(None)).then_rejected("invalid_transition");
+    let refund = RefundId::of(id());
+    assert_eq!(refund.key(0), refund.uuid());
+    assert_ne!(refund.key(1), refund.uuid());
+    assert_ne!(refund.key(1), refund.key(2));
+}
+
+#[test]
+fn money_under_the_name_of_this_payment_that_it_did_not_ask_for_is_not_taken() {
+    let misfit = PaymentCommand::Settle {
+        outcome: Outcome::Misfit {
+            reason: Misfit::RequestMismatch,
+            provider_reference: "momo-9".into(),
+            money: dong(1_500),
+        },
+        now: at(1),
+    };
+    after(&[initiate()])
+        .when(misfit.clone())
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Initiated))
+        .then_types(&["payment.rejected"])
+        .when(misfit)
+        .then([]);
+}
+
 fn any_command() -> impl Strategy<Value = PaymentCommand> {
     prop_oneof![
         3 => Just(initiate()),
@@ -237,7 +381,10 @@ fn any_command() -> impl Strategy<Value = PaymentCommand> {
         2 => Just(unknown()),
         3 => Just(cancel()),
         2 => Just(voided()),
+        2 => Just(still_open()),
         2 => Just(refunded()),
+        1 => Just(refund_failed(Some(9))),
+        1 => Just(inquire(7)),
         1 => Just(instruct("*1#")),
     ]
 }
