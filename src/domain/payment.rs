@@ -203,7 +203,7 @@ souk_actors::events! {
         /// The gateway said no.
         Failed(PaymentFailed) = "payment.failed", "PaymentFailed", 1.0, [];
         /// The gateway reported money that does not fit.
-        Rejected(PaymentRejected) = "payment.rejected", "PaymentRejected", 1.0, [];
+        Rejected(PaymentRejected) = "payment.rejected", "PaymentRejected", 1.1, [];
         /// The gateway is to be told that no money is wanted.
         VoidRequested(PaymentVoidRequested) = "payment.void_requested", "PaymentVoidRequested",
             1.0, [];
