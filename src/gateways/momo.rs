@@ -102,7 +102,7 @@ pub struct MoMo {
 
 impl MoMo {
     /// MoMo with these settings.
-    pub fn new(settings: Settings, world: Arc<dyn World>) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, world: Arc<dyn World>) -> Result<Self, url::ParseError> {
         Ok(Self { client: Client::new(settings)?, world })
     }
 

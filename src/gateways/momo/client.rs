@@ -5,9 +5,17 @@
 
 use std::sync::Arc;
 
-use reqwest::redirect;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use url::Url;
 
 use super::Settings;
 use super::signature::{raw, sign};
@@ -107,22 +115,18 @@ pub(super) fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// Makes the calls.
+/// Makes the calls, each over a connection of its own. No redirect is followed and no proxy used.
 pub struct Client {
     settings: Settings,
-    http: reqwest::Client,
+    endpoint: Url,
+    tls: TlsConnector,
 }
 
 impl Client {
     /// A client with these settings. It trusts the certificates that the system trusts.
-    pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls())
-            .redirect(redirect::Policy::none())
-            .timeout(settings.timeout)
-            .user_agent(concat!("souk/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { settings, http })
+    pub fn new(settings: Settings) -> Result<Self, url::ParseError> {
+        let endpoint = Url::parse(&settings.endpoint)?;
+        Ok(Self { settings, endpoint, tls: TlsConnector::from(Arc::new(tls())) })
     }
 
     /// What it was told.
@@ -277,31 +281,56 @@ impl Client {
     }
 
     async fn exchange(&self, path: &str, body: Value) -> Result<Reply, GatewayError> {
-        let url = format!("{}{path}", self.settings.endpoint);
-        let request = self.http.post(url).header("content-type", "application/json; charset=UTF-8");
-        // The error would name the address, which is nobody's business but the operator's.
-        let lost = |error: reqwest::Error| GatewayError::Transient(kind(&error).to_owned());
-        let mut response = request.body(body.to_string()).send().await.map_err(lost)?;
-        let status = response.status().as_u16();
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(lost)? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > ANSWER_BYTES_MAX {
-                return Err(GatewayError::Transient("its answer is too long".to_owned()));
-            }
-        }
+        let answer = tokio::time::timeout(self.settings.timeout, self.send(path, body)).await;
+        let (status, bytes) = answer.unwrap_or_else(|_| Err(lost("it took too long")))?;
         understood(status, &bytes)
+    }
+
+    async fn send(&self, path: &str, body: Value) -> Result<(u16, Bytes), GatewayError> {
+        let host = self.endpoint.host_str().unwrap_or_default();
+        let port = self.endpoint.port_or_known_default().unwrap_or_default();
+        let named = match self.endpoint.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let request = Request::post(path)
+            .header(header::HOST, named)
+            .header(header::USER_AGENT, concat!("souk/", env!("CARGO_PKG_VERSION")))
+            .header(header::CONTENT_TYPE, "application/json; charset=UTF-8")
+            .header(header::CONNECTION, "close")
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(|_| GatewayError::Invalid("MOMO_ENDPOINT is no address".to_owned()))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let stream = TcpStream::connect((host.as_str(), port)).await;
+        let stream = stream.map_err(|_| lost("it cannot be reached"))?;
+        if self.endpoint.scheme() == "http" {
+            return talk(stream, request).await;
+        }
+        let name = ServerName::try_from(host).map_err(|_| lost("its name is none"))?;
+        let stream = self.tls.connect(name, stream).await;
+        talk(stream.map_err(|_| lost("its certificate is not trusted"))?, request).await
     }
 }
 
-fn kind(error: &reqwest::Error) -> &'static str {
-    if error.is_timeout() {
-        "it took too long"
-    } else if error.is_connect() {
-        "it cannot be reached"
-    } else {
-        "the connection broke"
-    }
+/// Nobody knows what became of the call.
+fn lost(why: &str) -> GatewayError {
+    GatewayError::Transient(why.to_owned())
+}
+
+async fn talk<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), GatewayError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broke = |_: hyper::Error| lost("the connection broke");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
+    // It ends when the answer is read, or when nobody waits for it any more.
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(broke)?;
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|_| lost("its answer broke off or is too long"))?;
+    Ok((status, body.to_bytes()))
 }
 
 /// The status of an answer is coarse: where the body has a result code, that counts, but for a
