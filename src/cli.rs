@@ -14,6 +14,7 @@ mod journal;
 mod quarantine;
 mod rebuild;
 mod remote;
+mod replay;
 mod sagas;
 mod schema;
 mod serve;
@@ -131,6 +132,8 @@ enum Command {
     Subscriptions(Against<subscriptions::Options>),
     /// Read models of a running server: make one anew beside the one that serves
     Rebuild(Against<rebuild::Options>),
+    /// Events delivered once more to a subscription of a running server
+    Replay(Against<replay::Options>),
     /// Events of a running server
     Events(Against<events::Options>),
     /// Sagas of a running server: how far they are, and stepping in
@@ -194,6 +197,7 @@ pub fn run() -> ExitCode {
             return remotely(&cli.flags, against, subscriptions::run);
         }
         Some(Command::Rebuild(against)) => return remotely(&cli.flags, against, rebuild::run),
+        Some(Command::Replay(against)) => return remotely(&cli.flags, against, replay::run),
         Some(Command::Events(against)) => return remotely(&cli.flags, against, events::run),
         Some(Command::Sagas(against)) => return remotely(&cli.flags, against, sagas::run),
         Some(Command::Dlq(against)) => return remotely(&cli.flags, against, dlq::run),
@@ -290,6 +294,7 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             | Command::Quarantine(_)
             | Command::Subscriptions(_)
             | Command::Rebuild(_)
+            | Command::Replay(_)
             | Command::Events(_)
             | Command::Sagas(_)
             | Command::Dlq(_),

@@ -47,6 +47,7 @@ pub mod projections;
 pub mod publishing;
 mod rate_limit;
 mod registered;
+pub mod replays;
 pub mod sagas;
 mod sagas_known;
 mod sagas_stream;
@@ -330,6 +331,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(subscriptions::routes())
         .merge(dlq::routes())
         .merge(projections::routes())
+        .merge(replays::routes())
         .merge(dlq_bulk::routes())
         .merge(audit::routes())
         .merge(sagas::routes())

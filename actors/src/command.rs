@@ -1,6 +1,7 @@
 //! What goes into an aggregate and what comes back: contexts, answers and errors.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -45,13 +46,71 @@ pub struct ControlWrite {
 }
 
 tokio::task_local! {
-    /// The subscription whose handler is at work in this task.
-    static HANDLER: &'static str;
+    /// The delivery whose handler is at work in this task.
+    static HANDLER: (DeliveryMetadata, Arc<Effects>);
 }
 
-/// Does some work for a subscription: the commands that it sends because of an event say so.
-pub(crate) async fn on_behalf_of<F: Future>(subscription: &'static str, work: F) -> F::Output {
-    HANDLER.scope(subscription, work).await
+/// What a handler can know of the delivery in its hand, beyond the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryMetadata {
+    /// The subscription.
+    pub subscription: &'static str,
+    /// How often it is tried with this attempt, from 1.
+    pub attempt: u32,
+    /// The replay that delivers the event once more; none: nobody asked for that. Whatever the handler
+    /// does it has done before, as a rule.
+    pub replay: Option<Uuid>,
+}
+
+impl DeliveryMetadata {
+    /// Of the delivery whose handler is at work in this task; none: no handler is.
+    pub fn current() -> Option<Self> {
+        HANDLER.try_with(|(metadata, _)| *metadata).ok()
+    }
+}
+
+/// What the commands came to that a handler sent.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    new: AtomicU64,
+    repeated: AtomicU64,
+}
+
+impl Effects {
+    /// Whether a command changed something.
+    pub(crate) fn any_new(&self) -> bool {
+        self.new.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a command was the repeat of one that is done.
+    pub(crate) fn any_repeated(&self) -> bool {
+        self.repeated.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes note of what became of a command, if a handler of this task sent it.
+    pub(crate) fn note<R, J: std::error::Error>(done: &Result<Done<R>, CommandError<J>>) {
+        // Whoever is no handler is none of our business.
+        let _ = HANDLER.try_with(|(_, effects)| match done {
+            Ok(Done { replayed: true, .. })
+            | Err(CommandError::Rejected { replayed: true, .. }) => {
+                effects.repeated.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Done { events: 0, .. }) | Err(_) => {}
+            Ok(_) => {
+                effects.new.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+/// Does a handler's work: the commands that it sends because of an event say whose they are, and what
+/// they come to is noted.
+pub(crate) async fn on_behalf_of<F: Future>(
+    metadata: DeliveryMetadata,
+    effects: &Arc<Effects>,
+    work: F,
+) -> F::Output {
+    HANDLER.scope((metadata, effects.clone()), work).await
 }
 
 /// Who asks, why, on whose budget and until when.
@@ -114,7 +173,7 @@ impl CommandContext {
             once: Some(Once { request_hash: [0; 32] }),
             correlation_id: event.correlation_id.clone(),
             causation_id: event.event_id.to_string().into(),
-            subscription: HANDLER.try_with(|name| *name).ok(),
+            subscription: DeliveryMetadata::current().map(|metadata| metadata.subscription),
             actor_id: "system".into(),
             tenant_id: "default".into(),
             traceparent: None,

@@ -1,8 +1,8 @@
 //! What people did with a subscription: an aggregate with a stream of its own, so that every pause
 //! and every letter that was worked is in the journal, with who asked for it and why.
 //!
-//! Whether a subscription is paused, and what was set for it, are control rows, written in the transaction of the event. A
-//! request to work letters is recorded before it is carried out.
+//! Whether a subscription is paused, what was set for it and what is being replayed are control rows, written in the transaction
+//! of the event. A request to work letters is recorded before it is carried out.
 
 pub mod letters;
 
@@ -126,6 +126,119 @@ pub struct LettersBound {
     pub at: Timestamp,
 }
 
+/// A stretch of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayRange {
+    /// The partition.
+    pub partition: u16,
+    /// Behind this position.
+    pub after: u64,
+    /// Up to this one. Nothing, if it is not behind `after`.
+    pub last: u64,
+}
+
+impl ReplayRange {
+    /// How many positions it has.
+    pub fn positions(&self) -> u64 {
+        self.last.saturating_sub(self.after)
+    }
+}
+
+/// Somebody asked for events to be delivered once more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayRequested {
+    /// The subscription.
+    pub subscription: String,
+    /// The replay.
+    pub replay_id: Uuid,
+    /// Who: a user's id.
+    pub by: String,
+    /// Of which positions: of each partition, at most what was handled when it was asked for.
+    pub ranges: Vec<ReplayRange>,
+    /// Of events from this time on.
+    pub from: Option<Timestamp>,
+    /// Of events before this time.
+    pub to: Option<Timestamp>,
+    /// What an event must be like, beyond what the subscription asks of it.
+    pub filter: Option<String>,
+    /// How many events a second at most.
+    pub events_per_second: u32,
+    /// Why, in the words of who did it.
+    pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a replay has come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayCounts {
+    /// Positions looked at.
+    pub read: u64,
+    /// Events that their handler took once more.
+    pub redelivered: u64,
+    /// How many of those led to nothing new: all of it was done before.
+    pub duplicates: u64,
+    /// Events that their handler could not take: dead letters.
+    pub failed: u64,
+    /// Events that were left to the dead letters: they are letters, or wait behind one of their key.
+    pub held: u64,
+}
+
+impl std::ops::AddAssign for ReplayCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.redelivered += other.redelivered;
+        self.duplicates += other.duplicates;
+        self.failed += other.failed;
+        self.held += other.held;
+    }
+}
+
+/// A replay is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReplayEnded {
+    /// The subscription.
+    pub subscription: String,
+    /// The replay.
+    pub replay_id: Uuid,
+    /// Who ended it: a user's id, or `system`.
+    pub by: String,
+    /// What it came to.
+    pub counts: ReplayCounts,
+    /// Why, in the words of who ended it, or of what failed.
+    pub reason: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How a replay stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayState {
+    /// It goes on, also after a restart.
+    Running,
+    /// Everything was delivered once more.
+    Completed,
+    /// Somebody ended it.
+    Cancelled,
+    /// It cannot go on.
+    Failed,
+}
+
+/// A replay, as its subscription remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replay {
+    /// What was asked for.
+    pub requested: ReplayRequested,
+    /// How it stands.
+    pub state: ReplayState,
+    /// How it ended, if it has.
+    pub ended: Option<ReplayEnded>,
+}
+
+/// How many replays a subscription remembers.
+const REPLAYS_MAX: usize = 20;
+
 crate::events! {
     /// What people did with subscriptions. Who is in the metadata.
     pub enum SubscriptionEvent in "system" as "system-service" {
@@ -147,6 +260,14 @@ crate::events! {
         DlqFilled(LettersBound) = "subscription.dlq_filled", "SubscriptionDlqFilled", 1.0, [];
         /// There is room again, and it goes on by itself.
         DlqRelieved(LettersBound) = "subscription.dlq_relieved", "SubscriptionDlqRelieved", 1.0, [];
+        /// Events are to be delivered once more.
+        ReplayRequested(ReplayRequested) = "subscription.replay_requested", "SubscriptionReplayRequested", 1.0, [];
+        /// All of them were.
+        ReplayCompleted(ReplayEnded) = "subscription.replay_completed", "SubscriptionReplayCompleted", 1.0, [];
+        /// No more of them will be: somebody ended it.
+        ReplayCancelled(ReplayEnded) = "subscription.replay_cancelled", "SubscriptionReplayCancelled", 1.0, [];
+        /// No more of them can be.
+        ReplayFailed(ReplayEnded) = "subscription.replay_failed", "SubscriptionReplayFailed", 1.0, [];
     }
 }
 
@@ -171,6 +292,10 @@ pub enum OversightCommand {
     Fill(LettersBound),
     /// There is room again.
     Relieve(LettersBound),
+    /// Deliver events once more, unless a replay is running already.
+    Replay(ReplayRequested),
+    /// The running replay has ended so.
+    EndReplay(ReplayState, ReplayEnded),
 }
 
 impl Command for OversightCommand {
@@ -185,6 +310,8 @@ impl Command for OversightCommand {
             Self::Skip(_) => "SkipLetter",
             Self::Fill(_) => "FillDlq",
             Self::Relieve(_) => "RelieveDlq",
+            Self::Replay(_) => "RequestReplay",
+            Self::EndReplay(..) => "EndReplay",
         }
     }
 }
@@ -200,9 +327,29 @@ pub struct Oversight {
     /// The time limit that was set, in milliseconds, if one was.
     #[serde(default)]
     pub handler_timeout_ms: Option<u64>,
+    /// Its replays, the newest last. Only that one may be running.
+    #[serde(default)]
+    pub replays: Vec<Replay>,
 }
 
 impl Oversight {
+    /// A replay, as long as it is remembered.
+    pub fn replay(&self, id: Uuid) -> Option<&Replay> {
+        self.replays.iter().find(|replay| replay.requested.replay_id == id)
+    }
+
+    /// The replay that is running.
+    pub fn running_replay(&self) -> Option<&Replay> {
+        self.replays.last().filter(|replay| replay.state == ReplayState::Running)
+    }
+
+    fn end_replay(&mut self, state: ReplayState, ended: &ReplayEnded) {
+        let is_meant = |of: &&mut Replay| of.requested.replay_id == ended.replay_id;
+        if let Some(replay) = self.replays.iter_mut().find(is_meant) {
+            (replay.state, replay.ended) = (state, Some(ended.clone()));
+        }
+    }
+
     /// The id of a subscription's stream.
     pub fn id_of(subscription: &str) -> Uuid {
         crate::id::derived("subscription", &[subscription.as_bytes()])
@@ -253,6 +400,26 @@ impl Aggregate for Oversight {
             OversightCommand::Relieve(bound) => {
                 vec![SubscriptionEvent::DlqRelieved(bound.clone())]
             }
+            OversightCommand::Replay(requested) => {
+                let is_known = self.replay(requested.replay_id).is_some();
+                match is_known || self.running_replay().is_some() {
+                    true => Vec::new(),
+                    false => vec![SubscriptionEvent::ReplayRequested(requested.clone())],
+                }
+            }
+            OversightCommand::EndReplay(state, ended) => {
+                let running = self.running_replay();
+                if running.is_none_or(|of| of.requested.replay_id != ended.replay_id) {
+                    return Ok(Vec::new());
+                }
+                let ended = ended.clone();
+                match state {
+                    ReplayState::Running => Vec::new(),
+                    ReplayState::Completed => vec![SubscriptionEvent::ReplayCompleted(ended)],
+                    ReplayState::Cancelled => vec![SubscriptionEvent::ReplayCancelled(ended)],
+                    ReplayState::Failed => vec![SubscriptionEvent::ReplayFailed(ended)],
+                }
+            }
         })
     }
 
@@ -264,6 +431,20 @@ impl Aggregate for Oversight {
             SubscriptionEvent::HandlerTimeoutChanged(change) => {
                 self.handler_timeout_ms = change.new_ms;
             }
+            SubscriptionEvent::ReplayRequested(requested) => {
+                if self.replays.len() >= REPLAYS_MAX {
+                    self.replays.remove(0);
+                }
+                let (requested, state) = (requested.clone(), ReplayState::Running);
+                self.replays.push(Replay { requested, state, ended: None });
+            }
+            SubscriptionEvent::ReplayCompleted(ended) => {
+                self.end_replay(ReplayState::Completed, ended);
+            }
+            SubscriptionEvent::ReplayCancelled(ended) => {
+                self.end_replay(ReplayState::Cancelled, ended);
+            }
+            SubscriptionEvent::ReplayFailed(ended) => self.end_replay(ReplayState::Failed, ended),
             SubscriptionEvent::RetryRequested(_)
             | SubscriptionEvent::DiscardRequested(_)
             | SubscriptionEvent::SkipRequested(_)

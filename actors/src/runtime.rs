@@ -6,6 +6,7 @@
 mod dead_letters;
 mod handle;
 mod reader;
+mod replays;
 
 use std::any::TypeId;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,6 +20,7 @@ use uuid::Uuid;
 pub use dead_letters::{DeadLetters, LetterGroup, LetterPlace, LetterQuery, LetterQueue};
 pub use handle::Handle;
 pub use reader::{Control, JournalReader, Subscriptions};
+pub use replays::{Preview, ReplayStatus, ReplayWish, Replayable, Replays};
 
 use crate::aggregate::registry::Registry;
 use crate::aggregate::{Aggregate, AggregateOptions};
@@ -31,7 +33,9 @@ use crate::oversight::Oversight;
 use crate::oversight::letters::DeadLetterLog;
 use crate::partition::{MakeRegistry, Partition, PartitionParts, make_registry};
 use crate::saga::{Saga, SagaInstance, SagaRouter, subscriptions};
-use crate::subscriber::{PAUSED_SPACE, RETRY_SPACE, Set, Steered, Subscription, TIMEOUT_SPACE};
+use crate::subscriber::{
+    PAUSED_SPACE, REPLAY_SPACE, RETRY_SPACE, Set, Steered, Subscription, TIMEOUT_SPACE,
+};
 use crate::supervisor::RestartPolicy;
 use crate::world::World;
 
@@ -224,11 +228,16 @@ impl Builder {
         let row = |space| self.store.control(space, name.as_bytes(), self.world.now());
         let paused = row(PAUSED_SPACE).await?;
         let (retry, timeout) = (row(RETRY_SPACE).await?, row(TIMEOUT_SPACE).await?);
+        let replay = row(REPLAY_SPACE).await?.map(|row| serde_json::from_slice(&row));
+        if let Some(Err(error)) = &replay {
+            tracing::error!(subscription = name, %error, "a replay that was asked for cannot be read; it does not go on");
+        }
         Ok(Steered {
             paused: paused.is_some(),
             // A row from before this was recorded says only that it is paused.
             paused_by: paused.and_then(|row| serde_json::from_slice(&row).ok()),
             set: Set::from_rows(name, retry.as_deref(), timeout.as_deref()),
+            replay: replay.and_then(Result::ok).map(Arc::new),
         })
     }
 }
@@ -316,6 +325,11 @@ impl Runtime {
     /// The dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters(self.clone())
+    }
+
+    /// The replays.
+    pub fn replays(&self) -> Replays {
+        Replays(self.clone())
     }
 
     /// Injected failures (development and tests).

@@ -10,6 +10,7 @@ mod lane;
 mod lately;
 mod pull;
 mod redrive;
+mod replay;
 mod room;
 mod settings;
 mod status;
@@ -25,6 +26,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::broker::{BrokerHandle, Pattern, Route};
+pub use crate::command::DeliveryMetadata;
 use crate::command::{CommandContext, Origin};
 use crate::dead_letter::DeadLetterHandle;
 use crate::event::StoredEvent;
@@ -33,7 +35,7 @@ use crate::filter::Filter;
 use crate::flag::Flag;
 use crate::journal::Store;
 use crate::journal::writer::WriterHandle;
-use crate::oversight::{LettersBound, Oversight, OversightCommand};
+use crate::oversight::{LettersBound, Oversight, OversightCommand, ReplayRequested};
 use crate::retry::{Backoff, Failure, RetryPolicy};
 use crate::runtime::Runtime;
 use crate::world::{Timestamp, World};
@@ -44,6 +46,9 @@ use lately::Lately;
 pub(crate) use pull::run;
 use redrive::Redrives;
 pub use redrive::{Redrive, RedriveError, Redriven, Work};
+use replay::Window;
+pub(crate) use replay::{REPLAY_SPACE, begun as replay_begun, ended as replay_ended};
+pub use replay::{ReplayProgress, ReplayScope};
 use room::Room;
 pub(crate) use settings::{RETRY_SPACE, Set, Settings, TIMEOUT_SPACE};
 pub use status::{BatchStatus, PartitionStatus, PausedBy, RetryingStatus, SubscriptionStatus};
@@ -344,6 +349,9 @@ pub(crate) struct Cell {
     /// What is in force of what people can set.
     settings: watch::Sender<Settings>,
     paused_by: Mutex<Option<PausedBy>>,
+    /// The replay that is running, and what is under way of it.
+    replay: watch::Sender<Option<Arc<ReplayRequested>>>,
+    window: Mutex<Option<Arc<Window>>>,
     dispatched: AtomicU64,
     damaged: AtomicBool,
     lately: Lately,
@@ -368,6 +376,7 @@ pub(crate) struct Steered {
     pub paused: bool,
     pub paused_by: Option<PausedBy>,
     pub set: Set,
+    pub replay: Option<Arc<ReplayRequested>>,
 }
 
 /// What a cell is made of.
@@ -396,6 +405,8 @@ impl Cell {
             route,
             paused: Flag::new(steered.paused),
             paused_by: Mutex::new(steered.paused_by.clone()),
+            replay: watch::Sender::new(steered.replay.clone()),
+            window: Mutex::default(),
             settings: watch::Sender::new(Settings::new(&subscription, &steered.set, 0)),
             unfinished: (subscription.ordering == Ordered::Not).then(Mutex::default),
             runtime: OnceLock::new(),
@@ -553,14 +564,15 @@ impl Cell {
             handled: None,
             usual_ms,
         };
-        if self.is_done(event, key) {
+        let retrying = self.lately.retrying(event.position);
+        if retrying.is_none() && self.is_done(event, key) {
             delivery.handled = self.lately.handled(event.position);
             delivery.attempts = delivery.handled.map_or(0, |handled| handled.attempts);
             return delivery;
         }
         delivery.state = "pending";
         delivery.held = self.held();
-        if let Some(retrying) = self.lately.retrying(event.position) {
+        if let Some(retrying) = retrying {
             let next = retrying.next.or_else(|| self.circuit.opens_again());
             delivery.state = "retrying";
             delivery.attempts = retrying.attempts;
@@ -584,7 +596,7 @@ impl Cell {
     }
 
     /// Why it does not go on, if it does not.
-    fn held(&self) -> Option<&'static str> {
+    pub(crate) fn held(&self) -> Option<&'static str> {
         if self.paused.get() {
             Some("paused")
         } else if self.is_full() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::{Mode, Credential};
+use super::{Credential, Mode};
 use crate::config::reader::Reader;
 use crate::gateways::momo::{Language, Settings};
 

@@ -258,6 +258,8 @@ pub struct DeliveryBody {
     /// When it was handled, as long as that is remembered.
     #[schema(format = DateTime)]
     pub acked_at: Option<String>,
+    /// Whether it was handled once more then, and all that it leads to was done before.
+    pub duplicate: bool,
 }
 
 /// What became of an event everywhere.
@@ -296,6 +298,7 @@ async fn get_deliveries(
         last_error: delivery.last_error,
         next_attempt_at: delivery.next_attempt_at.map(|at| at.to_string()),
         acked_at: delivery.handled.map(|handled| handled.ended_at.to_string()),
+        duplicate: delivery.handled.is_some_and(|handled| handled.duplicate),
     });
     let mut data: Vec<_> = data.collect();
     let sent = app.reads().webhook_deliveries_of(event.event_id).await?;
@@ -321,6 +324,7 @@ fn webhook(row: DeliveryRow) -> DeliveryBody {
         last_error: row.error,
         next_attempt_at: row.next_attempt_at.map(|at| at.to_string()),
         acked_at: is_over.then(|| row.updated_at.to_string()),
+        duplicate: false,
     }
 }
 

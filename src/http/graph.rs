@@ -508,7 +508,8 @@ mod tests {
     }
 
     fn handled(subscription: &'static str, from: i64, to: i64) -> Delivery {
-        let handled = Handled { started_at: at(from), ended_at: at(to), attempts: 1 };
+        let handled =
+            Handled { started_at: at(from), ended_at: at(to), attempts: 1, duplicate: false };
         Delivery {
             handled: Some(handled),
             attempts: 1,

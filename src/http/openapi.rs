@@ -334,6 +334,10 @@ fn schema_at(path: &str, name: &str) -> Option<Value> {
             "type": "string",
             "enum": ["", "COLLECTING", "RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED"],
         })),
+        ("/api/v1/admin/replays", "state") => Some(json!({
+            "type": "string",
+            "enum": ["", "running", "completed", "cancelled", "failed"],
+        })),
         ("/api/v1/traces", "status") => {
             Some(json!({ "type": "string", "enum": ["", "error", "ok"] }))
         }
@@ -373,6 +377,7 @@ fn is_conditional(path: &str) -> bool {
         "/api/v1/traces/",
         "/api/v1/admin/subscriptions/",
         "/api/v1/admin/projections/",
+        "/api/v1/admin/replays/",
         "/problems/",
         "/schemas/",
     ];
@@ -383,9 +388,11 @@ fn is_conditional(path: &str) -> bool {
             && !never.iter().any(|start| path.starts_with(start)))
 }
 
-/// Whether a change looks at `If-Match`: those of quarantine, and pauses, rest on no version.
+/// Whether a change looks at `If-Match`: those of quarantine, pauses and replays rest
+/// on no version.
 fn rests_on_a_version(path: &str, method: &str) -> bool {
-    let never = ["/api/v1/admin/subscriptions/", "/api/v1/admin/quarantine/"];
+    let never =
+        ["/api/v1/admin/subscriptions/", "/api/v1/admin/quarantine/", "/api/v1/admin/replays/"];
     let is_setting = path.starts_with("/api/v1/admin/subscriptions/");
     matches!(method, "patch" | "put")
         || (method == "delete" && is_setting)

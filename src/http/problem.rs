@@ -500,6 +500,10 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
         409,
         "The version does not stand so that this can be done; detail says why.",
     ),
+    ("replay_exists", 409, "A replay of this subscription is running: wait for it or cancel it."),
+    ("replay_over", 409, "The replay has ended."),
+    ("replay_of_projection", 422, "A read model skips what it has: rebuild it instead."),
+    ("subscription_unknown", 422, "There is no such subscription."),
     ("deadline_passed", 503, "The command could not run in time; nothing happened."),
     ("outcome_unknown", 504, "It is not known whether this happened. Repeat with the same key."),
 ];

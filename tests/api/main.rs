@@ -42,6 +42,7 @@ mod projections;
 mod publishing;
 mod purchases;
 mod registration;
+mod replays;
 mod sagas;
 mod sellers;
 mod sessions;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::aggregate::registry::{Registry, Work};
 use crate::aggregate::{Aggregate, Command};
-use crate::command::{CommandContext, CommandError, Done, Origin};
+use crate::command::{CommandContext, CommandError, Done, Effects, Origin};
 use crate::journal::{self, partition_of};
 
 /// Sends commands to the aggregates of one type, and reads them. Cheap to clone.
@@ -48,6 +48,7 @@ impl<A: Aggregate> Handle<A> {
         let name = command.name();
         let started = Instant::now();
         let done = self.registry(id).ask(id, Work::Command(command), context, view).await;
+        Effects::note(&done);
         let outcome = outcome_label(&done);
         metrics::counter!("souk_commands_total", "aggregate_type" => A::TYPE, "command" => name, "outcome" => outcome)
             .increment(1);

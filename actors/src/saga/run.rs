@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::intervention::Retries;
 use super::{Input, Progress, Saga, SagaCommand, SagaEnd, SagaEvent, SagaInstance, Transition};
-use crate::command::{CommandContext, CommandError, Once, Origin, Refused};
+use crate::command::{CommandContext, CommandError, DeliveryMetadata, Once, Origin, Refused};
 use crate::event::{EventPayload, StoredEvent};
 use crate::faults::points::{self, Failed};
 use crate::planted::Bug;
@@ -152,8 +152,15 @@ impl<S: Saga> Commands<S> {
         }
         let id = event.aggregate_id;
         let sagas = runtime.saga::<S>();
-        let read = sagas.read_inside(id, |saga| (saga.state.clone(), saga.failure.clone())).await;
-        let (state, failure) = read.map_err(|error| error.to_failure())?.value;
+        let view = |saga: &SagaInstance<S>| {
+            (saga.state.clone(), saga.failure.clone(), saga.current().is_none())
+        };
+        let read = sagas.read_inside(id, view).await;
+        let (state, failure, is_over) = read.map_err(|error| error.to_failure())?.value;
+        // Who is told years later does not know any more that it was done, and undone.
+        if is_over && is_replay() {
+            return Ok(());
+        }
         let now = runtime.world().now();
         let step_of = |name: &str| state.steps().iter().find(|step| step.name == name);
         match transition {
@@ -266,13 +273,21 @@ impl<S: Saga> Commands<S> {
     }
 }
 
+/// Whether the event in hand is delivered once more.
+fn is_replay() -> bool {
+    DeliveryMetadata::current().is_some_and(|metadata| metadata.replay.is_some())
+}
+
 /// How long the saga took, from its first fact to its end. Counted where its end is handled, once for
-/// each saga, unless the service stops just then.
+/// each saga, unless the service stops just then; a replay is not counted.
 async fn measure<S: Saga>(
     runtime: &Runtime,
     event: &StoredEvent,
     end: &SagaEnd,
 ) -> Result<(), Failure> {
+    if is_replay() {
+        return Ok(());
+    }
     let read = runtime.saga::<S>().read_inside(event.aggregate_id, |saga| saga.started_at).await;
     let started = read.map_err(|error| error.to_failure())?.value;
     let took = end.at.millis().saturating_sub(started.unwrap_or(end.at).millis());

@@ -12,11 +12,12 @@ use uuid::Uuid;
 
 use super::lately::Trying;
 use super::redrive::{Requests, redrive};
+use super::replay::{self, Replayed};
 use super::room::Place;
 use super::telling::tell;
 use super::{Cell, Handled, Kind, Ordered, Settings, end_to_end};
 use crate::aggregate::panic_message;
-use crate::command::on_behalf_of;
+use crate::command::{DeliveryMetadata, Effects, on_behalf_of};
 use crate::event::StoredEvent;
 use crate::faults::points;
 use crate::journal::{Letter, LetterState};
@@ -38,6 +39,31 @@ pub(super) struct Failed {
     pub first_failed_at: Timestamp,
 }
 
+/// What became of events that were delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// They are handled.
+    Handled,
+    /// All that they led to was done before.
+    Duplicate,
+}
+
+impl Outcome {
+    /// Of a delivery whose handler sent commands that came to this. What is delivered once more is a
+    /// duplicate unless something is new; of anything else that is known only if a command says so.
+    fn of(effects: &Effects, replay: Option<Uuid>) -> Self {
+        let repeats = replay.is_some() || effects.any_repeated();
+        if repeats && !effects.any_new() { Self::Duplicate } else { Self::Handled }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
 /// A key that has letters.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Held {
@@ -55,7 +81,7 @@ pub(super) async fn run(
     runtime: &Runtime,
     lane: usize,
     mut blocked: Blocked,
-    mut tasks: mpsc::Receiver<Keyed>,
+    (mut tasks, mut agains): (mpsc::Receiver<Keyed>, mpsc::Receiver<Replayed>),
 ) -> Result<(), String> {
     let mut requests = Requests::of_lane(cell, lane).await;
     loop {
@@ -66,6 +92,15 @@ pub(super) async fn run(
                 continue;
             }
             task = tasks.recv() => task,
+            // What is delivered once more waits for what is new.
+            Some(again) = agains.recv() => {
+                let place = ready(cell, runtime, &mut blocked, &mut requests).await;
+                let Some(_place) = place else { return Ok(()) };
+                let Ok(()) = replay::deliver_again(cell, runtime, &mut blocked, again).await else {
+                    return Ok(());
+                };
+                continue;
+            }
         };
         let Some(first) = task else { return Ok(()) };
         let place = ready(cell, runtime, &mut blocked, &mut requests).await;
@@ -164,7 +199,7 @@ async fn take(
         if events.is_empty() {
             continue;
         }
-        let Err(failed) = deliver(cell, runtime, &events).await? else { continue };
+        let Err(failed) = deliver(cell, runtime, &events, None).await? else { continue };
         if let [(event, key)] = left.as_slice() {
             bury(cell, event, *key, &failed).await?;
             let holds = cell.subscription.ordering == Ordered::ByKey;
@@ -219,7 +254,7 @@ pub(super) async fn bury(
     park(cell, letter).await
 }
 
-async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
+pub(super) async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
     cell.counts.letters.fetch_add(1, Ordering::Relaxed);
     if !cell.dead_letters.park(letter).await {
         return Err(Stopping);
@@ -240,7 +275,7 @@ pub(super) fn dead_letter(cell: &Cell, event: &StoredEvent, key: Uuid, failed: &
     }
 }
 
-fn waiting_letter(cell: &Cell, event: &StoredEvent, key: Uuid) -> Letter {
+pub(super) fn waiting_letter(cell: &Cell, event: &StoredEvent, key: Uuid) -> Letter {
     let now = cell.world.now();
     Letter {
         subscription: cell.subscription.name.into(),
@@ -260,26 +295,27 @@ fn waiting_letter(cell: &Cell, event: &StoredEvent, key: Uuid) -> Letter {
 }
 
 /// Tries events, which are at least one, until they are handled or have failed for good. Several at
-/// once only where the handler takes batches.
+/// once only where the handler takes batches. `replay` delivers them once more, if one does.
 pub(super) async fn deliver(
     cell: &Arc<Cell>,
     runtime: &Runtime,
     events: &[Arc<StoredEvent>],
-) -> Result<Result<(), Failed>, Stopping> {
+    replay: Option<Uuid>,
+) -> Result<Result<Outcome, Failed>, Stopping> {
     let outcome = match &cell.subscription.kind {
         Kind::Handler(handler) => {
-            attempts(cell, events, || handler.handle(runtime, &events[0])).await?
+            attempts(cell, events, replay, || handler.handle(runtime, &events[0])).await?
         }
         Kind::Batches(handler, _) => {
-            attempts(cell, events, || handler.handle_batch(runtime, events)).await?
+            attempts(cell, events, replay, || handler.handle_batch(runtime, events)).await?
         }
         Kind::Projection(projection) => {
             let work = || projection.redeliver(runtime, &events[0]);
-            return attempts(cell, events, work).await;
+            return attempts(cell, events, replay, work).await;
         }
     };
-    if outcome.is_ok() {
-        handled(cell, events);
+    if let Ok(outcome) = outcome {
+        handled(cell, events, outcome, replay);
     }
     Ok(outcome)
 }
@@ -293,13 +329,22 @@ fn fault_keys(events: &[Arc<StoredEvent>]) -> Vec<String> {
     events.iter().flat_map(keys).collect()
 }
 
-pub(super) fn handled(cell: &Cell, events: &[Arc<StoredEvent>]) {
+pub(super) fn handled(
+    cell: &Cell,
+    events: &[Arc<StoredEvent>],
+    outcome: Outcome,
+    replay: Option<Uuid>,
+) {
     let now = cell.world.now();
     cell.counts.handled.fetch_add(events.len() as u64, Ordering::Relaxed);
     cell.lately.count(events.len());
     let name = cell.subscription.name;
-    metrics::counter!("souk_events_consumed_total", "subscription" => name, "outcome" => "handled")
+    metrics::counter!("souk_events_consumed_total", "subscription" => name, "outcome" => outcome.as_str())
         .increment(events.len() as u64);
+    if replay.is_some() {
+        // How long ago it happened says nothing about how long it took.
+        return;
+    }
     let histogram = metrics::histogram!("souk_event_end_to_end_seconds", "subscription" => name, "priority" => "standard");
     for event in events {
         histogram.record(end_to_end(event, now));
@@ -311,8 +356,9 @@ pub(super) fn handled(cell: &Cell, events: &[Arc<StoredEvent>]) {
 pub(super) async fn attempts<F>(
     cell: &Arc<Cell>,
     events: &[Arc<StoredEvent>],
+    replay: Option<Uuid>,
     work: impl Fn() -> F,
-) -> Result<Result<(), Failed>, Stopping>
+) -> Result<Result<Outcome, Failed>, Stopping>
 where
     F: Future<Output = Result<(), Failure>>,
 {
@@ -323,6 +369,7 @@ where
     let trying = cell.lately.trying(events);
     let mut settings = cell.settings.subscribe();
     let mut started_at = None;
+    let effects = Arc::<Effects>::default();
     loop {
         tokio::select! {
             biased;
@@ -332,7 +379,8 @@ where
         attempt += 1;
         let started_at = *started_at.get_or_insert_with(|| cell.world.now());
         let started = Instant::now();
-        let result = one_attempt(cell, events, &work).await;
+        let metadata = DeliveryMetadata { subscription: name, attempt, replay };
+        let result = one_attempt(cell, events, (metadata, &effects), &work).await;
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
             .record(started.elapsed());
         cell.lately.attempted(started.elapsed());
@@ -340,8 +388,10 @@ where
             Ok(()) => {
                 cell.circuit.well();
                 let ended_at = cell.world.now();
-                trying.done(Handled { started_at, ended_at, attempts: attempt });
-                return Ok(Ok(()));
+                let outcome = Outcome::of(&effects, replay);
+                let duplicate = outcome == Outcome::Duplicate;
+                trying.done(Handled { started_at, ended_at, attempts: attempt, duplicate });
+                return Ok(Ok(outcome));
             }
             Err(Attempt::Failed(failure)) => failure,
             Err(Attempt::Panicked(message)) => {
@@ -445,6 +495,7 @@ enum Attempt {
 async fn one_attempt<F>(
     cell: &Cell,
     events: &[Arc<StoredEvent>],
+    (metadata, effects): (DeliveryMetadata, &Arc<Effects>),
     work: impl Fn() -> F,
 ) -> Result<(), Attempt>
 where
@@ -457,7 +508,7 @@ where
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
             cell.faults.before(cell.subscription.name, &keys).await?;
         }
-        on_behalf_of(cell.subscription.name, work()).await?;
+        on_behalf_of(metadata, effects, work()).await?;
         let failed = points::try_reach("subscriber.after_effect").await;
         failed.map_err(|failed| Failure::transient(failed.to_string()))
     };

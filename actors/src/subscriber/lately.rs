@@ -44,6 +44,8 @@ pub struct Handled {
     pub ended_at: Timestamp,
     /// How often it was tried.
     pub attempts: u32,
+    /// Whether all that it led to was done before.
+    pub duplicate: bool,
 }
 
 impl Handled {
@@ -239,7 +241,12 @@ mod tests {
 
     fn handled(took: i64) -> Handled {
         let started_at = Timestamp::from_millis(1_000);
-        Handled { started_at, ended_at: Timestamp::from_millis(1_000 + took), attempts: 1 }
+        Handled {
+            started_at,
+            ended_at: Timestamp::from_millis(1_000 + took),
+            attempts: 1,
+            duplicate: false,
+        }
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use super::lane::{
     Stopping, attempts, bury, handled, hold, waits,
 };
 use super::redrive::{RedriveRequest, Requests, redrive};
+use super::replay::{self, AGAIN_MAX};
 use super::room::Room;
 use super::{Cell, Kind, Ordered, Projection, lane_position};
 use crate::event::StoredEvent;
@@ -262,18 +263,22 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
         by_lane[cell.lane_of(key)].insert(key, count);
     }
     let mut running = JoinSet::new();
-    let mut lanes = Vec::new();
+    let (mut lanes, mut agains) = (Vec::new(), Vec::new());
     for (lane, blocked) in by_lane.into_iter().enumerate() {
         let (send, receive) = mpsc::channel(QUEUE_MAX);
+        let (send_again, again) = mpsc::channel(AGAIN_MAX);
         lanes.push(send);
+        agains.push(send_again);
         cell.lanes[lane].done.store(starts[lane], Ordering::Release);
         cell.lanes[lane].queued.store(0, Ordering::Release);
         let (cell, runtime) = (cell.clone(), runtime.clone());
-        running.spawn(async move { lane::run(&cell, &runtime, lane, blocked, receive).await });
+        let tasks = (receive, again);
+        running.spawn(async move { lane::run(&cell, &runtime, lane, blocked, tasks).await });
     }
     let pulled = async {
         let mut puller = Puller { set_aside, ..Puller::new(cell, cursor, PAGE) };
-        pull_into_lanes(&mut puller, &lanes, &starts, &mut stored).await;
+        let pull = pull_into_lanes(&mut puller, &lanes, &starts, &mut stored);
+        tokio::join!(pull, replay::run(cell, runtime, &agains));
     };
     tokio::select! {
         biased;
@@ -288,9 +293,10 @@ async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Res
             }
         }
     }
-    drop(lanes);
+    drop((lanes, agains));
     while running.join_next().await.is_some() {}
     store_checkpoints(cell, &mut stored, Which::All).await;
+    replay::store_progress(cell).await;
     Ok(())
 }
 
@@ -589,9 +595,9 @@ async fn try_project(
     to: u64,
 ) -> Result<Result<(), Failed>, Stopping> {
     let work = || projection.project(runtime, cell.partition, from, events, to);
-    let outcome = attempts(cell, events, work).await?;
-    if outcome.is_ok() {
-        handled(cell, events);
+    let outcome = attempts(cell, events, None, work).await?;
+    if let Ok(outcome) = outcome {
+        handled(cell, events, outcome, None);
     }
-    Ok(outcome)
+    Ok(outcome.map(drop))
 }

@@ -174,7 +174,7 @@ impl Cell {
     }
 
     /// The first letter that holds a key up.
-    async fn letter_ahead(&self, key: Uuid) -> Result<Option<Letter>, RedriveError> {
+    pub(super) async fn letter_ahead(&self, key: Uuid) -> Result<Option<Letter>, RedriveError> {
         let mut filter = self.of_key(key, 0);
         loop {
             let letters = self.store.letters(self.partition, &filter, LETTERS_PAGE).await?;
@@ -187,15 +187,22 @@ impl Cell {
         }
     }
 
+    /// The letter of a key at a position.
+    pub(super) async fn letter_at(
+        &self,
+        key: Uuid,
+        position: u64,
+    ) -> Result<Option<Letter>, RedriveError> {
+        let filter = self.of_key(key, position.saturating_sub(1));
+        let found = self.store.letters(self.partition, &filter, 1).await?;
+        Ok(found.into_iter().find(|letter| letter.position == position))
+    }
+
     /// The letter that some work is about.
     pub(crate) async fn letter_meant(&self, key: Uuid, work: Work) -> Result<Letter, RedriveError> {
         let letter = match work.position {
             None => self.letter_ahead(key).await?,
-            Some(position) => {
-                let filter = self.of_key(key, position.saturating_sub(1));
-                let found = self.store.letters(self.partition, &filter, 1).await?;
-                found.into_iter().find(|letter| letter.position == position)
-            }
+            Some(position) => self.letter_at(key, position).await?,
         };
         let letter = letter.ok_or(RedriveError::Gone)?;
         let current = letter.revision();
@@ -294,7 +301,7 @@ async fn work_one(
         Redrive::Retry => {
             let event = cell.store.event(letter.event_id).await?;
             let event = event.ok_or_else(|| Failure::permanent("the letter's event is gone"))?;
-            if let Err(failed) = deliver(cell, runtime, std::slice::from_ref(&event)).await? {
+            if let Err(failed) = deliver(cell, runtime, std::slice::from_ref(&event), None).await? {
                 let was_tried = letter.attempts > 0;
                 let new = dead_letter(cell, &event, letter.key, &failed);
                 let again = Letter {

@@ -10,6 +10,7 @@ mod journal;
 mod overload;
 mod postgres;
 mod proxy;
+mod replays;
 mod sagas;
 mod steering;
 mod structure;

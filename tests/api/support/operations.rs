@@ -40,6 +40,7 @@ pub struct Things {
     pub correlation_id: String,
     pub webhook_id: String,
     pub notification_id: String,
+    pub replay_id: String,
 }
 
 impl Server {
@@ -66,6 +67,8 @@ impl Server {
             Some(paid["notification_id"].as_str().unwrap().to_owned())
         })
         .await;
+        let replay = self.admin().post("/api/v1/admin/replays", &new_replay()).await.expect(202);
+        let replay_id = replay.text("replay_id");
         Things {
             seller,
             buyer,
@@ -77,6 +80,7 @@ impl Server {
             correlation_id,
             webhook_id,
             notification_id,
+            replay_id,
         }
     }
 
@@ -125,6 +129,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/users/") => &things.buyer.user_id,
         _ if path.contains("/webhooks/") => &things.webhook_id,
         _ if path.contains("/notifications/") => &things.notification_id,
+        _ if path.contains("/replays/") => &things.replay_id,
         _ if path.contains("/faults/") => "1",
         _ => &things.listing_id,
     };
@@ -163,6 +168,16 @@ fn new_webhook() -> Value {
     })
 }
 
+/// A replay of nothing: nobody is called so.
+fn new_replay() -> Value {
+    json!({
+        "subscription": "mail-sender",
+        "from": "1970-01-01T00:00:00Z",
+        "filter": "metadata.actor_id = \"nobody\"",
+        "reason": "To see that it can be asked for",
+    })
+}
+
 /// Bodies that do what they are for, rather than merely fit the schema.
 fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
     Some(match (method.as_str(), path) {
@@ -191,6 +206,7 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
         ("POST", "/api/v1/webhooks/{id}/redeliver") => json!({
             "from_position": "0:1", "to_position": "0:9", "dry_run": true,
         }),
+        ("POST", "/api/v1/admin/replays") => new_replay(),
         ("POST", "/api/v1/users/upgrade-to-seller") => business(),
         ("POST", "/api/v1/events") => new_event(),
         ("POST", "/api/v1/events/batch") => json!({ "events": [new_event()] }),
