@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use souk_actors::event::StoredEvent;
 use tokio::time::Instant;
@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use super::App;
 use super::call::Staff;
 use super::events::{self, EventBody};
+use super::events_stream;
 use super::params::{Params, wrong};
+use super::prefer::{self, Prefer};
 use super::problem::ApiError;
 use crate::projections::EventFilter;
 
@@ -26,11 +28,15 @@ const BATCH: usize = 256;
 /// Wait for an event
 ///
 /// Answers with the first event that matches, already stored or yet to come; 204 when none has come
-/// within `timeout` seconds (5 when absent, at most 30). Name what it belongs to: `correlationId`,
-/// `causedBy` (the id of an event or a request), or `aggregateId`.
+/// within `timeout` seconds (5 when absent, at most 30; or `Prefer: wait`, at most 10). Name what it
+/// belongs to: `correlationId`, `causedBy` (the id of an event or a request), or `aggregateId`. Nothing
+/// is missed between a command and this: send its `Souk-Position` as `after` (only what comes behind
+/// it) or as `min_position` (that included). Partitions that it does not name are looked at from the
+/// beginning.
 #[utoipa::path(get, path = "/events/await", tag = "events",
     params(("eventType" = Option<String>, Query), ("correlationId" = Option<String>, Query),
         ("causedBy" = Option<String>, Query), ("aggregateId" = Option<String>, Query),
+        ("after" = Option<String>, Query), ("min_position" = Option<String>, Query),
         ("timeout" = Option<u64>, Query), ("case" = Option<String>, Query)),
     responses((status = 200, description = "The event", body = EventBody),
         (status = 204, description = "None has come in time")))]
@@ -51,25 +57,51 @@ pub(super) async fn await_event(
         let problem = "or causedBy, or aggregateId, is required";
         return Err(wrong("correlationId", problem));
     }
+    let after = start(&app, &params)?;
+    let preferred = params.wait().filter(|_| params.text("timeout").is_none());
     let seconds = params.parsed::<u64>("timeout")?.unwrap_or(TIMEOUT_DEFAULT_SECONDS);
     let timeout = Duration::from_secs(seconds.min(TIMEOUT_MAX_SECONDS));
-    match first(&app, &filter, Instant::now() + timeout).await? {
-        Some(event) => events::one(&app, &event, events::form(&params, &headers)).await,
-        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    let until = Instant::now() + preferred.unwrap_or(timeout);
+    let mut response = match first(&app, &filter, after, until).await? {
+        Some(event) => events::one(&app, &event, events::form(&params, &headers)).await?,
+        None => StatusCode::NO_CONTENT.into_response(),
+    };
+    let applied = Prefer { wait: preferred, respond_async: false }.applied();
+    if let Some(applied) = applied.and_then(|applied| HeaderValue::from_str(&applied).ok()) {
+        response.headers_mut().insert(prefer::APPLIED, applied);
     }
+    Ok(response)
+}
+
+/// Behind which position of each partition to look.
+fn start(app: &App, params: &Params) -> Result<BTreeMap<u16, u64>, ApiError> {
+    let behind = events_stream::behind(app, params)?;
+    let Some(least) = params.min_position()? else {
+        return events_stream::everywhere(app, "after", &behind.unwrap_or_default());
+    };
+    if behind.is_some() {
+        return Err(wrong("min_position", "or after, not both"));
+    }
+    // It must be there itself.
+    let mut after = BTreeMap::from([(least.partition, least.position)]);
+    events_stream::everywhere(app, "min_position", &after)?;
+    after.insert(least.partition, least.position.saturating_sub(1));
+    events_stream::everywhere(app, "min_position", &after)
 }
 
 /// The index answers for the past up to where it has come; from there on the log itself is read.
 async fn first(
     app: &App,
     filter: &EventFilter,
+    mut after: BTreeMap<u16, u64>,
     until: Instant,
 ) -> Result<Option<Arc<StoredEvent>>, ApiError> {
     let subscriptions = app.runtime().subscriptions();
-    let mut after: BTreeMap<u16, u64> = (0..app.runtime().partitions())
-        .map(|of| (of, subscriptions.position(events::VIEW, of).unwrap_or(0)))
-        .collect();
-    let indexed = app.reads().events(filter, &BTreeMap::new(), 1).await?;
+    let start = after.clone();
+    for (of, position) in &mut after {
+        *position = subscriptions.position(events::VIEW, *of).unwrap_or(0).max(*position);
+    }
+    let indexed = app.reads().events(filter, &start, 1).await?;
     if let Some(found) = indexed.first()
         && let Some(event) = app.runtime().journal().event_at(found.at).await?
     {

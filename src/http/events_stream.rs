@@ -194,26 +194,46 @@ async fn start(
     params: &Params,
     headers: &HeaderMap,
 ) -> Result<BTreeMap<u16, u64>, ApiError> {
-    let heads = app.runtime().journal().heads();
-    let heads: BTreeMap<_, _> = heads.iter().map(|head| (head.partition, head.position)).collect();
     let last_seen = headers.get(LAST_EVENT_ID).filter(|value| !value.is_empty());
     let after = match last_seen {
         Some(value) => app.cursors().open(CURSORS, value.to_str().unwrap_or_default())?,
-        None => match params.text("after") {
-            Some(text) => app.cursors().open(CURSORS, text).or_else(|_| events::positions(text))?,
-            None => return Ok(heads),
+        None => match behind(app, params)? {
+            Some(after) => after,
+            None => return Ok(heads(app)),
         },
     };
+    let at = everywhere(app, "after", &after)?;
+    is_within_reach(app, &at).await?;
+    Ok(at)
+}
+
+/// How far each partition is.
+fn heads(app: &App) -> BTreeMap<u16, u64> {
+    let heads = app.runtime().journal().heads();
+    heads.iter().map(|head| (head.partition, head.position)).collect()
+}
+
+/// Where `after` says that somebody was: the `id` of a stream's event, or positions.
+pub(super) fn behind(app: &App, params: &Params) -> Result<Option<BTreeMap<u16, u64>>, ApiError> {
+    let read = |text| app.cursors().open(CURSORS, text).or_else(|_| events::positions(text));
+    params.text("after").map(read).transpose()
+}
+
+/// The same in every partition, from the beginning where it does not say. The journal must have come
+/// there.
+pub(super) fn everywhere(
+    app: &App,
+    name: &str,
+    after: &BTreeMap<u16, u64>,
+) -> Result<BTreeMap<u16, u64>, ApiError> {
+    let heads = heads(app);
     let ahead = |(partition, position): (&u16, &u64)| {
         heads.get(partition).is_none_or(|head| position > head)
     };
     if after.iter().any(ahead) {
-        return Err(wrong("after", "the journal has not come to this position"));
+        return Err(wrong(name, "the journal has not come to this position"));
     }
-    let at: BTreeMap<_, _> =
-        heads.keys().map(|of| (*of, after.get(of).copied().unwrap_or(0))).collect();
-    is_within_reach(app, &at).await?;
-    Ok(at)
+    Ok(heads.keys().map(|of| (*of, after.get(of).copied().unwrap_or(0))).collect())
 }
 
 /// Refuses to go on where the next event is older than what is streamed.

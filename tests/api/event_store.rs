@@ -309,6 +309,48 @@ async fn an_event_can_be_waited_for() {
     server.finish().await;
 }
 
+/// S4-43: nobody who waits from a command's position on misses an event, or gets an older one.
+#[tokio::test]
+async fn an_event_is_waited_for_from_a_position_on() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    let listing = server.listing(&sam, 1).await;
+    let path = format!("/api/v1/listings/{listing}");
+    let change = async |title: &str| {
+        let body = json!({ "title": title });
+        let changed = sam.client.if_match("*").patch(&path, &body).await.expect(200);
+        changed.header("souk-position").to_owned()
+    };
+    let (first, second) = (change("One").await, change("Two").await);
+    let of = format!("eventType=listing.updated&aggregateId={listing}");
+    let title = |answer: &crate::support::Answer| answer["data"]["title"].clone();
+    // Once from memory or the log, once from the index.
+    for _ in 0..2 {
+        let any = server.awaited(&of).await.expect(200);
+        assert_eq!(title(&any), "One");
+        let behind = server.awaited(&format!("{of}&after={first}")).await.expect(200);
+        assert_eq!(title(&behind), "Two");
+        let from = server.awaited(&format!("{of}&min_position={first}")).await.expect(200);
+        assert_eq!(title(&from), "One");
+        server.awaited(&format!("{of}&after={second}&timeout=0")).await.expect(204);
+        server.caught_up("events-index").await;
+    }
+    // Yet to come, with the wait as a preference.
+    let query = format!("/api/v1/events/await?{of}&after={second}");
+    let waiting = server.admin().with("prefer", "wait=10");
+    let (waited, _) = tokio::join!(waiting.get(&query), change("Three"));
+    let waited = waited.expect(200);
+    assert_eq!((title(&waited), waited.header("preference-applied")), (json!("Three"), "wait=10"));
+    // Where the journal has not come to there is nothing to wait behind.
+    for start in
+        ["after=0:999999", "min_position=0:999999", "after=0:1&min_position=0:1", "after=x"]
+    {
+        let refused = server.awaited(&format!("{of}&{start}")).await;
+        assert_eq!(refused.status(), 400, "{start}: {refused:?}");
+    }
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn what_became_of_an_event_is_shown() {
     let server = Server::start().await;
