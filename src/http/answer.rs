@@ -1,10 +1,13 @@
 //! Answers: a body and what stands around it.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use souk_actors::command::Done;
+use souk_actors::event::Position;
 use souk_actors::personal::Personal;
 use utoipa::ToSchema;
 
@@ -64,6 +67,24 @@ impl<T: Serialize> Answer<T> {
         if done.replayed { answer.with(IDEMPOTENT_REPLAYED, "true") } else { answer }
     }
 
+    /// The same with where the events of several commands stand: the last of each partition.
+    #[must_use]
+    pub fn after_all(self, positions: impl IntoIterator<Item = Position>) -> Self {
+        let mut last = BTreeMap::<u16, u64>::new();
+        for Position { partition, position } in positions {
+            let of = last.entry(partition).or_default();
+            *of = position.max(*of);
+        }
+        let shown = |(partition, position)| Position { partition, position }.to_string();
+        match last.is_empty() {
+            true => self,
+            false => {
+                let all: Vec<_> = last.into_iter().map(shown).collect();
+                self.with(POSITION, &all.join(","))
+            }
+        }
+    }
+
     /// The same with an aggregate's version, or 304 when the caller has that one.
     pub fn at_version(self, version: u64, theirs: &IfNoneMatch) -> Response {
         theirs.answer(&version_tag(version), self.into_response())
@@ -87,6 +108,16 @@ impl<T: Serialize> IntoResponse for Answer<T> {
         response.headers_mut().entry(header::CONTENT_TYPE).or_insert(json);
         response
     }
+}
+
+/// 204: a command was carried out, and there is nothing to show of it.
+pub fn nothing_after<R>(done: &Done<R>) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = Answer::ok(()).after(done).headers;
+    response.headers_mut().extend(headers);
+    // There is nothing that has a version any more.
+    response.headers_mut().remove(header::ETAG);
+    response
 }
 
 /// One page of a list.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -14,7 +15,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::Answer;
+use super::answer::{Answer, nothing_after};
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::{Call, SignedIn};
 use super::problem::ApiError;
@@ -238,7 +239,7 @@ async fn logout(
     State(app): State<App>,
     SignedIn(call): SignedIn,
     _: Valid<Nothing>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     if let Some(session) = call.session() {
         let revoke = SessionCommand::Revoke {
             caller: call.caller(),
@@ -246,7 +247,9 @@ async fn logout(
             now: app.now(),
         };
         let sessions = app.runtime().aggregate::<Session>();
-        sessions.send(session.uuid(), revoke, call.plain_context(&app), |_| ()).await?;
+        let context = call.plain_context(&app);
+        let done = sessions.send(session.uuid(), revoke, context, |_| ()).await?;
+        return Ok(nothing_after(&done));
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -273,17 +273,10 @@ async fn redrive(
     let context = call.plain_context(app);
     let done = letters.redrive(&subscription, partition, key, work, context, body.reason).await;
     let done = done.map_err(refusal)?.ok_or_else(missing)?;
-    let Redriven { handled, discarded, skipped, left } = done;
-    Ok(Answer::ok(ResolvedBody {
-        subscription,
-        partition,
-        key,
-        verb,
-        handled,
-        discarded,
-        skipped,
-        left,
-    }))
+    let Redriven { handled, discarded, skipped, left, recorded } = done;
+    let body =
+        ResolvedBody { subscription, partition, key, verb, handled, discarded, skipped, left };
+    Ok(Answer::ok(body).after_all(recorded))
 }
 
 /// Try a key's letters again, in order

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
+use souk_actors::event::Position;
 use souk_actors::journal::{Letter, LetterState};
 use souk_actors::runtime::{LetterPlace, LetterQuery};
 use souk_actors::subscriber::{Redrive, RedriveError, Redriven, Work};
@@ -233,7 +234,7 @@ async fn work(
         return Ok(Answer::ok(BulkBody { verb, dry_run: true, matched, letters, left: matched }));
     }
     let until = Instant::now() + BEGIN_WITHIN;
-    let mut running: JoinSet<(usize, WorkedBody)> = JoinSet::new();
+    let mut running: JoinSet<(usize, Option<Position>, WorkedBody)> = JoinSet::new();
     let mut worked = Vec::new();
     for (index, letter) in meant.into_iter().enumerate() {
         if running.len() >= AT_ONCE {
@@ -245,16 +246,19 @@ async fn work(
         let (app, call, reason) = (app.clone(), call.clone(), bulk.reason.clone());
         running.spawn(async move {
             let done = work_one(&app, &call, &letter, what, reason).await;
-            (index, Became::of(done, what).body(&letter))
+            let became = Became::of(done, what);
+            (index, became.redriven.recorded, became.body(&letter))
         });
     }
     while let Some(done) = running.join_next().await {
         worked.extend(done.ok());
     }
-    worked.sort_by_key(|(index, _)| *index);
-    let letters = worked.into_iter().map(|(_, body)| body).collect();
+    worked.sort_by_key(|(index, ..)| *index);
+    let recorded: Vec<_> = worked.iter().filter_map(|(_, recorded, _)| *recorded).collect();
+    let letters = worked.into_iter().map(|(.., body)| body).collect();
     let left = count(&app, &query).await?;
-    Ok(Answer::ok(BulkBody { verb, dry_run: false, matched, letters, left }))
+    let body = BulkBody { verb, dry_run: false, matched, letters, left };
+    Ok(Answer::ok(body).after_all(recorded))
 }
 
 /// Works just this letter, as it was.

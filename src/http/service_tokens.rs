@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Serialize;
 use souk_actors::world::Timestamp;
 use utoipa::ToSchema;
@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page, split};
+use super::answer::{Answer, Page, nothing_after, split};
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::Staff;
 use super::params::{Params, path_id};
@@ -201,10 +201,10 @@ async fn revoke_service_token(
     Staff(call): Staff,
     Path(id): Path<String>,
     _: Valid<Nothing>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     let id: ServiceTokenId = path_id(&id)?;
     let command = ServiceTokenCommand::Revoke { caller: call.caller(), now: app.now() };
     let tokens = app.runtime().aggregate::<ServiceToken>();
-    tokens.send(id.uuid(), command, call.plain_context(&app), |_| ()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let done = tokens.send(id.uuid(), command, call.plain_context(&app), |_| ()).await?;
+    Ok(nothing_after(&done))
 }

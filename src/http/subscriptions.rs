@@ -117,10 +117,9 @@ async fn pause_subscription(
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
     let context = call.plain_context(&app);
     let reason = valid.body.reason;
-    if !app.runtime().subscriptions().pause(&name, context, reason).await? {
-        return Err(missing());
-    }
-    Ok(Answer::ok(one(&app, &name).await?))
+    let done = app.runtime().subscriptions().pause(&name, context, reason).await?;
+    let done = done.ok_or_else(missing)?;
+    Ok(Answer::ok(one(&app, &name).await?).after(&done))
 }
 
 /// Resume a subscription
@@ -135,10 +134,9 @@ async fn resume_subscription(
 ) -> Result<Answer<SubscriptionBody>, ApiError> {
     let context = call.plain_context(&app);
     let reason = valid.body.reason;
-    if !app.runtime().subscriptions().resume(&name, context, reason).await? {
-        return Err(missing());
-    }
-    Ok(Answer::ok(one(&app, &name).await?))
+    let done = app.runtime().subscriptions().resume(&name, context, reason).await?;
+    let done = done.ok_or_else(missing)?;
+    Ok(Answer::ok(one(&app, &name).await?).after(&done))
 }
 
 /// The longest wait that can be set: a day.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use souk_actors::command::{CommandContext, Done};
@@ -18,7 +17,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page, split};
+use super::answer::{Answer, Page, nothing_after, split};
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::{Call, Staff};
 use super::conditional::IfNoneMatch;
@@ -333,7 +332,7 @@ async fn delete_webhook(
     State(app): State<App>,
     Staff(call): Staff,
     Path(id): Path<String>,
-) -> Result<StatusCode, ApiError> {
+) -> Result<Response, ApiError> {
     let id: WebhookEndpointId = path_id(&id)?;
     let _changing = app.webhooks().directory().change().await;
     let mut ids = webhooks::ids(app.runtime()).await.map_err(failed)?;
@@ -342,8 +341,8 @@ async fn delete_webhook(
     context.expected_version = call.if_match.version();
     context.attach = vec![webhooks::row(&ids), no_row(id)];
     let delete = WebhookEndpointCommand::Delete { caller: call.caller(), now: app.now() };
-    send(&app, id, delete, context).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let (_, done) = send(&app, id, delete, context).await?;
+    Ok(nothing_after(&done))
 }
 
 /// Give a webhook endpoint another secret
@@ -618,6 +617,9 @@ pub struct RangeBody {
     /// The last position that was looked at in each partition.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub reached: BTreeMap<u16, u64>,
+    /// Where the requests stand.
+    #[serde(skip)]
+    recorded: Vec<Position>,
 }
 
 /// Send a range of messages once more
@@ -645,6 +647,7 @@ async fn redeliver_range(
         refused: 0,
         complete: false,
         reached: BTreeMap::new(),
+        recorded: Vec::new(),
     };
     while !body.complete && body.scanned < SCANNED_MAX && body.matched < REDELIVERED_MAX {
         let page = page(&app, &range, &body.reached).await?;
@@ -656,7 +659,8 @@ async fn redeliver_range(
             take(&app, &call, &endpoint, &event, &mut body).await?;
         }
     }
-    Ok(Answer::ok(body))
+    let recorded = std::mem::take(&mut body.recorded);
+    Ok(Answer::ok(body).after_all(recorded))
 }
 
 async fn take(
@@ -679,7 +683,10 @@ async fn take(
     }
     let message = message(endpoint.details.endpoint_id, event);
     match send_again(app, message, call.plain_context(app)).await {
-        Ok(_) => body.requested += 1,
+        Ok(done) => {
+            body.requested += 1;
+            body.recorded.extend(done.position);
+        }
         Err(error) if error.code() == "too_many_redeliveries" => body.refused += 1,
         Err(error) => return Err(error),
     }

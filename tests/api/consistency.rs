@@ -166,6 +166,88 @@ async fn every_list_of_a_read_model_waits_when_asked_to() {
     server.finish().await;
 }
 
+/// Operations that answer a success and write nothing that has a position: into memory, or into rows
+/// beside the journal. The routes of development are not commands.
+const WITHOUT_POSITION: &[&str] = &["POST /api/v1/admin/quarantine/{aggregate_type}/{id}/release"];
+
+/// X9: whoever changes something is told where that stands, so that whatever is read can be asked to
+/// include it. A command that is added without fails here.
+#[tokio::test]
+async fn every_command_that_writes_says_where() {
+    let server = Start::default().with("RETRY_DELAY_MS", 20).start().await;
+    let things = server.things().await;
+    letters(&server, 8).await;
+    let (mut wrote, mut asked) = (BTreeMap::new(), 0);
+    for operation in server.operations(&things).await {
+        let name = operation.name();
+        let is_command = operation.method != reqwest::Method::GET
+            && operation.path.starts_with("/api/v1/")
+            && !operation.path.starts_with("/api/v1/dev/")
+            && !WITHOUT_POSITION.contains(&name.as_str());
+        if !is_command {
+            continue;
+        }
+        let (mut target, mut body) = (operation.target.clone(), operation.body.clone());
+        match operation.path.as_str() {
+            path if path.starts_with("/api/v1/dlq/{") => {
+                let verb = path.rsplit('/').next().unwrap();
+                let letters = server.letters(Some("notifications")).await;
+                let letter = letters.iter().find(|letter| letter["state"] == "dead").unwrap();
+                let (partition, key) = (&letter["partition"], letter["key"].as_str().unwrap());
+                target = format!("/api/v1/dlq/notifications/{partition}/{key}/{verb}");
+                body = Some(json!({}));
+            }
+            path if path.starts_with("/api/v1/dlq/") => {
+                body =
+                    Some(json!({ "subscription": "notifications", "limit": 1, "dry_run": false }));
+            }
+            "/api/v1/webhooks/{id}/redeliver" => {
+                body = Some(json!({ "from": "1970-01-01T00:00:00Z" }));
+            }
+            _ => {}
+        }
+        let body = body.map(|body| body.to_string().into_bytes());
+        // Whoever may do it.
+        let people = [&server.admin(), &things.seller.client, &things.buyer.client];
+        for (who, client) in people.into_iter().enumerate() {
+            asked += 1;
+            let correlation = format!("command-{asked}");
+            let client = client.named(&correlation).if_match("*");
+            let answer = client.send(operation.method.clone(), &target, body.clone()).await;
+            if answer.status() >= 300 {
+                continue;
+            }
+            let events = server.events_of(&correlation).await;
+            let place =
+                |event: &serde_json::Value| format!("{}:{}", event["partition"], event["position"]);
+            let said = answer.header("souk-position");
+            let places: Vec<_> = events.iter().map(place).collect();
+            let is_said = said.split(',').all(|said| places.iter().any(|of| of == said));
+            // What is published names its own correlation.
+            let is_own = operation.path.starts_with("/api/v1/events") && !said.is_empty();
+            assert!(
+                is_said || is_own || (said.is_empty() && events.is_empty()),
+                "{name} as {who}: {said:?} is none of {places:?}: {answer:?}"
+            );
+            *wrote.entry(name.clone()).or_insert(0) += usize::from(!said.is_empty());
+        }
+    }
+    let silent: Vec<_> = wrote.iter().filter(|(_, times)| **times == 0).collect();
+    let wrote = wrote.len() - silent.len();
+    assert!(wrote >= 25, "only {wrote} operations wrote something; {silent:?} did not");
+}
+
+/// So many dead letters of `notifications`, each of its own key.
+async fn letters(server: &Server, number: usize) {
+    let fault = server.fault("notifications", "fail", json!({ "kind": "permanent" })).await;
+    for index in 0..number {
+        server.newcomer(&format!("Lea{index}")).await;
+    }
+    server.at_rest().await;
+    server.mend(fault).await;
+    assert_eq!(server.letters(Some("notifications")).await.len(), number);
+}
+
 /// S2-49: what lists say is what the resources say.
 #[tokio::test]
 async fn lists_agree_with_what_they_list() {

@@ -249,9 +249,9 @@ impl DeadLetters {
         };
         let oversight = self.0.aggregate::<Oversight>();
         let recorded = oversight.send(stream, command, context, |_| ()).await;
-        recorded.map_err(|error| error.to_failure())?;
+        let recorded = recorded.map_err(|error| error.to_failure())?.position;
         match cell.redrive(key, work).await {
-            Ok(redriven) => Ok(Some(redriven)),
+            Ok(redriven) => Ok(Some(Redriven { recorded, ..redriven })),
             Err(RedriveError::Gone) => Ok(None),
             Err(error) => Err(error),
         }

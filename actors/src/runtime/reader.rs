@@ -327,23 +327,23 @@ impl Subscriptions {
     }
 
     /// Pauses a subscription: nothing is lost, its lag grows. It stays paused across restarts.
-    /// Whether there is such a one.
+    /// `None`: there is no such one.
     pub async fn pause(
         &self,
         name: &str,
         context: CommandContext,
         reason: Option<String>,
-    ) -> Result<bool, CommandError<NoRejection>> {
+    ) -> Result<Option<Done<()>>, CommandError<NoRejection>> {
         self.switch(name, true, context, reason).await
     }
 
-    /// Lets a paused subscription go on. Whether there is such a one.
+    /// Lets a paused subscription go on. `None`: there is no such one.
     pub async fn resume(
         &self,
         name: &str,
         context: CommandContext,
         reason: Option<String>,
-    ) -> Result<bool, CommandError<NoRejection>> {
+    ) -> Result<Option<Done<()>>, CommandError<NoRejection>> {
         self.switch(name, false, context, reason).await
     }
 
@@ -353,10 +353,10 @@ impl Subscriptions {
         paused: bool,
         mut context: CommandContext,
         reason: Option<String>,
-    ) -> Result<bool, CommandError<NoRejection>> {
+    ) -> Result<Option<Done<()>>, CommandError<NoRejection>> {
         let cells = self.cells(name);
         if cells.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         let at = self.0.world().now();
         let by = context.actor_id.to_string();
@@ -375,11 +375,12 @@ impl Subscriptions {
             expires_at: None,
         }];
         let stream = Oversight::id_of(name);
-        self.0.aggregate::<Oversight>().send(stream, command, context, |_| ()).await?;
+        let oversight = self.0.aggregate::<Oversight>();
+        let done = oversight.send(stream, command, context, |_| ()).await?;
         for cell in cells {
             cell.switch(paused, paused_by.clone());
         }
-        Ok(true)
+        Ok(Some(done))
     }
 
     /// Waits until a subscription has handled everything up to `at`; whether it has.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::lane::{Blocked, Stopping, dead_letter, deliver};
 use super::telling::tell;
 use super::{Cell, Kind, Ordered};
+use crate::event::Position;
 use crate::journal::{Batch, Letter, LetterFilter, LetterState, LetterWrite};
 use crate::retry::Failure;
 use crate::runtime::Runtime;
@@ -58,6 +59,9 @@ pub struct Redriven {
     pub skipped: usize,
     /// Letters that still hold the key up: none unless one failed again.
     pub left: usize,
+    /// Where it is recorded who asked for it.
+    #[serde(skip)]
+    pub recorded: Option<Position>,
 }
 
 /// Why letters were not worked.

@@ -554,13 +554,13 @@ async fn a_paused_subscription_stands_still_and_the_others_go_on() {
     let (a, b) = (make("one", &one), make("two", &two));
     let rig = Rig::build(true, 1, options(), |builder| builder.subscribe(a).subscribe(b)).await;
     let subscriptions = rig.runtime.subscriptions();
-    assert!(subscriptions.pause("one", rig.context(), None).await.unwrap());
-    assert!(!subscriptions.pause("three", rig.context(), None).await.unwrap());
+    assert!(subscriptions.pause("one", rig.context(), None).await.unwrap().is_some());
+    assert!(subscriptions.pause("three", rig.context(), None).await.unwrap().is_none());
     let done = rig.change(1, 1).await.unwrap();
     let at = done.position.unwrap();
     assert!(subscriptions.wait_for("two", at, Duration::from_secs(10)).await);
     assert!(!subscriptions.wait_for("one", at, Duration::from_millis(50)).await);
-    assert!(subscriptions.resume("one", rig.context(), None).await.unwrap());
+    assert!(subscriptions.resume("one", rig.context(), None).await.unwrap().is_some());
     assert!(subscriptions.wait_for("one", at, Duration::from_secs(10)).await);
     assert_eq!((one.of(1), two.of(1)), (vec![1], vec![1]));
 }
