@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod aggregate;
 mod audit;
 mod backup;
 #[cfg(feature = "bench")]
@@ -126,6 +127,8 @@ enum Command {
     Restore(backup::Restore),
     /// Ask a running server whether every event has had its effect, once and in order
     Audit(Against<audit::Options>),
+    /// Aggregates of a running server: what they are and were, and what made them so
+    Aggregate(Against<aggregate::Options>),
     /// Aggregates of a running server that crashed again and again
     Quarantine(Against<quarantine::Options>),
     /// Subscriptions of a running server: how far they are, pauses, retry policies
@@ -190,6 +193,7 @@ pub fn run() -> ExitCode {
     }
     let command = match cli.command {
         Some(Command::Audit(against)) => return remotely(&cli.flags, against, audit::run),
+        Some(Command::Aggregate(against)) => return remotely(&cli.flags, against, aggregate::run),
         Some(Command::Quarantine(against)) => {
             return remotely(&cli.flags, against, quarantine::run);
         }
@@ -291,6 +295,7 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
         Some(
             Command::Schema(_)
             | Command::Audit(_)
+            | Command::Aggregate(_)
             | Command::Quarantine(_)
             | Command::Subscriptions(_)
             | Command::Rebuild(_)

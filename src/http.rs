@@ -5,6 +5,7 @@
 //! status codes. Every route is declared with its documentation, and the OpenAPI document is made
 //! from that.
 
+pub mod aggregates;
 pub mod answer;
 pub mod audit;
 mod auth;
@@ -330,6 +331,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(traces::routes())
         .merge(subscriptions::routes())
         .merge(dlq::routes())
+        .merge(aggregates::routes())
         .merge(projections::routes())
         .merge(replays::routes())
         .merge(dlq_bulk::routes())

@@ -5,7 +5,7 @@
 
 mod actor;
 mod answer;
-mod load;
+pub(crate) mod load;
 pub(crate) mod registry;
 mod timers;
 

@@ -7,6 +7,7 @@ mod dead_letters;
 mod handle;
 mod reader;
 mod replays;
+mod states;
 
 use std::any::TypeId;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,8 +22,9 @@ pub use dead_letters::{DeadLetters, LetterGroup, LetterPlace, LetterQuery, Lette
 pub use handle::Handle;
 pub use reader::{Control, JournalReader, Subscriptions};
 pub use replays::{Preview, ReplayStatus, ReplayWish, Replayable, Replays};
+pub use states::{AsOf, State, StateError, States, Step};
 
-use crate::aggregate::registry::Registry;
+use crate::aggregate::registry::{AnyRegistry, Registry};
 use crate::aggregate::{Aggregate, AggregateOptions};
 use crate::command::Refusal;
 use crate::faults::Faults;
@@ -312,6 +314,11 @@ impl Runtime {
         JournalReader(self.clone())
     }
 
+    /// The states of aggregates, as of now and earlier.
+    pub fn states(&self) -> States {
+        States(self.clone())
+    }
+
     /// The application's control rows.
     pub fn control(&self) -> Control {
         Control(self.clone())
@@ -427,19 +434,29 @@ impl Runtime {
         registries.flat_map(|registry| registry.quarantined()).collect()
     }
 
+    /// The record of an aggregate, if it is quarantined.
+    pub fn quarantine(&self, aggregate_type: &str, id: Uuid) -> Option<Quarantine> {
+        let all = self.registry_for(aggregate_type, id)?.quarantined();
+        all.into_iter().find(|record| record.aggregate_id == id)
+    }
+
     /// Lets a quarantined aggregate run again. Whether it was quarantined.
     pub async fn release(
         &self,
         aggregate_type: &str,
         id: Uuid,
     ) -> Result<bool, crate::command::Unavailable> {
+        let Some(registry) = self.registry_for(aggregate_type, id) else { return Ok(false) };
         let partition = self.partition_for(id);
-        let registry =
-            partition.registries.iter().find(|known| known.aggregate_type() == aggregate_type);
-        let Some(registry) = registry else { return Ok(false) };
         let released = vec![(aggregate_type.into(), id)];
         partition.writer.store(Batch { released, ..Batch::default() }).await?;
         Ok(registry.release(id))
+    }
+
+    /// The registry of a type, in the partition of an id; none: there is no such type.
+    fn registry_for(&self, aggregate_type: &str, id: Uuid) -> Option<&Arc<dyn AnyRegistry>> {
+        let registries = &self.partition_for(id).registries;
+        registries.iter().find(|known| known.aggregate_type() == aggregate_type)
     }
 
     fn partition_for(&self, id: Uuid) -> &Partition {

@@ -85,6 +85,6 @@ mod tests {
         }
         assert_eq!(Secret::parse("c2hvcnQ="), None);
         assert_eq!(format!("{key:?}"), "Secret(***)");
-        assert_eq!(format!("{:?}", SecretText::new("hunter2")), "SecretText(***)");
+        assert_eq!(format!("{:?}", Credential::new("hunter2")), "Credential(***)");
     }
 }

@@ -129,10 +129,14 @@ pub(super) fn about(params: &Params) -> Result<EventFilter, ApiError> {
     })
 }
 
-/// `<uuid>`, or with its kind before it: `order-<uuid>`, `user_<uuid>`.
 fn aggregate_id(text: &str) -> Result<Uuid, ApiError> {
+    bare_id(text).ok_or_else(|| wrong("aggregateId", "must be a UUID, or <kind>-<uuid>"))
+}
+
+/// `<uuid>`, or with its kind before it: `order-<uuid>`, `user_<uuid>`.
+pub(super) fn bare_id(text: &str) -> Option<Uuid> {
     let bare = text.len().checked_sub(36).and_then(|at| text.get(at..)).unwrap_or(text);
-    Uuid::try_parse(bare).map_err(|_| wrong("aggregateId", "must be a UUID, or <kind>-<uuid>"))
+    Uuid::try_parse(bare).ok()
 }
 
 /// Where to go on: the cursor, or `after` as a position or several.

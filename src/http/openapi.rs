@@ -341,9 +341,18 @@ fn schema_at(path: &str, name: &str) -> Option<Value> {
         ("/api/v1/traces", "status") => {
             Some(json!({ "type": "string", "enum": ["", "error", "ok"] }))
         }
+        (path, "version") if path.starts_with(AGGREGATES) => {
+            Some(json!({ "type": "integer", "minimum": 1 }))
+        }
+        (path, "after") if path.starts_with(AGGREGATES) => {
+            Some(json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX }))
+        }
         _ => schema_of(name),
     }
 }
+
+/// Where the states of aggregates are.
+const AGGREGATES: &str = "/api/v1/admin/aggregates/";
 
 /// What a query parameter may be, where its name says more than its type. An empty one counts as
 /// absent.
@@ -357,7 +366,7 @@ fn schema_of(name: &str) -> Option<Value> {
         "channel" => json!({ "type": "string", "enum": ["email", "sms", "in_app"] }),
         "format" => json!({ "type": "string", "enum": ["", "json", "mermaid"] }),
         "case" => json!({ "type": "string", "examples": ["camel"] }),
-        "from" | "to" | "stuck_since" => json!({ "type": "string", "format": "date-time" }),
+        "from" | "to" | "stuck_since" | "at" => json!({ "type": "string", "format": "date-time" }),
         "min_position" => json!({ "type": "string", "pattern": "^([0-9]{1,3}:[0-9]{1,18})?$" }),
         "reason" => json!({ "type": "string", "maxLength": 500, "pattern": "^[^\\u0000]*$" }),
         "saga_id" => json!({ "type": "string", "pattern": format!("^({ID})?$") }),
@@ -449,6 +458,9 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     }
     if path.ends_with("/stream") {
         statuses.extend(["410", "422"]);
+    }
+    if path.starts_with(AGGREGATES) && !path.ends_with("/history") {
+        statuses.extend(["409", "422"]);
     }
     if needs_a_version(path, method) {
         statuses.push("428");

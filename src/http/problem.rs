@@ -455,6 +455,11 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("idempotency_key_reused", 422, "The key was used before with another body."),
     ("sku_unknown", 422, "Nothing is offered under this sku."),
     ("sku_ambiguous", 422, "Several sellers offer this sku; name the listing instead."),
+    (
+        "state_unreadable",
+        409,
+        "No state can be made of the aggregate's events; an earlier version can be seen.",
+    ),
     ("event_type_reserved", 409, "The name begins with a word of the marketplace's own types."),
     ("incompatible_schema", 409, "Within a major version a schema may only grow."),
     ("version_order", 409, "Versions of an event type only rise, majors by one."),

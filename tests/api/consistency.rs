@@ -133,8 +133,12 @@ async fn a_list_that_does_not_get_there_says_so() {
 }
 
 /// Lists that rest on no read model: on the journal's own tables, on memory, or made for the caller.
-const NOT_PROJECTED: &[&str] =
-    &["/api/v1/admin/audit", "/api/v1/admin/projections/{projection}/diff", "/api/v1/dlq"];
+const NOT_PROJECTED: &[&str] = &[
+    "/api/v1/admin/aggregates/{aggregate_type}/{id}/history",
+    "/api/v1/admin/audit",
+    "/api/v1/admin/projections/{projection}/diff",
+    "/api/v1/dlq",
+];
 
 /// X9: every list of a read model can be asked to include what its reader has written. One that is
 /// added without fails here.

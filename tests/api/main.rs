@@ -6,6 +6,7 @@
 
 mod support;
 
+mod aggregates;
 mod audit;
 mod backup;
 #[cfg(feature = "bench")]

@@ -3,12 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Aggregate;
 use super::registry::Shared;
-use crate::event::{DecodeError, EventPayload};
+use crate::event::{DecodeError, EventPayload, StoredEvent};
 use crate::faults::points;
+use crate::journal::codec::{self, Reveal};
 use crate::journal::{self, Snapshot};
 use crate::planted::Bug;
 
@@ -27,6 +29,16 @@ pub(crate) enum Error {
     /// `apply` panicked.
     #[error("apply panicked on version {0}")]
     Panicked(u64),
+}
+
+impl Error {
+    /// What this says, where trying again would not help.
+    fn lasting(self) -> Result<String, Self> {
+        match self {
+            Self::Journal(journal::Error::Database(_) | journal::Error::Locked(_)) => Err(self),
+            _ => Ok(self.to_string()),
+        }
+    }
 }
 
 /// A folded state.
@@ -93,13 +105,8 @@ pub(crate) async fn fold<A: Aggregate>(
                 folded.correlation_id = Some(stored.correlation_id.clone());
                 continue;
             }
-            let opened = shared.keys.open(&*shared.store, stored.event_id, &stored.data).await?;
-            let data = opened.as_deref().unwrap_or(&stored.data);
-            let event = A::Event::decode_stored(&stored, data)?;
-            let version = stored.aggregate_version;
-            catch_unwind(AssertUnwindSafe(|| folded.state.apply(&event)))
-                .map_err(|_| Error::Panicked(version))?;
-            folded.version = version;
+            apply(shared, &mut folded.state, &stored).await?;
+            folded.version = stored.aggregate_version;
             folded.correlation_id = Some(stored.correlation_id.clone());
         }
         if !full {
@@ -111,6 +118,73 @@ pub(crate) async fn fold<A: Aggregate>(
         return Err(missing::<A>(id, next));
     }
     Ok(folded)
+}
+
+/// Applies a stored event.
+async fn apply<A: Aggregate>(
+    shared: &Shared,
+    state: &mut A,
+    stored: &StoredEvent,
+) -> Result<(), Error> {
+    let opened = shared.keys.open(&*shared.store, stored.event_id, &stored.data).await?;
+    let data = opened.as_deref().unwrap_or(&stored.data);
+    let event = A::Event::decode_stored(stored, data)?;
+    catch_unwind(AssertUnwindSafe(|| state.apply(&event)))
+        .map_err(|_| Error::Panicked(stored.aggregate_version))
+}
+
+/// One event of an aggregate, with the states around it as people read them.
+pub struct Step<'a> {
+    /// The event.
+    pub event: &'a Arc<StoredEvent>,
+    /// The state before and after; or why one of them cannot be made.
+    pub states: Result<(&'a Value, &'a Value), &'a str>,
+}
+
+/// Is shown steps.
+pub type Visit<'a> = &'a mut (dyn for<'s> FnMut(Step<'s>) + Send);
+
+/// Shows `visit` an aggregate's events after a version, at most `limit`, with the states around
+/// them. Behind an event that cannot be applied there are no states, and the events all the same.
+pub(crate) async fn replay<A: Aggregate>(
+    shared: &Shared,
+    id: Uuid,
+    (after, limit): (u64, usize),
+    reveal: Reveal,
+    visit: Visit<'_>,
+) -> Result<(), Error> {
+    let Some(stream) = shared.store.stream(A::TYPE, id).await? else { return Ok(()) };
+    let page = shared.store.read_stream(stream, after, limit).await?;
+    if page.is_empty() {
+        return Ok(());
+    }
+    let mut state = match after {
+        0 => Ok(A::default()),
+        _ => match fold::<A>(shared, id, Some(after)).await {
+            Ok(folded) => Ok(folded.state),
+            Err(error) => Err(error.lasting()?),
+        },
+    };
+    let mut before = state.as_ref().map(|state| as_read(state, reveal)).unwrap_or_default();
+    for event in &page {
+        if let Ok(reached) = &mut state
+            && let Err(error) = apply(shared, reached, event).await
+        {
+            state = Err(error.lasting()?);
+        }
+        let after = state.as_ref().map(|state| as_read(state, reveal));
+        let states = after.as_ref().map(|after| (&before, after)).map_err(|why| why.as_str());
+        visit(Step { event, states });
+        before = after.unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// A state as people read it.
+pub(crate) fn as_read<A: Aggregate>(state: &A, reveal: Reveal) -> Value {
+    let mut value = serde_json::to_value(state).unwrap_or_default();
+    codec::show(&mut value, reveal);
+    value
 }
 
 pub(super) fn missing<A: Aggregate>(id: Uuid, version: u64) -> Error {

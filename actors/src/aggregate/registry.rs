@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dashmap::DashMap;
 use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime};
+use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -24,7 +25,7 @@ use crate::admission::{Admission, COMMIT_WAIT_MAX};
 use crate::command::{CommandContext, CommandError, Done, ErrorId, Origin, Unavailable};
 use crate::dead_letter::DeadLetterHandle;
 use crate::faults::{Faults, points};
-use crate::journal::codec::Keyring;
+use crate::journal::codec::{Keyring, Reveal};
 use crate::journal::writer::{Incarnation, WriterHandle};
 use crate::journal::{self, Outcome, Quarantine, Standing, Store, Timer};
 use crate::planted::Bug;
@@ -568,6 +569,21 @@ pub(crate) trait AnyRegistry: Send + Sync {
     fn passivate(&self, now: Instant) -> usize;
     /// How many commands and reads are queued or wait for durability at each live aggregate.
     fn depths(&self) -> Vec<usize>;
+    /// The state up to a version, or the latest, as people read it, with the version that it is at.
+    async fn state(
+        &self,
+        id: Uuid,
+        upto: Option<u64>,
+        reveal: Reveal,
+    ) -> Result<(u64, Value), load::Error>;
+    /// Shows `visit` events after a version, at most so many, with the states around them.
+    async fn replay(
+        &self,
+        id: Uuid,
+        page: (u64, usize),
+        reveal: Reveal,
+        visit: load::Visit<'_>,
+    ) -> Result<(), load::Error>;
     /// The quarantined aggregates.
     fn quarantined(&self) -> Vec<Quarantine>;
     /// Lets a quarantined aggregate run again; the record is the caller's to remove.
@@ -622,6 +638,26 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
 
     fn depths(&self) -> Vec<usize> {
         self.0.slots.iter().map(|slot| slot.in_flight.load(Ordering::Relaxed)).collect()
+    }
+
+    async fn state(
+        &self,
+        id: Uuid,
+        upto: Option<u64>,
+        reveal: Reveal,
+    ) -> Result<(u64, Value), load::Error> {
+        let folded = load::fold::<A>(&self.0.shared, id, upto).await?;
+        Ok((folded.version, load::as_read(&folded.state, reveal)))
+    }
+
+    async fn replay(
+        &self,
+        id: Uuid,
+        page: (u64, usize),
+        reveal: Reveal,
+        visit: load::Visit<'_>,
+    ) -> Result<(), load::Error> {
+        load::replay::<A>(&self.0.shared, id, page, reveal, visit).await
     }
 
     fn quarantined(&self) -> Vec<Quarantine> {

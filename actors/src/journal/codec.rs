@@ -139,12 +139,8 @@ impl Keyring {
         event: &StoredEvent,
         reveal: Reveal,
     ) -> Result<Value, Error> {
-        self.opened(store, event.event_id, &event.data, &|_, value| match (reveal, value) {
-            (Reveal::Redacted, _) => json!("[redacted]"),
-            (Reveal::Clear, Some(value)) => value,
-            (Reveal::Clear, None) => json!("[erased]"),
-        })
-        .await
+        let shown = |_, value| shown(reveal, value);
+        self.opened(store, event.event_id, &event.data, &shown).await
     }
 
     async fn opened(
@@ -300,6 +296,23 @@ fn associated(record: Uuid, subject: Uuid, path: &str) -> String {
 }
 
 type Keys = [(Uuid, Option<Held>)];
+
+/// Replaces every personal field of a working form by what people may read of it.
+pub(crate) fn show(value: &mut Value, reveal: Reveal) {
+    match marked(value, CLEAR_MARK) {
+        Some((_, inner)) => *value = shown(reveal, inner.get("value").cloned()),
+        None => children(value, &mut String::new(), &mut |child, _| show(child, reveal)),
+    }
+}
+
+/// What people read of a personal value; none: it is erased.
+fn shown(reveal: Reveal, value: Option<Value>) -> Value {
+    match (reveal, value) {
+        (Reveal::Redacted, _) => json!("[redacted]"),
+        (Reveal::Clear, Some(value)) => value,
+        (Reveal::Clear, None) => json!("[erased]"),
+    }
+}
 
 fn key_of(keys: &Keys, subject: Uuid) -> Option<Arc<Key>> {
     match keys.iter().find(|(known, _)| *known == subject)?.1.as_ref()? {

@@ -12,6 +12,7 @@ mod postgres;
 mod proxy;
 mod replays;
 mod sagas;
+mod states;
 mod steering;
 mod structure;
 mod upcasting;
