@@ -13,6 +13,8 @@
 //! operator, is excused. The audit reads, and changes nothing. It works in pages: a call looks at so
 //! many events and says where the next goes on.
 
+pub mod watch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +165,43 @@ pub struct Report {
     pub subscriptions: Vec<SubscriptionAudit>,
     /// What is wrong, the first hundred.
     pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether nothing is missing, doubled or out of order.
+    pub fn is_healthy(&self) -> bool {
+        (self.missing, self.duplicate_effects, self.out_of_order) == (0, 0, 0)
+    }
+
+    /// Adds what was found in another part.
+    fn add(&mut self, part: Self) {
+        self.missing += part.missing;
+        self.duplicate_effects += part.duplicate_effects;
+        self.out_of_order += part.out_of_order;
+        self.events += part.events;
+        self.aggregates += part.aggregates;
+        self.rows += part.rows;
+        for of in part.subscriptions {
+            let mine = self.subscriptions.iter_mut();
+            match mine.into_iter().find(|mine| mine.subscription == of.subscription) {
+                Some(mine) => mine.add(&of),
+                None => self.subscriptions.push(of),
+            }
+        }
+        let room = FINDINGS_MAX.saturating_sub(self.findings.len());
+        self.findings.extend(part.findings.into_iter().take(room));
+    }
+}
+
+impl SubscriptionAudit {
+    fn add(&mut self, part: &Self) {
+        self.checked += part.checked;
+        self.missing += part.missing;
+        self.duplicate_effects += part.duplicate_effects;
+        self.out_of_order += part.out_of_order;
+        self.pending += part.pending;
+        self.excused += part.excused;
+    }
 }
 
 /// Where an audit goes on.
@@ -764,6 +803,39 @@ mod tests {
         let mut swapped = of(&["order.placed", "order.confirmed"]);
         swapped[1].position = 5;
         assert_eq!(seen(&arcs(swapped)).out_of_order.len(), 1);
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let finding = |number: usize| Finding {
+            subscription: "a".to_owned(),
+            problem: Problem::Missing,
+            aggregate_id: None,
+            event_id: None,
+            detail: number.to_string(),
+        };
+        let part = |name: &str, missing: u64| Report {
+            missing,
+            events: 10,
+            subscriptions: vec![SubscriptionAudit {
+                subscription: name.to_owned(),
+                checked: 5,
+                missing,
+                ..SubscriptionAudit::default()
+            }],
+            findings: (0..60).map(finding).collect(),
+            ..Report::default()
+        };
+        let mut whole = Report::default();
+        assert!(whole.is_healthy());
+        for part in [part("a", 1), part("b", 0), part("a", 2)] {
+            whole.add(part);
+        }
+        assert_eq!((whole.missing, whole.events, whole.is_healthy()), (3, 30, false));
+        let counts: Vec<_> =
+            whole.subscriptions.iter().map(|of| (of.checked, of.missing)).collect();
+        assert_eq!(counts, [(10, 3), (5, 0)]);
+        assert_eq!(whole.findings.len(), FINDINGS_MAX);
     }
 
     #[test]

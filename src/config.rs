@@ -38,6 +38,9 @@ pub const DATA_DIR_DEFAULT: &str = "./data";
 const LEASE_TTL_RANGE: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(600);
 
+/// Between two audits.
+const AUDIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(60 * 60);
+
 /// The largest `DISK_FREE_MIN`: a tebibyte.
 const DISK_FREE_MIN_MAX: usize = 1 << 40;
 
@@ -89,6 +92,9 @@ pub struct Config {
     pub outbox: Outbox,
     /// What publishers outside may do.
     pub publishing: Publishing,
+    /// `AUDIT_INTERVAL`: how long after one audit of all deliveries the next begins; nothing: there
+    /// are none.
+    pub audit_interval: Duration,
     /// Where webhooks may go: `WEBHOOK_ALLOW_HTTP` whether `http:` will do, and
     /// `WEBHOOK_ALLOWED_NETWORKS` which networks may be reached although they are not public.
     pub webhooks: Reach,
@@ -249,6 +255,7 @@ impl Config {
         let retry = retry(&mut reader);
         let outbox = outbox(&mut reader);
         let publishing = publishing(&mut reader);
+        let audit_interval = reader.duration_or_none("AUDIT_INTERVAL", AUDIT_INTERVAL_DEFAULT);
         let webhooks = webhooks(&mut reader, mode);
         let momo = payments::momo(&mut reader, mode);
         let messaging = messaging(&mut reader);
@@ -266,6 +273,7 @@ impl Config {
             retry,
             outbox,
             publishing,
+            audit_interval,
             webhooks,
             momo,
             messaging,

@@ -46,6 +46,7 @@ pub mod probes;
 pub mod problem;
 pub mod projections;
 pub mod publishing;
+pub mod quarantine;
 mod rate_limit;
 mod registered;
 pub mod replays;
@@ -78,6 +79,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App as Market;
+use crate::audit::watch::Watch;
 use crate::config::Config;
 use crate::gateways::sandbox::SandboxCall;
 use crate::identity::password::Passwords;
@@ -106,6 +108,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// The recorder of metrics.
     pub metrics: PrometheusHandle,
+    /// The audits that run by themselves.
+    pub audits: Watch,
 }
 
 /// The application, as handlers see it. Cheap to clone.
@@ -246,6 +250,10 @@ impl App {
         &self.0.parts.market.composer
     }
 
+    fn audits(&self) -> &Watch {
+        &self.0.parts.audits
+    }
+
     fn outbox(&self) -> &Outbox {
         &self.0.parts.market.outbox
     }
@@ -331,6 +339,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(traces::routes())
         .merge(subscriptions::routes())
         .merge(dlq::routes())
+        .merge(quarantine::routes())
         .merge(aggregates::routes())
         .merge(projections::routes())
         .merge(replays::routes())

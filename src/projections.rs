@@ -284,6 +284,15 @@ impl ReadModels {
         events_index::trace(&self.db, correlation_id).await
     }
 
+    /// The correlation ids of a W3C trace, at most `limit`.
+    pub async fn correlations_of_trace(
+        &self,
+        trace_id: &str,
+        limit: u32,
+    ) -> Result<Vec<String>, ReadError> {
+        events_index::correlations_of_trace(&self.db, trace_id, limit).await
+    }
+
     /// The correlation ids of the events of a partition from `first` to `last`, each once.
     pub async fn correlations(
         &self,

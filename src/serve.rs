@@ -22,7 +22,7 @@ use crate::http::server::Server;
 use crate::http::{self, Parts};
 use crate::identity::token::{ADMIN_LIFETIME, Tokens};
 use crate::identity::verification::verification_token;
-use crate::{disk, telemetry};
+use crate::{audit, disk, telemetry};
 
 /// The file with the development administrator's token, in the data folder.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
@@ -40,6 +40,7 @@ pub struct Running {
     server: Server,
     upkeep: JoinHandle<()>,
     disk_watch: Option<JoinHandle<()>>,
+    audits: JoinHandle<()>,
 }
 
 /// The market's settings, from the configuration.
@@ -95,8 +96,17 @@ impl Running {
             }
             None => None,
         };
-        let parts =
-            Parts { market: market.clone(), config: config.clone(), metrics: metrics.clone() };
+        let audits = audit::watch::Watch::new(
+            market.runtime.clone(),
+            market.read_models.clone(),
+            config.audit_interval,
+        );
+        let parts = Parts {
+            market: market.clone(),
+            config: config.clone(),
+            metrics: metrics.clone(),
+            audits: audits.clone(),
+        };
         let app = http::App::new(parts);
         let server = Server::start(listener, http::router(&app), &config.http)?;
         let admin_token_path = match config.mode.is_development() {
@@ -106,8 +116,19 @@ impl Running {
         points::reach("startup.before_ready").await;
         app.set_started();
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
+        let audits = tokio::spawn(audits.run());
         let address = server.address();
-        Ok(Self { address, admin_token_path, config, market, app, server, upkeep, disk_watch })
+        Ok(Self {
+            address,
+            admin_token_path,
+            config,
+            market,
+            app,
+            server,
+            upkeep,
+            disk_watch,
+            audits,
+        })
     }
 
     /// Where it listens.
@@ -151,6 +172,7 @@ impl Running {
 
     async fn stop_within(self, delay: Duration, timeout: Duration) -> bool {
         self.app.set_stopping();
+        self.audits.abort();
         tokio::time::sleep(delay).await;
         let answered = self.server.stop(timeout).await;
         points::reach("shutdown.during_drain").await;

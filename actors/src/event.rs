@@ -110,6 +110,13 @@ pub struct Metadata {
     pub attributes: BTreeMap<String, String>,
 }
 
+impl Metadata {
+    /// The id of the W3C trace of the request that started it.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.get(3..35)
+    }
+}
+
 /// Under which type and version an event is stored, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {

@@ -336,6 +336,21 @@ pub struct Quarantine {
     pub since: Timestamp,
 }
 
+/// A crash of an aggregate.
+#[derive(
+    Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+pub struct Crash {
+    /// When.
+    pub at: Timestamp,
+    /// Names it in the logs.
+    pub error_id: Uuid,
+    /// The command under way: its id, never its body; nil: there was none.
+    pub command_id: Uuid,
+    /// The command's name; `load`: its events could not be folded.
+    pub command: String,
+}
+
 /// Everything that one transaction stores.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {

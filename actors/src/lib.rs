@@ -22,6 +22,7 @@ pub mod admission;
 pub mod aggregate;
 pub mod broker;
 pub mod command;
+pub mod custody;
 pub mod dead_letter;
 pub mod event;
 pub mod faults;

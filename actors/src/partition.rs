@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use ractor::{Actor, ActorRef};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::admission::Admission;
@@ -23,7 +23,7 @@ use crate::flag::Flag;
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterParts};
 use crate::journal::{self, Store};
-use crate::runtime::Options;
+use crate::runtime::{Options, WeakRuntime, quarantine};
 use crate::subscriber::{Cell, CellParts, Steered, Subscription};
 use crate::supervisor::{AggregateSupervisor, PartitionSupervisor, Supervise, Worker};
 use crate::timer::{TimerWake, Timers};
@@ -84,6 +84,8 @@ pub(crate) struct Partition {
     pub typed: Typed,
     pub cells: Vec<Arc<Cell>>,
     pub timer_wake: Arc<TimerWake>,
+    /// An aggregate was quarantined.
+    quarantined: Arc<Notify>,
     pub head: watch::Receiver<u64>,
     pub running: Arc<DashMap<Arc<str>, ()>>,
     pub supervisor: ActorRef<Supervise>,
@@ -169,6 +171,7 @@ impl Partition {
             watched: DashMap::new(),
             faults: parts.faults.clone(),
             supervisor: OnceLock::new(),
+            quarantined: Arc::default(),
         });
         let (registries, typed) = make_registries(index, &shared, makers).await?;
         let cells = make_cells(index, &parts, &shared, &broker, subscriptions, steered);
@@ -191,6 +194,7 @@ impl Partition {
             typed,
             cells,
             timer_wake,
+            quarantined: shared.quarantined.clone(),
             head,
             running,
             supervisor,
@@ -289,8 +293,8 @@ impl Partition {
         });
     }
 
-    /// Starts the subscriptions, the timers and the housekeeping.
-    pub(crate) fn start_rest(&self) {
+    /// Starts the subscriptions, the timers, the housekeeping, and whoever tells of quarantines.
+    pub(crate) fn start_rest(&self, runtime: &WeakRuntime) {
         for cell in &self.cells {
             let cell = cell.clone();
             let name = format!("subscription {}", cell.subscription.name);
@@ -304,6 +308,20 @@ impl Partition {
                     biased;
                     () = stopping.wait(true) => {}
                     () = timers.run() => {}
+                }
+                Ok(())
+            }
+        }));
+        let (index, runtime) = (self.index, runtime.clone());
+        let (changed, stopping) = (self.quarantined.clone(), self.parts.stopping.clone());
+        self.spawn(Worker::new("quarantine", false, move || {
+            let (runtime, changed) = (runtime.clone(), changed.clone());
+            let stopping = stopping.clone();
+            async move {
+                tokio::select! {
+                    biased;
+                    () = stopping.wait(true) => {}
+                    () = quarantine::tell(runtime, index, changed) => {}
                 }
                 Ok(())
             }

@@ -5,6 +5,7 @@
 
 mod dead_letters;
 mod handle;
+pub(crate) mod quarantine;
 mod reader;
 mod replays;
 mod states;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 pub use dead_letters::{DeadLetters, LetterGroup, LetterPlace, LetterQuery, LetterQueue};
 pub use handle::Handle;
+pub use quarantine::QuarantineReport;
 pub use reader::{Control, JournalReader, Subscriptions};
 pub use replays::{Preview, ReplayStatus, ReplayWish, Replayable, Replays};
 pub use states::{AsOf, State, StateError, States, Step};
@@ -27,10 +29,11 @@ pub use states::{AsOf, State, StateError, States, Step};
 use crate::aggregate::registry::{AnyRegistry, Registry};
 use crate::aggregate::{Aggregate, AggregateOptions};
 use crate::command::Refusal;
+use crate::custody::Custody;
 use crate::faults::Faults;
 use crate::flag::Flag;
 use crate::journal::codec::Keyring;
-use crate::journal::{self, Batch, Quarantine, Store, partition_of};
+use crate::journal::{self, Batch, Store, partition_of};
 use crate::oversight::Oversight;
 use crate::oversight::letters::DeadLetterLog;
 use crate::partition::{MakeRegistry, Partition, PartitionParts, make_registry};
@@ -217,10 +220,11 @@ impl Builder {
         };
         let runtime = Runtime(Arc::new(inner));
         for partition in &runtime.0.partitions {
+            let weak = WeakRuntime(Arc::downgrade(&runtime.0));
             for cell in &partition.cells {
-                let _ = cell.runtime.set(WeakRuntime(Arc::downgrade(&runtime.0)));
+                let _ = cell.runtime.set(weak.clone());
             }
-            partition.start_rest();
+            partition.start_rest(&weak);
         }
         Ok(runtime)
     }
@@ -275,7 +279,7 @@ impl Runtime {
             makers: Vec::new(),
             subscriptions: Vec::new(),
         };
-        builder.aggregate::<Oversight>().aggregate::<DeadLetterLog>()
+        builder.aggregate::<Oversight>().aggregate::<DeadLetterLog>().aggregate::<Custody>()
     }
 
     /// Time, randomness and ids.
@@ -426,31 +430,6 @@ impl Runtime {
                     .set(depth as f64);
             }
         }
-    }
-
-    /// Quarantined aggregates.
-    pub fn quarantined(&self) -> Vec<Quarantine> {
-        let registries = self.0.partitions.iter().flat_map(|partition| partition.registries.iter());
-        registries.flat_map(|registry| registry.quarantined()).collect()
-    }
-
-    /// The record of an aggregate, if it is quarantined.
-    pub fn quarantine(&self, aggregate_type: &str, id: Uuid) -> Option<Quarantine> {
-        let all = self.registry_for(aggregate_type, id)?.quarantined();
-        all.into_iter().find(|record| record.aggregate_id == id)
-    }
-
-    /// Lets a quarantined aggregate run again. Whether it was quarantined.
-    pub async fn release(
-        &self,
-        aggregate_type: &str,
-        id: Uuid,
-    ) -> Result<bool, crate::command::Unavailable> {
-        let Some(registry) = self.registry_for(aggregate_type, id) else { return Ok(false) };
-        let partition = self.partition_for(id);
-        let released = vec![(aggregate_type.into(), id)];
-        partition.writer.store(Batch { released, ..Batch::default() }).await?;
-        Ok(registry.release(id))
     }
 
     /// The registry of a type, in the partition of an id; none: there is no such type.

@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use serde_json::{Map, Value, json};
 use souk_actors::aggregate::Aggregate;
+use souk_actors::custody::{Custody, CustodyEvent};
 use souk_actors::event::EventPayload;
 use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::oversight::letters::DeadLetterEvent;
@@ -181,6 +182,7 @@ macro_rules! every_event {
             $what::<SubscriptionEvent>($($argument),*),
             $what::<DeadLetterEvent>($($argument),*),
             $what::<ProjectionEvent>($($argument),*),
+            $what::<CustodyEvent>($($argument),*),
         ]
     };
 }
@@ -222,5 +224,6 @@ proptest! {
         snapshot::<WebhookDelivery>(random, &text)?;
         snapshot::<SagaInstance<OrderSaga>>(random, &text)?;
         snapshot::<ProjectionCare>(random, &text)?;
+        snapshot::<Custody>(random, &text)?;
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::remote::{Remote, print_json, print_table};
+use super::remote::{Remote, print_json, print_table, shown};
 
 /// Events and rows that one request looks at.
 const LOOKED_AT_ONCE: &str = "50000";
@@ -20,10 +20,17 @@ const WRONG: [&str; 3] = ["missing", "duplicate_effects", "out_of_order"];
 
 /// `souk audit`.
 #[derive(Args)]
-pub(super) struct Options {}
+pub(super) struct Options {
+    /// Show what the last audit found that the server made by itself, and look at nothing anew
+    #[arg(long)]
+    last: bool,
+}
 
 /// Looks at the whole journal, part by part. The exit code is 1 if something is wrong.
-pub(super) async fn run(remote: Remote, _: Options) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(remote: Remote, options: Options) -> anyhow::Result<ExitCode> {
+    if options.last {
+        return last(&remote).await;
+    }
     let progress = ProgressBar::new_spinner();
     progress.set_style(ProgressStyle::with_template("{spinner} {human_pos} events  {elapsed}")?);
     let mut whole = Whole::default();
@@ -41,6 +48,34 @@ pub(super) async fn run(remote: Remote, _: Options) -> anyhow::Result<ExitCode> 
     }
     progress.finish_and_clear();
     whole.print(remote.is_json());
+    Ok(if whole.is_wrong() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What the server found by itself. The exit code is 1 also when it has found nothing yet.
+async fn last(remote: &Remote) -> anyhow::Result<ExitCode> {
+    let standing = remote.get("/admin/audit/last", &()).await?.body;
+    let found = &standing["last"];
+    if found.is_null() {
+        if remote.is_json() {
+            print_json(&standing);
+        } else if standing["interval_seconds"] == 0 {
+            println!("This server makes no audits by itself: AUDIT_INTERVAL is 0s.");
+        } else {
+            println!(
+                "No audit is over since the start; the next begins at {}.",
+                shown(&standing["next_at"])
+            );
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    let mut whole = Whole::default();
+    whole.add(&found["report"]);
+    if remote.is_json() {
+        print_json(&standing);
+    } else {
+        whole.print(false);
+        println!("Audited from {} to {}.", shown(&found["started_at"]), shown(&found["ended_at"]));
+    }
     Ok(if whole.is_wrong() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

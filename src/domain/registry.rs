@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use souk_actors::custody::CustodyEvent;
 use souk_actors::event::{EventDescriptor, EventPayload, Upcaster};
 use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::oversight::letters::DeadLetterEvent;
@@ -49,6 +50,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         SubscriptionEvent::descriptors(),
         DeadLetterEvent::descriptors(),
         ProjectionEvent::descriptors(),
+        CustodyEvent::descriptors(),
     ]
     .into_iter()
     .flatten()
@@ -77,6 +79,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         SubscriptionEvent::upcasters(),
         DeadLetterEvent::upcasters(),
         ProjectionEvent::upcasters(),
+        CustodyEvent::upcasters(),
     ]
     .into_iter()
     .flatten()
@@ -288,6 +291,8 @@ mod tests {
         "projection.cut_over",
         "projection.rolled_back",
         "projection.version_discarded",
+        "aggregate.quarantined",
+        "aggregate.released",
     ];
 
     #[test]

@@ -11,6 +11,7 @@ use super::answer::Answer;
 use super::call::Staff;
 use super::params::{Params, wrong};
 use super::problem::ApiError;
+use crate::audit::watch::{Standing, measure};
 use crate::audit::{AuditError, Progress, Report, audit};
 
 /// Events and rows that one call looks at when nobody says otherwise.
@@ -19,7 +20,7 @@ const LIMIT_DEFAULT: u64 = 20_000;
 const LIMIT_MAX: u64 = 200_000;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(get_audit))
+    OpenApiRouter::default().routes(routes!(get_audit)).routes(routes!(get_last_audit))
 }
 
 /// What the audit found, and where it goes on.
@@ -47,7 +48,8 @@ fn failed(error: &AuditError) -> ApiError {
 /// `missing`, `duplicate_effects` and `out_of_order` are 0 in a healthy system. What is not handled
 /// yet is `pending`; what has a dead letter, or was given up by an operator, is `excused`. A call
 /// looks at `limit` events and rows; go on with `next_cursor` until `complete`. The metric
-/// `souk_audit_missing_events` shows what the latest call found missing.
+/// `souk_audit_missing_events` shows what the latest audit of everything found missing, by itself or in
+/// one call.
 #[utoipa::path(get, path = "/admin/audit", tag = "admin",
     params(
         ("limit" = Option<u64>, Query,
@@ -64,10 +66,28 @@ async fn get_audit(
         return Err(wrong("limit", &format!("must be from 1 to {LIMIT_MAX}")));
     }
     let from: Option<Progress> = params.cursor(app.cursors())?;
+    let is_first = from.is_none();
     let audited = audit(app.runtime(), app.reads(), from, limit).await;
     let (report, next) = audited.map_err(|error| failed(&error))?;
-    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    metrics::gauge!("souk_audit_missing_events").set(report.missing as f64);
+    // A part that is in order does not say that all is.
+    if is_first && next.is_none() {
+        measure(&report);
+    }
     let next_cursor = next.map(|next| app.cursors().seal(&params.list(), &next));
     Ok(Answer::ok(AuditBody { report, complete: next_cursor.is_none(), next_cursor }))
+}
+
+/// How the audits that run by themselves stand.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(transparent)]
+pub struct AuditStandingBody(pub Standing);
+
+/// The audit that runs by itself
+///
+/// Every `AUDIT_INTERVAL` everything is compared, slowly: what the last one found, and when the next
+/// begins.
+#[utoipa::path(get, path = "/admin/audit/last", tag = "admin",
+    responses((status = 200, description = "How the audits stand", body = AuditStandingBody)))]
+async fn get_last_audit(State(app): State<App>, _: Staff) -> Answer<AuditStandingBody> {
+    Answer::ok(AuditStandingBody(app.audits().standing()))
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page};
-use super::body::{Fields, FromFields, Nothing, Reason, Valid};
+use super::body::{Fields, FromFields, Reason, Valid};
 use super::call::{Call, Staff};
 use super::conditional::IfNoneMatch;
 use super::event_json::{Form, write};
@@ -33,8 +33,6 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(retry_letter))
         .routes(routes!(skip_letter))
         .routes(routes!(discard_letter))
-        .routes(routes!(list_quarantined))
-        .routes(routes!(release))
 }
 
 /// A dead letter: a pointer to an event, why it could not be handled, how often and since when, and
@@ -329,40 +327,4 @@ async fn discard_letter(
 ) -> Result<Answer<ResolvedBody>, ApiError> {
     call.if_match.required()?;
     redrive(&app, &call, letter, (Redrive::Discard, "discard"), valid.body).await
-}
-
-/// Quarantined aggregates
-///
-/// Each failed again and again, and refuses commands until it is released.
-#[utoipa::path(get, path = "/admin/quarantine", tag = "dlq",
-    responses((status = 200, description = "All of them", body = Page<QuarantineBody>)))]
-async fn list_quarantined(
-    State(app): State<App>,
-    _: Staff,
-) -> Result<Answer<Page<QuarantineBody>>, ApiError> {
-    let all = app.runtime().quarantined();
-    let shown = all.iter().filter_map(|record| serde_json::to_value(record).ok());
-    Ok(Answer::ok(Page::whole(shown.map(QuarantineBody).collect())))
-}
-
-/// A quarantined aggregate: which, since when, and what it failed at.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(transparent)]
-#[schema(value_type = Object)]
-pub struct QuarantineBody(pub Value);
-
-/// Let a quarantined aggregate run again
-#[utoipa::path(post, path = "/admin/quarantine/{aggregate_type}/{id}/release", tag = "dlq",
-    params(("aggregate_type" = String, Path), ("id" = Uuid, Path)),
-    responses((status = 204, description = "It runs again")))]
-async fn release(
-    State(app): State<App>,
-    _: Staff,
-    Path((aggregate_type, id)): Path<(String, Uuid)>,
-    _: Valid<Nothing>,
-) -> Result<StatusCode, ApiError> {
-    if app.runtime().release(&aggregate_type, id).await? {
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    Err(ApiError::not_found("this aggregate is not quarantined"))
 }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
-use souk_actors::event::{Metadata, StoredEvent};
+use souk_actors::event::StoredEvent;
 use souk_actors::subscriber::Delivery;
 use souk_actors::world::Timestamp;
 use utoipa::ToSchema;
@@ -229,7 +229,8 @@ pub(super) fn draw(correlation_id: &str, observed: &[Observed], wanted: &Wanted)
     let started_at = first.map(|event| event.timestamp);
     let ended_at = drawing.ends.iter().map(|(at, _)| *at).max();
     let duration = started_at.zip(ended_at).map(|(from, to)| millis(from, to));
-    let trace_id = observed.iter().find_map(|of| trace_id(&metadata(&of.event)?));
+    let trace_id =
+        observed.iter().find_map(|of| metadata(&of.event)?.trace_id().map(str::to_owned));
     let critical_path = drawing.critical_path();
     let mut nodes = drawing.nodes;
     mark_slow_events(&mut nodes);
@@ -253,11 +254,6 @@ pub(super) fn draw(correlation_id: &str, observed: &[Observed], wanted: &Wanted)
 
 fn millis(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The trace's id in what a request told of its trace.
-pub(super) fn trace_id(metadata: &Metadata) -> Option<String> {
-    metadata.traceparent.as_deref()?.get(3..35).map(str::to_owned)
 }
 
 /// What began it: a request, a timer, or an event that is not among these.

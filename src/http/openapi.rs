@@ -369,6 +369,7 @@ fn schema_of(name: &str) -> Option<Value> {
         "from" | "to" | "stuck_since" | "at" => json!({ "type": "string", "format": "date-time" }),
         "min_position" => json!({ "type": "string", "pattern": "^([0-9]{1,3}:[0-9]{1,18})?$" }),
         "reason" => json!({ "type": "string", "maxLength": 500, "pattern": "^[^\\u0000]*$" }),
+        "trace_id" => json!({ "type": "string", "pattern": "^([0-9a-fA-F]{32})?$" }),
         "saga_id" => json!({ "type": "string", "pattern": format!("^({ID})?$") }),
         "order_id" => kind("order"),
         "user_id" | "seller_id" => kind("user"),

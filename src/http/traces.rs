@@ -29,6 +29,8 @@ const PAGE: u32 = 256;
 const PAGES_MAX: usize = 16;
 /// How many dead letters a search takes into account.
 const LETTERS_MAX: usize = 2_000;
+/// How many correlation ids of one W3C trace a search looks at.
+const OF_TRACE_MAX: u32 = 2_000;
 /// The media type of a Mermaid diagram.
 const MERMAID: &str = "text/vnd.mermaid; charset=utf-8";
 
@@ -154,12 +156,26 @@ async fn failed(app: &App) -> Result<BTreeSet<String>, ApiError> {
     Ok(failed)
 }
 
+/// The correlation ids of the W3C trace that is asked for; none: no trace is.
+async fn of_trace(app: &App, params: &Params) -> Result<Option<BTreeSet<String>>, ApiError> {
+    let Some(trace_id) = params.text("trace_id") else { return Ok(None) };
+    if trace_id.len() != 32 || !trace_id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong("trace_id", "must be 32 hexadecimal digits"));
+    }
+    let trace_id = trace_id.to_ascii_lowercase();
+    let found = app.reads().correlations_of_trace(&trace_id, OF_TRACE_MAX).await?;
+    Ok(Some(found.into_iter().collect()))
+}
+
 /// The first event of a trace that matches.
 async fn first_match(
     app: &App,
     filter: &EventFilter,
     correlation_id: &str,
 ) -> Result<Option<EventMatch>, ApiError> {
+    if filter.correlation_id.as_ref().is_some_and(|wanted| wanted != correlation_id) {
+        return Ok(None);
+    }
     let filter = EventFilter { correlation_id: Some(correlation_id.to_owned()), ..filter.clone() };
     Ok(app.reads().events(&filter, &BTreeMap::new(), 1).await?.into_iter().next())
 }
@@ -230,13 +246,15 @@ async fn search_among(
 /// Search for traces
 ///
 /// In the order of the log: those with an event that fits all of `from`, `to` (half open),
-/// `event_type` (as for `/events`) and `aggregate_id`, and that stand as `status` says. A page may be
-/// short, or empty, although there are more: `has_more` tells.
+/// `event_type` (as for `/events`) and `aggregate_id`, and that stand as `status` says. `trace_id` is
+/// the W3C's (the second part of `traceparent`): all requests that came under it, of 2,000 at most. A
+/// page may be short, or empty, although there are more: `has_more` tells.
 #[utoipa::path(get, path = "/traces", tag = "events",
     params(("from" = Option<String>, Query), ("to" = Option<String>, Query),
         ("status" = Option<String>, Query, description = "`error` or `ok`; any when absent"),
         ("event_type" = Option<String>, Query), ("aggregate_id" = Option<String>, Query),
         ("aggregate_type" = Option<String>, Query), ("correlation_id" = Option<String>, Query),
+        ("trace_id" = Option<String>, Query),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page of traces", body = Page<TraceSummary>)))]
@@ -254,10 +272,18 @@ async fn list_traces(
     let limit = usize::try_from(params.limit()?).unwrap_or(usize::MAX);
     let at = params.cursor::<Searched>(app.cursors())?.unwrap_or_default();
     let failed = failed(&app).await?;
-    let (found, next) = match wanted {
-        Some("error") => search_among(&app, &filter, failed.clone(), at, limit).await?,
-        Some(_) => search(&app, &filter, |id| !failed.contains(id), at, limit).await?,
-        None => search(&app, &filter, |_| true, at, limit).await?,
+    let (found, next) = match (wanted, of_trace(&app, &params).await?) {
+        (Some("error"), of_trace) => {
+            let few =
+                failed.iter().filter(|id| of_trace.as_ref().is_none_or(|of| of.contains(*id)));
+            search_among(&app, &filter, few.cloned().collect(), at, limit).await?
+        }
+        (_, Some(mut of_trace)) => {
+            of_trace.retain(|id| wanted.is_none() || !failed.contains(id));
+            search_among(&app, &filter, of_trace, at, limit).await?
+        }
+        (Some(_), None) => search(&app, &filter, |id| !failed.contains(id), at, limit).await?,
+        (None, None) => search(&app, &filter, |_| true, at, limit).await?,
     };
     let mut data = Vec::with_capacity(found.len());
     for correlation_id in found {

@@ -8,12 +8,16 @@
 //! merged: one per partition, and one per event type where the types are all that is asked for.
 //! Which index fits best the database knows from statistics; on SQLite the migration writes them,
 //! because nobody runs `ANALYZE` on a file that fills up from empty. PostgreSQL does by itself.
+//!
+//! A trace of the W3C's is known by its correlation ids: one row for each pair, and not an index row
+//! per event. Only what a request led to at once says which trace it belongs to; what follows has its
+//! correlation id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use souk_actors::event::{Position, StoredEvent};
+use souk_actors::event::{Metadata, Position, StoredEvent};
 use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
@@ -26,6 +30,9 @@ const MINUTE_MS: i64 = 60_000;
 const EVENTS: &str = "events_v1";
 const MINUTES: &str = "event_minutes_v1";
 const MINUTES_COLUMNS: &[&str] = &["partition", "minute", "position_min", "position_max"];
+
+const TRACES: &str = "traces_v1";
+const TRACES_COLUMNS: &[&str] = &["trace_id", "correlation_id"];
 
 const COLUMNS: &[&str] = &[
     "partition",
@@ -65,6 +72,7 @@ pub struct EventFilter {
 pub struct EventsIndex {
     rows: Insert,
     minutes: Insert,
+    traces: Insert,
 }
 
 #[async_trait]
@@ -75,6 +83,7 @@ impl Table for EventsIndex {
     const SHAPES: &'static [Shape] = &[
         Shape { table: EVENTS, columns: COLUMNS, key: 2, is_numbered: true },
         Shape { table: MINUTES, columns: MINUTES_COLUMNS, key: 2, is_numbered: true },
+        Shape { table: TRACES, columns: TRACES_COLUMNS, key: 2, is_numbered: false },
     ];
 
     fn of_version(version: u32) -> Self {
@@ -88,17 +97,22 @@ impl Table for EventsIndex {
                 THEN excluded.position_max ELSE {minutes}.position_max END"
         );
         let once = " ON CONFLICT (partition, position) DO NOTHING";
+        let traces = table_of(TRACES, version);
+        let each_once = " ON CONFLICT (trace_id, correlation_id) DO NOTHING";
         Self {
             rows: Insert::new(&events, COLUMNS, once),
             minutes: Insert::new(&minutes, MINUTES_COLUMNS, &widen),
+            traces: Insert::new(&traces, TRACES_COLUMNS, each_once),
         }
     }
 
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure> {
         let mut rows = Vec::with_capacity(events.len() * COLUMNS.len());
         let mut minutes = BTreeMap::new();
+        let mut traces = BTreeSet::new();
         for event in events {
             push_row(&mut rows, event);
+            traces.extend(trace_of(event).map(|trace| (trace, event.correlation_id.clone())));
             let minute = event.timestamp.millis().div_euclid(MINUTE_MS);
             let (_, last) = minutes
                 .entry((event.partition, minute))
@@ -106,6 +120,9 @@ impl Table for EventsIndex {
             *last = event.position;
         }
         self.rows.run(tx, rows).await?;
+        let traces =
+            traces.iter().flat_map(|(trace, correlation)| [trace.into(), correlation.into()]);
+        self.traces.run(tx, traces.collect()).await?;
         let minutes = minutes
             .into_iter()
             .flat_map(|((partition, minute), (first, last))| {
@@ -114,6 +131,15 @@ impl Table for EventsIndex {
             .collect();
         Ok(self.minutes.run(tx, minutes).await?)
     }
+}
+
+/// The trace that an event says it belongs to. Most say nothing, and are not read for it.
+fn trace_of(event: &StoredEvent) -> Option<String> {
+    if !event.metadata.contains("\"traceparent\"") {
+        return None;
+    }
+    let metadata: Metadata = serde_json::from_str(&event.metadata).ok()?;
+    metadata.trace_id().map(str::to_owned)
 }
 
 fn push_row(rows: &mut Vec<Param>, event: &StoredEvent) {
@@ -235,6 +261,24 @@ pub async fn correlations(
         .then(" AND position <= ")
         .value(last);
     db.fetch_as(query, |row| row.text(0)).await
+}
+
+/// The correlation ids of a trace, at most `limit`.
+pub async fn correlations_of_trace(
+    db: &ReadDb,
+    trace_id: &str,
+    limit: u32,
+) -> Result<Vec<String>, ReadError> {
+    let table = db.table(super::EVENTS_INDEX, TRACES);
+    db.fetch_as(of_trace(&table, trace_id, limit), |row| row.text(0)).await
+}
+
+fn of_trace(table: &str, trace_id: &str, limit: u32) -> Query {
+    Query::select(&["correlation_id"], table)
+        .then(" AND trace_id = ")
+        .value(trace_id)
+        .then(" ORDER BY correlation_id LIMIT ")
+        .value(limit)
 }
 
 /// The events of a partition from `first` to `last`, in order: positions and ids.
@@ -394,6 +438,112 @@ mod tests {
         assert_eq!(positions(&db.db, early, 0, 9).await, [1, 20]);
         let never = EventFilter { from: at(500), ..Default::default() };
         assert!(positions(&db.db, never, 0, 9).await.is_empty());
+    }
+
+    /// A trace id of a number.
+    fn trace_id(number: u64) -> String {
+        format!("{:032x}", u128::from(number) + 1)
+    }
+
+    /// The metadata of an event under it.
+    fn under(number: u64) -> Arc<str> {
+        let metadata = Metadata {
+            service: "test".to_owned(),
+            version: "1".to_owned(),
+            actor_id: "test".to_owned(),
+            tenant_id: "default".to_owned(),
+            traceparent: Some(format!("00-{}-00f067aa0ba902b7-01", trace_id(number))),
+            subscription: None,
+            attributes: BTreeMap::new(),
+        };
+        serde_json::to_string(&metadata).unwrap().into()
+    }
+
+    #[tokio::test]
+    async fn a_trace_leads_to_its_correlation_ids_each_once() {
+        let db = testing::open().await;
+        let index = Projected::<EventsIndex>::new(db.db.clone());
+        let of = |position: u64, correlation: &str, trace: Option<u64>| {
+            let mut event = event("order.placed", "order", 1);
+            event.position = position;
+            event.correlation_id = correlation.into();
+            if let Some(number) = trace {
+                event.metadata = under(number);
+            }
+            Arc::new(event)
+        };
+        let first =
+            [of(1, "a", Some(7)), of(2, "a", Some(7)), of(3, "a", None), of(4, "b", Some(8))];
+        index.advance(0, &first, 4).await.unwrap();
+        index.advance(0, &[of(5, "a", Some(7)), of(6, "c", Some(7))], 6).await.unwrap();
+        let found =
+            async |number| correlations_of_trace(&db.db, &trace_id(number), 9).await.unwrap();
+        assert_eq!(found(7).await, ["a", "c"]);
+        assert_eq!(found(8).await, ["b"]);
+        assert!(found(9).await.is_empty());
+        assert_eq!(correlations_of_trace(&db.db, &trace_id(7), 1).await.unwrap(), ["a"]);
+    }
+
+    /// Enough rows that no database would read them all, with statistics of them.
+    async fn many() -> testing::TestDb {
+        const MANY: u64 = 20_000;
+        let db = testing::open().await;
+        let index = Projected::<EventsIndex>::new(db.db.clone());
+        let mut events = Vec::new();
+        for position in 1..=MANY {
+            let mut event = event(
+                if position % 50 == 0 { "order.paid" } else { "order.placed" },
+                "order",
+                u128::from(position / 10),
+            );
+            event.position = position;
+            event.event_id = Uuid::from_u128(u128::from(position));
+            event.correlation_id = (position / 10).to_string().into();
+            event.metadata = under(position / 10);
+            events.push(Arc::new(event));
+        }
+        for chunk in events.chunks(1_000) {
+            index.advance(0, chunk, chunk.last().unwrap().position).await.unwrap();
+        }
+        if db.is_postgres() {
+            let mut tx = db.db.begin().await.unwrap();
+            for table in ["ANALYZE events_v1", "ANALYZE traces_v1"] {
+                tx.execute(table, Vec::new()).await.unwrap();
+            }
+            tx.commit().await.unwrap();
+        }
+        db
+    }
+
+    /// How a query is answered.
+    async fn plan_of(db: &testing::TestDb, mut query: Query) -> String {
+        let (explain, column) =
+            if db.is_postgres() { ("EXPLAIN ", 0) } else { ("EXPLAIN QUERY PLAN ", 3) };
+        query.prefix_for_tests(explain);
+        let rows = db.db.fetch_as(query, |row| row.text(column)).await.unwrap();
+        rows.join("; ")
+    }
+
+    /// S1-88, on both databases: however many events there are, few rows are read.
+    #[tokio::test]
+    async fn what_traces_are_looked_up_by_has_an_index() {
+        let db = many().await;
+        let (scan, primary) = match db.is_postgres() {
+            true => ("Seq Scan", "traces_v1_pkey"),
+            false => ("SCAN", "PRIMARY KEY"),
+        };
+        let plan = plan_of(&db, of_trace(TRACES, &trace_id(17), 10)).await;
+        assert!(plan.contains(primary) && !plan.contains(scan), "{plan}");
+        let only = EventFilter::default;
+        let looked_up = [
+            (EventFilter { correlation_id: Some("17".into()), ..only() }, "by_correlation"),
+            (EventFilter { aggregate_id: Some(Uuid::from_u128(17)), ..only() }, "by_aggregate"),
+            (EventFilter { event_types: vec!["order.paid".into()], ..only() }, "by_type"),
+        ];
+        for (filter, index) in looked_up {
+            let plan = plan_of(&db, queries(EVENTS, &filter, 0, (1, 99_999), 10).remove(0)).await;
+            assert!(plan.contains(index) && !plan.contains(scan), "{index}: {plan}");
+        }
     }
 
     #[tokio::test]

@@ -539,8 +539,9 @@ async fn fill_page(
     found.fill(number, partition, &[], to).await
 }
 
-/// Waits for the version's next turn, and a little longer while others need the database more.
-async fn sleep_until_quiet(runtime: &Runtime, projection: &str, next: Instant) {
+/// Waits for the next turn of work that is in no hurry, and a little longer while others need the
+/// database more.
+pub(crate) async fn sleep_until_quiet(runtime: &Runtime, projection: &str, next: Instant) {
     tokio::time::sleep_until(next).await;
     let until = Instant::now() + YIELD_MAX;
     while is_busy(runtime, projection) && Instant::now() < until {

@@ -8,7 +8,7 @@ use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::journal::{Batch, Store as _};
 
 use crate::purchases::with_one_and_three_partitions;
-use crate::support::{Answer, Ended, Server, Start, on_postgres};
+use crate::support::{Answer, Ended, Server, Start, eventually, on_postgres};
 
 with_one_and_three_partitions!(a_healthy_system_lacks_nothing_and_has_nothing_twice);
 
@@ -182,6 +182,61 @@ async fn what_is_taken_away_or_put_in_by_hand_is_found() {
     assert_eq!(told.code, 1, "{}", told.errors);
     let told: Value = serde_json::from_str(&told.output).unwrap();
     assert_eq!((&told["healthy"], &told["findings"]), (&json!(false), &report["findings"]));
+}
+
+/// S1-135: without anybody asking.
+#[tokio::test]
+async fn the_audit_runs_by_itself() {
+    let mut server = Start::default().with("AUDIT_INTERVAL", "200ms").start().await;
+    business(&server).await;
+    let events = server.events("").await.len() as u64;
+    let standing = eventually("an audit of everything", || async {
+        let standing = server.admin().get("/api/v1/admin/audit/last").await.expect(200);
+        (standing["last"]["report"]["events"].as_u64()? >= events).then_some(standing)
+    })
+    .await;
+    let report = &standing["last"]["report"];
+    assert_eq!(standing["last"]["healthy"], true, "{}", standing.raw());
+    assert_eq!((&report["missing"], &report["findings"]), (&json!(0), &json!([])));
+    assert_eq!(server.metric_of("souk_audit_missing_events").await, Some(0.0));
+    assert!(server.metric_of("souk_audit_completed_timestamp_seconds").await.unwrap() > 0.0);
+    let told = server.audit_by_command(&["--last"]);
+    assert_eq!(told.code, 0, "{}", told.errors);
+    assert!(told.output.contains("Audited from"), "{}", told.output);
+    if on_postgres() {
+        // What follows changes SQLite's files by hand.
+        server.finish().await;
+        return;
+    }
+    assert!(server.terminate().await.success());
+    let pool = server.open_sqlite("read.db").await;
+    sqlx::query("DELETE FROM listings_v2").execute(&pool).await.unwrap();
+    pool.close().await;
+    server.start_again().await;
+    let found = eventually("an audit that finds it", || async {
+        let standing = server.admin().get("/api/v1/admin/audit/last").await.expect(200);
+        (standing["last"]["healthy"] == false).then_some(standing)
+    })
+    .await;
+    let finding = &found["last"]["report"]["findings"][0];
+    assert_eq!(
+        (&finding["subscription"], &finding["problem"]),
+        (&json!("listings-view"), &json!("missing"))
+    );
+    assert_eq!(server.metric_of("souk_audit_missing_events").await, Some(1.0));
+    server.logged(&["the audit found that events have not had their effect"]).await;
+    assert_eq!(server.audit_by_command(&["--last"]).code, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_so_makes_no_audits() {
+    let server = Start::default().with("AUDIT_INTERVAL", "0s").start().await;
+    let standing = server.admin().get("/api/v1/admin/audit/last").await.expect(200);
+    assert_eq!((&standing["interval_seconds"], &standing["last"]), (&json!(0), &Value::Null));
+    let told = server.audit_by_command(&["--last"]);
+    assert_eq!(told.code, 1);
+    assert!(told.output.contains("AUDIT_INTERVAL"), "{}", told.output);
+    server.finish().await;
 }
 
 #[tokio::test]

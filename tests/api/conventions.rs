@@ -131,6 +131,27 @@ async fn versions_save_bodies_and_protect_changes() {
     let seen = ann.client.get(&path).await.expect(200);
     assert!(seen.header("etag").starts_with("W/\""));
     ann.client.with("if-none-match", seen.header("etag")).get(&path).await.expect(304);
+    // Nothing is new until something happens; then it is told once, under a tag of its own.
+    let polling = ann.client.with("if-none-match", seen.header("etag"));
+    for _ in 0..3 {
+        assert_eq!(polling.get(&path).await.expect(304).raw(), "");
+    }
+    let shipments = format!("/api/v1/shipments?order_id={}", order.id);
+    let shipments = server.admin().get(&shipments).await.expect(200);
+    let shipment = shipments.items()[0]["shipment_id"].as_str().unwrap();
+    for (verb, status) in [("dispatch", None), ("deliver", Some("DELIVERED"))] {
+        let done =
+            sam.client.post(&format!("/api/v1/shipments/{shipment}/{verb}"), &json!({})).await;
+        assert!((200..300).contains(&done.status()), "{done:?}");
+        if let Some(status) = status {
+            server.order_eventually(&order.id, status).await;
+        }
+    }
+    server.at_rest().await;
+    let news = polling.get(&path).await.expect(200);
+    assert_ne!(news.header("etag"), seen.header("etag"));
+    assert!(news["version"].as_u64() > seen["version"].as_u64());
+    ann.client.with("if-none-match", news.header("etag")).get(&path).await.expect(304);
     server.finish().await;
 }
 

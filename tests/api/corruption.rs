@@ -199,8 +199,13 @@ fn release_by_command(server: &Server, ids: &[String]) {
     let listed = quarantine(&["list"]).output;
     for id in ids {
         assert!(listed.contains(id), "{listed}");
-        let released = quarantine(&["release", "category", id]);
+        let why = quarantine(&["show", "category", id]);
+        assert_eq!(why.code, 0, "{}", why.errors);
+        assert!(why.output.contains("souk journal verify"), "{}", why.output);
+        assert!(why.output.contains("err_"), "{}", why.output);
+        let released = quarantine(&["release", "category", id, "--reason", "mended"]);
         assert_eq!(released.code, 0, "{}", released.errors);
+        assert_eq!(quarantine(&["show", "category", id]).code, 1);
     }
     assert!(quarantine(&["list"]).output.starts_with("No aggregate is quarantined."));
 }
@@ -271,7 +276,23 @@ async fn damage_stays_with_its_aggregate_and_is_mended_without_a_restart() {
     pool.close().await;
     server.caught_up("categories-view").await;
     let ids: Vec<_> = victims.iter().map(|(_, id, _)| id.to_string()).collect();
+    server.caught_up("events-index").await;
+    for id in &ids {
+        let path = format!("/api/v1/admin/quarantine/category/{id}");
+        let why = admin.get(&path).await.expect(200);
+        assert_eq!((&why["times"], &why["crashes"][0]["command"]), (&json!(1), &json!("load")));
+        let told = admin.get(why["events"].as_str().unwrap()).await.expect(200);
+        assert_eq!(told.items()[0]["event_type"], "aggregate.quarantined", "{}", told.raw());
+        admin.with("if-none-match", why.header("etag")).get(&path).await.expect(304);
+    }
     release_by_command(&server, &ids);
+    server.caught_up("events-index").await;
+    let released = server.events("eventType=aggregate.released").await;
+    assert_eq!(released.len(), ids.len());
+    for event in &released {
+        assert_eq!(event["data"]["reason"], "mended");
+        assert_ne!(event["metadata"]["actor_id"], "system", "{event}");
+    }
     for id in ids {
         visitor.get(&format!("/api/v1/categories/{id}")).await.expect(200);
     }

@@ -487,3 +487,113 @@ async fn subscriptions_are_steered_from_the_command_line() {
     assert!(missing.errors.contains("not_found"), "{}", missing.errors);
     server.finish().await;
 }
+
+/// What became of an event at each subscription that wants it.
+async fn deliveries(server: &Server, event: &Value) -> Vec<Value> {
+    let path = format!("/api/v1/events/{}/deliveries", event["event_id"].as_str().unwrap());
+    server.admin().get(&path).await.expect(200).items().to_vec()
+}
+
+/// S1-33: what fails at one subscription is tried again there, and nowhere else.
+#[tokio::test]
+async fn only_the_one_that_failed_is_tried_again() {
+    let server = impatient().start().await;
+    let twice = json!({ "key": "user.registered", "times": 2 });
+    server.fault("notifications", "fail", twice).await;
+    server.register("Ann").await.expect(201);
+    server.at_rest().await;
+    let registered = &server.events("eventType=user.registered").await[0];
+    let deliveries = deliveries(&server, registered).await;
+    assert!(deliveries.len() > 3, "{deliveries:?}");
+    for delivery in deliveries {
+        let expected = if delivery["subscription"] == "notifications" { 3 } else { 1 };
+        assert_eq!(delivery["state"], "acked", "{delivery}");
+        assert_eq!(delivery["attempts"], expected, "{delivery}");
+    }
+    for status in server.admin().get("/api/v1/admin/subscriptions").await.expect(200).items() {
+        let expected = if status["name"] == "notifications" { 2 } else { 0 };
+        assert_eq!(
+            (sum(status, "failed"), sum(status, "retried")),
+            (expected, expected),
+            "{status}"
+        );
+    }
+    // S0-115: the part that failed, of what was handled.
+    let label = "subscription=\"notifications\"";
+    assert_eq!(server.metric("souk_event_handler_failures_total", label).await, 2.0);
+    let handled = sum(&server.subscription("notifications").await, "handled");
+    assert_eq!(server.metric("souk_events_consumed_total", label).await as u64, handled);
+    server.finish().await;
+}
+
+/// S1-31: a subscription that takes its time keeps no other waiting.
+#[tokio::test]
+async fn one_that_is_slow_keeps_no_other_waiting() {
+    let server = impatient().start().await;
+    // Longer than the test takes, however busy the machine is.
+    server.fault("notifications", "delay", json!({ "delay_ms": 600_000 })).await;
+    for number in 0..20 {
+        server.register(&format!("Ann{number}")).await.expect(201);
+    }
+    let registered = server.events("eventType=user.registered").await;
+    assert_eq!(registered.len(), 20);
+    eventually("all others to be done", || async {
+        for event in &registered {
+            for delivery in deliveries(&server, event).await {
+                let is_slow = delivery["subscription"] == "notifications";
+                assert!(!is_slow || delivery["state"] == "pending", "{delivery}");
+                if !is_slow && delivery["state"] != "acked" {
+                    return None;
+                }
+            }
+        }
+        Some(())
+    })
+    .await;
+    let slow = server.subscription("notifications").await;
+    assert_eq!(sum(&slow, "handled"), 0);
+    let others = server.subscription("email-claims").await;
+    assert!(sum(&others, "handled") >= 20, "{others}");
+}
+
+/// S1-55: the events of one entity are handled one after another, each when the one before is done.
+#[tokio::test]
+async fn the_events_of_one_entity_are_handled_one_by_one() {
+    let server = impatient().start().await;
+    let sam = server.buyer("Sam").await;
+    server.at_rest().await;
+    server.fault("notifications", "delay", json!({ "delay_ms": 50 })).await;
+    // All of them are there before the first is handled.
+    server.pause("notifications").await;
+    server.become_seller(&sam).await.expect(200);
+    let reject = format!("/api/v1/admin/sellers/{}/reject", sam.user_id);
+    server.admin().post(&reject, &json!({ "reason": "no such street" })).await.expect(200);
+    server.become_seller(&sam).await.expect(200);
+    server.admin_verifies(&sam).await.expect(200);
+    server.resume("notifications").await;
+    server.at_rest().await;
+    let of_sam = server.events(&format!("aggregateId={}", sam.user_id)).await;
+    let mut ended = None;
+    let mut handled = Vec::new();
+    for event in &of_sam[of_sam.len() - 4..] {
+        let id = event["event_id"].as_str().unwrap();
+        let path = format!("/api/v1/events/{id}/graph");
+        let graph = server.admin().get(&path).await.expect(200);
+        let node = format!("{id}/notifications");
+        let nodes = graph["nodes"].as_array().unwrap();
+        let node = nodes.iter().find(|of| of["id"] == node.as_str()).unwrap();
+        let began = souk_actors::world::Timestamp::parse(node["at"].as_str().unwrap()).unwrap();
+        assert!(ended.is_none_or(|ended| began >= ended), "{graph:?}");
+        let took = std::time::Duration::from_millis(node["duration_ms"].as_u64().unwrap());
+        ended = Some(began.plus(took));
+        handled.push(event["event_type"].as_str().unwrap());
+    }
+    let expected = [
+        "user.upgraded_to_seller",
+        "seller.rejected",
+        "user.upgraded_to_seller",
+        "seller.verified",
+    ];
+    assert_eq!(handled, expected);
+    server.finish().await;
+}

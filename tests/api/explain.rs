@@ -400,6 +400,32 @@ async fn traces_are_found_by_what_is_in_them_and_by_how_they_stand() {
     assert!(late.contains(&ann) && late.contains(&bob));
     let early = correlations(&found(format!("to={middle}")).await);
     assert!(early.contains(correlation) && !early.contains(&bob), "{early:?}");
+    // By the W3C's trace, of which a request with a correlation id of its own is a part.
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traced = sale.buyer.client.with("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
+    let mut of_trace = Vec::new();
+    for name in ["one", "two"] {
+        let path = format!("/api/v1/users/{}", sale.buyer.user_id);
+        let change = json!({ "first_name": name });
+        let changed = traced.patch(&path, &change).await.expect(200);
+        of_trace.push(changed.header("x-correlation-id").to_owned());
+    }
+    server.at_rest().await;
+    let found_of_trace = correlations(&found(format!("trace_id={trace}")).await);
+    assert_eq!(found_of_trace, of_trace);
+    let upper = format!("trace_id={}&status=ok", trace.to_uppercase());
+    assert_eq!(correlations(&found(upper).await), of_trace);
+    let failed = format!("trace_id={trace}&status=error");
+    assert!(correlations(&found(failed).await).is_empty());
+    let other = format!("trace_id={trace}&correlation_id={ann}");
+    assert!(correlations(&found(other).await).is_empty());
+    let nobody = format!("trace_id={}", "f".repeat(32));
+    assert!(correlations(&found(nobody).await).is_empty());
+    for odd in ["4bf92f3577b34da6", "zzf92f3577b34da6a3ce929d0e0e4736"] {
+        let path = format!("/api/v1/traces?trace_id={odd}");
+        admin.get(&path).await.problem(400, "invalid_parameter");
+    }
+    each.extend(of_trace);
     // Page by page it is the same.
     let (mut paged, mut next) = (Vec::new(), "/api/v1/traces?limit=2".to_owned());
     loop {

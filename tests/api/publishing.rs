@@ -164,6 +164,11 @@ async fn only_who_may_publish_publishes_and_a_token_that_is_taken_back_is_so_at_
     let bad =
         json!({ "name": "", "scopes": ["admin"], "rate_limit": { "events": 0, "seconds": 1 } });
     server.service_token(bad).await.expect(422);
+    for scope in ["publisher:~[", "publisher:~^partner", "publisher:a..b", "publisher:"] {
+        let bad = json!({ "name": "bad", "scopes": ["publisher:partner.#", scope] });
+        let refused = server.service_token(bad).await.problem(422, "invalid");
+        assert_eq!(refused.pointers(), ["/scopes/1"], "{scope}");
+    }
     assert!(server.log().iter().all(|line| !line.contains("souk_st_")), "a token in the log");
     server.finish().await;
 }

@@ -100,6 +100,29 @@ async fn a_stream_is_of_what_was_asked_for() {
     }
     assert!(told("eventType=no.such").await.is_empty());
 
+    // S1-36: words, any number of words, and regular expressions.
+    let all = server.events("").await;
+    let of = |wanted: &dyn Fn(&str) -> bool| {
+        let fits = |event: &&Value| wanted(event["event_type"].as_str().unwrap());
+        all.iter().filter(fits).cloned().collect::<Vec<_>>()
+    };
+    let words = |name: &str| name.split('.').count();
+    let begins = |name: &str, first: &str| name.split('.').next() == Some(first);
+    for (pattern, expected) in [
+        ("order.%2A", of(&|name| begins(name, "order") && words(name) == 2)),
+        ("notification.%2A", of(&|name| begins(name, "notification") && words(name) == 2)),
+        ("notification.%23", of(&|name| begins(name, "notification"))),
+        ("%2A.sent", of(&|name| name.ends_with(".sent") && words(name) == 2)),
+        ("%23.sent", of(&|name| name.ends_with(".sent"))),
+        ("~%5E(order%7Cpayment)%5C.", of(&|name| begins(name, "order") || begins(name, "payment"))),
+    ] {
+        assert_eq!(told(&format!("eventType={pattern}")).await, expected, "{pattern}");
+    }
+    assert_ne!(
+        of(&|name| begins(name, "notification")),
+        of(&|name| begins(name, "notification") && words(name) == 2)
+    );
+
     let refused = async |query: &str| admin.get(&format!("/api/v1/events/stream?{query}")).await;
     for bad in ["~%5B", "order..placed", "order.placed,"] {
         let pointers = refused(&format!("seconds=0&eventType={bad}")).await.pointers();

@@ -466,6 +466,16 @@ async fn nobody_is_led_where_they_may_not_go() {
     let admin = server.admin();
     let wrong = json!({ "url": "gopher://example.com/", "events": ["or der"], "format": "xml" });
     admin.post("/api/v1/webhooks", &wrong).await.problem(422, "invalid");
+    // S1-36: a bad regular expression is named wherever patterns are taken.
+    for bad in ["~[", "~^(order", "~(?P<", "order..placed"] {
+        let wrong = json!({ "url": "https://hooks.example/", "events": ["order.*", bad] });
+        let refused = admin.post("/api/v1/webhooks", &wrong).await.problem(422, "invalid");
+        assert_eq!(refused.pointers(), ["/events/1"], "{bad}");
+        let change = json!({ "events": [bad] });
+        let path = format!("/api/v1/webhooks/{id}");
+        let refused = admin.if_match("*").patch(&path, &change).await.problem(422, "invalid");
+        assert_eq!(refused.pointers(), ["/events/0"], "{bad}");
+    }
     // A redirect is a failure and nobody follows it; 429 is left alone for as long as it says.
     let server = reaching_loopback().start().await;
     let (id, _) = server.webhook(&receiver.url, &["category.*"]).await;

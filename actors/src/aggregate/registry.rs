@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use dashmap::DashMap;
 use ractor::{ActorCell, ActorId, ActorRef, ActorRuntime};
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -27,7 +27,7 @@ use crate::dead_letter::DeadLetterHandle;
 use crate::faults::{Faults, points};
 use crate::journal::codec::{Keyring, Reveal};
 use crate::journal::writer::{Incarnation, WriterHandle};
-use crate::journal::{self, Outcome, Quarantine, Standing, Store, Timer};
+use crate::journal::{self, Crash, Outcome, Quarantine, Standing, Store, Timer};
 use crate::planted::Bug;
 use crate::supervisor::RestartPolicy;
 use crate::world::World;
@@ -74,6 +74,8 @@ pub(crate) struct Shared {
     pub watched: Watched,
     pub faults: Arc<Faults>,
     pub supervisor: OnceLock<ActorCell>,
+    /// An aggregate was quarantined.
+    pub quarantined: Arc<Notify>,
 }
 
 impl Shared {
@@ -158,7 +160,7 @@ struct Inner<A: Aggregate> {
     phase: Phase,
     incarnation: Option<Arc<Incarnation>>,
     exit: Option<Exit>,
-    crashes: VecDeque<Instant>,
+    crashes: VecDeque<(Instant, Option<Crash>)>,
     last_used: Instant,
 }
 
@@ -166,6 +168,8 @@ pub(crate) struct RegistryInner<A: Aggregate> {
     pub shared: Arc<Shared>,
     slots: DashMap<Uuid, Arc<Slot<A>>>,
     quarantined: DashMap<Uuid, Quarantine>,
+    /// What led to the quarantines of this life.
+    crashes: DashMap<Uuid, Vec<Crash>>,
     live: AtomicUsize,
 }
 
@@ -185,6 +189,7 @@ impl<A: Aggregate> Registry<A> {
             shared,
             slots: DashMap::new(),
             quarantined: mine.map(|record| (record.aggregate_id, record.clone())).collect(),
+            crashes: DashMap::new(),
             live: AtomicUsize::new(0),
         }))
     }
@@ -468,14 +473,23 @@ impl<A: Aggregate> Slot<A> {
     /// Whether its crashes are so long ago that they need not be remembered.
     fn calm(&self, inner: &Inner<A>) -> bool {
         let window = self.registry.shared.options.restart.window;
-        inner.crashes.back().is_none_or(|last| last.elapsed() > window)
+        inner.crashes.back().is_none_or(|(last, _)| last.elapsed() > window)
     }
 
     fn crashed(self: &Arc<Self>, inner: &mut Inner<A>, exit: Option<Exit>) {
         let shared = &self.registry.shared;
         let policy = &shared.options.restart;
-        inner.crashes.push_back(Instant::now());
-        while inner.crashes.front().is_some_and(|first| first.elapsed() > policy.window) {
+        let crash = match &exit {
+            Some(Exit::Crashed { command_id, command, error_id }) => Some(Crash {
+                at: shared.world.now(),
+                error_id: error_id.0,
+                command_id: *command_id,
+                command: command.clone(),
+            }),
+            _ => None,
+        };
+        inner.crashes.push_back((Instant::now(), crash));
+        while inner.crashes.front().is_some_and(|(first, _)| first.elapsed() > policy.window) {
             inner.crashes.pop_front();
         }
         let count = inner.crashes.len();
@@ -524,9 +538,12 @@ impl<A: Aggregate> Slot<A> {
         tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.id, %error_id, command = record.command, "an aggregate is quarantined: it crashed again and again, or its stored events are damaged");
         inner.phase = Phase::Quarantined(error_id);
         // Listed before anybody is told of it.
+        let crashes = inner.crashes.iter().filter_map(|(_, crash)| crash.clone()).collect();
+        self.registry.crashes.insert(self.id, crashes);
         self.registry.quarantined.insert(self.id, record.clone());
         refuse_all(&mut inner.queue, Unavailable::Quarantined(error_id));
         shared.dead_letters.quarantined(record);
+        shared.quarantined.notify_one();
     }
 }
 
@@ -586,6 +603,10 @@ pub(crate) trait AnyRegistry: Send + Sync {
     ) -> Result<(), load::Error>;
     /// The quarantined aggregates.
     fn quarantined(&self) -> Vec<Quarantine>;
+    /// The record of an aggregate, if it is quarantined.
+    fn quarantine(&self, id: Uuid) -> Option<Quarantine>;
+    /// What led to the quarantine of an aggregate, as far as this process saw it.
+    fn crashes(&self, id: Uuid) -> Vec<Crash>;
     /// Lets a quarantined aggregate run again; the record is the caller's to remove.
     fn release(&self, id: Uuid) -> bool;
     /// Forgets every aggregate: the partition has ended.
@@ -666,7 +687,16 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
         all
     }
 
+    fn quarantine(&self, id: Uuid) -> Option<Quarantine> {
+        self.0.quarantined.get(&id).map(|record| record.clone())
+    }
+
+    fn crashes(&self, id: Uuid) -> Vec<Crash> {
+        self.0.crashes.get(&id).map(|crashes| crashes.clone()).unwrap_or_default()
+    }
+
     fn release(&self, id: Uuid) -> bool {
+        self.0.crashes.remove(&id);
         let known = self.0.quarantined.remove(&id).is_some();
         if let Some(slot) = self.0.slots.get(&id) {
             let mut inner = slot.lock();

@@ -252,6 +252,12 @@ impl Rig {
         self.accounts().send(id, command, self.context(), |account| account.balance).await
     }
 
+    /// Releases an account from quarantine. Whether it was there.
+    pub async fn release(&self, account: Uuid) -> bool {
+        let (context, reason) = (self.context(), Some("mended".to_owned()));
+        self.runtime.release(Account::TYPE, account, context, reason).await.unwrap()
+    }
+
     pub async fn balance(&self, account: u128) -> i64 {
         let id = Uuid::from_u128(account);
         self.accounts().read(id, |account| account.balance).await.unwrap().value

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use souk_actors::aggregate::AggregateOptions;
 use souk_actors::command::{CommandError, Unavailable};
+use souk_actors::custody::{Custody, Quarantined, Released};
 use souk_actors::event::EventPayload;
 use souk_actors::faults::{Fault, Mode};
 use souk_actors::journal::Store;
@@ -210,9 +211,33 @@ async fn an_aggregate_that_crashes_again_and_again_is_quarantined_alone() {
     while rig.store.quarantined(0).await.unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
-    assert!(rig.runtime.release("account", id(1)).await.unwrap());
+    // It is told with every crash that led to it.
+    let stream = Custody::id_of("account", id(1));
+    let told = async |number: usize| loop {
+        let told = rig.runtime.journal().read_aggregate(stream, 0, 9).await.unwrap();
+        if told.len() == number {
+            return told;
+        }
+        tokio::task::yield_now().await;
+    };
+    let quarantined = told(1).await.remove(0);
+    assert_eq!(&*quarantined.event_type, "aggregate.quarantined");
+    let data: Quarantined = serde_json::from_str(&quarantined.data).unwrap();
+    assert_eq!((data.crashes.len(), data.aggregate_id), (3, id(1)));
+    assert_eq!(data.crashes[2].error_id, records[0].error_id);
+    assert!(data.crashes.iter().all(|crash| crash.command == "AccountCommand"));
+    let report = rig.runtime.quarantine_report("account", id(1)).await.unwrap().unwrap();
+    assert_eq!((report.crashes, report.times), (data.crashes, 1));
+
+    assert!(rig.release(id(1)).await);
     assert_eq!(rig.balance(1).await, 5);
     assert_eq!(rig.store.quarantined(0).await.unwrap(), []);
+    let released = told(2).await.remove(1);
+    assert_eq!(&*released.event_type, "aggregate.released");
+    let data: Released = serde_json::from_str(&released.data).unwrap();
+    assert_eq!((data.error_id, data.reason), (records[0].error_id, Some("mended".to_owned())));
+    assert!(!rig.release(id(1)).await, "it is not quarantined any more");
+    assert!(rig.runtime.quarantine_report("account", id(1)).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

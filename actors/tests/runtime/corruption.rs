@@ -224,7 +224,7 @@ async fn a_damaged_aggregate_is_quarantined_at_once_and_alone_until_it_is_mended
         .await
         .unwrap();
     assert!(rig.change(0, 1).await.is_err(), "until it is released");
-    assert!(rig.runtime.release("account", record.aggregate_id).await.unwrap());
+    assert!(rig.release(record.aggregate_id).await);
     assert_eq!(rig.change(0, 1).await.unwrap().value, 21);
 }
 

@@ -303,7 +303,9 @@ impl Process {
             wait = (wait * 2).min(30_000);
             let runtime = self.runtime();
             for record in runtime.quarantined() {
-                let released = runtime.release(&record.aggregate_type, record.aggregate_id).await;
+                let context = CommandContext::outside(&**runtime.world(), "simulated", "");
+                let (kind, id) = (&record.aggregate_type, record.aggregate_id);
+                let released = runtime.release(kind, id, context, None).await;
                 self.world.record.trace(|| format!("released: {released:?}"));
             }
             self.redrive_all();
