@@ -210,6 +210,27 @@ fn release_by_command(server: &Server, ids: &[String]) {
     assert!(quarantine(&["list"]).output.starts_with("No aggregate is quarantined."));
 }
 
+/// What is quarantined says why, is released by hand, and both are events.
+async fn are_released_and_told_of(server: &Server, ids: &[String]) {
+    let admin = server.admin();
+    for id in ids {
+        let path = format!("/api/v1/admin/quarantine/category/{id}");
+        let why = admin.get(&path).await.expect(200);
+        assert_eq!((&why["times"], &why["crashes"][0]["command"]), (&json!(1), &json!("load")));
+        let told = admin.get(why["events"].as_str().unwrap()).await.expect(200);
+        assert_eq!(told.items()[0]["event_type"], "aggregate.quarantined", "{}", told.raw());
+        admin.with("if-none-match", why.header("etag")).get(&path).await.expect(304);
+    }
+    release_by_command(server, ids);
+    server.caught_up("events-index").await;
+    let released = server.events("eventType=aggregate.released").await;
+    assert_eq!(released.len(), ids.len());
+    for event in &released {
+        assert_eq!(event["data"]["reason"], "mended");
+        assert_ne!(event["metadata"]["actor_id"], "system", "{event}");
+    }
+}
+
 /// A running server on a journal with damaged events that are not in memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_stays_with_its_aggregate_and_is_mended_without_a_restart() {
@@ -277,22 +298,7 @@ async fn damage_stays_with_its_aggregate_and_is_mended_without_a_restart() {
     server.caught_up("categories-view").await;
     let ids: Vec<_> = victims.iter().map(|(_, id, _)| id.to_string()).collect();
     server.caught_up("events-index").await;
-    for id in &ids {
-        let path = format!("/api/v1/admin/quarantine/category/{id}");
-        let why = admin.get(&path).await.expect(200);
-        assert_eq!((&why["times"], &why["crashes"][0]["command"]), (&json!(1), &json!("load")));
-        let told = admin.get(why["events"].as_str().unwrap()).await.expect(200);
-        assert_eq!(told.items()[0]["event_type"], "aggregate.quarantined", "{}", told.raw());
-        admin.with("if-none-match", why.header("etag")).get(&path).await.expect(304);
-    }
-    release_by_command(&server, &ids);
-    server.caught_up("events-index").await;
-    let released = server.events("eventType=aggregate.released").await;
-    assert_eq!(released.len(), ids.len());
-    for event in &released {
-        assert_eq!(event["data"]["reason"], "mended");
-        assert_ne!(event["metadata"]["actor_id"], "system", "{event}");
-    }
+    are_released_and_told_of(&server, &ids).await;
     for id in ids {
         visitor.get(&format!("/api/v1/categories/{id}")).await.expect(200);
     }

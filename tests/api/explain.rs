@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::purchases::with_one_and_three_partitions;
-use crate::support::{Server, Start, eventually};
+use crate::support::{Answer, Client, Person, Server, Start, eventually};
 
 with_one_and_three_partitions!(
     a_purchase_is_a_tree_from_the_request_on,
@@ -343,8 +343,48 @@ async fn only_what_belongs_to_the_order_is_told() {
     server.finish().await;
 }
 
-fn correlations(page: &crate::support::Answer) -> Vec<String> {
+fn correlations(page: &Answer) -> Vec<String> {
     page.items().iter().map(|of| of["correlation_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The traces that a search finds, all of them on one page.
+async fn found(admin: &Client, query: String) -> Answer {
+    let page = admin.get(&format!("/api/v1/traces?limit=200&{query}")).await.expect(200);
+    assert!(!page.header("souk-projection-position").is_empty());
+    assert_eq!(page["has_more"], false);
+    page
+}
+
+/// Changes somebody twice within one trace of the W3C's; gives the correlation ids of both.
+async fn traces_are_found_by_the_w3cs_id(server: &Server, who: &Person, ann: &str) -> Vec<String> {
+    let admin = server.admin();
+    let found = |query: String| found(&admin, query);
+    // By the W3C's trace, of which a request with a correlation id of its own is a part.
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traced = who.client.with("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
+    let mut of_trace = Vec::new();
+    for name in ["one", "two"] {
+        let path = format!("/api/v1/users/{}", who.user_id);
+        let change = json!({ "first_name": name });
+        let changed = traced.patch(&path, &change).await.expect(200);
+        of_trace.push(changed.header("x-correlation-id").to_owned());
+    }
+    server.at_rest().await;
+    let found_of_trace = correlations(&found(format!("trace_id={trace}")).await);
+    assert_eq!(found_of_trace, of_trace);
+    let upper = format!("trace_id={}&status=ok", trace.to_uppercase());
+    assert_eq!(correlations(&found(upper).await), of_trace);
+    let failed = format!("trace_id={trace}&status=error");
+    assert!(correlations(&found(failed).await).is_empty());
+    let other = format!("trace_id={trace}&correlation_id={ann}");
+    assert!(correlations(&found(other).await).is_empty());
+    let nobody = format!("trace_id={}", "f".repeat(32));
+    assert!(correlations(&found(nobody).await).is_empty());
+    for odd in ["4bf92f3577b34da6", "zzf92f3577b34da6a3ce929d0e0e4736"] {
+        let path = format!("/api/v1/traces?trace_id={odd}");
+        admin.get(&path).await.problem(400, "invalid_parameter");
+    }
+    of_trace
 }
 
 /// S1-90.
@@ -364,15 +404,7 @@ async fn traces_are_found_by_what_is_in_them_and_by_how_they_stand() {
     let bob = server.register("Bob").await.expect(201).header("x-correlation-id").to_owned();
     server.at_rest().await;
     let admin = server.admin();
-    let found = |query: String| {
-        let admin = admin.clone();
-        async move {
-            let page = admin.get(&format!("/api/v1/traces?limit=200&{query}")).await.expect(200);
-            assert!(!page.header("souk-projection-position").is_empty());
-            assert_eq!(page["has_more"], false);
-            page
-        }
-    };
+    let found = |query: String| found(&admin, query);
     // Of each once, however many events it has, with what there is of it.
     let all = found(String::new()).await;
     let mut each = correlations(&all);
@@ -400,32 +432,7 @@ async fn traces_are_found_by_what_is_in_them_and_by_how_they_stand() {
     assert!(late.contains(&ann) && late.contains(&bob));
     let early = correlations(&found(format!("to={middle}")).await);
     assert!(early.contains(correlation) && !early.contains(&bob), "{early:?}");
-    // By the W3C's trace, of which a request with a correlation id of its own is a part.
-    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let traced = sale.buyer.client.with("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
-    let mut of_trace = Vec::new();
-    for name in ["one", "two"] {
-        let path = format!("/api/v1/users/{}", sale.buyer.user_id);
-        let change = json!({ "first_name": name });
-        let changed = traced.patch(&path, &change).await.expect(200);
-        of_trace.push(changed.header("x-correlation-id").to_owned());
-    }
-    server.at_rest().await;
-    let found_of_trace = correlations(&found(format!("trace_id={trace}")).await);
-    assert_eq!(found_of_trace, of_trace);
-    let upper = format!("trace_id={}&status=ok", trace.to_uppercase());
-    assert_eq!(correlations(&found(upper).await), of_trace);
-    let failed = format!("trace_id={trace}&status=error");
-    assert!(correlations(&found(failed).await).is_empty());
-    let other = format!("trace_id={trace}&correlation_id={ann}");
-    assert!(correlations(&found(other).await).is_empty());
-    let nobody = format!("trace_id={}", "f".repeat(32));
-    assert!(correlations(&found(nobody).await).is_empty());
-    for odd in ["4bf92f3577b34da6", "zzf92f3577b34da6a3ce929d0e0e4736"] {
-        let path = format!("/api/v1/traces?trace_id={odd}");
-        admin.get(&path).await.problem(400, "invalid_parameter");
-    }
-    each.extend(of_trace);
+    each.extend(traces_are_found_by_the_w3cs_id(&server, &sale.buyer, &ann).await);
     // Page by page it is the same.
     let (mut paged, mut next) = (Vec::new(), "/api/v1/traces?limit=2".to_owned());
     loop {

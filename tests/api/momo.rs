@@ -169,11 +169,12 @@ async fn a_payment_is_asked_after_when_nobody_tells() {
     // Nothing that is known now: neither lost nor believed, but asked after.
     let trouble = [Trouble::Refused(503), Trouble::Unheard, Trouble::Code(99), Trouble::Mixed];
     momo.trouble("query", &trouble);
-    for minutes in [4, 10, 15] {
+    for (minutes, asked) in [(4, 2), (10, 3), (15, 4)] {
         server.advance_clock(minutes * 60 + 1).await;
+        let what = format!("MoMo to be asked {asked} times");
+        eventually(&what, || async { (momo.called("query") == asked).then_some(()) }).await;
         server.at_rest().await;
     }
-    assert_eq!(momo.called("query"), 4);
     assert_eq!(server.order_now(&sale.order.id).await["status"], "CONFIRMED");
     // A notice whose code decides nothing has it asked after at once, and once.
     let mut vague = momo.notice(&id);

@@ -86,11 +86,10 @@ async fn early(server: &Server, momo: &MoMo, bea: &Person, purchase: &Purchase) 
             cancel(bea, &purchase.order).await;
             momo.pay(id);
         }
-        Plan::Refuse => {
-            if momo.fail(id, 1006) {
-                server.tell(&signed(momo.notice(id))).await.expect(204);
-            }
+        Plan::Refuse if momo.fail(id, 1006) => {
+            server.tell(&signed(momo.notice(id))).await.expect(204);
         }
+        Plan::Refuse => {}
         plan if momo.pay(id) => match plan {
             Plan::PayTold(times) => {
                 let notice = signed(momo.notice(id));
@@ -133,7 +132,7 @@ async fn the_books_agree_after_a_storm() {
     let killed_after = payments / 2;
     while all.len() < payments {
         let some = AT_ONCE.min(payments - all.len());
-        if all.len() % (20 * AT_ONCE) == 0 {
+        if all.len().is_multiple_of(20 * AT_ONCE) {
             bea.log_in_again().await;
         }
         let client = &bea.client;
@@ -212,7 +211,9 @@ async fn agree(server: &Server, momo: &MoMo, listing: &str, all: &[Purchase]) {
             assert_eq!((kept, payment), (PRICE, json!("CAPTURED")), "{what}");
             sold += 1;
         } else {
-            assert!(["CANCELLED", "PAYMENT_FAILED"].contains(&status.as_str()), "{what}");
+            // FAILED is a purchase whose step was overtaken by the clock that this test moves.
+            let off = ["CANCELLED", "PAYMENT_FAILED", "FAILED"];
+            assert!(off.contains(&status.as_str()), "{what}");
             assert_eq!(kept, 0, "{what}");
             let over = if is_paid { &["REFUNDED"][..] } else { &["VOIDED", "FAILED"] };
             assert!(over.contains(&payment.as_str().unwrap_or("VOIDED")), "{what}");
