@@ -22,7 +22,7 @@ use super::body::{Fields, FromFields, Reason, Valid};
 use super::call::{Call, Staff};
 use super::conditional::IfNoneMatch;
 use super::event_json::{Form, write};
-use super::params::{Params, wrong};
+use super::params::Params;
 use super::problem::ApiError;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -138,12 +138,14 @@ impl FromFields for LetterWork {
 /// The letters that a query means.
 fn query(params: &Params) -> Result<LetterQuery, ApiError> {
     let text = |name: &str| params.text(name).map(str::to_owned);
+    let wrong = |name: &str, detail: String| ApiError::invalid_field(name, "invalid", &detail);
     let state = params.text("state").map(str::parse::<LetterState>).transpose();
+    let key = params.text("key").map(str::parse::<Uuid>).transpose();
     Ok(LetterQuery {
         subscription: text("subscription"),
         partition: params.parsed("partition")?,
-        key: params.parsed("key")?,
-        state: state.map_err(|problem| wrong("state", problem))?,
+        key: key.map_err(|_| wrong("key", "must be a UUID".to_owned()))?,
+        state: state.map_err(|problem| wrong("state", problem.to_string()))?,
         class: text("class"),
         event_type: text("event_type"),
         fingerprint: text("fingerprint"),
@@ -155,7 +157,7 @@ fn query(params: &Params) -> Result<LetterQuery, ApiError> {
 /// With `fingerprint`, those that failed in the same way, as the groups name it.
 #[utoipa::path(get, path = "/dlq", tag = "dlq",
     params(("subscription" = Option<String>, Query), ("partition" = Option<u16>, Query),
-        ("key" = Option<Uuid>, Query), ("state" = Option<String>, Query),
+        ("key" = Option<String>, Query), ("state" = Option<String>, Query),
         ("class" = Option<String>, Query), ("event_type" = Option<String>, Query),
         ("fingerprint" = Option<String>, Query), ("limit" = Option<u32>, Query),
         ("cursor" = Option<String>, Query)),
@@ -184,7 +186,7 @@ pub(super) fn place(letter: &Letter) -> LetterPlace {
 /// are not counted.
 #[utoipa::path(get, path = "/dlq/groups", tag = "dlq",
     params(("subscription" = Option<String>, Query), ("partition" = Option<u16>, Query),
-        ("key" = Option<Uuid>, Query), ("state" = Option<String>, Query),
+        ("key" = Option<String>, Query), ("state" = Option<String>, Query),
         ("class" = Option<String>, Query), ("event_type" = Option<String>, Query),
         ("fingerprint" = Option<String>, Query)),
     responses((status = 200, description = "All of them", body = Page<GroupBody>)))]

@@ -88,7 +88,7 @@ async fn a_letter_is_worked_only_as_it_was_looked_at() {
     assert_eq!(listed.items().len(), 1);
     let none = admin.get("/api/v1/dlq?state=waiting").await.expect(200);
     assert!(none.items().is_empty());
-    admin.get("/api/v1/dlq?state=gone").await.problem(400, "invalid_parameter");
+    admin.get("/api/v1/dlq?state=gone").await.problem(422, "invalid");
 
     let alone = json!({ "position": letter["position"], "reason": "now it is" });
     let retried = admin.post(&retry, &alone).await.expect(200);
