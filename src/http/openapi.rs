@@ -463,6 +463,9 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     if path.starts_with(AGGREGATES) && !path.ends_with("/history") {
         statuses.extend(["409", "422"]);
     }
+    if method == "get" && ["/api/v1/dlq", "/api/v1/dlq/groups"].contains(&path) {
+        statuses.push("422");
+    }
     if needs_a_version(path, method) {
         statuses.push("428");
     }
