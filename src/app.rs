@@ -41,6 +41,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
+use crate::domain::seller_account::SellerAccount;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
@@ -169,6 +170,7 @@ impl App {
             .aggregate::<Order>()
             .aggregate::<Payment>()
             .aggregate::<Escrow>()
+            .aggregate::<SellerAccount>()
             .aggregate::<Shipment>()
             .aggregate::<Notification>()
             .aggregate::<ServiceToken>()

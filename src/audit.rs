@@ -75,15 +75,21 @@ const ONCE: &[&str] = &[
     "order.shipped",
     "payment.captured",
     "payment.initiated",
-    "payment.refunded",
     "saga.completed",
     "saga.failed",
     "saga.started",
     "shipment.created",
     "user.registered",
 ];
-/// What an aggregate can have at most one of for each order.
-const ONCE_PER_ORDER: &[&str] = &["inventory.allocated", "inventory.reserved"];
+/// What an aggregate can have at most one of for each of these.
+const ONCE_PER: &[(&str, &str)] = &[
+    ("inventory.allocated", "order_id"),
+    ("inventory.reserved", "order_id"),
+    ("inventory.returned", "return_id"),
+    ("order.returned", "return_id"),
+    ("payment.refund_requested", "refund_id"),
+    ("payment.refunded", "refund_id"),
+];
 
 /// What an audit stumbled over: neither the journal nor the read models can be blamed for what they
 /// cannot say.
@@ -751,8 +757,8 @@ impl History {
         let event_type = &*event.event_type;
         let of = if ONCE.contains(&event_type) {
             String::new()
-        } else if ONCE_PER_ORDER.contains(&event_type) {
-            data(event)["order_id"].to_string()
+        } else if let Some((_, each)) = ONCE_PER.iter().find(|(once, _)| *once == event_type) {
+            data(event)[*each].to_string()
         } else {
             return;
         };

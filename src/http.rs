@@ -5,6 +5,7 @@
 //! status codes. Every route is declared with its documentation, and the OpenAPI document is made
 //! from that.
 
+pub mod after_sales;
 pub mod aggregates;
 pub mod answer;
 pub mod audit;
@@ -14,6 +15,7 @@ pub mod buffers;
 pub mod call;
 mod catalogue;
 pub mod categories;
+pub mod checkouts;
 pub mod conditional;
 mod connection;
 pub mod cursor;
@@ -33,6 +35,8 @@ mod graph;
 pub mod idempotency;
 mod incoming;
 pub mod info;
+mod invoices;
+pub mod ledger;
 pub mod listings;
 mod middleware;
 pub mod money;
@@ -325,6 +329,10 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(categories::routes())
         .merge(listings::routes())
         .merge(orders::routes())
+        .merge(after_sales::routes())
+        .merge(checkouts::routes())
+        .merge(invoices::routes())
+        .merge(ledger::routes())
         .merge(payments::routes())
         .merge(explain::routes())
         .merge(shipments::routes())

@@ -15,6 +15,7 @@ pub mod categories;
 pub mod db;
 pub mod diff;
 pub mod events_index;
+pub mod ledger;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
@@ -40,6 +41,7 @@ use uuid::Uuid;
 pub use categories::CategoryRow;
 pub use db::{Place, ReadError};
 pub use events_index::{EventFilter, Match as EventMatch, TraceRow};
+pub use ledger::{Balance, Check as LedgerCheck, PayoutRow};
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
@@ -77,9 +79,11 @@ pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 pub const BUFFERS_VIEW: &str = "buffers-view";
 /// What was sent to webhook endpoints.
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
+/// The accounts of the ledger, and the payouts.
+pub const LEDGER: &str = "ledger";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 12] = [
+pub const PROJECTIONS: [&str; 13] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -92,6 +96,7 @@ pub const PROJECTIONS: [&str; 12] = [
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
     WEBHOOK_DELIVERIES_VIEW,
+    LEDGER,
 ];
 
 /// What each projection listens to: its context, its name, its topics.
@@ -112,6 +117,7 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
         of::<webhooks::WebhookDeliveries>(),
+        of::<ledger::LedgerTable>(),
     ]
 }
 
@@ -133,6 +139,7 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
         of::<webhooks::WebhookDeliveries>(db),
+        of::<ledger::LedgerTable>(db),
     ]
 }
 
@@ -227,6 +234,7 @@ impl ReadModels {
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
             self.subscription::<webhooks::WebhookDeliveries>(),
+            self.subscription::<ledger::LedgerTable>(),
         ]
     }
 
@@ -351,6 +359,32 @@ impl ReadModels {
     /// The order of a number.
     pub async fn order_by_number(&self, number: &str) -> Result<Option<Uuid>, ReadError> {
         orders::by_number(&self.db, number).await
+    }
+
+    /// The balances of an account of the ledger, by currency.
+    pub async fn balances(&self, account: &str) -> Result<Vec<Balance>, ReadError> {
+        ledger::balances(&self.db, account).await
+    }
+
+    /// Whether the books are right.
+    pub async fn ledger_check(&self) -> Result<LedgerCheck, ReadError> {
+        ledger::check(&self.db).await
+    }
+
+    /// The payouts of a seller or of all, the newest first, before a time and id.
+    pub async fn payouts(
+        &self,
+        seller_id: Option<Uuid>,
+        status: Option<&str>,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<PayoutRow>, ReadError> {
+        ledger::payouts(&self.db, seller_id, status, before, limit).await
+    }
+
+    /// One payout.
+    pub async fn payout(&self, payout_id: Uuid) -> Result<Option<PayoutRow>, ReadError> {
+        ledger::payout(&self.db, payout_id).await
     }
 
     /// The shipments of an order, the oldest first.

@@ -12,6 +12,8 @@
 //! around them only carry it out.
 
 pub mod email_claims;
+#[cfg(test)]
+mod interleavings;
 pub mod mail_sender;
 pub mod messages;
 pub mod notifications;

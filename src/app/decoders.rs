@@ -26,6 +26,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
 use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
+use crate::domain::seller_account::{SellerAccount, SellerAccountEvent};
 use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
@@ -170,6 +171,7 @@ macro_rules! every_event {
             $what::<OrderEvent>($($argument),*),
             $what::<PaymentEvent>($($argument),*),
             $what::<EscrowEvent>($($argument),*),
+            $what::<SellerAccountEvent>($($argument),*),
             $what::<ShipmentEvent>($($argument),*),
             $what::<NotificationEvent>($($argument),*),
             $what::<ServiceTokenEvent>($($argument),*),
@@ -214,6 +216,7 @@ proptest! {
         snapshot::<Order>(random, &text)?;
         snapshot::<Payment>(random, &text)?;
         snapshot::<Escrow>(random, &text)?;
+        snapshot::<SellerAccount>(random, &text)?;
         snapshot::<Shipment>(random, &text)?;
         snapshot::<Notification>(random, &text)?;
         snapshot::<ServiceToken>(random, &text)?;

@@ -171,6 +171,7 @@ impl Market {
             delivery_address: address,
             payment_method: PaymentMethod::new(by),
             saga_definition: SagaDefinition::ReserveFirst,
+            checkout_id: None,
             as_transaction: false,
             now: self.app.runtime.world().now(),
         };

@@ -95,14 +95,22 @@ ids! {
     ListingId = "listing";
     /// An order, also called a transaction.
     OrderId = "order";
+    /// A purchase across sellers: one order each.
+    CheckoutId = "checkout";
     /// The stock that one listing holds for one order.
     ReservationId = "reservation";
     /// The payment of an order.
     PaymentId = "payment";
-    /// The refund of a payment; there is at most one.
+    /// Money of a payment that goes back.
     RefundId = "refund";
+    /// Goods of an order that come back.
+    ReturnId = "return";
     /// The escrow of an order.
     EscrowId = "escrow";
+    /// The account of a seller.
+    SellerAccountId = "seller_account";
+    /// Money on its way to a seller.
+    PayoutId = "payout";
     /// The shipment of an order.
     ShipmentId = "shipment";
     /// A message to one person by one channel.
@@ -157,9 +165,19 @@ impl PaymentId {
 }
 
 impl RefundId {
-    /// The refund of a payment.
+    /// The refund of a payment, or of what is left of it.
     pub fn of(payment: PaymentId) -> Self {
         Self(derived("refund", &[payment.0.as_bytes()]))
+    }
+
+    /// The refund for goods that came back.
+    pub fn of_return(of: ReturnId) -> Self {
+        Self(derived("refund of return", &[of.0.as_bytes()]))
+    }
+
+    /// The refund that a dispute about an order was decided by.
+    pub fn of_dispute(order: OrderId) -> Self {
+        Self(derived("refund of dispute", &[order.0.as_bytes()]))
     }
 
     /// The key under which the provider makes it: the id, and where so many attempts have come to
@@ -169,6 +187,20 @@ impl RefundId {
             0 => self.0,
             failed => derived("refund attempt", &[self.0.as_bytes(), &failed.to_be_bytes()]),
         }
+    }
+}
+
+impl OrderId {
+    /// The order of a checkout that goes to one seller.
+    pub fn of_checkout(checkout: CheckoutId, seller: UserId) -> Self {
+        Self(derived("order of checkout", &[checkout.0.as_bytes(), seller.0.as_bytes()]))
+    }
+}
+
+impl SellerAccountId {
+    /// The account of a seller.
+    pub fn of(seller: UserId) -> Self {
+        Self(derived("seller account", &[seller.0.as_bytes()]))
     }
 }
 

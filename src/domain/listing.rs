@@ -7,7 +7,8 @@
 //!
 //! Memory is bounded: of the holds that have come to rest (allocated; released or refused) the
 //! last [`HOLDS_AT_REST_MAX`] of each kind are remembered. An undo that comes after so many later
-//! orders finds nothing to undo.
+//! orders finds nothing to undo. Of the returns as many are remembered, so that one is taken back
+//! once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use souk_actors::aggregate::{Aggregate, Command, TimerChange};
 use souk_actors::world::Timestamp;
 
 use super::caller::Caller;
-use super::ids::{self, CategoryId, ListingId, OrderId, ReservationId, UserId};
+use super::ids::{self, CategoryId, ListingId, OrderId, ReservationId, ReturnId, UserId};
 use super::money::{Currency, Money};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
@@ -176,6 +177,17 @@ pub enum ListingCommand {
         /// When.
         now: Timestamp,
     },
+    /// Goods that were sold came back and can be sold again.
+    TakeBack {
+        /// The order.
+        order_id: OrderId,
+        /// The return.
+        return_id: ReturnId,
+        /// How many units.
+        quantity: u32,
+        /// When.
+        now: Timestamp,
+    },
 }
 
 /// A new offer.
@@ -219,6 +231,7 @@ impl Command for ListingCommand {
             Self::Allocate { .. } => "AllocateInventory",
             Self::Release { .. } => "ReleaseInventory",
             Self::ExpireReservation { .. } => "ExpireReservation",
+            Self::TakeBack { .. } => "TakeBackInventory",
         }
     }
 }
@@ -258,6 +271,9 @@ souk_actors::events! {
             in "inventory" as "warehouse-service";
         /// What was held or sold can be bought again.
         Released(InventoryReleased) = "inventory.released", "InventoryReleased", 1.0, []
+            in "inventory" as "warehouse-service";
+        /// What was sold came back.
+        Returned(InventoryReturned) = "inventory.returned", "InventoryReturned", 1.0, []
             in "inventory" as "warehouse-service";
     }
 }
@@ -479,6 +495,23 @@ pub struct InventoryReleased {
     pub released_at: Timestamp,
 }
 
+/// What was sold came back and can be sold again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryReturned {
+    /// The order.
+    pub order_id: OrderId,
+    /// The listing.
+    pub listing_id: ListingId,
+    /// The return.
+    pub return_id: ReturnId,
+    /// The stock-keeping unit.
+    pub sku: String,
+    /// How many units.
+    pub quantity: u32,
+    /// When.
+    pub returned_at: Timestamp,
+}
+
 /// The reason of a release whose hold's time was over. Stored; never rename.
 pub const EXPIRED: &str = "expired";
 
@@ -517,6 +550,8 @@ pub struct Listing {
     pub details: Option<ListingDetails>,
     /// What each order got, of those that are remembered.
     pub holds: Holds,
+    /// The last returns, the oldest first.
+    pub returns: VecDeque<ReturnId>,
 }
 
 /// What is known of a listing.
@@ -663,6 +698,7 @@ type Decision = Result<Vec<ListingEvent>, ListingRejection>;
 
 impl Aggregate for Listing {
     const TYPE: &'static str = "listing";
+    const SNAPSHOT_VERSION: u32 = 2;
     type Command = ListingCommand;
     type Event = ListingEvent;
     type Rejection = ListingRejection;
@@ -681,6 +717,9 @@ impl Aggregate for Listing {
                 Ok(self.release(*listing_id, *order_id, reason, *now))
             }
             C::ExpireReservation { order_id, now } => Ok(self.expire(*order_id, *now)),
+            C::TakeBack { order_id, return_id, quantity, now } => {
+                self.take_back(*order_id, *return_id, *quantity, *now)
+            }
         }
     }
 
@@ -708,6 +747,16 @@ impl Aggregate for Listing {
             E::Released(event) => {
                 self.give_back(event.order_id, event.quantity);
                 self.hold(event.order_id, event.quantity, HoldState::Released, event.released_at);
+            }
+            E::Returned(event) => {
+                self.returns.push_back(event.return_id);
+                if self.returns.len() > HOLDS_AT_REST_MAX {
+                    self.returns.pop_front();
+                }
+                if let Some(ListingDetails { stock, .. }) = &mut self.details {
+                    stock.sold = stock.sold.saturating_sub(event.quantity);
+                    stock.available = stock.available.saturating_add(event.quantity);
+                }
             }
             E::Updated(_)
             | E::PriceChanged(_)
@@ -986,14 +1035,31 @@ impl Listing {
             reason: reason.to_owned(),
             released_at: now,
         })];
-        if matches!(details.status, ListingStatus::Reserved | ListingStatus::Sold) {
-            events.push(ListingEvent::Relisted(ListingRelisted {
-                listing_id,
-                available: details.stock.available.saturating_add(hold.quantity),
-                relisted_at: now,
-            }));
-        }
+        events.extend(details.relisted(hold.quantity, now));
         events
+    }
+
+    fn take_back(
+        &self,
+        order_id: OrderId,
+        return_id: ReturnId,
+        quantity: u32,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.details()?;
+        if self.returns.contains(&return_id) || quantity == 0 {
+            return Ok(Vec::new());
+        }
+        let mut events = vec![ListingEvent::Returned(InventoryReturned {
+            order_id,
+            listing_id: details.listing_id,
+            return_id,
+            sku: details.sku.clone(),
+            quantity,
+            returned_at: now,
+        })];
+        events.extend(details.relisted(quantity, now));
+        Ok(events)
     }
 
     fn hold(&mut self, order: OrderId, quantity: u32, state: HoldState, expires_at: Timestamp) {
@@ -1035,6 +1101,17 @@ impl ListingDetails {
             stock: Stock { available: event.quantity, reserved: 0, sold: 0 },
             created_at: event.created_at,
         }
+    }
+
+    /// Something is left again when so many units come back.
+    fn relisted(&self, quantity: u32, now: Timestamp) -> Option<ListingEvent> {
+        matches!(self.status, ListingStatus::Reserved | ListingStatus::Sold).then(|| {
+            ListingEvent::Relisted(ListingRelisted {
+                listing_id: self.listing_id,
+                available: self.stock.available.saturating_add(quantity),
+                relisted_at: now,
+            })
+        })
     }
 
     fn reserved(

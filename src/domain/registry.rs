@@ -20,6 +20,7 @@ use super::order::OrderEvent;
 use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
+use super::seller_account::SellerAccountEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
@@ -38,6 +39,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         OrderEvent::descriptors(),
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
+        SellerAccountEvent::descriptors(),
         ShipmentEvent::descriptors(),
         NotificationEvent::descriptors(),
         ServiceTokenEvent::descriptors(),
@@ -67,6 +69,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         OrderEvent::upcasters(),
         PaymentEvent::upcasters(),
         EscrowEvent::upcasters(),
+        SellerAccountEvent::upcasters(),
         ShipmentEvent::upcasters(),
         NotificationEvent::upcasters(),
         ServiceTokenEvent::upcasters(),
@@ -198,6 +201,7 @@ mod tests {
         "inventory.reservation_barred",
         "inventory.allocated",
         "inventory.released",
+        "inventory.returned",
         "order.placed",
         "order.confirmed",
         "order.paid",
@@ -208,6 +212,12 @@ mod tests {
         "order.failed",
         "order.delivered",
         "order.completed",
+        "order.return_requested",
+        "order.return_refused",
+        "order.returned",
+        "order.disputed",
+        "order.dispute_resolved",
+        "order.settlement_due",
         "payment.initiated",
         "payment.instructed",
         "payment.timed_out",
@@ -226,6 +236,9 @@ mod tests {
         "escrow.released",
         "escrow.refunded",
         "escrow.barred",
+        "payout.requested",
+        "payout.completed",
+        "payout.failed",
         "shipment.created",
         "shipment.dispatched",
         "shipment.delivered",

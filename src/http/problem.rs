@@ -277,9 +277,8 @@ impl IntoResponse for ApiError {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "invalid" | "category_unknown" => StatusCode::UNPROCESSABLE_ENTITY,
-        "not_found" | "token_unknown" | "listing_not_found" | "category_not_found" => {
-            StatusCode::NOT_FOUND
-        }
+        "not_found" | "token_unknown" | "listing_not_found" | "category_not_found"
+        | "return_not_found" => StatusCode::NOT_FOUND,
         "forbidden" | "not_owner" | "not_the_owner" | "suspended" | "not_a_seller" => {
             StatusCode::FORBIDDEN
         }
@@ -423,6 +422,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("bad_request", 400, "The request cannot be read."),
     ("invalid_parameter", 400, "A query or path parameter does not have the right form."),
     ("invalid_cursor", 400, "The cursor was not given out by this service, or for another list."),
+    ("idempotency_key_required", 400, "Send an Idempotency-Key, so that a repeat can be told."),
     ("invalid_idempotency_key", 400, "Idempotency-Key is empty, too long or not visible ASCII."),
     ("unauthenticated", 401, "Send Authorization: Bearer with an access token."),
     ("invalid_token", 401, "The token is not valid (any more). Log in or refresh it."),

@@ -148,6 +148,11 @@ impl View for ListingsView {
                 row.sold += quantity;
             }
             "inventory.released" => row.give_back(&data(event)?),
+            "inventory.returned" => {
+                let Moved { quantity } = data(event)?;
+                row.sold -= quantity;
+                row.available += quantity;
+            }
             _ => {}
         }
         row.version = version;

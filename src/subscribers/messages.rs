@@ -68,6 +68,11 @@ impl Composer {
         Ok(values)
     }
 
+    /// The templates.
+    pub fn templates(&self) -> &Templates {
+        &self.templates
+    }
+
     /// The address and the words of a mail.
     pub fn mail(
         &self,

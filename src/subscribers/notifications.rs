@@ -16,7 +16,14 @@
 //! | `order.completed` | the seller | `order_completed` |
 //! | `order.rejected`, `.payment_failed`, `.failed` | the buyer, also by mail | the same with `_` |
 //! | `order.cancelled` | both, the buyer also by mail | `order_cancelled` |
+//! | `order.return_requested` | the seller, also by mail | `return_requested` |
+//! | `order.return_refused` | the buyer, also by mail | `return_refused` |
+//! | `order.returned` | both, the buyer also by mail | `return_accepted` |
+//! | `order.disputed` | the seller | `order_disputed` |
+//! | | administrators | `dispute_opened` |
+//! | `order.dispute_resolved` | both, also by mail | `dispute_resolved` |
 //! | `payment.rejected` | administrators | `payment_rejected` |
+//! | `payment.refund_failed`, for good | administrators | `refund_refused` |
 //!
 //! [`letters`] tells administrators of dead letters.
 //!
@@ -45,7 +52,7 @@ use crate::domain::notification::{
     Audience, Channel, NewNotification, Notification, NotificationCommand, Params,
 };
 use crate::domain::order::{Order, OrderDetails, OrderEvent};
-use crate::domain::payment::{Payment, PaymentEvent, PaymentRejected};
+use crate::domain::payment::{Payment, PaymentDetails, PaymentEvent, PaymentRejected};
 use crate::domain::user::UserEvent;
 
 /// The subscription's name. Stored; never rename.
@@ -58,6 +65,7 @@ pub const TOPICS: &[&str] = &[
     "seller.*",
     "order.*",
     "payment.rejected",
+    "payment.refund_failed",
 ];
 
 /// Parameter of `welcome_verification`: what the token is made from, together with a secret. The
@@ -219,7 +227,63 @@ fn about_order(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
             messages.extend(of_order(buyer, "order_cancelled").and_by_mail());
             messages
         }
+        _ => about_after_sales(event, order),
     }
+}
+
+fn about_after_sales(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
+    let of_order = |recipient, template| Message {
+        order_id: Some(order.order_id),
+        ..Message::in_app(recipient, template).with("order_number", &order.order_number)
+    };
+    let money = |amount| Money::new(amount, order.total.currency).to_string();
+    let (buyer, seller) = (order.buyer_id, order.seller_id);
+    match event {
+        OrderEvent::ReturnRequested(event) => of_order(seller, "return_requested")
+            .with("refund", money(event.amount))
+            .with("reason", words(event.reason))
+            .with("answer_by", event.answer_by.to_string())
+            .and_by_mail()
+            .into(),
+        OrderEvent::ReturnRefused(event) => {
+            of_order(buyer, "return_refused").with("reason", &event.reason).and_by_mail().into()
+        }
+        OrderEvent::Returned(event) => {
+            let accepted =
+                |who| of_order(who, "return_accepted").with("refund", money(event.amount));
+            let mut messages = vec![accepted(seller)];
+            messages.extend(accepted(buyer).and_by_mail());
+            messages
+        }
+        OrderEvent::Disputed(event) => {
+            let admins = Message {
+                audience: Audience::Admin,
+                ..of_order(buyer, "dispute_opened").with("amount", order.total.to_string())
+            };
+            let reason = words(event.reason);
+            vec![
+                of_order(seller, "order_disputed").with("reason", &reason),
+                admins.with("reason", reason),
+            ]
+        }
+        OrderEvent::DisputeResolved(event) => [buyer, seller]
+            .into_iter()
+            .flat_map(|who| {
+                let message = of_order(who, "dispute_resolved");
+                message
+                    .with("refund", money(event.amount))
+                    .with("reason", &event.reason)
+                    .and_by_mail()
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A reason as people read it.
+fn words(reason: impl serde::Serialize) -> String {
+    let code = serde_json::to_value(reason).unwrap_or_default();
+    code.as_str().unwrap_or_default().replace('_', " ")
 }
 
 /// What was bought, a line each.
@@ -231,7 +295,24 @@ fn items(order: &OrderDetails) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn about_payment(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
+fn about_payment(event: &PaymentEvent, payment: &PaymentDetails) -> Vec<Message> {
+    match event {
+        PaymentEvent::Rejected(event) => about_misfit(event, payment.payer_id),
+        PaymentEvent::RefundFailed(event) if event.next_attempt_at.is_none() => {
+            let amount = payment.refund_of(event.refund_id).map_or(0, |refund| refund.amount);
+            vec![Message {
+                order_id: Some(event.order_id),
+                ..Message::admin(payment.payer_id, "refund_refused")
+                    .with("payment_reference", &payment.reference)
+                    .with("refund", Money::new(amount, payment.money.currency).to_string())
+                    .with("reason", words(&event.reason))
+            }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn about_misfit(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
     let expected = Money::new(event.expected_amount, event.expected_currency);
     let reported = Money::new(event.amount, event.currency);
     vec![Message {
@@ -258,15 +339,11 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
         }
         "payment" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;
-            let PaymentEvent::Rejected(rejected) = change else { return Ok(Vec::new()) };
             let payments = runtime.aggregate::<Payment>();
-            let payment = payments
-                .read_inside(event.aggregate_id, |payment| {
-                    payment.details.as_ref().map(|details| details.payer_id)
-                })
-                .await;
-            let payer = payment.map_err(|error| command_failed(&error))?.value;
-            Ok(payer.map_or_else(Vec::new, |payer| about_payment(&rejected, payer)))
+            let look = |payment: &Payment| payment.details.clone();
+            let payment = payments.read_inside(event.aggregate_id, look).await;
+            let details = payment.map_err(|error| command_failed(&error))?.value;
+            Ok(details.map_or_else(Vec::new, |payment| about_payment(&change, &payment)))
         }
         _ => Ok(Vec::new()),
     }

@@ -27,7 +27,11 @@ macro_rules! files {
 /// Every file. A template is stored by its name: never rename one.
 static FILES: &[(&str, &str)] = files![
     "layout.html",
+    "invoice.html",
     "dead_letter.txt",
+    "dispute_opened.txt",
+    "dispute_resolved.html",
+    "dispute_resolved.txt",
     "email_verified.html",
     "email_verified.txt",
     "new_order.txt",
@@ -37,6 +41,7 @@ static FILES: &[(&str, &str)] = files![
     "order_confirmation.html",
     "order_confirmation.txt",
     "order_delivered.txt",
+    "order_disputed.txt",
     "order_failed.html",
     "order_failed.txt",
     "order_paid.txt",
@@ -51,6 +56,13 @@ static FILES: &[(&str, &str)] = files![
     "payment_rejected.txt",
     "receipt.html",
     "receipt.txt",
+    "refund_refused.txt",
+    "return_accepted.html",
+    "return_accepted.txt",
+    "return_refused.html",
+    "return_refused.txt",
+    "return_requested.html",
+    "return_requested.txt",
     "sale_receipt.html",
     "sale_receipt.txt",
     "seller_onboarding.txt",
@@ -185,6 +197,22 @@ impl Templates {
         };
         let template = self.0.get_template(file).map_err(unusable)?;
         template.render(values).map_err(unusable)
+    }
+
+    /// Writes a page by itself, from texts and one list whose lines have texts.
+    pub fn page(
+        &self,
+        file: &str,
+        texts: BTreeMap<&'static str, String>,
+        (list, lines): (&'static str, Vec<BTreeMap<&'static str, String>>),
+    ) -> Result<String, RenderError> {
+        let named = |texts: BTreeMap<&'static str, String>| -> BTreeMap<String, Value> {
+            texts.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text))).collect()
+        };
+        let lines: Vec<Value> = lines.into_iter().map(|line| Value::from(named(line))).collect();
+        let mut values = named(texts);
+        values.insert(list.to_owned(), Value::from(lines));
+        self.fill(file, values)
     }
 
     /// Writes a message: a mail, or what is read inside the marketplace.

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod after_sales;
 mod aggregates;
 mod audit;
 mod backup;

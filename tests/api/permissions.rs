@@ -20,6 +20,8 @@ enum For {
     Sellers,
     /// Buyer and seller of the order, and administrators; for others it is not there.
     Parties,
+    /// The seller whose payout it is, and administrators; for others it is not there.
+    ItsPayee,
     /// The buyer of the order, and administrators; the seller hears 403, others 404.
     ItsBuyer,
     /// Whom the notification is for, and administrators; for others it is not there.
@@ -58,14 +60,20 @@ fn meant_for(operation: &Operation) -> For {
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
         ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
         ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
-        ("POST", "/orders" | "/transactions") => For::SignedIn,
+        ("POST", "/orders" | "/transactions" | "/checkouts") => For::SignedIn,
+        ("GET", "/checkouts/{id}") => For::Parties,
+        ("POST", "/me/payouts") => For::SignedIn,
+        ("GET", "/me/payouts/{id}") => For::ItsPayee,
         ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
         _ if starts(&["/notifications/{id}"]) => For::ItsRecipient,
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
         ("PATCH", "/users/{id}") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
         ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,
-        ("POST", "/orders/{id}/cancel") => For::ItsBuyer,
+        ("POST", "/orders/{id}/cancel" | "/orders/{id}/returns" | "/orders/{id}/dispute") => {
+            For::ItsBuyer
+        }
+        ("POST", _) if starts(&["/orders/{id}/returns/{return_id}/"]) => For::WhoeverSends,
         ("POST", "/shipments/{id}/dispatch") => For::WhoeverSends,
         _ if starts(&["/orders/{id}", "/transactions/{id}", "/shipments/{id}"]) => For::Parties,
         ("POST", "/categories") => For::Staff,
@@ -84,8 +92,8 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
         (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
-        (For::ItsRecipient, Buyer | Admin) => Ok(()),
-        (For::ItsRecipient, _) => Err((404, "not_found")),
+        (For::ItsRecipient, Buyer | Admin) | (For::ItsPayee, Seller | Admin) => Ok(()),
+        (For::ItsRecipient | For::ItsPayee, _) => Err((404, "not_found")),
         (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),
         (For::ItsBuyer, Seller) | (For::WhoeverSends, Buyer) => forbidden,
         (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {

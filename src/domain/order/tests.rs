@@ -27,6 +27,7 @@ fn place_with(change: impl FnOnce(&mut Placement)) -> OrderCommand {
         delivery_address: address(),
         payment_method: PaymentMethod::new(PaymentMethod::SANDBOX),
         saga_definition: SagaDefinition::default(),
+        checkout_id: None,
         as_transaction: false,
         now: at(0),
     };

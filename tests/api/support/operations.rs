@@ -41,6 +41,10 @@ pub struct Things {
     pub webhook_id: String,
     pub notification_id: String,
     pub replay_id: String,
+    pub delivered_id: String,
+    pub return_id: String,
+    pub payout_id: String,
+    pub checkout_id: String,
 }
 
 impl Server {
@@ -69,6 +73,11 @@ impl Server {
         .await;
         let replay = self.admin().post("/api/v1/admin/replays", &new_replay()).await.expect(202);
         let replay_id = replay.text("replay_id");
+        let (delivered_id, return_id, payout_id) =
+            self.completed(&seller, &buyer, &listing_id).await;
+        let basket = wish(&listing_id, 1, "sandbox");
+        let checkout = buyer.client.keyed("basket").post("/api/v1/checkouts", &basket).await;
+        let checkout_id = checkout.expect(201).text("checkout_id");
         Things {
             seller,
             buyer,
@@ -81,7 +90,35 @@ impl Server {
             webhook_id,
             notification_id,
             replay_id,
+            delivered_id,
+            return_id,
+            payout_id,
+            checkout_id,
         }
+    }
+
+    /// A sale that is over: an order that was delivered, a return of it that waits for its answer,
+    /// and the seller's payout.
+    async fn completed(
+        &self,
+        seller: &Person,
+        buyer: &Person,
+        listing_id: &str,
+    ) -> (String, String, String) {
+        let order = self.place_order(&buyer.client, listing_id, 2, "sandbox").await;
+        let shipped = self.order_eventually(&order.id, "SHIPPED").await;
+        let path = format!("/api/v1/shipments/{}", shipped.text("shipment_id"));
+        seller.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
+        buyer.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
+        self.order_eventually(&order.id, "COMPLETED").await;
+        let path = format!("/api/v1/orders/{}/returns", order.id);
+        let back = json!({
+            "items": [{ "listing_id": listing_id, "quantity": 1 }], "reason": "damaged",
+        });
+        let asked = buyer.client.post(&path, &back).await.expect(201);
+        self.caught_up("ledger").await;
+        let payout = seller.client.post("/api/v1/me/payouts", &new_payout()).await.expect(201);
+        (order.id, asked.text("return_id"), payout.text("payout_id"))
     }
 
     /// Every operation, about these things.
@@ -120,6 +157,9 @@ fn operation(
 
 fn filled_in(path: &str, things: &Things) -> String {
     let id = match path {
+        _ if path.contains("/returns/") => &things.delivered_id,
+        _ if path.contains("/payouts/") => &things.payout_id,
+        _ if path.contains("/checkouts/") => &things.checkout_id,
         _ if path.contains("/orders/") || path.contains("/transactions/") => &things.order_id,
         _ if path.contains("/sagas/") => &things.order_id,
         _ if path.contains("/shipments/") => &things.shipment_id,
@@ -142,6 +182,7 @@ fn filled_in(path: &str, things: &Things) -> String {
     [
         ("{id}", id),
         ("{key}", &things.order_id),
+        ("{return_id}", &things.return_id),
         ("{correlation_id}", &things.correlation_id),
         ("{partition}", "0"),
         // One whose pauses hold nobody up.
@@ -168,6 +209,14 @@ fn new_webhook() -> Value {
     })
 }
 
+/// The smallest payout there is.
+fn new_payout() -> Value {
+    json!({
+        "amount": 1,
+        "destination": { "bank": "Vietcombank", "holder": "Sam Tester", "number": "0011 0012" },
+    })
+}
+
 /// A replay of nothing: nobody is called so.
 fn new_replay() -> Value {
     json!({
@@ -181,7 +230,7 @@ fn new_replay() -> Value {
 /// Bodies that do what they are for, rather than merely fit the schema.
 fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
     Some(match (method.as_str(), path) {
-        ("POST", "/api/v1/orders") => wish(&things.listing_id, 1, "sandbox"),
+        ("POST", "/api/v1/orders" | "/api/v1/checkouts") => wish(&things.listing_id, 1, "sandbox"),
         ("POST", "/api/v1/transactions") => json!({
             "listing_id": things.listing_id,
             "quantity": 1,
@@ -203,6 +252,9 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "price": { "amount": PRICE + 1, "currency": "VND" },
         }),
         ("POST", "/api/v1/webhooks") => new_webhook(),
+        ("POST", "/api/v1/me/payouts") => new_payout(),
+        ("POST", "/api/v1/orders/{id}/returns") => json!({ "reason": "damaged" }),
+        ("POST", "/api/v1/orders/{id}/dispute") => json!({ "reason": "damaged" }),
         ("POST", "/api/v1/webhooks/{id}/redeliver") => json!({
             "from_position": "0:1", "to_position": "0:9", "dry_run": true,
         }),
