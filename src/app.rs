@@ -41,6 +41,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
+use crate::domain::review::Review;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
@@ -63,10 +64,11 @@ use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
+use crate::subscribers::seller_ratings::SellerRatings;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
-    webhooks,
+    email_claims, mail_sender, notifications, order_progress, payment_gateway, seller_ratings,
+    sequence_gaps, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -170,6 +172,7 @@ impl App {
             .aggregate::<Payment>()
             .aggregate::<Escrow>()
             .aggregate::<Shipment>()
+            .aggregate::<Review>()
             .aggregate::<Notification>()
             .aggregate::<ServiceToken>()
             .aggregate::<EventType>()
@@ -246,6 +249,14 @@ fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> 
             order_progress::TOPICS,
             Arc::new(OrderProgress),
         )
+        .in_lanes(LANES),
+        Subscription::handler(
+            seller_ratings::NAME,
+            "reviews",
+            seller_ratings::TOPICS,
+            Arc::new(SellerRatings),
+        )
+        .keyed_by(seller_ratings::key)
         .in_lanes(LANES),
         Subscription::handler(
             notifications::NAME,

@@ -38,7 +38,7 @@ use crate::projections::db::ReadError;
 use crate::projections::{EVENTS_INDEX, EventFilter, ReadModels};
 use crate::subscribers::{
     command_failed, email_claims, mail_sender, notifications, order_progress, payment_gateway,
-    webhooks,
+    seller_ratings, webhooks,
 };
 
 /// Events read at a time.
@@ -72,10 +72,13 @@ const ONCE: &[&str] = &[
     "order.delivered",
     "order.paid",
     "order.placed",
+    "order.reviewed",
     "order.shipped",
     "payment.captured",
     "payment.initiated",
     "payment.refunded",
+    "review.created",
+    "review.replied",
     "saga.completed",
     "saga.failed",
     "saga.started",
@@ -300,12 +303,13 @@ async fn endpoints(runtime: &Runtime) -> Result<Vec<Wanting>, Failure> {
 }
 
 /// The handlers whose effects can be looked for.
-const HANDLERS: [(&str, &[&str]); 7] = [
+const HANDLERS: [(&str, &[&str]); 8] = [
     (notifications::NAME, notifications::TOPICS),
     (mail_sender::NAME, mail_sender::TOPICS),
     (email_claims::NAME, &["user.registered"]),
     (payment_gateway::NAME, &["payment.initiated"]),
-    (order_progress::NAME, &["shipment.delivered"]),
+    (order_progress::NAME, &["shipment.delivered", "review.created"]),
+    (seller_ratings::NAME, seller_ratings::TOPICS),
     (SAGA_FACTS, &["order.placed"]),
     (webhooks::FANOUT, webhooks::FANOUT_TOPICS),
 ];
@@ -622,6 +626,10 @@ impl<'a> Auditor<'a> {
         if name == webhooks::FANOUT {
             return self.lacks_messages(event).await;
         }
+        if name == seller_ratings::NAME {
+            let is_told = seller_ratings::is_told(self.runtime, event).await?;
+            return Ok((!is_told).then(|| "the seller's rating does not know of it".to_owned()));
+        }
         let data = data(event);
         let order = id_in(&data, "order_id");
         let (target, any_of): (Option<Uuid>, &[&str]) = match name {
@@ -656,6 +664,9 @@ impl<'a> Auditor<'a> {
                     "payment.rejected",
                 ],
             ),
+            order_progress::NAME if &*event.event_type == "review.created" => {
+                (order, &["order.reviewed"])
+            }
             order_progress::NAME => (
                 order,
                 &["order.delivered", "order.cancelled", "order.failed", "order.payment_failed"],

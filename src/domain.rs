@@ -29,6 +29,7 @@ pub mod projection_care;
 pub mod publication;
 pub mod registry;
 mod rejection;
+pub mod review;
 pub mod service_token;
 pub mod session;
 pub mod shipment;

@@ -50,6 +50,7 @@ pub mod quarantine;
 mod rate_limit;
 mod registered;
 pub mod replays;
+pub mod reviews;
 pub mod sagas;
 mod sagas_known;
 mod sagas_stream;
@@ -328,6 +329,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(payments::routes())
         .merge(explain::routes())
         .merge(shipments::routes())
+        .merge(reviews::routes())
         .merge(notifications::routes())
         .merge(publishing::routes())
         .merge(event_types::routes())

@@ -20,6 +20,7 @@ pub mod notifications;
 pub mod orders;
 pub mod publishing;
 pub mod rebuild;
+pub mod reviews;
 pub mod sagas;
 pub mod shipments;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
 pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
+pub use reviews::{ReviewFilter, ReviewRow};
 pub use sagas::{SagaFilter, SagaRow};
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
@@ -75,11 +77,13 @@ pub const SERVICE_TOKENS_VIEW: &str = "service-tokens-view";
 pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 /// The projection of what is held back of outside events.
 pub const BUFFERS_VIEW: &str = "buffers-view";
+/// The reviews.
+pub const REVIEWS_VIEW: &str = "reviews-view";
 /// What was sent to webhook endpoints.
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 12] = [
+pub const PROJECTIONS: [&str; 13] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -91,6 +95,7 @@ pub const PROJECTIONS: [&str; 12] = [
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
+    REVIEWS_VIEW,
     WEBHOOK_DELIVERIES_VIEW,
 ];
 
@@ -111,6 +116,7 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
+        of::<reviews::Reviews>(),
         of::<webhooks::WebhookDeliveries>(),
     ]
 }
@@ -132,6 +138,7 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
+        of::<reviews::Reviews>(db),
         of::<webhooks::WebhookDeliveries>(db),
     ]
 }
@@ -226,6 +233,7 @@ impl ReadModels {
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
+            self.subscription::<reviews::Reviews>(),
             self.subscription::<webhooks::WebhookDeliveries>(),
         ]
     }
@@ -247,6 +255,7 @@ impl ReadModels {
             of::<publishing::ServiceTokensView>(self),
             of::<publishing::EventTypesView>(self),
             of::<publishing::BuffersView>(self),
+            of::<reviews::ReviewsView>(self),
         ]
     }
 
@@ -379,6 +388,16 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<NotificationRow>, ReadError> {
         notifications::sent_by(&self.db, channel, before, limit).await
+    }
+
+    /// The reviews that match and are not hidden, the newest first, before a time and id.
+    pub async fn reviews(
+        &self,
+        filter: &ReviewFilter,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<ReviewRow>, ReadError> {
+        reviews::find(&self.db, filter, before, limit).await
     }
 
     /// The sagas that match, the newest first, before a time and id.

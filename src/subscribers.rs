@@ -19,6 +19,7 @@ pub mod order_progress;
 pub mod outbox;
 pub mod payment_gateway;
 pub mod saga_router;
+pub mod seller_ratings;
 pub mod sequence_gaps;
 pub mod templates;
 pub mod webhooks;

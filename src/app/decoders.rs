@@ -26,6 +26,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
 use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
+use crate::domain::review::{Review, ReviewEvent};
 use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
@@ -171,6 +172,7 @@ macro_rules! every_event {
             $what::<PaymentEvent>($($argument),*),
             $what::<EscrowEvent>($($argument),*),
             $what::<ShipmentEvent>($($argument),*),
+            $what::<ReviewEvent>($($argument),*),
             $what::<NotificationEvent>($($argument),*),
             $what::<ServiceTokenEvent>($($argument),*),
             $what::<EventTypeEvent>($($argument),*),
@@ -215,6 +217,7 @@ proptest! {
         snapshot::<Payment>(random, &text)?;
         snapshot::<Escrow>(random, &text)?;
         snapshot::<Shipment>(random, &text)?;
+        snapshot::<Review>(random, &text)?;
         snapshot::<Notification>(random, &text)?;
         snapshot::<ServiceToken>(random, &text)?;
         snapshot::<EventType>(random, &text)?;

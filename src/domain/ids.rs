@@ -105,6 +105,8 @@ ids! {
     EscrowId = "escrow";
     /// The shipment of an order.
     ShipmentId = "shipment";
+    /// The review of an order.
+    ReviewId = "review";
     /// A message to one person by one channel.
     NotificationId = "notification";
     /// The token of a service outside.
@@ -188,6 +190,13 @@ impl ShipmentId {
     /// The number under which the carrier and the buyer follow the shipment.
     pub fn tracking_number(self) -> String {
         format!("SOUK{}", crockford(self.0))
+    }
+}
+
+impl ReviewId {
+    /// The review of an order: two of the same order meet in one aggregate.
+    pub fn of(order: OrderId) -> Self {
+        Self(derived("review", &[order.0.as_bytes()]))
     }
 }
 
@@ -324,6 +333,7 @@ mod tests {
                 .to_string(),
             lane_of(WebhookEndpointId(Uuid::from_u128(6)), order.0).to_string(),
             delivery_id(WebhookEndpointId(Uuid::from_u128(6)), Uuid::from_u128(7)).to_string(),
+            ReviewId::of(order).to_string(),
         ];
         let expected = [
             "71879d66-f4dc-8d2c-a0b7-a64855cc6ebf",
@@ -335,6 +345,7 @@ mod tests {
             "e7fa75ca-617b-8b75-b635-d53d89ac7203",
             "7d43aeca-9c05-809c-8ca4-fae27efe7850",
             "46664e64-2297-84f6-8291-15876432b937",
+            "97a974af-349a-8c00-8c9e-74001e12e4af",
         ];
         assert_eq!(ids, expected);
     }

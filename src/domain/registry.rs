@@ -20,6 +20,7 @@ use super::order::OrderEvent;
 use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
+use super::review::ReviewEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
@@ -39,6 +40,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
         ShipmentEvent::descriptors(),
+        ReviewEvent::descriptors(),
         NotificationEvent::descriptors(),
         ServiceTokenEvent::descriptors(),
         EventTypeEvent::descriptors(),
@@ -68,6 +70,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         PaymentEvent::upcasters(),
         EscrowEvent::upcasters(),
         ShipmentEvent::upcasters(),
+        ReviewEvent::upcasters(),
         NotificationEvent::upcasters(),
         ServiceTokenEvent::upcasters(),
         EventTypeEvent::upcasters(),
@@ -175,6 +178,7 @@ mod tests {
         "seller.rejected",
         "user.suspended",
         "user.reinstated",
+        "seller.rating_updated",
         "user.erased",
         "email_claim.claimed",
         "email_claim.confirmed",
@@ -208,6 +212,7 @@ mod tests {
         "order.failed",
         "order.delivered",
         "order.completed",
+        "order.reviewed",
         "payment.initiated",
         "payment.instructed",
         "payment.timed_out",
@@ -230,6 +235,11 @@ mod tests {
         "shipment.dispatched",
         "shipment.delivered",
         "shipment.cancelled",
+        "review.created",
+        "review.replied",
+        "review.reply_edited",
+        "review.hidden",
+        "review.restored",
         "notification.requested",
         "notification.email.attempted",
         "notification.email.sent",

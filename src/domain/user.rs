@@ -4,6 +4,8 @@
 //! claim comes first, then the user. A claim whose user never came asks with
 //! [`UserCommand::AbandonRegistration`], after which that user can never come.
 
+pub mod rating;
+
 use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
@@ -16,6 +18,7 @@ use super::caller::{Caller, Role};
 use super::ids::{EmailClaimId, UserId};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
+use rating::{LearntReview, Rating, SellerRatingUpdated};
 
 /// How a user stands.
 #[derive(
@@ -130,6 +133,15 @@ pub enum UserCommand {
         /// When.
         now: Timestamp,
     },
+    /// A review of the seller counts, or does not count any more. Only the marketplace says so.
+    LearnReview {
+        /// Who asks.
+        caller: Caller,
+        /// Which, and what became of it.
+        news: LearntReview,
+        /// When.
+        now: Timestamp,
+    },
     /// Record that the user is to be forgotten. Whoever handles the event destroys the key.
     Erase {
         /// Who asks.
@@ -175,6 +187,7 @@ impl Command for UserCommand {
             Self::UpdateProfile { .. } => "UpdateProfile",
             Self::Suspend { .. } => "SuspendUser",
             Self::Reinstate { .. } => "ReinstateUser",
+            Self::LearnReview { .. } => "LearnReview",
             Self::Erase { .. } => "EraseUser",
         }
     }
@@ -208,6 +221,9 @@ souk_actors::events! {
         Suspended(UserSuspended) = "user.suspended", "UserSuspended", 1.0, [];
         /// The user was let in again.
         Reinstated(UserReinstated) = "user.reinstated", "UserReinstated", 1.0, [];
+        /// The seller's rating changed.
+        RatingUpdated(SellerRatingUpdated) = "seller.rating_updated", "SellerRatingUpdated", 1.0,
+            [];
         /// The user is to be forgotten.
         Erased(UserErased) = "user.erased", "UserErased", 1.0, [];
     }
@@ -422,6 +438,9 @@ pub struct UserDetails {
     pub verification_expires_at: Timestamp,
     /// The business, once the user wants to sell.
     pub seller: Option<SellerProfile>,
+    /// What buyers think of the seller.
+    #[serde(default)]
+    pub rating: Rating,
     /// When.
     pub registered_at: Timestamp,
 }
@@ -480,6 +499,7 @@ impl Aggregate for User {
             }
             C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
             C::Reinstate { caller, now } => self.reinstate(caller, *now),
+            C::LearnReview { caller, news, now } => self.learn_review(caller, *news, *now),
             C::Erase { caller, now } => self.erase(caller, *now),
         }
     }
@@ -704,6 +724,16 @@ impl User {
         }
     }
 
+    /// Whoever has left keeps the rating: reviews of them can still be hidden.
+    fn learn_review(&self, caller: &Caller, news: LearntReview, now: Timestamp) -> Decision {
+        if !caller.is_system() {
+            return Err(UserRejection::Forbidden);
+        }
+        let details = self.details()?;
+        let event = details.rating.learn(details.user_id, news, now);
+        Ok(event.map(UserEvent::RatingUpdated).into_iter().collect())
+    }
+
     fn erase(&self, caller: &Caller, now: Timestamp) -> Decision {
         let details = self.details()?;
         if !caller.may_act_for(details.user_id) {
@@ -738,6 +768,7 @@ impl UserDetails {
             verification_token_hash: event.verification_token_hash.clone(),
             verification_expires_at: event.verification_expires_at,
             seller: None,
+            rating: Rating::default(),
             registered_at: event.registered_at,
         }
     }
@@ -771,6 +802,7 @@ impl UserDetails {
                 self.status =
                     if self.email_verified() { UserStatus::Active } else { UserStatus::Pending };
             }
+            UserEvent::RatingUpdated(event) => self.rating.apply(event),
             UserEvent::Erased(_) => self.forget(),
         }
     }

@@ -438,6 +438,13 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("listing_unavailable", 409, "The listing is not active or has too few left."),
     ("self_purchase", 409, "Sellers cannot buy their own listings."),
     ("invalid_transition", 409, "The order's state does not allow this."),
+    ("already_reviewed", 409, "An order is reviewed once."),
+    ("order_not_completed", 409, "The order has not been delivered (yet)."),
+    ("review_window_closed", 409, "An order can be reviewed for 30 days after its delivery."),
+    ("already_replied", 409, "A review has one reply; PUT changes it for 24 hours."),
+    ("not_replied", 409, "There is no reply to change; POST writes one."),
+    ("reply_window_closed", 409, "A reply can be changed for 24 hours."),
+    ("review_hidden", 409, "An administrator has hidden the review."),
     (
         "position_archived",
         410,

@@ -21,6 +21,7 @@ use super::problem::{ApiError, FieldProblem};
 use crate::domain::email_claim::{CLAIM_FOR, EmailClaim, EmailClaimCommand};
 use crate::domain::ids::UserId;
 use crate::domain::text;
+use crate::domain::user::rating::{Rating, Stars};
 use crate::domain::user::{
     Registration, SellerProfile, User, UserCommand, UserDetails, UserRejection, UserStatus,
     VerificationStatus,
@@ -203,19 +204,65 @@ pub struct SellerProfileBody {
     /// `PENDING`, `VERIFIED` or `REJECTED`.
     #[schema(value_type = String, example = "PENDING")]
     pub verification_status: VerificationStatus,
+    /// What buyers think of the seller.
+    pub rating: RatingBody,
     /// When the user applied.
     #[schema(format = DateTime)]
     pub created_at: String,
 }
 
-impl SellerProfileBody {
-    fn new(user: UserId, profile: &SellerProfile, may_see: bool) -> Self {
+/// A seller's rating.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RatingBody {
+    /// How many reviews count.
+    pub count: u64,
+    /// The average of their stars to two decimals; none: there are no reviews.
+    #[schema(value_type = Option<f64>, example = 4.67)]
+    pub average: Option<serde_json::Number>,
+    /// How many gave how many stars.
+    pub stars: StarsBody,
+}
+
+/// How many reviews gave how many stars.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct StarsBody {
+    /// One star.
+    #[serde(rename = "1")]
+    pub one: u64,
+    /// Two.
+    #[serde(rename = "2")]
+    pub two: u64,
+    /// Three.
+    #[serde(rename = "3")]
+    pub three: u64,
+    /// Four.
+    #[serde(rename = "4")]
+    pub four: u64,
+    /// Five.
+    #[serde(rename = "5")]
+    pub five: u64,
+}
+
+impl RatingBody {
+    pub(super) fn new(rating: &Rating) -> Self {
+        let stars @ Stars { one, two, three, four, five } = rating.stars;
         Self {
-            user_id: user.uuid(),
+            count: stars.count(),
+            average: stars.average(),
+            stars: StarsBody { one, two, three, four, five },
+        }
+    }
+}
+
+impl SellerProfileBody {
+    fn new(details: &UserDetails, profile: &SellerProfile, may_see: bool) -> Self {
+        Self {
+            user_id: details.user_id.uuid(),
             business_name: profile.business_name.clone(),
             business_address: shown(&profile.business_address, may_see),
             business_phone: shown(&profile.business_phone, may_see),
             verification_status: profile.verification_status,
+            rating: RatingBody::new(&details.rating),
             created_at: profile.since.to_string(),
         }
     }
@@ -235,8 +282,7 @@ impl UserBody {
             email_verified: details.email_verified(),
             email_verified_at: details.email_verified_at.map(|at| at.to_string()),
             created_at: details.registered_at.to_string(),
-            seller_profile: seller
-                .map(|profile| SellerProfileBody::new(details.user_id, profile, may_see)),
+            seller_profile: seller.map(|profile| SellerProfileBody::new(details, profile, may_see)),
             version: 0,
             verification_token: None,
         }

@@ -17,6 +17,7 @@
 //! | `order.rejected`, `.payment_failed`, `.failed` | the buyer, also by mail | the same with `_` |
 //! | `order.cancelled` | both, the buyer also by mail | `order_cancelled` |
 //! | `payment.rejected` | administrators | `payment_rejected` |
+//! | `review.created` | the seller, also by mail | `new_review` |
 //!
 //! [`letters`] tells administrators of dead letters.
 //!
@@ -46,6 +47,7 @@ use crate::domain::notification::{
 };
 use crate::domain::order::{Order, OrderDetails, OrderEvent};
 use crate::domain::payment::{Payment, PaymentEvent, PaymentRejected};
+use crate::domain::review::{ReviewCreated, ReviewEvent};
 use crate::domain::user::UserEvent;
 
 /// The subscription's name. Stored; never rename.
@@ -58,6 +60,7 @@ pub const TOPICS: &[&str] = &[
     "seller.*",
     "order.*",
     "payment.rejected",
+    "review.created",
 ];
 
 /// Parameter of `welcome_verification`: what the token is made from, together with a secret. The
@@ -211,6 +214,8 @@ fn about_order(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
             [buyer, seller].map(|who| of_order(who, "order_delivered")).into()
         }
         OrderEvent::Completed(_) => vec![of_order(seller, "order_completed")],
+        // The seller hears of the review itself.
+        OrderEvent::Reviewed(_) => Vec::new(),
         OrderEvent::Rejected(event) => ended("order_rejected", &event.reason),
         OrderEvent::PaymentFailed(event) => ended("order_payment_failed", &event.reason),
         OrderEvent::Failed(event) => ended("order_failed", &event.reason),
@@ -242,6 +247,21 @@ fn about_payment(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
     }]
 }
 
+/// What the buyer says is sealed for the buyer, and not copied into what is sealed for the seller.
+fn about_review(review: &ReviewCreated, order: &OrderDetails) -> Vec<Message> {
+    let message = Message::in_app(review.reviewee_id, "new_review")
+        .with("order_number", &order.order_number)
+        .with("rating", review.rating.to_string())
+        .with("review_id", review.review_id.to_string());
+    Message { order_id: Some(review.order_id), ..message }.and_by_mail().into()
+}
+
+async fn order(runtime: &Runtime, id: Uuid) -> Result<Option<OrderDetails>, Failure> {
+    let orders = runtime.aggregate::<Order>();
+    let order = orders.read_inside(id, |order| order.details.clone()).await;
+    Ok(order.map_err(|error| command_failed(&error))?.value)
+}
+
 async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>, Failure> {
     let journal = runtime.journal();
     match &*event.aggregate_type {
@@ -251,10 +271,14 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
         }
         "order" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;
-            let orders = runtime.aggregate::<Order>();
-            let order = orders.read_inside(event.aggregate_id, |order| order.details.clone()).await;
-            let details = order.map_err(|error| command_failed(&error))?.value;
+            let details = order(runtime, event.aggregate_id).await?;
             Ok(details.map_or_else(Vec::new, |order| about_order(&change, &order)))
+        }
+        "review" => {
+            let change = journal.decode(event).await.map_err(decode_failed)?;
+            let ReviewEvent::Created(review) = change else { return Ok(Vec::new()) };
+            let details = order(runtime, review.order_id.uuid()).await?;
+            Ok(details.map_or_else(Vec::new, |order| about_review(&review, &order)))
         }
         "payment" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `shipment.delivered` | the order is delivered; said by the buyer, the escrow lets the money go |
 //! | `escrow.released` | the order is complete |
+//! | `review.created` | the order is reviewed |
 //!
 //! An order that has gone another way by then keeps it: its refusal is the last word.
 
@@ -22,12 +23,13 @@ use crate::domain::caller::Caller;
 use crate::domain::escrow::{Escrow, EscrowCommand, EscrowEvent};
 use crate::domain::ids::{EscrowId, OrderId};
 use crate::domain::order::{Order, OrderCommand, OrderRejection};
+use crate::domain::review::ReviewEvent;
 use crate::domain::shipment::{Shipment, ShipmentEvent};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "order-progress";
 /// What it listens to.
-pub const TOPICS: &[&str] = &["shipment.delivered", "escrow.released"];
+pub const TOPICS: &[&str] = &["shipment.delivered", "escrow.released", "review.created"];
 
 /// The handler.
 pub struct OrderProgress;
@@ -91,6 +93,12 @@ impl Handler for OrderProgress {
             let order = delivered.order_id;
             tell_order(runtime, event, order, OrderCommand::RecordDelivered { now }).await?;
             return release(runtime, event, order).await;
+        }
+        if &*event.aggregate_type == "review" {
+            let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
+            let ReviewEvent::Created(created) = change else { return Ok(()) };
+            let reviewed = OrderCommand::RecordReviewed { review_id: created.review_id, now };
+            return tell_order(runtime, event, created.order_id, reviewed).await;
         }
         let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
         let EscrowEvent::Released(released) = change else { return Ok(()) };

@@ -31,6 +31,8 @@ static FILES: &[(&str, &str)] = files![
     "email_verified.html",
     "email_verified.txt",
     "new_order.txt",
+    "new_review.html",
+    "new_review.txt",
     "order_cancelled.html",
     "order_cancelled.txt",
     "order_completed.txt",

@@ -134,6 +134,7 @@ async fn story(server: &Server) {
     let path = format!("/api/v1/shipments/{shipment}/deliver");
     bea.client.post(&path, &json!({})).await.expect(200);
     server.order_eventually(&delivered, "COMPLETED").await;
+    reviews(server, &sam, &bea, &delivered).await;
     last_unit(server, &sam, &bea).await;
     letters(server).await;
     let gone = server.listing(&sam, 1).await;
@@ -196,6 +197,20 @@ async fn settings(server: &Server) {
             .await
             .expect(200);
     }
+}
+
+/// A review is written, answered, hidden and shown again.
+async fn reviews(server: &Server, sam: &Person, bea: &Person, order: &str) {
+    let review = json!({ "transaction_id": order, "rating": 4, "comment": "As good as new." });
+    let review = bea.client.post("/api/v1/reviews", &review).await.expect(201).text("review_id");
+    let path = format!("/api/v1/reviews/{review}/reply");
+    sam.client.post(&path, &json!({ "reply": "Thanks" })).await.expect(200);
+    let edited = json!({ "reply": "Thank you" }).to_string().into_bytes();
+    sam.client.send(reqwest::Method::PUT, &path, Some(edited)).await.expect(200);
+    let path = format!("/api/v1/admin/reviews/{review}");
+    let admin = server.admin();
+    admin.post(&format!("{path}/hide"), &json!({ "reason": "an insult" })).await.expect(200);
+    admin.post(&format!("{path}/restore"), &json!({})).await.expect(200);
 }
 
 /// The last unit is held, given back, and sold.

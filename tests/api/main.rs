@@ -44,6 +44,7 @@ mod publishing;
 mod purchases;
 mod registration;
 mod replays;
+mod reviews;
 mod sagas;
 mod sellers;
 mod sessions;

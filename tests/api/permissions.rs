@@ -22,6 +22,10 @@ enum For {
     Parties,
     /// The buyer of the order, and administrators; the seller hears 403, others 404.
     ItsBuyer,
+    /// The buyer of the order alone; everybody else hears 403.
+    ItsReviewer,
+    /// The seller whom the review is about alone; everybody else hears 403.
+    ItsReviewee,
     /// Whom the notification is for, and administrators; for others it is not there.
     ItsRecipient,
     /// The seller of the order, and administrators; the buyer hears 403, others 404.
@@ -57,6 +61,9 @@ fn meant_for(operation: &Operation) -> For {
         ("POST", "/payments/webhook/momo") => For::All,
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
         ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
+        ("GET", "/reviews" | "/reviews/{id}" | "/users/{id}/reviews/summary") => For::All,
+        ("POST", "/reviews") => For::ItsReviewer,
+        ("POST" | "PUT", "/reviews/{id}/reply") => For::ItsReviewee,
         ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
         ("POST", "/orders" | "/transactions") => For::SignedIn,
         ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
@@ -84,6 +91,8 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
         (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
+        (For::ItsReviewer, Buyer) | (For::ItsReviewee, Seller) => Ok(()),
+        (For::ItsReviewer | For::ItsReviewee, _) => forbidden,
         (For::ItsRecipient, Buyer | Admin) => Ok(()),
         (For::ItsRecipient, _) => Err((404, "not_found")),
         (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),

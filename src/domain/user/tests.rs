@@ -285,6 +285,40 @@ fn the_documents_command_names_are_kept() {
     assert_eq!(upgrade(buyer()).name(), "UpgradeToSeller");
 }
 
+fn learn(caller: Caller, position: u64, rating: u8) -> UserCommand {
+    let news = LearntReview {
+        review_id: crate::domain::ids::ReviewId(Uuid::from_u128(position.into())),
+        change: rating::RatingChange::Added,
+        rating,
+        at: souk_actors::event::Position { partition: 0, position },
+    };
+    UserCommand::LearnReview { caller, news, now: at(7) }
+}
+
+#[test]
+fn a_sellers_rating_counts_each_review_once() {
+    let stars = |user: &User| user.details.as_ref().unwrap().rating.stars;
+    Scenario::<User>::new().when(learn(Caller::System, 1, 5)).then_rejected("not_found");
+    let seller = [register(), verify("aa", 1), upgrade(buyer()), verify_seller(admin())];
+    after(&seller)
+        .when(learn(buyer(), 1, 5))
+        .then_rejected("forbidden")
+        .when(learn(admin(), 1, 5))
+        .then_rejected("forbidden")
+        .when(learn(Caller::System, 4, 5))
+        .and_state(|user| assert_eq!((stars(user).five, stars(user).count()), (1, 1)))
+        .then_types(&["seller.rating_updated"])
+        .when(learn(Caller::System, 4, 5))
+        .then([])
+        .when(learn(Caller::System, 3, 1))
+        .then([])
+        .when(UserCommand::Erase { caller: admin(), now: at(8) })
+        .then_types(&["user.erased"])
+        .when(learn(Caller::System, 5, 4))
+        .and_state(|user| assert_eq!(stars(user).average().unwrap().to_string(), "4.5"))
+        .then_types(&["seller.rating_updated"]);
+}
+
 fn any_command() -> impl Strategy<Value = UserCommand> {
     prop_oneof![
         Just(register()),
@@ -297,6 +331,7 @@ fn any_command() -> impl Strategy<Value = UserCommand> {
         Just(UserCommand::Reinstate { caller: admin(), now: at(6) }),
         "[a-z]{1,3}".prop_map(|name| rename(buyer(), Some(&name))),
         Just(UserCommand::Erase { caller: buyer(), now: at(9) }),
+        (0u64..9, 1u8..6).prop_map(|(position, rating)| learn(Caller::System, position, rating)),
     ]
 }
 

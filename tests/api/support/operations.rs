@@ -41,6 +41,9 @@ pub struct Things {
     pub webhook_id: String,
     pub notification_id: String,
     pub replay_id: String,
+    /// An order that was delivered and not reviewed.
+    pub delivered_id: String,
+    pub review_id: String,
 }
 
 impl Server {
@@ -69,6 +72,11 @@ impl Server {
         .await;
         let replay = self.admin().post("/api/v1/admin/replays", &new_replay()).await.expect(202);
         let replay_id = replay.text("replay_id");
+        let delivered_id = self.delivered(&buyer.client, &listing_id).await;
+        let reviewed = self.delivered(&buyer.client, &listing_id).await;
+        let review = json!({ "transaction_id": reviewed, "rating": 4, "comment": "Good." });
+        let review = buyer.client.post("/api/v1/reviews", &review).await.expect(201);
+        let review_id = review.text("review_id");
         Things {
             seller,
             buyer,
@@ -81,6 +89,8 @@ impl Server {
             webhook_id,
             notification_id,
             replay_id,
+            delivered_id,
+            review_id,
         }
     }
 
@@ -130,6 +140,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/webhooks/") => &things.webhook_id,
         _ if path.contains("/notifications/") => &things.notification_id,
         _ if path.contains("/replays/") => &things.replay_id,
+        _ if path.contains("/reviews/{id}") => &things.review_id,
         _ if path.contains("/faults/") => "1",
         _ => &things.listing_id,
     };
@@ -187,6 +198,9 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "quantity": 1,
             "delivery_address": address(),
             "payment_method": "sandbox",
+        }),
+        ("POST", "/api/v1/reviews") => json!({
+            "transaction_id": things.delivered_id, "rating": 5, "comment": "As new.",
         }),
         ("POST", "/api/v1/listings") => json!({
             "title": "A blue bicycle",
