@@ -27,6 +27,7 @@ use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
 use crate::config::{Messaging, Storage};
+use crate::domain::announcement::Announcement;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
@@ -34,6 +35,7 @@ use crate::domain::escrow::Escrow;
 use crate::domain::event_source::EventSources;
 use crate::domain::event_type::EventType;
 use crate::domain::ids::CategoryId;
+use crate::domain::interest::Interest;
 use crate::domain::listing::Listing;
 use crate::domain::notification::Notification;
 use crate::domain::order::Order;
@@ -55,6 +57,7 @@ use crate::gateways::sandbox::Sandbox;
 use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
+use crate::subscribers::announcements::Announcements;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
@@ -67,8 +70,8 @@ use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::seller_ratings::SellerRatings;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway, seller_ratings,
-    sequence_gaps, webhooks,
+    announcements, email_claims, mail_sender, notifications, order_progress, payment_gateway,
+    seller_ratings, sequence_gaps, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -173,6 +176,8 @@ impl App {
             .aggregate::<Escrow>()
             .aggregate::<Shipment>()
             .aggregate::<Review>()
+            .aggregate::<Interest>()
+            .aggregate::<Announcement>()
             .aggregate::<Notification>()
             .aggregate::<ServiceToken>()
             .aggregate::<EventType>()
@@ -186,7 +191,7 @@ impl App {
         let Messaging { mailer, templates, .. } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
         let sender = MailSender::new(mailer, composer.clone(), address_hash);
-        for subscription in handlers(gateways, sender) {
+        for subscription in handlers(gateways, sender, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         let webhooks = Webhooks::new(
@@ -223,7 +228,11 @@ impl App {
     }
 }
 
-fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> {
+fn handlers(
+    gateways: PaymentGateways,
+    sender: MailSender,
+    reads: &ReadModels,
+) -> Vec<Subscription> {
     let calls = [Some(&gateways.sandbox), gateways.momo.as_ref()];
     let slowest = calls.into_iter().flatten().map(|gateway| gateway.answer_within()).max();
     vec![
@@ -265,6 +274,13 @@ fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> 
             Arc::new(Notifications),
         )
         .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            announcements::NAME,
+            "notifications",
+            announcements::TOPICS,
+            Arc::new(Announcements::new(reads.clone())),
+        )
+        .in_lanes(LANES),
         Subscription::handler(
             letters::NAME,
             "notifications",

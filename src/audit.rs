@@ -58,6 +58,8 @@ const SAGA_FACTS: &str = "order_saga-facts";
 
 /// What an aggregate can have at most one of.
 const ONCE: &[&str] = &[
+    "announcement.completed",
+    "announcement.started",
     "email_claim.claimed",
     "escrow.created",
     "escrow.funded",

@@ -12,6 +12,7 @@
 //! - **State before anything happened is `Default`.** What exists only afterwards is in `details`.
 #![warn(missing_docs)]
 
+pub mod announcement;
 pub mod caller;
 pub mod category;
 pub mod email_claim;
@@ -19,6 +20,7 @@ pub mod escrow;
 pub mod event_source;
 pub mod event_type;
 pub mod ids;
+pub mod interest;
 pub mod listing;
 pub mod money;
 pub mod notification;

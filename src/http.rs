@@ -33,6 +33,7 @@ mod graph;
 pub mod idempotency;
 mod incoming;
 pub mod info;
+pub mod interests;
 pub mod listings;
 mod middleware;
 pub mod money;
@@ -330,6 +331,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(explain::routes())
         .merge(shipments::routes())
         .merge(reviews::routes())
+        .merge(interests::routes())
         .merge(notifications::routes())
         .merge(publishing::routes())
         .merge(event_types::routes())

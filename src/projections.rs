@@ -15,6 +15,7 @@ pub mod categories;
 pub mod db;
 pub mod diff;
 pub mod events_index;
+pub mod interests;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
@@ -41,6 +42,7 @@ use uuid::Uuid;
 pub use categories::CategoryRow;
 pub use db::{Place, ReadError};
 pub use events_index::{EventFilter, Match as EventMatch, TraceRow};
+pub use interests::InterestRow;
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
@@ -50,6 +52,8 @@ pub use sagas::{SagaFilter, SagaRow};
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
+
+use crate::domain::interest::InterestKind;
 
 use db::ReadDb;
 use rebuild::Versioned;
@@ -77,13 +81,15 @@ pub const SERVICE_TOKENS_VIEW: &str = "service-tokens-view";
 pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 /// The projection of what is held back of outside events.
 pub const BUFFERS_VIEW: &str = "buffers-view";
+/// Whom people follow, and their favourites.
+pub const INTERESTS_VIEW: &str = "interests-view";
 /// The reviews.
 pub const REVIEWS_VIEW: &str = "reviews-view";
 /// What was sent to webhook endpoints.
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 13] = [
+pub const PROJECTIONS: [&str; 14] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -96,6 +102,7 @@ pub const PROJECTIONS: [&str; 13] = [
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
     REVIEWS_VIEW,
+    INTERESTS_VIEW,
     WEBHOOK_DELIVERIES_VIEW,
 ];
 
@@ -117,6 +124,7 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
         of::<reviews::Reviews>(),
+        of::<ViewTable<interests::InterestsView>>(),
         of::<webhooks::WebhookDeliveries>(),
     ]
 }
@@ -139,6 +147,7 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
         of::<reviews::Reviews>(db),
+        of::<ViewTable<interests::InterestsView>>(db),
         of::<webhooks::WebhookDeliveries>(db),
     ]
 }
@@ -234,6 +243,7 @@ impl ReadModels {
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
             self.subscription::<reviews::Reviews>(),
+            self.view::<interests::InterestsView>(),
             self.subscription::<webhooks::WebhookDeliveries>(),
         ]
     }
@@ -256,6 +266,7 @@ impl ReadModels {
             of::<publishing::EventTypesView>(self),
             of::<publishing::BuffersView>(self),
             of::<reviews::ReviewsView>(self),
+            of::<interests::InterestsView>(self),
         ]
     }
 
@@ -398,6 +409,36 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<ReviewRow>, ReadError> {
         reviews::find(&self.db, filter, before, limit).await
+    }
+
+    /// What somebody takes an interest in, the newest first, before a time and id.
+    pub async fn interests_of(
+        &self,
+        user_id: Uuid,
+        kind: InterestKind,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<InterestRow>, ReadError> {
+        interests::of_user(&self.db, user_id, kind, before, limit).await
+    }
+
+    /// Who takes an interest in something, behind an interest, in the order of their ids.
+    pub async fn interests_in(
+        &self,
+        of: (InterestKind, Uuid),
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<InterestRow>, ReadError> {
+        interests::in_target(&self.db, of, after, limit).await
+    }
+
+    /// How many take an interest in something.
+    pub async fn interests_count(
+        &self,
+        kind: InterestKind,
+        target_id: Uuid,
+    ) -> Result<u64, ReadError> {
+        interests::count(&self.db, kind, target_id).await
     }
 
     /// The sagas that match, the newest first, before a time and id.

@@ -11,6 +11,7 @@
 //! the aggregate. What to do is decided by pure functions of the event and the state; the handlers
 //! around them only carry it out.
 
+pub mod announcements;
 pub mod email_claims;
 pub mod mail_sender;
 pub mod messages;

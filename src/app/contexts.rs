@@ -8,8 +8,8 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, notifications::letters, order_progress,
-    payment_gateway, seller_ratings, sequence_gaps, webhooks,
+    announcements, email_claims, mail_sender, notifications, notifications::letters,
+    order_progress, payment_gateway, seller_ratings, sequence_gaps, webhooks,
 };
 
 /// A bounded context.
@@ -52,12 +52,13 @@ const CONTEXTS: [(&str, &str); 13] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 11] = [
+const HANDLERS: [(&str, &str, &[&str]); 12] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
     ("reviews", seller_ratings::NAME, seller_ratings::TOPICS),
     ("notifications", notifications::NAME, notifications::TOPICS),
+    ("notifications", announcements::NAME, announcements::TOPICS),
     ("notifications", letters::NAME, letters::TOPICS),
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
     ("publishing", sequence_gaps::NAME, sequence_gaps::TOPICS),

@@ -1,5 +1,6 @@
 //! The wiring at work: a whole marketplace in a folder of its own, without HTTP.
 
+mod followers;
 mod ratings;
 
 use std::path::Path;
@@ -26,8 +27,9 @@ use crate::domain::order::{
 };
 use crate::domain::user::{Registration, UserCommand, VerificationStatus};
 use crate::projections::{
-    BUFFERS_VIEW, EVENT_TYPES_VIEW, EventFilter, ListingFilter, OrderFilter, PROJECTIONS,
-    REVIEWS_VIEW, SERVICE_TOKENS_VIEW, SagaFilter, UserFilter, WEBHOOK_DELIVERIES_VIEW,
+    BUFFERS_VIEW, EVENT_TYPES_VIEW, EventFilter, INTERESTS_VIEW, ListingFilter, OrderFilter,
+    PROJECTIONS, REVIEWS_VIEW, SERVICE_TOKENS_VIEW, SagaFilter, UserFilter,
+    WEBHOOK_DELIVERIES_VIEW,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -280,12 +282,14 @@ async fn a_purchase_goes_through_and_everybody_hears_of_it() {
     for projection in PROJECTIONS {
         let subscriptions = market.app.runtime.subscriptions();
         assert_eq!(subscriptions.position(projection, 0), Some(head), "{projection}");
-        // Nobody outside has told anything, or is to be told, and nobody has written a review.
+        // Nobody outside has told anything, or is to be told, and nobody has written a
+        // review or follows anybody.
         let concerned = ![
             SERVICE_TOKENS_VIEW,
             EVENT_TYPES_VIEW,
             BUFFERS_VIEW,
             REVIEWS_VIEW,
+            INTERESTS_VIEW,
             WEBHOOK_DELIVERIES_VIEW,
         ]
         .contains(&projection);

@@ -11,8 +11,8 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    categories, events_index, listings, notifications, orders, publishing, reviews, sagas,
-    shipments, users,
+    categories, events_index, interests, listings, notifications, orders, publishing, reviews,
+    sagas, shipments, users,
 };
 
 /// One view.
@@ -82,6 +82,7 @@ pub(super) struct Views {
     event_types: Folded<publishing::EventTypesView>,
     buffers: Folded<publishing::BuffersView>,
     reviews: Folded<reviews::ReviewsView>,
+    interests: Folded<interests::InterestsView>,
 }
 
 impl Views {
@@ -98,6 +99,7 @@ impl Views {
         self.event_types.take(event, ledger);
         self.buffers.take(event, ledger);
         self.reviews.take(event, ledger);
+        self.interests.take(event, ledger);
     }
 
     /// Compares with the read database, in which `events` events should be indexed.
@@ -113,6 +115,7 @@ impl Views {
         self.event_types.compare(db, ledger).await?;
         self.buffers.compare(db, ledger).await?;
         self.reviews.compare(db, ledger).await?;
+        self.interests.compare(db, ledger).await?;
         let count = Query::select(&["COUNT(*)"], &events_index::table(db));
         let indexed = db.fetch_as(count, |row| row.count(0)).await?;
         if indexed.first() != Some(&events) {

@@ -9,11 +9,13 @@ use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::SagaEvent;
 
+use super::announcement::AnnouncementEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
 use super::escrow::EscrowEvent;
 use super::event_source::EventSourceEvent;
 use super::event_type::EventTypeEvent;
+use super::interest::InterestEvent;
 use super::listing::ListingEvent;
 use super::notification::NotificationEvent;
 use super::order::OrderEvent;
@@ -41,6 +43,8 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         EscrowEvent::descriptors(),
         ShipmentEvent::descriptors(),
         ReviewEvent::descriptors(),
+        InterestEvent::descriptors(),
+        AnnouncementEvent::descriptors(),
         NotificationEvent::descriptors(),
         ServiceTokenEvent::descriptors(),
         EventTypeEvent::descriptors(),
@@ -71,6 +75,8 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         EscrowEvent::upcasters(),
         ShipmentEvent::upcasters(),
         ReviewEvent::upcasters(),
+        InterestEvent::upcasters(),
+        AnnouncementEvent::upcasters(),
         NotificationEvent::upcasters(),
         ServiceTokenEvent::upcasters(),
         EventTypeEvent::upcasters(),
@@ -240,6 +246,13 @@ mod tests {
         "review.reply_edited",
         "review.hidden",
         "review.restored",
+        "user.followed",
+        "user.unfollowed",
+        "favourite.added",
+        "favourite.removed",
+        "announcement.started",
+        "announcement.advanced",
+        "announcement.completed",
         "notification.requested",
         "notification.email.attempted",
         "notification.email.sent",

@@ -396,6 +396,7 @@ fn is_conditional(path: &str) -> bool {
         || (path.contains("/{")
             && !path.ends_with("/explain")
             && !path.ends_with("/deliveries")
+            && !path.ends_with("/followers/count")
             && !never.iter().any(|start| path.starts_with(start)))
 }
 

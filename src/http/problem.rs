@@ -438,6 +438,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("listing_unavailable", 409, "The listing is not active or has too few left."),
     ("self_purchase", 409, "Sellers cannot buy their own listings."),
     ("invalid_transition", 409, "The order's state does not allow this."),
+    ("self_follow", 409, "Nobody can follow themselves."),
     ("already_reviewed", 409, "An order is reviewed once."),
     ("order_not_completed", 409, "The order has not been delivered (yet)."),
     ("review_window_closed", 409, "An order can be reviewed for 30 days after its delivery."),

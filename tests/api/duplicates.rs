@@ -20,6 +20,7 @@ async fn a_second_delivery_with_one_and_three_partitions() {
 const UNTOLD: &[&str] = &[
     "aggregate.quarantined",
     "aggregate.released",
+    "announcement.advanced",
     "email_claim.lapsed",
     "email_claim.released",
     "escrow.barred",
@@ -134,6 +135,7 @@ async fn story(server: &Server) {
     let path = format!("/api/v1/shipments/{shipment}/deliver");
     bea.client.post(&path, &json!({})).await.expect(200);
     server.order_eventually(&delivered, "COMPLETED").await;
+    followers(server, &sam, &bea, &listing).await;
     reviews(server, &sam, &bea, &delivered).await;
     last_unit(server, &sam, &bea).await;
     letters(server).await;
@@ -197,6 +199,21 @@ async fn settings(server: &Server) {
             .await
             .expect(200);
     }
+}
+
+/// A seller is followed and a listing remembered, there is news of both, and then no more.
+async fn followers(server: &Server, sam: &Person, bea: &Person, listing: &str) {
+    let follow = format!("/api/v1/users/{}/follow", sam.user_id);
+    let favourite = format!("/api/v1/users/me/favourites/{listing}");
+    bea.client.post(&follow, &json!({})).await.expect(200);
+    bea.client.send(reqwest::Method::PUT, &favourite, None).await.expect(200);
+    server.listing(sam, 1).await;
+    let cheaper = json!({ "price": { "amount": 180_000, "currency": "VND" } });
+    let path = format!("/api/v1/listings/{listing}");
+    sam.client.if_match("*").patch(&path, &cheaper).await.expect(200);
+    server.at_rest().await;
+    bea.client.delete(&follow).await.expect(204);
+    bea.client.delete(&favourite).await.expect(204);
 }
 
 /// A review is written, answered, hidden and shown again.

@@ -27,6 +27,7 @@ mod durability;
 mod event_store;
 mod explain;
 mod failures;
+mod followers;
 mod limits;
 #[cfg(feature = "chaos")]
 mod linearizability;

@@ -77,6 +77,7 @@ impl Server {
         let review = json!({ "transaction_id": reviewed, "rating": 4, "comment": "Good." });
         let review = buyer.client.post("/api/v1/reviews", &review).await.expect(201);
         let review_id = review.text("review_id");
+        self.at_rest().await;
         Things {
             seller,
             buyer,
@@ -135,7 +136,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/shipments/") => &things.shipment_id,
         _ if path.contains("/categories/") => &things.category_id,
         _ if path.contains("/events/") => &things.event_id,
-        _ if path.contains("/sellers/") => &things.seller.user_id,
+        _ if path.contains("/sellers/") || path.ends_with("/follow") => &things.seller.user_id,
         _ if path.contains("/users/") => &things.buyer.user_id,
         _ if path.contains("/webhooks/") => &things.webhook_id,
         _ if path.contains("/notifications/") => &things.notification_id,
@@ -152,6 +153,7 @@ fn filled_in(path: &str, things: &Things) -> String {
     }
     [
         ("{id}", id),
+        ("{listing_id}", &things.listing_id),
         ("{key}", &things.order_id),
         ("{correlation_id}", &things.correlation_id),
         ("{partition}", "0"),
