@@ -68,10 +68,11 @@ use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::seller_ratings::SellerRatings;
+use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
     announcements, email_claims, mail_sender, notifications, order_progress, payment_gateway,
-    seller_ratings, sequence_gaps, webhooks,
+    seller_ratings, sequence_gaps, sms_sender, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -188,10 +189,13 @@ impl App {
             .aggregate::<ProjectionCare>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
-        let Messaging { mailer, templates, .. } = settings.messaging;
+        let Messaging { mailer, sms, templates } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
-        let sender = MailSender::new(mailer, composer.clone(), address_hash);
-        for subscription in handlers(gateways, sender, &read_models) {
+        let senders = (
+            MailSender::new(mailer, composer.clone(), address_hash),
+            SmsHandler::new(sms, composer.clone(), number_hash(settings.lookup_key)),
+        );
+        for subscription in handlers(gateways, senders, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         let webhooks = Webhooks::new(
@@ -230,7 +234,7 @@ impl App {
 
 fn handlers(
     gateways: PaymentGateways,
-    sender: MailSender,
+    (mails, texts): (MailSender, SmsHandler),
     reads: &ReadModels,
 ) -> Vec<Subscription> {
     let calls = [Some(&gateways.sandbox), gateways.momo.as_ref()];
@@ -292,7 +296,14 @@ fn handlers(
             mail_sender::NAME,
             "notifications",
             mail_sender::TOPICS,
-            Arc::new(sender),
+            Arc::new(mails),
+        )
+        .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            sms_sender::NAME,
+            "notifications",
+            sms_sender::TOPICS,
+            Arc::new(texts),
         )
         .in_lanes(LANES_BUSY),
     ]
@@ -319,6 +330,14 @@ fn address_hash(lookup_key: [u8; 32]) -> AddressHash {
         let address = crate::domain::text::normal_email(address);
         let hash =
             souk_actors::id::keyed_hash(&lookup_key, "mail recipient", &[address.as_bytes()]);
+        crate::domain::text::hex(&hash)
+    })
+}
+
+/// The same of a telephone number in its one spelling.
+fn number_hash(lookup_key: [u8; 32]) -> AddressHash {
+    Arc::new(move |number| {
+        let hash = souk_actors::id::keyed_hash(&lookup_key, "sms recipient", &[number.as_bytes()]);
         crate::domain::text::hex(&hash)
     })
 }

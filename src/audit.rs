@@ -38,7 +38,7 @@ use crate::projections::db::ReadError;
 use crate::projections::{EVENTS_INDEX, EventFilter, ReadModels};
 use crate::subscribers::{
     command_failed, email_claims, mail_sender, notifications, order_progress, payment_gateway,
-    seller_ratings, webhooks,
+    seller_ratings, sms_sender, webhooks,
 };
 
 /// Events read at a time.
@@ -68,6 +68,7 @@ const ONCE: &[&str] = &[
     "notification.admin.sent",
     "notification.email.sent",
     "notification.requested",
+    "notification.sms.sent",
     "notification.user.sent",
     "order.completed",
     "order.confirmed",
@@ -305,9 +306,10 @@ async fn endpoints(runtime: &Runtime) -> Result<Vec<Wanting>, Failure> {
 }
 
 /// The handlers whose effects can be looked for.
-const HANDLERS: [(&str, &[&str]); 8] = [
+const HANDLERS: [(&str, &[&str]); 9] = [
     (notifications::NAME, notifications::TOPICS),
     (mail_sender::NAME, mail_sender::TOPICS),
+    (sms_sender::NAME, sms_sender::TOPICS),
     (email_claims::NAME, &["user.registered"]),
     (payment_gateway::NAME, &["payment.initiated"]),
     (order_progress::NAME, &["shipment.delivered", "review.created"]),
@@ -650,6 +652,15 @@ impl<'a> Auditor<'a> {
                     "notification.email.sent",
                     "notification.email.failed",
                     "notification.email.outcome_unknown",
+                ],
+            ),
+            sms_sender::NAME if data["channel"] != "sms" => return Ok(None),
+            sms_sender::NAME => (
+                Some(event.aggregate_id),
+                &[
+                    "notification.sms.sent",
+                    "notification.sms.failed",
+                    "notification.sms.outcome_unknown",
                 ],
             ),
             email_claims::NAME => {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   event ──▶ handler ──command──▶ another aggregate      email-claims, notifications
-//!                    └──call────▶ the outside, then a     payment-gateway, mail-sender
+//!                    └──call────▶ the outside, then a     payment-gateway, notification-email
 //!                                 command that reports it             webhooks
 //! ```
 //!
@@ -22,6 +22,7 @@ pub mod payment_gateway;
 pub mod saga_router;
 pub mod seller_ratings;
 pub mod sequence_gaps;
+pub mod sms_sender;
 pub mod templates;
 pub mod webhooks;
 

@@ -9,7 +9,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
     announcements, email_claims, mail_sender, notifications, notifications::letters,
-    order_progress, payment_gateway, seller_ratings, sequence_gaps, webhooks,
+    order_progress, payment_gateway, seller_ratings, sequence_gaps, sms_sender, webhooks,
 };
 
 /// A bounded context.
@@ -52,7 +52,7 @@ const CONTEXTS: [(&str, &str); 13] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 12] = [
+const HANDLERS: [(&str, &str, &[&str]); 13] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
@@ -61,6 +61,7 @@ const HANDLERS: [(&str, &str, &[&str]); 12] = [
     ("notifications", announcements::NAME, announcements::TOPICS),
     ("notifications", letters::NAME, letters::TOPICS),
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
+    ("notifications", sms_sender::NAME, sms_sender::TOPICS),
     ("publishing", sequence_gaps::NAME, sequence_gaps::TOPICS),
     ("publishing", sequence_gaps::SETTLED_NAME, sequence_gaps::SETTLED_TOPICS),
     ("webhooks", webhooks::FANOUT, webhooks::FANOUT_TOPICS),

@@ -25,6 +25,8 @@ use super::rejection::rejections;
 pub enum Channel {
     /// By mail.
     Email,
+    /// By text message.
+    Sms,
     /// Read inside the marketplace.
     InApp,
 }
@@ -34,6 +36,7 @@ impl Channel {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Email => "email",
+            Self::Sms => "sms",
             Self::InApp => "in_app",
         }
     }
@@ -190,7 +193,7 @@ souk_actors::events! {
     pub enum NotificationEvent in "notifications" as "notification-service" {
         /// A message is to be sent.
         Requested(NotificationRequested) = "notification.requested", "NotificationRequested",
-            1.0, [];
+            1.1, [];
         /// A mail is about to be handed over.
         Attempted(EmailAttempted) = "notification.email.attempted", "EmailAttempted", 1.0, [];
         /// A mail was handed over.
@@ -202,6 +205,17 @@ souk_actors::events! {
         /// Nobody knows whether a mail went out.
         EmailUnknown(EmailUndelivered) = "notification.email.outcome_unknown",
             "EmailOutcomeUnknown", 1.0, [];
+        /// A text message is about to be handed over.
+        SmsAttempted(EmailAttempted) = "notification.sms.attempted", "SmsAttempted", 1.0, [];
+        /// A text message was handed over.
+        SmsSent(EmailSent) = "notification.sms.sent", "SmsSent", 1.0, [];
+        /// A text message was refused for good.
+        SmsFailed(EmailFailed) = "notification.sms.failed", "SmsFailed", 1.0, [];
+        /// A text message surely did not go out; it will be tried again.
+        SmsDeferred(EmailUndelivered) = "notification.sms.deferred", "SmsDeferred", 1.0, [];
+        /// Nobody knows whether a text message went out.
+        SmsUnknown(EmailUndelivered) = "notification.sms.outcome_unknown", "SmsOutcomeUnknown",
+            1.0, [];
         /// A user can read it.
         UserSent(NotificationDelivered) = "notification.user.sent", "UserNotificationSent",
             1.0, [];
@@ -240,7 +254,7 @@ pub struct NotificationRequested {
     pub requested_at: Timestamp,
 }
 
-/// A mail is about to be handed over.
+/// A mail or a text message is about to be handed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailAttempted {
     /// The message.
@@ -253,14 +267,14 @@ pub struct EmailAttempted {
     pub attempted_at: Timestamp,
 }
 
-/// A mail was handed over.
+/// A mail or a text message was handed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailSent {
     /// The message.
     pub notification_id: NotificationId,
     /// To whom.
     pub user_id: UserId,
-    /// A keyed hash of the address.
+    /// A keyed hash of the address or the number.
     pub to_hash: String,
     /// Which text.
     pub template: String,
@@ -275,7 +289,7 @@ pub struct EmailSent {
     pub sent_at: Timestamp,
 }
 
-/// A mail was refused for good.
+/// A mail or a text message was refused for good.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailFailed {
     /// The message.
@@ -293,7 +307,7 @@ pub struct EmailFailed {
     pub failed_at: Timestamp,
 }
 
-/// A try that did not surely deliver a mail.
+/// A try that did not surely deliver a mail or a text message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailUndelivered {
     /// The message.
@@ -417,10 +431,16 @@ impl Aggregate for Notification {
             }
             C::RecordFailed { reason, now } => self.details()?.failed(reason, *now),
             C::RecordDeferred { reason, now } => {
-                Ok(self.details()?.after_try(reason, *now, NotificationEvent::EmailDeferred))
+                let details = self.details()?;
+                let by_way = details
+                    .by_way(NotificationEvent::EmailDeferred, NotificationEvent::SmsDeferred);
+                Ok(details.after_try(reason, *now, by_way))
             }
             C::RecordUnknown { reason, now } => {
-                Ok(self.details()?.after_try(reason, *now, NotificationEvent::EmailUnknown))
+                let details = self.details()?;
+                let by_way =
+                    details.by_way(NotificationEvent::EmailUnknown, NotificationEvent::SmsUnknown);
+                Ok(details.after_try(reason, *now, by_way))
             }
             C::MarkRead { caller, now } => self.details()?.mark_read(caller, *now),
         }
@@ -496,12 +516,22 @@ impl NotificationDetails {
         }
     }
 
+    /// What becomes of it is told by the name of its way.
+    fn by_way<T>(
+        &self,
+        by_mail: fn(T) -> NotificationEvent,
+        by_sms: fn(T) -> NotificationEvent,
+    ) -> fn(T) -> NotificationEvent {
+        if self.channel == Channel::Sms { by_sms } else { by_mail }
+    }
+
     /// A failed one may be tried again: somebody has mended what was wrong.
     fn attempt(&self, now: Timestamp) -> Decision {
         if self.status == NotificationStatus::Sent {
             return Err(NotificationRejection::AlreadySent);
         }
-        Ok(vec![NotificationEvent::Attempted(EmailAttempted {
+        let by_way = self.by_way(NotificationEvent::Attempted, NotificationEvent::SmsAttempted);
+        Ok(vec![by_way(EmailAttempted {
             notification_id: self.notification_id,
             template: self.template.clone(),
             attempt: self.attempts.saturating_add(1),
@@ -519,7 +549,8 @@ impl NotificationDetails {
         if self.status == NotificationStatus::Sent {
             return Vec::new();
         }
-        vec![NotificationEvent::EmailSent(EmailSent {
+        let by_way = self.by_way(NotificationEvent::EmailSent, NotificationEvent::SmsSent);
+        vec![by_way(EmailSent {
             notification_id: self.notification_id,
             user_id: self.recipient,
             to_hash: to_hash.to_owned(),
@@ -538,7 +569,9 @@ impl NotificationDetails {
             NotificationStatus::Requested
             | NotificationStatus::Attempted
             | NotificationStatus::Unknown => {
-                Ok(vec![NotificationEvent::EmailFailed(EmailFailed {
+                let by_way =
+                    self.by_way(NotificationEvent::EmailFailed, NotificationEvent::SmsFailed);
+                Ok(vec![by_way(EmailFailed {
                     notification_id: self.notification_id,
                     user_id: self.recipient,
                     template: self.template.clone(),
@@ -591,26 +624,26 @@ impl NotificationDetails {
     fn apply(&mut self, event: &NotificationEvent) {
         match event {
             NotificationEvent::Requested(_) => {}
-            NotificationEvent::Attempted(event) => {
+            NotificationEvent::Attempted(event) | NotificationEvent::SmsAttempted(event) => {
                 self.status = NotificationStatus::Attempted;
                 self.attempts = event.attempt;
                 self.failure = None;
             }
-            NotificationEvent::EmailSent(event) => {
+            NotificationEvent::EmailSent(event) | NotificationEvent::SmsSent(event) => {
                 self.status = NotificationStatus::Sent;
                 self.provider_message_id = Some(event.provider_message_id.clone());
                 self.adapter = Some(event.adapter.clone());
                 self.sent_at = Some(event.sent_at);
             }
-            NotificationEvent::EmailFailed(event) => {
+            NotificationEvent::EmailFailed(event) | NotificationEvent::SmsFailed(event) => {
                 self.status = NotificationStatus::Failed;
                 self.failure = Some(event.reason.clone());
             }
-            NotificationEvent::EmailDeferred(event) => {
+            NotificationEvent::EmailDeferred(event) | NotificationEvent::SmsDeferred(event) => {
                 self.status = NotificationStatus::Requested;
                 self.failure = Some(event.reason.clone());
             }
-            NotificationEvent::EmailUnknown(event) => {
+            NotificationEvent::EmailUnknown(event) | NotificationEvent::SmsUnknown(event) => {
                 self.status = NotificationStatus::Unknown;
                 self.unknown += 1;
                 self.failure = Some(event.reason.clone());

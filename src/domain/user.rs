@@ -106,7 +106,7 @@ pub enum UserCommand {
         /// When.
         now: Timestamp,
     },
-    /// Change the names; what is `None` stays.
+    /// Change names, number and consent; what is `None` stays.
     UpdateProfile {
         /// Who asks.
         caller: Caller,
@@ -114,6 +114,10 @@ pub enum UserCommand {
         first_name: Option<String>,
         /// The new last name.
         last_name: Option<String>,
+        /// The new number for text messages; an empty one: there is none any more.
+        phone: Option<String>,
+        /// Whether text messages are wanted.
+        sms_opt_in: Option<bool>,
         /// When.
         now: Timestamp,
     },
@@ -210,6 +214,8 @@ souk_actors::events! {
         /// The names changed.
         ProfileUpdated(UserProfileUpdated) = "user.profile_updated", "UserProfileUpdated", 1.0,
             ["customer.profile.updated"];
+        /// The number for text messages changed, or whether they are wanted.
+        ContactUpdated(UserContactUpdated) = "user.contact_updated", "UserContactUpdated", 1.0, [];
         /// The user wants to sell.
         UpgradedToSeller(UserUpgradedToSeller) = "user.upgraded_to_seller",
             "UserUpgradedToSeller", 1.0, [];
@@ -292,6 +298,20 @@ pub struct UserProfileUpdated {
     pub first_name: Personal<String>,
     /// The last name.
     pub last_name: Personal<String>,
+    /// When.
+    pub updated_at: Timestamp,
+}
+
+/// The number for text messages changed, or whether they are wanted; both stand as they are now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserContactUpdated {
+    /// The user.
+    pub user_id: UserId,
+    /// The number, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<Personal<String>>,
+    /// Whether text messages are wanted.
+    pub sms_opt_in: bool,
     /// When.
     pub updated_at: Timestamp,
 }
@@ -427,6 +447,12 @@ pub struct UserDetails {
     pub first_name: Personal<String>,
     /// The last name.
     pub last_name: Personal<String>,
+    /// The number for text messages.
+    #[serde(default)]
+    pub phone: Option<Personal<String>>,
+    /// Since when text messages are wanted; none: they are not.
+    #[serde(default)]
+    pub sms_since: Option<Timestamp>,
     /// The claim on the address.
     pub email_claim_id: EmailClaimId,
     /// When the address was proved.
@@ -466,6 +492,44 @@ impl UserDetails {
         self.email_verified_at.is_some()
     }
 
+    /// Whether text messages are wanted.
+    pub fn sms_opt_in(&self) -> bool {
+        self.sms_since.is_some()
+    }
+
+    /// The number, if text messages have been wanted there since before `at`: who agrees later is not
+    /// told of what was before.
+    pub fn sms_number(&self, at: Timestamp) -> Option<&String> {
+        self.sms_since.filter(|since| *since <= at)?;
+        self.phone.as_ref()?.get()
+    }
+
+    /// The change of number and consent, if there is one. Without a number there is no consent.
+    fn contact(
+        &self,
+        fields: &mut Fields,
+        phone: Option<&str>,
+        sms_opt_in: Option<bool>,
+        now: Timestamp,
+    ) -> Option<UserContactUpdated> {
+        let new = match phone {
+            None => self.phone.clone(),
+            Some(text) if text.trim().is_empty() => None,
+            Some(text) => Some(Personal::new(self.user_id.uuid(), fields.mobile("/phone", text))),
+        };
+        let detail = "text messages need a phone number";
+        let asks_in_vain = sms_opt_in == Some(true) && new.is_none();
+        fields.require(!asks_in_vain, "/sms_opt_in", "phone_required", detail);
+        let opt_in = sms_opt_in.unwrap_or_else(|| self.sms_opt_in()) && new.is_some();
+        let is_changed = new != self.phone || opt_in != self.sms_opt_in();
+        is_changed.then(|| UserContactUpdated {
+            user_id: self.user_id,
+            phone: new,
+            sms_opt_in: opt_in,
+            updated_at: now,
+        })
+    }
+
     /// Refuses those who cannot act.
     fn must_be_in(&self) -> Result<(), UserRejection> {
         match self.status {
@@ -494,9 +558,7 @@ impl Aggregate for User {
             C::UpgradeToSeller { .. } => self.upgrade_to_seller(command),
             C::VerifySeller { caller, now } => self.verify_seller(caller, *now),
             C::RejectSeller { caller, reason, now } => self.reject_seller(caller, reason, *now),
-            C::UpdateProfile { caller, first_name, last_name, now } => {
-                self.update_profile(caller, first_name.as_deref(), last_name.as_deref(), *now)
-            }
+            C::UpdateProfile { .. } => self.update_profile(command),
             C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
             C::Reinstate { caller, now } => self.reinstate(caller, *now),
             C::LearnReview { caller, news, now } => self.learn_review(caller, *news, *now),
@@ -666,13 +728,12 @@ impl User {
         Ok(vec![UserEvent::SellerRejected(event)])
     }
 
-    fn update_profile(
-        &self,
-        caller: &Caller,
-        first_name: Option<&str>,
-        last_name: Option<&str>,
-        now: Timestamp,
-    ) -> Decision {
+    fn update_profile(&self, command: &UserCommand) -> Decision {
+        let UserCommand::UpdateProfile { caller, first_name, last_name, phone, sms_opt_in, now } =
+            command
+        else {
+            return Ok(Vec::new());
+        };
         let details = self.details()?;
         if !caller.may_act_for(details.user_id) {
             return Err(UserRejection::Forbidden);
@@ -685,18 +746,21 @@ impl User {
             }
             None => old.clone(),
         };
-        let first_name = changed("/first_name", first_name, &details.first_name);
-        let last_name = changed("/last_name", last_name, &details.last_name);
+        let first_name = changed("/first_name", first_name.as_deref(), &details.first_name);
+        let last_name = changed("/last_name", last_name.as_deref(), &details.last_name);
+        let contact = details.contact(&mut fields, phone.as_deref(), *sms_opt_in, *now);
         fields.finish()?;
-        if first_name == details.first_name && last_name == details.last_name {
-            return Ok(Vec::new());
+        let mut events = Vec::new();
+        if first_name != details.first_name || last_name != details.last_name {
+            events.push(UserEvent::ProfileUpdated(UserProfileUpdated {
+                user_id: details.user_id,
+                first_name,
+                last_name,
+                updated_at: *now,
+            }));
         }
-        Ok(vec![UserEvent::ProfileUpdated(UserProfileUpdated {
-            user_id: details.user_id,
-            first_name,
-            last_name,
-            updated_at: now,
-        })])
+        events.extend(contact.map(UserEvent::ContactUpdated));
+        Ok(events)
     }
 
     fn suspend(&self, caller: &Caller, reason: &str, now: Timestamp) -> Decision {
@@ -763,6 +827,8 @@ impl UserDetails {
             email: event.email.clone(),
             first_name: event.first_name.clone(),
             last_name: event.last_name.clone(),
+            phone: None,
+            sms_since: None,
             email_claim_id: event.email_claim_id,
             email_verified_at: None,
             verification_token_hash: event.verification_token_hash.clone(),
@@ -784,6 +850,11 @@ impl UserDetails {
             UserEvent::ProfileUpdated(event) => {
                 self.first_name = event.first_name.clone();
                 self.last_name = event.last_name.clone();
+            }
+            UserEvent::ContactUpdated(event) => {
+                self.phone.clone_from(&event.phone);
+                let since = self.sms_since.unwrap_or(event.updated_at);
+                self.sms_since = event.sms_opt_in.then_some(since);
             }
             UserEvent::UpgradedToSeller(event) => {
                 self.roles.insert(Role::Seller);
@@ -820,6 +891,8 @@ impl UserDetails {
         self.email = Personal::Erased { subject };
         self.first_name = Personal::Erased { subject };
         self.last_name = Personal::Erased { subject };
+        self.phone = self.phone.as_ref().map(|_| Personal::Erased { subject });
+        self.sms_since = None;
         if let Some(seller) = &mut self.seller {
             seller.business_address = Personal::Erased { subject };
             seller.business_phone = Personal::Erased { subject };

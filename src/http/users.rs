@@ -33,7 +33,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(register))
         .routes(routes!(verify_email))
-        .routes(routes!(me))
+        .routes(routes!(me, update_me))
         .routes(routes!(get_user, update_user))
         .routes(routes!(upgrade_to_seller))
         .routes(routes!(get_seller_profile))
@@ -136,13 +136,18 @@ impl FromFields for UpgradeToSeller {
     }
 }
 
-/// New names; what is absent stays.
+/// What changes; what is absent stays.
 #[derive(ToSchema)]
 pub struct UpdateUser {
     /// The first name.
     pub first_name: Option<String>,
     /// The last name.
     pub last_name: Option<String>,
+    /// The number for text messages, with its country; an empty one takes it away.
+    #[schema(example = "+84901234567")]
+    pub phone: Option<String>,
+    /// Whether text messages are wanted.
+    pub sms_opt_in: Option<bool>,
 }
 
 impl FromFields for UpdateUser {
@@ -150,6 +155,8 @@ impl FromFields for UpdateUser {
         Some(Self {
             first_name: fields.optional_text(&["first_name", "firstName"]),
             last_name: fields.optional_text(&["last_name", "lastName"]),
+            phone: fields.optional_text(&["phone"]),
+            sms_opt_in: fields.optional_bool(&["sms_opt_in", "smsOptIn"]),
         })
     }
 }
@@ -168,6 +175,10 @@ pub struct UserBody {
     pub first_name: String,
     /// The last name.
     pub last_name: String,
+    /// The number for text messages, if there is one.
+    pub phone: Option<String>,
+    /// Whether text messages are wanted.
+    pub sms_opt_in: bool,
     /// `PENDING`, `ACTIVE`, `SUSPENDED` or `ERASED`.
     #[schema(value_type = String, example = "ACTIVE")]
     pub status: UserStatus,
@@ -277,6 +288,8 @@ impl UserBody {
             email: shown(&details.email, may_see),
             first_name: shown(&details.first_name, may_see),
             last_name: shown(&details.last_name, may_see),
+            phone: details.phone.as_ref().map(|phone| shown(phone, may_see)),
+            sms_opt_in: details.sms_opt_in() && may_see,
             status: details.status,
             roles: details.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             email_verified: details.email_verified(),
@@ -466,19 +479,37 @@ async fn update_user(
     Path(id): Path<String>,
     unread: Unread,
 ) -> Result<Answer<UserBody>, ApiError> {
-    let user: UserId = path_id(&id)?;
+    update(&app, &call, path_id(&id)?, unread).await
+}
+
+/// Change my profile
+#[utoipa::path(patch, path = "/users/me", tag = "users", request_body = UpdateUser,
+    responses((status = 200, description = "The user as it is now", body = UserBody)))]
+async fn update_me(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    unread: Unread,
+) -> Result<Answer<UserBody>, ApiError> {
+    let user = call.someone()?;
+    update(&app, &call, user, unread).await
+}
+
+async fn update(
+    app: &App,
+    call: &Call,
+    user: UserId,
+    unread: Unread,
+) -> Result<Answer<UserBody>, ApiError> {
     if !call.caller().may_act_for(user) {
         return Err(ApiError::forbidden("forbidden", UserRejection::Forbidden.to_string()));
     }
-    let valid = unread.read::<UpdateUser>(&app).await?;
-    let command = UserCommand::UpdateProfile {
-        caller: call.caller(),
-        first_name: valid.body.first_name,
-        last_name: valid.body.last_name,
-        now: app.now(),
-    };
+    let valid = unread.read::<UpdateUser>(app).await?;
+    let UpdateUser { first_name, last_name, phone, sms_opt_in } = valid.body;
+    let (caller, now) = (call.caller(), app.now());
+    let command =
+        UserCommand::UpdateProfile { caller, first_name, last_name, phone, sms_opt_in, now };
     let (body, done) =
-        change_user(&app, &call, user, "users.update", &valid.canonical, command).await?;
+        change_user(app, call, user, "users.update", &valid.canonical, command).await?;
     Ok(Answer::ok(body).after(&done))
 }
 

@@ -21,7 +21,7 @@ pub struct NotificationRow {
     pub user_id: Option<Uuid>,
     /// For whom: `user` or `admin`.
     pub audience: String,
-    /// By which way: `email` or `in_app`.
+    /// By which way: `email`, `sms` or `in_app`.
     pub channel: String,
     /// Which text.
     pub template: String,
@@ -103,11 +103,19 @@ impl View for NotificationsView {
         }
         let Some(mut row) = row else { return Ok(None) };
         match &*event.event_type {
-            "notification.email.attempted" => "attempted".clone_into(&mut row.status),
-            "notification.email.failed" => "failed".clone_into(&mut row.status),
-            "notification.email.deferred" => "requested".clone_into(&mut row.status),
-            "notification.email.outcome_unknown" => "unknown".clone_into(&mut row.status),
-            "notification.email.sent" => {
+            "notification.email.attempted" | "notification.sms.attempted" => {
+                "attempted".clone_into(&mut row.status);
+            }
+            "notification.email.failed" | "notification.sms.failed" => {
+                "failed".clone_into(&mut row.status);
+            }
+            "notification.email.deferred" | "notification.sms.deferred" => {
+                "requested".clone_into(&mut row.status);
+            }
+            "notification.email.outcome_unknown" | "notification.sms.outcome_unknown" => {
+                "unknown".clone_into(&mut row.status);
+            }
+            "notification.email.sent" | "notification.sms.sent" => {
                 let Sent { provider_message_id } = read_data::<NotificationEvent, _>(event)?;
                 row.provider_message_id = Some(provider_message_id);
                 row.sent(event.timestamp);

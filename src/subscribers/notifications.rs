@@ -7,17 +7,19 @@
 //! | `user.upgraded_to_seller` | the user, by mail and in the marketplace | `seller_welcome`, `seller_onboarding` |
 //! | | administrators | `seller_pending` |
 //! | `seller.verified`, `seller.rejected` | the seller, also by mail | `seller_verified`, `seller_rejected` |
-//! | `order.placed` | the buyer, by mail | `order_placed` |
+//! | `order.placed` | the buyer, by mail and text message | `order_placed` |
 //! | `order.confirmed` | the seller | `new_order` |
-//! | `order.paid` | the buyer, and by mail | `payment_received`, `receipt` |
+//! | `order.paid` | the buyer, also by text message, and by mail | `payment_received`, `receipt` |
 //! | | the seller, and by mail | `order_paid`, `sale_receipt` |
-//! | `order.shipped` | the buyer | `order_shipped` |
+//! | `order.shipped` | the buyer, also by text message | `order_shipped` |
 //! | `order.delivered` | both | `order_delivered` |
 //! | `order.completed` | the seller | `order_completed` |
 //! | `order.rejected`, `.payment_failed`, `.failed` | the buyer, also by mail | the same with `_` |
 //! | `order.cancelled` | both, the buyer also by mail | `order_cancelled` |
 //! | `payment.rejected` | administrators | `payment_rejected` |
 //! | `review.created` | the seller, also by mail | `new_review` |
+//!
+//! Text messages go to those who had agreed to them when the event happened.
 //!
 //! [`letters`] tells administrators of dead letters.
 //!
@@ -48,7 +50,7 @@ use crate::domain::notification::{
 use crate::domain::order::{Order, OrderDetails, OrderEvent};
 use crate::domain::payment::{Payment, PaymentEvent, PaymentRejected};
 use crate::domain::review::{ReviewCreated, ReviewEvent};
-use crate::domain::user::UserEvent;
+use crate::domain::user::{User, UserEvent};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "notifications";
@@ -227,6 +229,38 @@ fn about_order(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
     }
 }
 
+/// What the buyer hears of by text message, too.
+fn by_sms(event: &OrderEvent) -> Option<&'static str> {
+    match event {
+        OrderEvent::Placed(_) => Some("order_placed"),
+        OrderEvent::Paid(_) => Some("payment_received"),
+        OrderEvent::Shipped(_) => Some("order_shipped"),
+        _ => None,
+    }
+}
+
+/// The buyer's text message, if there is one and the buyer had agreed to it.
+async fn sms(
+    runtime: &Runtime,
+    event: &StoredEvent,
+    change: &OrderEvent,
+    order: &OrderDetails,
+) -> Result<Option<Message>, Failure> {
+    let Some(template) = by_sms(change) else { return Ok(None) };
+    let at = event.timestamp;
+    let agreed = move |user: &User| {
+        user.details.as_ref().is_some_and(|details| details.sms_number(at).is_some())
+    };
+    let read = runtime.aggregate::<User>().read_inside(order.buyer_id.uuid(), agreed).await;
+    if !read.map_err(|error| command_failed(&error))?.value {
+        return Ok(None);
+    }
+    let message = Message::new(order.buyer_id, Channel::Sms, template)
+        .with("order_number", &order.order_number)
+        .with("amount", order.total.to_string());
+    Ok(Some(Message { order_id: Some(order.order_id), is_copy: true, ..message }))
+}
+
 /// What was bought, a line each.
 fn items(order: &OrderDetails) -> String {
     let lines = order.items.iter().map(|item| {
@@ -271,8 +305,12 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
         }
         "order" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;
-            let details = order(runtime, event.aggregate_id).await?;
-            Ok(details.map_or_else(Vec::new, |order| about_order(&change, &order)))
+            let Some(order) = order(runtime, event.aggregate_id).await? else {
+                return Ok(Vec::new());
+            };
+            let mut messages = about_order(&change, &order);
+            messages.extend(sms(runtime, event, &change, &order).await?);
+            Ok(messages)
         }
         "review" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;
@@ -299,7 +337,9 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
 /// The notifications that must follow from an event, for whoever audits that they did.
 pub async fn expected(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Uuid>, Failure> {
     let messages = messages(runtime, event).await?;
-    Ok(messages.iter().map(|message| message.id(event.event_id).uuid()).collect())
+    // Whether somebody had agreed to text messages cannot be told for sure afterwards.
+    let messages = messages.iter().filter(|message| message.channel != Channel::Sms);
+    Ok(messages.map(|message| message.id(event.event_id).uuid()).collect())
 }
 
 fn by_operator(event: &StoredEvent) -> bool {

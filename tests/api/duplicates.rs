@@ -29,6 +29,9 @@ const UNTOLD: &[&str] = &[
     "notification.email.failed",
     "notification.email.outcome_unknown",
     "notification.read",
+    "notification.sms.deferred",
+    "notification.sms.failed",
+    "notification.sms.outcome_unknown",
     "order.failed",
     "payment.closed",
     "payment.inquiry_requested",
@@ -97,7 +100,8 @@ async fn story(server: &Server) {
     let path = format!("/api/v1/admin/sellers/{}/reject", rob.user_id);
     admin.post(&path, &json!({ "reason": "no such street" })).await.expect(200);
     let path = format!("/api/v1/users/{}", bea.user_id);
-    bea.client.patch(&path, &json!({ "first_name": "Beatrice" })).await.expect(200);
+    let change = json!({ "first_name": "Beatrice", "phone": "+84901234567", "sms_opt_in": true });
+    bea.client.patch(&path, &change).await.expect(200);
     let category = server.category().await;
     for verb in ["deactivate", "activate"] {
         let path = format!("/api/v1/admin/categories/{category}/{verb}");
@@ -105,7 +109,7 @@ async fn story(server: &Server) {
     }
     from_outside(server).await;
     settings(server).await;
-    server.fault("mail-sender", "fail", json!({ "times": 1 })).await;
+    server.fault("notification-email", "fail", json!({ "times": 1 })).await;
     let listing = server.listing(&sam, 6).await;
     let path = format!("/api/v1/listings/{listing}");
     let dearer = json!({ "price": { "amount": 200_000, "currency": "VND" } });

@@ -49,5 +49,6 @@ mod reviews;
 mod sagas;
 mod sellers;
 mod sessions;
+mod sms;
 mod stream;
 mod webhooks;

@@ -72,6 +72,7 @@ fn meant_for(operation: &Operation) -> For {
         ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
         _ if starts(&["/notifications/{id}"]) => For::ItsRecipient,
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
+        ("PATCH", "/users/me") => For::SignedIn,
         ("PATCH", "/users/{id}") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
         ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,

@@ -80,6 +80,25 @@ fn a_mail_is_attempted_and_sent() {
 }
 
 #[test]
+fn a_text_message_is_told_of_by_its_own_name() {
+    let by_sms = || after(&[request_by(Channel::Sms, Audience::User)]);
+    let unknown = || NotificationCommand::RecordUnknown { reason: "lost".into(), now: at(2) };
+    by_sms().when(attempt()).then_types(&["notification.sms.attempted"]);
+    let tried = || after(&[request_by(Channel::Sms, Audience::User), attempt()]);
+    tried()
+        .when(unknown())
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Unknown))
+        .then_types(&["notification.sms.outcome_unknown"]);
+    let deferred = NotificationCommand::RecordDeferred { reason: "busy".into(), now: at(2) };
+    tried().when(deferred).then_types(&["notification.sms.deferred"]);
+    tried().when(failed()).then_types(&["notification.sms.failed"]);
+    tried()
+        .when(sent())
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Sent))
+        .then_types(&["notification.sms.sent"]);
+}
+
+#[test]
 fn an_unknown_outcome_is_tried_again_and_counted() {
     after(&[request(), attempt()])
         .when(attempt())

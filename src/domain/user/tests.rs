@@ -57,7 +57,83 @@ fn suspend() -> UserCommand {
 
 fn rename(caller: Caller, first_name: Option<&str>) -> UserCommand {
     let first_name = first_name.map(str::to_owned);
-    UserCommand::UpdateProfile { caller, first_name, last_name: None, now: at(5) }
+    UserCommand::UpdateProfile {
+        caller,
+        first_name,
+        last_name: None,
+        phone: None,
+        sms_opt_in: None,
+        now: at(5),
+    }
+}
+
+fn contact(phone: Option<&str>, sms_opt_in: Option<bool>, seconds: u64) -> UserCommand {
+    UserCommand::UpdateProfile {
+        caller: buyer(),
+        first_name: None,
+        last_name: None,
+        phone: phone.map(str::to_owned),
+        sms_opt_in,
+        now: at(seconds),
+    }
+}
+
+#[test]
+fn text_messages_need_a_number_and_consent() {
+    let number =
+        |user: &User, seconds| user.details.as_ref().unwrap().sms_number(at(seconds)).cloned();
+    after(&[register()])
+        .when(contact(None, Some(true), 5))
+        .then_rejected("invalid")
+        .when(contact(Some("12"), None, 5))
+        .then_rejected("invalid")
+        .when(contact(Some(""), Some(false), 5))
+        .then([])
+        .when(contact(Some("+84 90 123 45 67"), None, 5))
+        .and_state(|user| assert_eq!(number(user, 9), None))
+        .then_types(&["user.contact_updated"])
+        .when(contact(Some("+84901234567"), Some(false), 5))
+        .then([])
+        .when(contact(None, Some(true), 6))
+        .and_state(|user| {
+            assert_eq!(number(user, 5), None, "what was before is not told");
+            assert_eq!(number(user, 6).unwrap(), "+84901234567");
+        })
+        .then_types(&["user.contact_updated"])
+        .when(contact(Some("+84 90 765 43 21"), None, 7))
+        .and_state(|user| assert_eq!(number(user, 6).unwrap(), "+84907654321"))
+        .then_types(&["user.contact_updated"])
+        .when(contact(Some(""), None, 8))
+        .and_state(|user| {
+            assert_eq!(number(user, 9), None);
+            assert!(!user.details.as_ref().unwrap().sms_opt_in());
+        })
+        .then_types(&["user.contact_updated"]);
+    let forgotten = [
+        register(),
+        contact(Some("+84901234567"), Some(true), 5),
+        UserCommand::Erase { caller: buyer(), now: at(9) },
+    ];
+    let (user, _) = run::<User>(&forgotten);
+    assert!(!serde_json::to_string(&user).unwrap().contains("4567"));
+    assert_eq!(number(&user, 9), None);
+}
+
+#[test]
+fn names_and_number_change_together_or_not_at_all() {
+    let both = |phone: &str| UserCommand::UpdateProfile {
+        caller: buyer(),
+        first_name: Some("Anna".into()),
+        last_name: None,
+        phone: Some(phone.into()),
+        sms_opt_in: Some(true),
+        now: at(5),
+    };
+    after(&[register()])
+        .when(both("0901"))
+        .then_rejected("invalid")
+        .when(both("+84901234567"))
+        .then_types(&["user.profile_updated", "user.contact_updated"]);
 }
 
 fn after(commands: &[UserCommand]) -> Scenario<User> {
@@ -331,6 +407,9 @@ fn any_command() -> impl Strategy<Value = UserCommand> {
         Just(UserCommand::Reinstate { caller: admin(), now: at(6) }),
         "[a-z]{1,3}".prop_map(|name| rename(buyer(), Some(&name))),
         Just(UserCommand::Erase { caller: buyer(), now: at(9) }),
+        prop_oneof![Just(None), Just(Some("")), Just(Some("+84901234567"))]
+            .prop_map(|phone| contact(phone, None, 5)),
+        prop::option::of(any::<bool>()).prop_map(|wanted| contact(None, wanted, 6)),
         (0u64..9, 1u8..6).prop_map(|(position, rating)| learn(Caller::System, position, rating)),
     ]
 }

@@ -158,8 +158,8 @@ fn filled_in(path: &str, things: &Things) -> String {
         ("{correlation_id}", &things.correlation_id),
         ("{partition}", "0"),
         // One whose pauses hold nobody up.
-        ("{name}", "mail-sender"),
-        ("{subscription}", "mail-sender"),
+        ("{name}", "notification-email"),
+        ("{subscription}", "notification-email"),
         ("{projection}", "shipments-view"),
         ("{aggregate_type}", "listing"),
         ("{event_type}", "order.placed"),
@@ -184,7 +184,7 @@ fn new_webhook() -> Value {
 /// A replay of nothing: nobody is called so.
 fn new_replay() -> Value {
     json!({
-        "subscription": "mail-sender",
+        "subscription": "notification-email",
         "from": "1970-01-01T00:00:00Z",
         "filter": "metadata.actor_id = \"nobody\"",
         "reason": "To see that it can be asked for",
