@@ -58,10 +58,12 @@ use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::announcements::Announcements;
+use crate::subscribers::bounces::MailBounces;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
+use crate::subscribers::notifications::escalations::{self, Escalations};
 use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
@@ -71,8 +73,8 @@ use crate::subscribers::seller_ratings::SellerRatings;
 use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    announcements, email_claims, mail_sender, notifications, order_progress, payment_gateway,
-    seller_ratings, sequence_gaps, sms_sender, webhooks,
+    announcements, bounces, email_claims, mail_sender, notifications, order_progress,
+    payment_gateway, seller_ratings, sequence_gaps, sms_sender, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -189,7 +191,7 @@ impl App {
             .aggregate::<ProjectionCare>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
-        let Messaging { mailer, sms, templates } = settings.messaging;
+        let Messaging { mailer, sms, templates, .. } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
         let senders = (
             MailSender::new(mailer, composer.clone(), address_hash),
@@ -283,6 +285,20 @@ fn handlers(
             "notifications",
             announcements::TOPICS,
             Arc::new(Announcements::new(reads.clone())),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            escalations::NAME,
+            "notifications",
+            escalations::TOPICS,
+            Arc::new(Escalations::new(reads.clone())),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            bounces::NAME,
+            "notifications",
+            bounces::TOPICS,
+            Arc::new(MailBounces),
         )
         .in_lanes(LANES),
         Subscription::handler(

@@ -35,6 +35,7 @@ mod incoming;
 pub mod info;
 pub mod interests;
 pub mod listings;
+pub mod mail_webhook;
 mod middleware;
 pub mod money;
 pub mod notifications;
@@ -333,6 +334,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(reviews::routes())
         .merge(interests::routes())
         .merge(notifications::routes())
+        .merge(mail_webhook::routes())
         .merge(publishing::routes())
         .merge(event_types::routes())
         .merge(event_sources::routes())

@@ -338,6 +338,11 @@ impl ReadModels {
         users::find(&self.db, filter, before, limit).await
     }
 
+    /// The first administrators who can act, in the order in which they registered.
+    pub async fn administrators(&self, limit: u32) -> Result<Vec<Uuid>, ReadError> {
+        users::administrators(&self.db, limit).await
+    }
+
     /// The listings that match, the newest first, before a time and id.
     pub async fn listings(
         &self,

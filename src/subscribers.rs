@@ -12,6 +12,7 @@
 //! around them only carry it out.
 
 pub mod announcements;
+pub mod bounces;
 pub mod email_claims;
 pub mod mail_sender;
 pub mod messages;

@@ -8,7 +8,8 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    announcements, email_claims, mail_sender, notifications, notifications::letters,
+    announcements, bounces, email_claims, mail_sender, notifications,
+    notifications::{escalations, letters},
     order_progress, payment_gateway, seller_ratings, sequence_gaps, sms_sender, webhooks,
 };
 
@@ -52,13 +53,15 @@ const CONTEXTS: [(&str, &str); 13] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 13] = [
+const HANDLERS: [(&str, &str, &[&str]); 15] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
     ("reviews", seller_ratings::NAME, seller_ratings::TOPICS),
     ("notifications", notifications::NAME, notifications::TOPICS),
     ("notifications", announcements::NAME, announcements::TOPICS),
+    ("notifications", escalations::NAME, escalations::TOPICS),
+    ("notifications", bounces::NAME, bounces::TOPICS),
     ("notifications", letters::NAME, letters::TOPICS),
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
     ("notifications", sms_sender::NAME, sms_sender::TOPICS),

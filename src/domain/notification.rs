@@ -5,10 +5,11 @@
 //! twice. A message inside the marketplace is sent by being stored.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::aggregate::{Aggregate, Command, TimerChange};
 use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
@@ -16,6 +17,11 @@ use uuid::Uuid;
 use super::caller::Caller;
 use super::ids::{NotificationId, OrderId, UserId};
 use super::rejection::rejections;
+
+/// Within this an administrator acknowledges a notice, or another one is told.
+pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// The timer that waits for that. Stored; never rename.
+const ESCALATE: &str = "escalate";
 
 /// By which way a message goes.
 #[derive(
@@ -80,6 +86,8 @@ pub enum NotificationStatus {
     Failed,
     /// It may have gone out: the provider's answer was lost.
     Unknown,
+    /// It went out, and the mailbox did not take it.
+    Bounced,
 }
 
 impl NotificationStatus {
@@ -91,6 +99,7 @@ impl NotificationStatus {
             Self::Sent => "sent",
             Self::Failed => "failed",
             Self::Unknown => "unknown",
+            Self::Bounced => "bounced",
         }
     }
 }
@@ -165,6 +174,27 @@ pub enum NotificationCommand {
         /// When.
         now: Timestamp,
     },
+    /// The provider says that the mailbox did not take the mail.
+    RecordBounced {
+        /// Whether it never will.
+        for_good: bool,
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Somebody sees to it.
+    Acknowledge {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+    /// Nobody has acknowledged it in time.
+    Escalate {
+        /// When.
+        now: Timestamp,
+    },
     /// The recipient has seen it.
     MarkRead {
         /// Who asks.
@@ -183,6 +213,9 @@ impl Command for NotificationCommand {
             Self::RecordFailed { .. } => "RecordNotificationFailed",
             Self::RecordDeferred { .. } => "RecordNotificationDeferred",
             Self::RecordUnknown { .. } => "RecordNotificationUnknown",
+            Self::RecordBounced { .. } => "RecordNotificationBounced",
+            Self::Acknowledge { .. } => "AcknowledgeNotification",
+            Self::Escalate { .. } => "EscalateNotification",
             Self::MarkRead { .. } => "MarkNotificationRead",
         }
     }
@@ -222,6 +255,14 @@ souk_actors::events! {
         /// Administrators can read it.
         AdminSent(NotificationDelivered) = "notification.admin.sent", "AdminNotificationSent",
             1.0, [];
+        /// The mailbox did not take a mail that had gone out.
+        EmailBounced(EmailBounced) = "notification.email.bounced", "EmailBounced", 1.0, [];
+        /// Somebody sees to it.
+        Acknowledged(NotificationAcknowledged) = "notification.acknowledged",
+            "NotificationAcknowledged", 1.0, [];
+        /// Nobody has acknowledged a notice for administrators in time.
+        Escalated(NotificationEscalated) = "notification.admin.escalated",
+            "AdminNotificationEscalated", 1.0, [];
         /// The recipient has seen it.
         Read(NotificationRead) = "notification.read", "NotificationRead", 1.0, [];
     }
@@ -340,6 +381,45 @@ pub struct NotificationDelivered {
     pub sent_at: Timestamp,
 }
 
+/// The mailbox did not take a mail that had gone out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EmailBounced {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// Which text.
+    pub template: String,
+    /// Whether it never will.
+    pub for_good: bool,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub bounced_at: Timestamp,
+}
+
+/// Somebody sees to a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationAcknowledged {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// Who.
+    pub user_id: UserId,
+    /// When.
+    pub acknowledged_at: Timestamp,
+}
+
+/// Nobody has acknowledged a notice for administrators in time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationEscalated {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// Which text.
+    pub template: String,
+    /// When.
+    pub escalated_at: Timestamp,
+}
+
 /// The recipient has seen a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NotificationRead {
@@ -402,14 +482,23 @@ pub struct NotificationDetails {
     pub provider_message_id: Option<String>,
     /// Which adapter handed it over.
     pub adapter: Option<String>,
-    /// Why it was given up.
+    /// Why it was given up, or came back.
     pub failure: Option<String>,
+    /// Whether it came back and always will.
+    #[serde(default)]
+    pub bounced_for_good: bool,
     /// When it was requested.
     pub requested_at: Timestamp,
     /// When it was sent.
     pub sent_at: Option<Timestamp>,
     /// When the recipient saw it.
     pub read_at: Option<Timestamp>,
+    /// When somebody acknowledged it.
+    #[serde(default)]
+    pub acknowledged_at: Option<Timestamp>,
+    /// When another administrator was to be told, because nobody had.
+    #[serde(default)]
+    pub escalated_at: Option<Timestamp>,
 }
 
 type Decision = Result<Vec<NotificationEvent>, NotificationRejection>;
@@ -442,8 +531,29 @@ impl Aggregate for Notification {
                     details.by_way(NotificationEvent::EmailUnknown, NotificationEvent::SmsUnknown);
                 Ok(details.after_try(reason, *now, by_way))
             }
+            C::RecordBounced { for_good, reason, now } => {
+                Ok(self.details()?.bounced(*for_good, reason, *now))
+            }
+            C::Acknowledge { caller, now } => self.details()?.acknowledge(caller, *now),
+            C::Escalate { now } => Ok(self.details()?.escalate(*now)),
             C::MarkRead { caller, now } => self.details()?.mark_read(caller, *now),
         }
+    }
+
+    fn timers(&self, event: &NotificationEvent) -> Vec<TimerChange> {
+        let name = ESCALATE.to_owned();
+        match event {
+            NotificationEvent::AdminSent(event) => {
+                vec![TimerChange::Set { name, at: event.sent_at.plus(ACKNOWLEDGED_WITHIN) }]
+            }
+            NotificationEvent::Acknowledged(_) => vec![TimerChange::Clear { name }],
+            _ => Vec::new(),
+        }
+    }
+
+    fn on_timer(&self, name: &str, now: Timestamp) -> Option<NotificationCommand> {
+        let waits = self.details.as_ref().is_some_and(NotificationDetails::waits_for_somebody);
+        (name == ESCALATE && waits).then_some(NotificationCommand::Escalate { now })
     }
 
     fn apply(&mut self, event: &NotificationEvent) {
@@ -510,9 +620,12 @@ impl NotificationDetails {
             provider_message_id: None,
             adapter: None,
             failure: None,
+            bounced_for_good: false,
             requested_at: event.requested_at,
             sent_at: None,
             read_at: None,
+            acknowledged_at: None,
+            escalated_at: None,
         }
     }
 
@@ -527,7 +640,7 @@ impl NotificationDetails {
 
     /// A failed one may be tried again: somebody has mended what was wrong.
     fn attempt(&self, now: Timestamp) -> Decision {
-        if self.status == NotificationStatus::Sent {
+        if matches!(self.status, NotificationStatus::Sent | NotificationStatus::Bounced) {
             return Err(NotificationRejection::AlreadySent);
         }
         let by_way = self.by_way(NotificationEvent::Attempted, NotificationEvent::SmsAttempted);
@@ -546,7 +659,7 @@ impl NotificationDetails {
         to_hash: &str,
         now: Timestamp,
     ) -> Vec<NotificationEvent> {
-        if self.status == NotificationStatus::Sent {
+        if matches!(self.status, NotificationStatus::Sent | NotificationStatus::Bounced) {
             return Vec::new();
         }
         let by_way = self.by_way(NotificationEvent::EmailSent, NotificationEvent::SmsSent);
@@ -564,7 +677,9 @@ impl NotificationDetails {
 
     fn failed(&self, reason: &str, now: Timestamp) -> Decision {
         match self.status {
-            NotificationStatus::Sent => Err(NotificationRejection::AlreadySent),
+            NotificationStatus::Sent | NotificationStatus::Bounced => {
+                Err(NotificationRejection::AlreadySent)
+            }
             NotificationStatus::Failed => Ok(Vec::new()),
             NotificationStatus::Requested
             | NotificationStatus::Attempted
@@ -603,7 +718,46 @@ impl NotificationDetails {
         })]
     }
 
-    fn mark_read(&self, caller: &Caller, now: Timestamp) -> Decision {
+    /// A mail that had gone out came back. The first word counts, but for good outweighs for now.
+    fn bounced(&self, for_good: bool, reason: &str, now: Timestamp) -> Vec<NotificationEvent> {
+        let is_news = match self.status {
+            NotificationStatus::Sent
+            | NotificationStatus::Attempted
+            | NotificationStatus::Unknown => true,
+            NotificationStatus::Bounced => for_good && !self.bounced_for_good,
+            NotificationStatus::Requested | NotificationStatus::Failed => false,
+        };
+        if self.channel != Channel::Email || !is_news {
+            return Vec::new();
+        }
+        vec![NotificationEvent::EmailBounced(EmailBounced {
+            notification_id: self.notification_id,
+            user_id: self.recipient,
+            template: self.template.clone(),
+            for_good,
+            reason: reason.to_owned(),
+            bounced_at: now,
+        })]
+    }
+
+    fn waits_for_somebody(&self) -> bool {
+        self.audience == Audience::Admin
+            && self.acknowledged_at.is_none()
+            && self.escalated_at.is_none()
+    }
+
+    fn escalate(&self, now: Timestamp) -> Vec<NotificationEvent> {
+        if !self.waits_for_somebody() {
+            return Vec::new();
+        }
+        vec![NotificationEvent::Escalated(NotificationEscalated {
+            notification_id: self.notification_id,
+            template: self.template.clone(),
+            escalated_at: now,
+        })]
+    }
+
+    fn must_be_for(&self, caller: &Caller) -> Result<UserId, NotificationRejection> {
         let allowed = match self.audience {
             Audience::User => caller.may_act_for(self.recipient),
             Audience::Admin => caller.is_staff(),
@@ -611,12 +765,32 @@ impl NotificationDetails {
         if !allowed {
             return Err(NotificationRejection::Forbidden);
         }
+        Ok(caller.user_id().unwrap_or(self.recipient))
+    }
+
+    /// Who sees to it has read it.
+    fn acknowledge(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let user_id = self.must_be_for(caller)?;
+        if self.acknowledged_at.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut events = self.mark_read(caller, now)?;
+        events.push(NotificationEvent::Acknowledged(NotificationAcknowledged {
+            notification_id: self.notification_id,
+            user_id,
+            acknowledged_at: now,
+        }));
+        Ok(events)
+    }
+
+    fn mark_read(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let user_id = self.must_be_for(caller)?;
         if self.read_at.is_some() {
             return Ok(Vec::new());
         }
         Ok(vec![NotificationEvent::Read(NotificationRead {
             notification_id: self.notification_id,
-            user_id: caller.user_id().unwrap_or(self.recipient),
+            user_id,
             read_at: now,
         })])
     }
@@ -652,6 +826,15 @@ impl NotificationDetails {
                 self.status = NotificationStatus::Sent;
                 self.sent_at = Some(event.sent_at);
             }
+            NotificationEvent::EmailBounced(event) => {
+                self.status = NotificationStatus::Bounced;
+                self.bounced_for_good = event.for_good;
+                self.failure = Some(event.reason.clone());
+            }
+            NotificationEvent::Acknowledged(event) => {
+                self.acknowledged_at = Some(event.acknowledged_at);
+            }
+            NotificationEvent::Escalated(event) => self.escalated_at = Some(event.escalated_at),
             NotificationEvent::Read(event) => self.read_at = Some(event.read_at),
         }
     }

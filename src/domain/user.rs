@@ -146,6 +146,22 @@ pub enum UserCommand {
         /// When.
         now: Timestamp,
     },
+    /// A mail came back for good: nothing more is sent to the address. Only the marketplace says so.
+    RecordBounce {
+        /// Who asks.
+        caller: Caller,
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// The address can be written to again.
+    ClearBounce {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
     /// Record that the user is to be forgotten. Whoever handles the event destroys the key.
     Erase {
         /// Who asks.
@@ -192,6 +208,8 @@ impl Command for UserCommand {
             Self::Suspend { .. } => "SuspendUser",
             Self::Reinstate { .. } => "ReinstateUser",
             Self::LearnReview { .. } => "LearnReview",
+            Self::RecordBounce { .. } => "RecordBounce",
+            Self::ClearBounce { .. } => "ClearBounce",
             Self::Erase { .. } => "EraseUser",
         }
     }
@@ -230,6 +248,11 @@ souk_actors::events! {
         /// The seller's rating changed.
         RatingUpdated(SellerRatingUpdated) = "seller.rating_updated", "SellerRatingUpdated", 1.0,
             [];
+        /// Mails to the address come back for good.
+        EmailUnreachable(UserEmailUnreachable) = "user.email_unreachable", "UserEmailUnreachable",
+            1.0, [];
+        /// The address can be written to again.
+        EmailReachable(UserEmailReachable) = "user.email_reachable", "UserEmailReachable", 1.0, [];
         /// The user is to be forgotten.
         Erased(UserErased) = "user.erased", "UserErased", 1.0, [];
     }
@@ -373,6 +396,26 @@ pub struct UserReinstated {
     pub reinstated_at: Timestamp,
 }
 
+/// Mails to the address come back for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserEmailUnreachable {
+    /// The user.
+    pub user_id: UserId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub since: Timestamp,
+}
+
+/// The address can be written to again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserEmailReachable {
+    /// The user.
+    pub user_id: UserId,
+    /// When.
+    pub since: Timestamp,
+}
+
 /// The user is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UserErased {
@@ -455,6 +498,9 @@ pub struct UserDetails {
     pub sms_since: Option<Timestamp>,
     /// The claim on the address.
     pub email_claim_id: EmailClaimId,
+    /// Since when mails to the address come back; none: they do not.
+    #[serde(default)]
+    pub email_unreachable_since: Option<Timestamp>,
     /// When the address was proved.
     pub email_verified_at: Option<Timestamp>,
     /// The hash of the verification token, in hexadecimal. Kept, so that a second use is told apart
@@ -562,6 +608,8 @@ impl Aggregate for User {
             C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
             C::Reinstate { caller, now } => self.reinstate(caller, *now),
             C::LearnReview { caller, news, now } => self.learn_review(caller, *news, *now),
+            C::RecordBounce { caller, reason, now } => self.record_bounce(caller, reason, *now),
+            C::ClearBounce { caller, now } => self.clear_bounce(caller, *now),
             C::Erase { caller, now } => self.erase(caller, *now),
         }
     }
@@ -798,6 +846,28 @@ impl User {
         Ok(event.map(UserEvent::RatingUpdated).into_iter().collect())
     }
 
+    fn record_bounce(&self, caller: &Caller, reason: &str, now: Timestamp) -> Decision {
+        if !caller.is_system() {
+            return Err(UserRejection::Forbidden);
+        }
+        let details = self.details()?;
+        if details.email_unreachable_since.is_some() {
+            return Ok(Vec::new());
+        }
+        let (user_id, reason) = (details.user_id, reason.to_owned());
+        let event = UserEmailUnreachable { user_id, reason, since: now };
+        Ok(vec![UserEvent::EmailUnreachable(event)])
+    }
+
+    fn clear_bounce(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let details = self.for_staff(caller)?;
+        if details.email_unreachable_since.is_none() {
+            return Ok(Vec::new());
+        }
+        let event = UserEmailReachable { user_id: details.user_id, since: now };
+        Ok(vec![UserEvent::EmailReachable(event)])
+    }
+
     fn erase(&self, caller: &Caller, now: Timestamp) -> Decision {
         let details = self.details()?;
         if !caller.may_act_for(details.user_id) {
@@ -830,6 +900,7 @@ impl UserDetails {
             phone: None,
             sms_since: None,
             email_claim_id: event.email_claim_id,
+            email_unreachable_since: None,
             email_verified_at: None,
             verification_token_hash: event.verification_token_hash.clone(),
             verification_expires_at: event.verification_expires_at,
@@ -874,6 +945,8 @@ impl UserDetails {
                     if self.email_verified() { UserStatus::Active } else { UserStatus::Pending };
             }
             UserEvent::RatingUpdated(event) => self.rating.apply(event),
+            UserEvent::EmailUnreachable(event) => self.email_unreachable_since = Some(event.since),
+            UserEvent::EmailReachable(_) => self.email_unreachable_since = None,
             UserEvent::Erased(_) => self.forget(),
         }
     }

@@ -39,6 +39,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(get_seller_profile))
         .routes(routes!(verify_seller))
         .routes(routes!(reject_seller))
+        .routes(routes!(clear_bounce))
 }
 
 /// Somebody new.
@@ -186,6 +187,8 @@ pub struct UserBody {
     pub roles: Vec<String>,
     /// Whether the address is proved.
     pub email_verified: bool,
+    /// Whether mails to the address came back for good, so that none are sent.
+    pub email_unreachable: bool,
     /// When it was.
     #[schema(format = DateTime)]
     pub email_verified_at: Option<String>,
@@ -293,6 +296,7 @@ impl UserBody {
             status: details.status,
             roles: details.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             email_verified: details.email_verified(),
+            email_unreachable: details.email_unreachable_since.is_some() && may_see,
             email_verified_at: details.email_verified_at.map(|at| at.to_string()),
             created_at: details.registered_at.to_string(),
             seller_profile: seller.map(|profile| SellerProfileBody::new(details, profile, may_see)),
@@ -590,4 +594,23 @@ async fn reject_seller(
     let (body, done) =
         change_user(&app, &call, user, "sellers.reject", &valid.canonical, command).await?;
     Ok(Answer::ok(body.seller_profile.ok_or_else(missing)?).after(&done))
+}
+
+/// Write to an address again
+///
+/// After a mail to it came back for good and what was wrong has been mended.
+#[utoipa::path(post, path = "/admin/users/{id}/clear-bounce", tag = "admin",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The user as it is now", body = UserBody)))]
+async fn clear_bounce(
+    State(app): State<App>,
+    Staff(call): Staff,
+    Path(id): Path<String>,
+    valid: Valid<Nothing>,
+) -> Result<Answer<UserBody>, ApiError> {
+    let command = UserCommand::ClearBounce { caller: call.caller(), now: app.now() };
+    let operation = "users.clear_bounce";
+    let (body, done) =
+        change_user(&app, &call, path_id(&id)?, operation, &valid.canonical, command).await?;
+    Ok(Answer::ok(body).after(&done))
 }

@@ -25,7 +25,7 @@ pub struct NotificationRow {
     pub channel: String,
     /// Which text.
     pub template: String,
-    /// How it stands: `requested`, `attempted`, `sent`, `failed` or `unknown`.
+    /// How it stands: `requested`, `attempted`, `sent`, `failed`, `unknown` or `bounced`.
     pub status: String,
     /// The event that it is because of.
     pub cause_event_id: Uuid,
@@ -120,6 +120,7 @@ impl View for NotificationsView {
                 row.provider_message_id = Some(provider_message_id);
                 row.sent(event.timestamp);
             }
+            "notification.email.bounced" => "bounced".clone_into(&mut row.status),
             "notification.user.sent" | "notification.admin.sent" => row.sent(event.timestamp),
             "notification.read" => row.read_at = Some(event.timestamp),
             _ => {}

@@ -261,8 +261,16 @@ impl Handler for MailSender {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let id = event.aggregate_id;
         let Some((details, user)) = look_up(runtime, id).await? else { return Ok(()) };
-        if details.channel != Channel::Email || details.status == NotificationStatus::Sent {
+        let is_over =
+            matches!(details.status, NotificationStatus::Sent | NotificationStatus::Bounced);
+        if details.channel != Channel::Email || is_over {
             return Ok(());
+        }
+        if user.as_ref().is_some_and(|user| user.email_unreachable_since.is_some()) {
+            let (now, reason) = (runtime.world().now(), "address_unreachable".to_owned());
+            let context = CommandContext::because_of(event, "unreachable", id);
+            let failed = NotificationCommand::RecordFailed { reason, now };
+            return tell(runtime, id, failed, context).await;
         }
         match self.composer.mail(&details, user.as_ref()) {
             Ok((to, words)) => deliver(runtime, event, &details, &self.way(id, to, words)).await,

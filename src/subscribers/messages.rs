@@ -150,9 +150,12 @@ mod tests {
             provider_message_id: None,
             adapter: None,
             failure: None,
+            bounced_for_good: false,
             requested_at: Timestamp::from_millis(0),
             sent_at: None,
             read_at: None,
+            acknowledged_at: None,
+            escalated_at: None,
         }
     }
 

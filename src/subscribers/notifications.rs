@@ -21,12 +21,14 @@
 //!
 //! Text messages go to those who had agreed to them when the event happened.
 //!
-//! [`letters`] tells administrators of dead letters.
+//! [`letters`] tells administrators of dead letters, [`escalations`] one of them of what nobody has
+//! acknowledged.
 //!
 //! The saga of an order asks for its `order_confirmation` itself: it waits for the outcome. A
 //! message's id follows from the event, the template and the recipient, so that a repeat finds it
 //! there already.
 
+pub mod escalations;
 pub mod letters;
 
 use std::sync::Arc;

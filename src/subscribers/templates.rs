@@ -36,6 +36,8 @@ static FILES: &[(&str, &str)] = files![
     "new_order.txt",
     "new_review.html",
     "new_review.txt",
+    "notice_escalated.html",
+    "notice_escalated.txt",
     "order_cancelled.html",
     "order_cancelled.txt",
     "order_completed.txt",

@@ -25,6 +25,8 @@ const UNTOLD: &[&str] = &[
     "email_claim.released",
     "escrow.barred",
     "inventory.reservation_barred",
+    "notification.acknowledged",
+    "notification.email.bounced",
     "notification.email.deferred",
     "notification.email.failed",
     "notification.email.outcome_unknown",
@@ -55,6 +57,8 @@ const UNTOLD: &[&str] = &[
     "subscription.replay_failed",
     "subscription.replay_requested",
     "subscription.skip_requested",
+    "user.email_reachable",
+    "user.email_unreachable",
     "user.erased",
     "user.registration_abandoned",
     "user.reinstated",
@@ -82,6 +86,7 @@ const UNTOLD: &[&str] = &[
 /// Subscriptions to what the story does not lead to. Webhooks call somebody again when it is time, so
 /// that what they store is not the same a moment later; their own tests kill the server under them.
 const UNASKED: &[&str] = &[
+    "mail-bounces",
     "order_saga-retries",
     "sequence-gaps",
     "sequence-gaps-settled",

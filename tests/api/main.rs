@@ -24,6 +24,7 @@ mod disk;
 mod documents;
 mod duplicates;
 mod durability;
+mod escalations;
 mod event_store;
 mod explain;
 mod failures;

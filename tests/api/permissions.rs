@@ -54,6 +54,7 @@ fn meant_for(operation: &Operation) -> For {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
     match (operation.method.as_str(), path) {
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
+        ("POST", "/notifications/webhook/bounce") => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,

@@ -395,6 +395,31 @@ fn a_sellers_rating_counts_each_review_once() {
         .then_types(&["seller.rating_updated"]);
 }
 
+fn bounce(caller: Caller) -> UserCommand {
+    UserCommand::RecordBounce { caller, reason: "bounced".into(), now: at(7) }
+}
+
+#[test]
+fn an_address_that_does_not_exist_is_known_until_an_administrator_says_otherwise() {
+    let clear = |caller| UserCommand::ClearBounce { caller, now: at(8) };
+    let since = |user: &User| user.details.as_ref().unwrap().email_unreachable_since;
+    after(&[register()])
+        .when(bounce(buyer()))
+        .then_rejected("forbidden")
+        .when(clear(admin()))
+        .then([])
+        .when(bounce(Caller::System))
+        .and_state(|user| assert_eq!(since(user), Some(at(7))))
+        .then_types(&["user.email_unreachable"])
+        .when(bounce(Caller::System))
+        .then([])
+        .when(clear(buyer()))
+        .then_rejected("forbidden")
+        .when(clear(admin()))
+        .and_state(|user| assert_eq!(since(user), None))
+        .then_types(&["user.email_reachable"]);
+}
+
 fn any_command() -> impl Strategy<Value = UserCommand> {
     prop_oneof![
         Just(register()),
@@ -407,6 +432,8 @@ fn any_command() -> impl Strategy<Value = UserCommand> {
         Just(UserCommand::Reinstate { caller: admin(), now: at(6) }),
         "[a-z]{1,3}".prop_map(|name| rename(buyer(), Some(&name))),
         Just(UserCommand::Erase { caller: buyer(), now: at(9) }),
+        Just(bounce(Caller::System)),
+        Just(UserCommand::ClearBounce { caller: admin(), now: at(8) }),
         prop_oneof![Just(None), Just(Some("")), Just(Some("+84901234567"))]
             .prop_map(|phone| contact(phone, None, 5)),
         prop::option::of(any::<bool>()).prop_map(|wanted| contact(None, wanted, 6)),
