@@ -652,6 +652,7 @@ impl<'a> Auditor<'a> {
                     "notification.email.sent",
                     "notification.email.failed",
                     "notification.email.outcome_unknown",
+                    "notification.muted",
                 ],
             ),
             sms_sender::NAME if data["channel"] != "sms" => return Ok(None),
@@ -661,6 +662,7 @@ impl<'a> Auditor<'a> {
                     "notification.sms.sent",
                     "notification.sms.failed",
                     "notification.sms.outcome_unknown",
+                    "notification.muted",
                 ],
             ),
             email_claims::NAME => {

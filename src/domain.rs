@@ -27,6 +27,7 @@ pub mod notification;
 pub mod order;
 pub mod order_saga;
 pub mod payment;
+pub mod preferences;
 pub mod projection_care;
 pub mod publication;
 pub mod registry;

@@ -44,6 +44,7 @@ pub mod orders;
 pub mod params;
 pub mod payments;
 pub mod prefer;
+pub mod preferences;
 pub mod probes;
 pub mod problem;
 pub mod projections;
@@ -335,6 +336,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(interests::routes())
         .merge(notifications::routes())
         .merge(mail_webhook::routes())
+        .merge(preferences::routes())
         .merge(publishing::routes())
         .merge(event_types::routes())
         .merge(event_sources::routes())

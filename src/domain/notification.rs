@@ -88,6 +88,8 @@ pub enum NotificationStatus {
     Unknown,
     /// It went out, and the mailbox did not take it.
     Bounced,
+    /// Its recipient does not want to be told.
+    Muted,
 }
 
 impl NotificationStatus {
@@ -100,6 +102,7 @@ impl NotificationStatus {
             Self::Failed => "failed",
             Self::Unknown => "unknown",
             Self::Bounced => "bounced",
+            Self::Muted => "muted",
         }
     }
 }
@@ -128,6 +131,8 @@ pub struct NewNotification {
     pub order_id: Option<OrderId>,
     /// The event that it is because of.
     pub cause_event_id: Uuid,
+    /// Whether the recipient does not want to be told.
+    pub muted: bool,
     /// When.
     pub now: Timestamp,
 }
@@ -227,6 +232,8 @@ souk_actors::events! {
         /// A message is to be sent.
         Requested(NotificationRequested) = "notification.requested", "NotificationRequested",
             1.1, [];
+        /// Its recipient does not want to be told.
+        Muted(NotificationMuted) = "notification.muted", "NotificationMuted", 1.0, [];
         /// A mail is about to be handed over.
         Attempted(EmailAttempted) = "notification.email.attempted", "EmailAttempted", 1.0, [];
         /// A mail was handed over.
@@ -293,6 +300,17 @@ pub struct NotificationRequested {
     pub cause_event_id: Uuid,
     /// When.
     pub requested_at: Timestamp,
+}
+
+/// A message is not told: its recipient does not want that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationMuted {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// When.
+    pub muted_at: Timestamp,
 }
 
 /// A mail or a text message is about to be handed over.
@@ -580,7 +598,13 @@ fn request(new: &NewNotification) -> Vec<NotificationEvent> {
         cause_event_id: new.cause_event_id,
         requested_at: new.now,
     })];
-    if new.channel == Channel::InApp {
+    if new.muted {
+        events.push(NotificationEvent::Muted(NotificationMuted {
+            notification_id: new.notification_id,
+            user_id: new.recipient,
+            muted_at: new.now,
+        }));
+    } else if new.channel == Channel::InApp {
         let delivered = NotificationDelivered {
             notification_id: new.notification_id,
             user_id: new.recipient,
@@ -629,6 +653,14 @@ impl NotificationDetails {
         }
     }
 
+    /// Whether there is nothing (more) to hand over.
+    pub fn is_over(&self) -> bool {
+        matches!(
+            self.status,
+            NotificationStatus::Sent | NotificationStatus::Bounced | NotificationStatus::Muted
+        )
+    }
+
     /// What becomes of it is told by the name of its way.
     fn by_way<T>(
         &self,
@@ -640,7 +672,7 @@ impl NotificationDetails {
 
     /// A failed one may be tried again: somebody has mended what was wrong.
     fn attempt(&self, now: Timestamp) -> Decision {
-        if matches!(self.status, NotificationStatus::Sent | NotificationStatus::Bounced) {
+        if self.is_over() {
             return Err(NotificationRejection::AlreadySent);
         }
         let by_way = self.by_way(NotificationEvent::Attempted, NotificationEvent::SmsAttempted);
@@ -659,7 +691,7 @@ impl NotificationDetails {
         to_hash: &str,
         now: Timestamp,
     ) -> Vec<NotificationEvent> {
-        if matches!(self.status, NotificationStatus::Sent | NotificationStatus::Bounced) {
+        if self.is_over() {
             return Vec::new();
         }
         let by_way = self.by_way(NotificationEvent::EmailSent, NotificationEvent::SmsSent);
@@ -677,7 +709,7 @@ impl NotificationDetails {
 
     fn failed(&self, reason: &str, now: Timestamp) -> Decision {
         match self.status {
-            NotificationStatus::Sent | NotificationStatus::Bounced => {
+            NotificationStatus::Sent | NotificationStatus::Bounced | NotificationStatus::Muted => {
                 Err(NotificationRejection::AlreadySent)
             }
             NotificationStatus::Failed => Ok(Vec::new()),
@@ -725,7 +757,9 @@ impl NotificationDetails {
             | NotificationStatus::Attempted
             | NotificationStatus::Unknown => true,
             NotificationStatus::Bounced => for_good && !self.bounced_for_good,
-            NotificationStatus::Requested | NotificationStatus::Failed => false,
+            NotificationStatus::Requested
+            | NotificationStatus::Failed
+            | NotificationStatus::Muted => false,
         };
         if self.channel != Channel::Email || !is_news {
             return Vec::new();
@@ -798,6 +832,7 @@ impl NotificationDetails {
     fn apply(&mut self, event: &NotificationEvent) {
         match event {
             NotificationEvent::Requested(_) => {}
+            NotificationEvent::Muted(_) => self.status = NotificationStatus::Muted,
             NotificationEvent::Attempted(event) | NotificationEvent::SmsAttempted(event) => {
                 self.status = NotificationStatus::Attempted;
                 self.attempts = event.attempt;

@@ -16,6 +16,7 @@ use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
 use super::ids::{EmailClaimId, UserId};
+use super::preferences::{Muted, NotificationKind};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
 use rating::{LearntReview, Rating, SellerRatingUpdated};
@@ -137,6 +138,15 @@ pub enum UserCommand {
         /// When.
         now: Timestamp,
     },
+    /// Choose what not to be told, by which way; everything else is.
+    SetPreferences {
+        /// Who asks.
+        caller: Caller,
+        /// What not.
+        muted: BTreeSet<Muted>,
+        /// When.
+        now: Timestamp,
+    },
     /// A review of the seller counts, or does not count any more. Only the marketplace says so.
     LearnReview {
         /// Who asks.
@@ -207,6 +217,7 @@ impl Command for UserCommand {
             Self::UpdateProfile { .. } => "UpdateProfile",
             Self::Suspend { .. } => "SuspendUser",
             Self::Reinstate { .. } => "ReinstateUser",
+            Self::SetPreferences { .. } => "SetNotificationPreferences",
             Self::LearnReview { .. } => "LearnReview",
             Self::RecordBounce { .. } => "RecordBounce",
             Self::ClearBounce { .. } => "ClearBounce",
@@ -245,6 +256,9 @@ souk_actors::events! {
         Suspended(UserSuspended) = "user.suspended", "UserSuspended", 1.0, [];
         /// The user was let in again.
         Reinstated(UserReinstated) = "user.reinstated", "UserReinstated", 1.0, [];
+        /// The user chose what not to be told.
+        PreferencesUpdated(UserPreferencesUpdated) = "user.preferences_updated",
+            "UserPreferencesUpdated", 1.0, [];
         /// The seller's rating changed.
         RatingUpdated(SellerRatingUpdated) = "seller.rating_updated", "SellerRatingUpdated", 1.0,
             [];
@@ -335,6 +349,17 @@ pub struct UserContactUpdated {
     pub phone: Option<Personal<String>>,
     /// Whether text messages are wanted.
     pub sms_opt_in: bool,
+    /// When.
+    pub updated_at: Timestamp,
+}
+
+/// The user chose what not to be told; this is all of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserPreferencesUpdated {
+    /// The user.
+    pub user_id: UserId,
+    /// What not, by which way.
+    pub muted: Vec<Muted>,
     /// When.
     pub updated_at: Timestamp,
 }
@@ -510,6 +535,9 @@ pub struct UserDetails {
     pub verification_expires_at: Timestamp,
     /// The business, once the user wants to sell.
     pub seller: Option<SellerProfile>,
+    /// What the user does not want to be told, by which way.
+    #[serde(default)]
+    pub muted: BTreeSet<Muted>,
     /// What buyers think of the seller.
     #[serde(default)]
     pub rating: Rating,
@@ -607,6 +635,7 @@ impl Aggregate for User {
             C::UpdateProfile { .. } => self.update_profile(command),
             C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
             C::Reinstate { caller, now } => self.reinstate(caller, *now),
+            C::SetPreferences { caller, muted, now } => self.set_preferences(caller, muted, *now),
             C::LearnReview { caller, news, now } => self.learn_review(caller, *news, *now),
             C::RecordBounce { caller, reason, now } => self.record_bounce(caller, reason, *now),
             C::ClearBounce { caller, now } => self.clear_bounce(caller, *now),
@@ -836,6 +865,34 @@ impl User {
         }
     }
 
+    fn set_preferences(
+        &self,
+        caller: &Caller,
+        muted: &BTreeSet<Muted>,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.details()?;
+        if !caller.may_act_for(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        let mut fields = Fields::default();
+        for Muted { channel, kind } in muted {
+            let pointer = format!("/{}/account", channel.as_str());
+            let detail = "what is about the account and its security is always told";
+            fields.require(*kind != NotificationKind::Account, &pointer, "always_on", detail);
+        }
+        fields.finish()?;
+        if *muted == details.muted {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::PreferencesUpdated(UserPreferencesUpdated {
+            user_id: details.user_id,
+            muted: muted.iter().copied().collect(),
+            updated_at: now,
+        })])
+    }
+
     /// Whoever has left keeps the rating: reviews of them can still be hidden.
     fn learn_review(&self, caller: &Caller, news: LearntReview, now: Timestamp) -> Decision {
         if !caller.is_system() {
@@ -905,6 +962,7 @@ impl UserDetails {
             verification_token_hash: event.verification_token_hash.clone(),
             verification_expires_at: event.verification_expires_at,
             seller: None,
+            muted: BTreeSet::new(),
             rating: Rating::default(),
             registered_at: event.registered_at,
         }
@@ -943,6 +1001,9 @@ impl UserDetails {
             UserEvent::Reinstated(_) => {
                 self.status =
                     if self.email_verified() { UserStatus::Active } else { UserStatus::Pending };
+            }
+            UserEvent::PreferencesUpdated(event) => {
+                self.muted = event.muted.iter().copied().collect();
             }
             UserEvent::RatingUpdated(event) => self.rating.apply(event),
             UserEvent::EmailUnreachable(event) => self.email_unreachable_since = Some(event.since),

@@ -24,6 +24,7 @@ use super::info::RequestInfo;
 use super::listings::{NewListing, UpdateListing};
 use super::params::Params;
 use super::prefer::Prefer;
+use super::preferences::NewPreferences;
 use super::problem::ApiError;
 use super::reviews::{NewReply, NewReview};
 use super::users::{Register, UpdateUser, UpgradeToSeller, VerifyEmail};
@@ -120,6 +121,7 @@ fn read_as_everything(bytes: &[u8]) -> Result<(), TestCaseError> {
     check::<NewCategory>(bytes)?;
     check::<NewReview>(bytes)?;
     check::<NewReply>(bytes)?;
+    check::<NewPreferences>(bytes)?;
     check::<NewListing>(bytes)?;
     check::<UpdateListing>(bytes)?;
     check::<super::orders::OrderWish>(bytes)?;

@@ -25,7 +25,7 @@ pub struct NotificationRow {
     pub channel: String,
     /// Which text.
     pub template: String,
-    /// How it stands: `requested`, `attempted`, `sent`, `failed`, `unknown` or `bounced`.
+    /// How it stands: `requested`, `attempted`, `sent`, `failed`, `unknown`, `bounced` or `muted`.
     pub status: String,
     /// The event that it is because of.
     pub cause_event_id: Uuid,
@@ -120,6 +120,7 @@ impl View for NotificationsView {
                 row.provider_message_id = Some(provider_message_id);
                 row.sent(event.timestamp);
             }
+            "notification.muted" => "muted".clone_into(&mut row.status),
             "notification.email.bounced" => "bounced".clone_into(&mut row.status),
             "notification.user.sent" | "notification.admin.sent" => row.sent(event.timestamp),
             "notification.read" => row.read_at = Some(event.timestamp),
@@ -184,7 +185,7 @@ pub async fn find(
         NotificationsView::COLUMNS,
         &db.table(NotificationsView::NAME, NotificationsView::TABLE),
     )
-    .then(" AND audience = ")
+    .then(" AND status <> 'muted' AND audience = ")
     .value(audience)
     .when(" AND user_id = ", user_id);
     let query = if unread { query.then(" AND read_ms IS NULL") } else { query };

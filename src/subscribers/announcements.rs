@@ -24,6 +24,7 @@ use souk_actors::subscriber::Handler;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::notifications::is_muted;
 use super::{command_failed, decode_failed};
 use crate::domain::announcement::{
     Announcement, AnnouncementCommand, AnnouncementDetails, NewAnnouncement,
@@ -189,6 +190,7 @@ fn message(
         params: Personal::new(recipient.uuid(), announcement.params.clone()),
         order_id: None,
         cause_event_id,
+        muted: false,
         now,
     }
 }
@@ -202,7 +204,12 @@ async fn tell(
 ) -> Result<(), Failure> {
     let mut telling = JoinSet::new();
     for row in rows {
-        let new = message(announcement, UserId(row.user_id), runtime.world().now());
+        let recipient = UserId(row.user_id);
+        let template = &announcement.template;
+        if is_muted(runtime, recipient, Channel::InApp, template).await? {
+            continue;
+        }
+        let new = message(announcement, recipient, runtime.world().now());
         let id = new.notification_id.uuid();
         let context = CommandContext::because_of(event, "announce", id);
         let notifications = runtime.aggregate::<Notification>();

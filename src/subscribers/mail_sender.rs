@@ -261,9 +261,7 @@ impl Handler for MailSender {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let id = event.aggregate_id;
         let Some((details, user)) = look_up(runtime, id).await? else { return Ok(()) };
-        let is_over =
-            matches!(details.status, NotificationStatus::Sent | NotificationStatus::Bounced);
-        if details.channel != Channel::Email || is_over {
+        if details.channel != Channel::Email || details.is_over() {
             return Ok(());
         }
         if user.as_ref().is_some_and(|user| user.email_unreachable_since.is_some()) {

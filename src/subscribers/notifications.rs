@@ -51,6 +51,7 @@ use crate::domain::notification::{
 };
 use crate::domain::order::{Order, OrderDetails, OrderEvent};
 use crate::domain::payment::{Payment, PaymentEvent, PaymentRejected};
+use crate::domain::preferences::{Muted, NotificationKind};
 use crate::domain::review::{ReviewCreated, ReviewEvent};
 use crate::domain::user::{User, UserEvent};
 
@@ -149,6 +150,7 @@ impl Message {
             params: Personal::new(self.recipient.uuid(), self.params),
             order_id: self.order_id,
             cause_event_id: cause,
+            muted: false,
             now,
         }
     }
@@ -359,8 +361,30 @@ impl Handler for Notifications {
     }
 }
 
+/// Whether somebody does not want to be told so by this way.
+pub(super) async fn is_muted(
+    runtime: &Runtime,
+    recipient: UserId,
+    channel: Channel,
+    template: &str,
+) -> Result<bool, Failure> {
+    let muted = Muted::of(channel, template);
+    if muted.kind == NotificationKind::Account {
+        return Ok(false);
+    }
+    let look = move |user: &User| {
+        user.details.as_ref().is_some_and(|details| details.muted.contains(&muted))
+    };
+    let read = runtime.aggregate::<User>().read_inside(recipient.uuid(), look).await;
+    Ok(read.map_err(|error| command_failed(&error))?.value)
+}
+
+/// What somebody does not want to be told is recorded all the same: it says why they were not, and
+/// stands however often the event comes again.
 async fn request(runtime: &Runtime, event: &StoredEvent, message: Message) -> Result<(), Failure> {
-    let new = message.request(event, runtime.world().now());
+    let muted = message.audience == Audience::User
+        && is_muted(runtime, message.recipient, message.channel, message.template).await?;
+    let new = NewNotification { muted, ..message.request(event, runtime.world().now()) };
     let id = new.notification_id.uuid();
     let context = CommandContext::because_of(event, "request-notification", id);
     let command = NotificationCommand::Request(Box::new(new));

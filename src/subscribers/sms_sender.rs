@@ -15,7 +15,7 @@ use souk_actors::subscriber::Handler;
 
 use super::mail_sender::{AddressHash, Way, deliver, tell};
 use super::messages::{ComposeError, Composer, look_up};
-use crate::domain::notification::{Channel, NotificationCommand, NotificationStatus};
+use crate::domain::notification::{Channel, NotificationCommand};
 use crate::gateways::mail::{Accepted, SendError};
 use crate::gateways::sms::{Sms, SmsSender};
 
@@ -77,7 +77,7 @@ impl Handler for SmsHandler {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let id = event.aggregate_id;
         let Some((details, user)) = look_up(runtime, id).await? else { return Ok(()) };
-        if details.channel != Channel::Sms || details.status == NotificationStatus::Sent {
+        if details.channel != Channel::Sms || details.is_over() {
             return Ok(());
         }
         match self.composer.sms(&details, user.as_ref()) {

@@ -107,6 +107,9 @@ async fn story(server: &Server) {
     let path = format!("/api/v1/users/{}", bea.user_id);
     let change = json!({ "first_name": "Beatrice", "phone": "+84901234567", "sms_opt_in": true });
     bea.client.patch(&path, &change).await.expect(200);
+    let preferences = json!({ "email": { "orders": false } }).to_string().into_bytes();
+    let path = "/api/v1/users/me/notification-preferences";
+    bea.client.send(reqwest::Method::PUT, path, Some(preferences)).await.expect(200);
     let category = server.category().await;
     for verb in ["deactivate", "activate"] {
         let path = format!("/api/v1/admin/categories/{category}/{verb}");

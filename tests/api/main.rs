@@ -40,6 +40,7 @@ mod mutations;
 mod notifications;
 mod overload;
 mod permissions;
+mod preferences;
 mod program;
 mod projections;
 mod publishing;

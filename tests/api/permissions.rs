@@ -65,7 +65,14 @@ fn meant_for(operation: &Operation) -> For {
         ("GET", "/reviews" | "/reviews/{id}" | "/users/{id}/reviews/summary") => For::All,
         ("GET", "/users/{id}/followers/count") => For::All,
         ("POST" | "DELETE", "/users/{id}/follow") => For::SignedIn,
-        _ if starts(&["/users/me/favourites", "/users/me/following"]) => For::SignedIn,
+        _ if starts(&[
+            "/users/me/favourites",
+            "/users/me/following",
+            "/users/me/notification-preferences",
+        ]) =>
+        {
+            For::SignedIn
+        }
         ("POST", "/reviews") => For::ItsReviewer,
         ("POST" | "PUT", "/reviews/{id}/reply") => For::ItsReviewee,
         ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,

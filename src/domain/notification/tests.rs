@@ -16,6 +16,7 @@ fn request_by(channel: Channel, audience: Audience) -> NotificationCommand {
         params: Personal::new(subject, Params::from([("name".into(), "Ann".into())])),
         order_id: Some(order(1)),
         cause_event_id,
+        muted: false,
         now: at(0),
     }))
 }
@@ -77,6 +78,24 @@ fn a_mail_is_attempted_and_sent() {
         .then_rejected("already_sent")
         .when(failed())
         .then_rejected("already_sent");
+}
+
+#[test]
+fn what_is_muted_is_recorded_and_goes_nowhere() {
+    for channel in [Channel::Email, Channel::Sms, Channel::InApp] {
+        let NotificationCommand::Request(mut new) = request_by(channel, Audience::User) else {
+            panic!("a request")
+        };
+        new.muted = true;
+        Scenario::<Notification>::new()
+            .when(NotificationCommand::Request(new))
+            .and_state(|it| assert_eq!(status(it), NotificationStatus::Muted))
+            .then_types(&["notification.requested", "notification.muted"])
+            .when(attempt())
+            .then_rejected("already_sent")
+            .when(request_by(channel, Audience::User))
+            .then([]);
+    }
 }
 
 #[test]

@@ -395,6 +395,31 @@ fn a_sellers_rating_counts_each_review_once() {
         .then_types(&["seller.rating_updated"]);
 }
 
+fn mute(kinds: &[NotificationKind]) -> UserCommand {
+    let channel = crate::domain::notification::Channel::Email;
+    let muted = kinds.iter().map(|kind| Muted { channel, kind: *kind }).collect();
+    UserCommand::SetPreferences { caller: buyer(), muted, now: at(6) }
+}
+
+#[test]
+fn people_choose_what_not_to_be_told_but_for_their_account() {
+    use NotificationKind as K;
+    let count = |user: &User| user.details.as_ref().unwrap().muted.len();
+    after(&[register()])
+        .when(mute(&[]))
+        .then([])
+        .when(mute(&[K::Orders, K::Account]))
+        .then_rejected("invalid")
+        .when(mute(&[K::Orders, K::News]))
+        .and_state(|user| assert_eq!(count(user), 2))
+        .then_types(&["user.preferences_updated"])
+        .when(mute(&[K::News, K::Orders]))
+        .then([])
+        .when(mute(&[]))
+        .and_state(|user| assert_eq!(count(user), 0))
+        .then_types(&["user.preferences_updated"]);
+}
+
 fn bounce(caller: Caller) -> UserCommand {
     UserCommand::RecordBounce { caller, reason: "bounced".into(), now: at(7) }
 }
@@ -433,6 +458,8 @@ fn any_command() -> impl Strategy<Value = UserCommand> {
         "[a-z]{1,3}".prop_map(|name| rename(buyer(), Some(&name))),
         Just(UserCommand::Erase { caller: buyer(), now: at(9) }),
         Just(bounce(Caller::System)),
+        Just(mute(&[NotificationKind::News])),
+        Just(mute(&[])),
         Just(UserCommand::ClearBounce { caller: admin(), now: at(8) }),
         prop_oneof![Just(None), Just(Some("")), Just(Some("+84901234567"))]
             .prop_map(|phone| contact(phone, None, 5)),
