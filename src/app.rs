@@ -27,6 +27,7 @@ use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
 use crate::config::{Messaging, Storage};
+use crate::domain::announcement::Announcement;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
@@ -34,6 +35,7 @@ use crate::domain::escrow::Escrow;
 use crate::domain::event_source::EventSources;
 use crate::domain::event_type::EventType;
 use crate::domain::ids::CategoryId;
+use crate::domain::interest::Interest;
 use crate::domain::listing::Listing;
 use crate::domain::notification::Notification;
 use crate::domain::order::Order;
@@ -41,6 +43,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
+use crate::domain::review::Review;
 use crate::domain::seller_account::SellerAccount;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
@@ -55,19 +58,24 @@ use crate::gateways::sandbox::Sandbox;
 use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
+use crate::subscribers::announcements::Announcements;
+use crate::subscribers::bounces::MailBounces;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
+use crate::subscribers::notifications::escalations::{self, Escalations};
 use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
+use crate::subscribers::seller_ratings::SellerRatings;
+use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
-    webhooks,
+    announcements, bounces, email_claims, mail_sender, notifications, order_progress,
+    payment_gateway, seller_ratings, sequence_gaps, sms_sender, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -172,6 +180,9 @@ impl App {
             .aggregate::<Escrow>()
             .aggregate::<SellerAccount>()
             .aggregate::<Shipment>()
+            .aggregate::<Review>()
+            .aggregate::<Interest>()
+            .aggregate::<Announcement>()
             .aggregate::<Notification>()
             .aggregate::<ServiceToken>()
             .aggregate::<EventType>()
@@ -182,10 +193,13 @@ impl App {
             .aggregate::<ProjectionCare>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
-        let Messaging { mailer, templates, .. } = settings.messaging;
+        let Messaging { mailer, sms, templates, .. } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
-        let sender = MailSender::new(mailer, composer.clone(), address_hash);
-        for subscription in handlers(gateways, sender) {
+        let senders = (
+            MailSender::new(mailer, composer.clone(), address_hash),
+            SmsHandler::new(sms, composer.clone(), number_hash(settings.lookup_key)),
+        );
+        for subscription in handlers(gateways, senders, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         let webhooks = Webhooks::new(
@@ -222,7 +236,11 @@ impl App {
     }
 }
 
-fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> {
+fn handlers(
+    gateways: PaymentGateways,
+    (mails, texts): (MailSender, SmsHandler),
+    reads: &ReadModels,
+) -> Vec<Subscription> {
     let calls = [Some(&gateways.sandbox), gateways.momo.as_ref()];
     let slowest = calls.into_iter().flatten().map(|gateway| gateway.answer_within()).max();
     vec![
@@ -250,12 +268,41 @@ fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> 
         )
         .in_lanes(LANES),
         Subscription::handler(
+            seller_ratings::NAME,
+            "reviews",
+            seller_ratings::TOPICS,
+            Arc::new(SellerRatings),
+        )
+        .keyed_by(seller_ratings::key)
+        .in_lanes(LANES),
+        Subscription::handler(
             notifications::NAME,
             "notifications",
             notifications::TOPICS,
             Arc::new(Notifications),
         )
         .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            announcements::NAME,
+            "notifications",
+            announcements::TOPICS,
+            Arc::new(Announcements::new(reads.clone())),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            escalations::NAME,
+            "notifications",
+            escalations::TOPICS,
+            Arc::new(Escalations::new(reads.clone())),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            bounces::NAME,
+            "notifications",
+            bounces::TOPICS,
+            Arc::new(MailBounces),
+        )
+        .in_lanes(LANES),
         Subscription::handler(
             letters::NAME,
             "notifications",
@@ -267,7 +314,14 @@ fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> 
             mail_sender::NAME,
             "notifications",
             mail_sender::TOPICS,
-            Arc::new(sender),
+            Arc::new(mails),
+        )
+        .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            sms_sender::NAME,
+            "notifications",
+            sms_sender::TOPICS,
+            Arc::new(texts),
         )
         .in_lanes(LANES_BUSY),
     ]
@@ -294,6 +348,14 @@ fn address_hash(lookup_key: [u8; 32]) -> AddressHash {
         let address = crate::domain::text::normal_email(address);
         let hash =
             souk_actors::id::keyed_hash(&lookup_key, "mail recipient", &[address.as_bytes()]);
+        crate::domain::text::hex(&hash)
+    })
+}
+
+/// The same of a telephone number in its one spelling.
+fn number_hash(lookup_key: [u8; 32]) -> AddressHash {
+    Arc::new(move |number| {
+        let hash = souk_actors::id::keyed_hash(&lookup_key, "sms recipient", &[number.as_bytes()]);
         crate::domain::text::hex(&hash)
     })
 }

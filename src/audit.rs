@@ -38,7 +38,7 @@ use crate::projections::db::ReadError;
 use crate::projections::{EVENTS_INDEX, EventFilter, ReadModels};
 use crate::subscribers::{
     command_failed, email_claims, mail_sender, notifications, order_progress, payment_gateway,
-    webhooks,
+    seller_ratings, sms_sender, webhooks,
 };
 
 /// Events read at a time.
@@ -58,6 +58,8 @@ const SAGA_FACTS: &str = "order_saga-facts";
 
 /// What an aggregate can have at most one of.
 const ONCE: &[&str] = &[
+    "announcement.completed",
+    "announcement.started",
     "email_claim.claimed",
     "escrow.created",
     "escrow.funded",
@@ -66,15 +68,19 @@ const ONCE: &[&str] = &[
     "notification.admin.sent",
     "notification.email.sent",
     "notification.requested",
+    "notification.sms.sent",
     "notification.user.sent",
     "order.completed",
     "order.confirmed",
     "order.delivered",
     "order.paid",
     "order.placed",
+    "order.reviewed",
     "order.shipped",
     "payment.captured",
     "payment.initiated",
+    "review.created",
+    "review.replied",
     "saga.completed",
     "saga.failed",
     "saga.started",
@@ -306,12 +312,14 @@ async fn endpoints(runtime: &Runtime) -> Result<Vec<Wanting>, Failure> {
 }
 
 /// The handlers whose effects can be looked for.
-const HANDLERS: [(&str, &[&str]); 7] = [
+const HANDLERS: [(&str, &[&str]); 9] = [
     (notifications::NAME, notifications::TOPICS),
     (mail_sender::NAME, mail_sender::TOPICS),
+    (sms_sender::NAME, sms_sender::TOPICS),
     (email_claims::NAME, &["user.registered"]),
     (payment_gateway::NAME, &["payment.initiated"]),
-    (order_progress::NAME, &["shipment.delivered"]),
+    (order_progress::NAME, &["shipment.delivered", "review.created"]),
+    (seller_ratings::NAME, seller_ratings::TOPICS),
     (SAGA_FACTS, &["order.placed"]),
     (webhooks::FANOUT, webhooks::FANOUT_TOPICS),
 ];
@@ -628,6 +636,10 @@ impl<'a> Auditor<'a> {
         if name == webhooks::FANOUT {
             return self.lacks_messages(event).await;
         }
+        if name == seller_ratings::NAME {
+            let is_told = seller_ratings::is_told(self.runtime, event).await?;
+            return Ok((!is_told).then(|| "the seller's rating does not know of it".to_owned()));
+        }
         let data = data(event);
         let order = id_in(&data, "order_id");
         let (target, any_of): (Option<Uuid>, &[&str]) = match name {
@@ -646,6 +658,17 @@ impl<'a> Auditor<'a> {
                     "notification.email.sent",
                     "notification.email.failed",
                     "notification.email.outcome_unknown",
+                    "notification.muted",
+                ],
+            ),
+            sms_sender::NAME if data["channel"] != "sms" => return Ok(None),
+            sms_sender::NAME => (
+                Some(event.aggregate_id),
+                &[
+                    "notification.sms.sent",
+                    "notification.sms.failed",
+                    "notification.sms.outcome_unknown",
+                    "notification.muted",
                 ],
             ),
             email_claims::NAME => {
@@ -662,6 +685,9 @@ impl<'a> Auditor<'a> {
                     "payment.rejected",
                 ],
             ),
+            order_progress::NAME if &*event.event_type == "review.created" => {
+                (order, &["order.reviewed"])
+            }
             order_progress::NAME => (
                 order,
                 &["order.delivered", "order.cancelled", "order.failed", "order.payment_failed"],

@@ -12,6 +12,7 @@
 //! - **State before anything happened is `Default`.** What exists only afterwards is in `details`.
 #![warn(missing_docs)]
 
+pub mod announcement;
 pub mod caller;
 pub mod category;
 pub mod email_claim;
@@ -19,6 +20,7 @@ pub mod escrow;
 pub mod event_source;
 pub mod event_type;
 pub mod ids;
+pub mod interest;
 pub mod listing;
 pub mod money;
 pub mod notification;
@@ -26,10 +28,12 @@ pub mod order;
 pub mod order_progress;
 pub mod order_saga;
 pub mod payment;
+pub mod preferences;
 pub mod projection_care;
 pub mod publication;
 pub mod registry;
 mod rejection;
+pub mod review;
 pub mod seller_account;
 pub mod service_token;
 pub mod session;

@@ -35,9 +35,11 @@ mod graph;
 pub mod idempotency;
 mod incoming;
 pub mod info;
+pub mod interests;
 mod invoices;
 pub mod ledger;
 pub mod listings;
+pub mod mail_webhook;
 mod middleware;
 pub mod money;
 pub mod notifications;
@@ -46,6 +48,7 @@ pub mod orders;
 pub mod params;
 pub mod payments;
 pub mod prefer;
+pub mod preferences;
 pub mod probes;
 pub mod problem;
 pub mod projections;
@@ -54,6 +57,7 @@ pub mod quarantine;
 mod rate_limit;
 mod registered;
 pub mod replays;
+pub mod reviews;
 pub mod sagas;
 mod sagas_known;
 mod sagas_stream;
@@ -336,7 +340,11 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(payments::routes())
         .merge(explain::routes())
         .merge(shipments::routes())
+        .merge(reviews::routes())
+        .merge(interests::routes())
         .merge(notifications::routes())
+        .merge(mail_webhook::routes())
+        .merge(preferences::routes())
         .merge(publishing::routes())
         .merge(event_types::routes())
         .merge(event_sources::routes())

@@ -15,12 +15,14 @@ pub mod categories;
 pub mod db;
 pub mod diff;
 pub mod events_index;
+pub mod interests;
 pub mod ledger;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
 pub mod publishing;
 pub mod rebuild;
+pub mod reviews;
 pub mod sagas;
 pub mod shipments;
 #[cfg(test)]
@@ -41,15 +43,19 @@ use uuid::Uuid;
 pub use categories::CategoryRow;
 pub use db::{Place, ReadError};
 pub use events_index::{EventFilter, Match as EventMatch, TraceRow};
+pub use interests::InterestRow;
 pub use ledger::{Balance, Check as LedgerCheck, PayoutRow};
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
 pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
+pub use reviews::{ReviewFilter, ReviewRow};
 pub use sagas::{SagaFilter, SagaRow};
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
+
+use crate::domain::interest::InterestKind;
 
 use db::ReadDb;
 use rebuild::Versioned;
@@ -77,13 +83,17 @@ pub const SERVICE_TOKENS_VIEW: &str = "service-tokens-view";
 pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 /// The projection of what is held back of outside events.
 pub const BUFFERS_VIEW: &str = "buffers-view";
+/// Whom people follow, and their favourites.
+pub const INTERESTS_VIEW: &str = "interests-view";
+/// The reviews.
+pub const REVIEWS_VIEW: &str = "reviews-view";
 /// What was sent to webhook endpoints.
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 /// The accounts of the ledger, and the payouts.
 pub const LEDGER: &str = "ledger";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 13] = [
+pub const PROJECTIONS: [&str; 15] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -95,6 +105,8 @@ pub const PROJECTIONS: [&str; 13] = [
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
+    REVIEWS_VIEW,
+    INTERESTS_VIEW,
     WEBHOOK_DELIVERIES_VIEW,
     LEDGER,
 ];
@@ -116,6 +128,8 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
+        of::<reviews::Reviews>(),
+        of::<ViewTable<interests::InterestsView>>(),
         of::<webhooks::WebhookDeliveries>(),
         of::<ledger::LedgerTable>(),
     ]
@@ -138,6 +152,8 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
+        of::<reviews::Reviews>(db),
+        of::<ViewTable<interests::InterestsView>>(db),
         of::<webhooks::WebhookDeliveries>(db),
         of::<ledger::LedgerTable>(db),
     ]
@@ -233,6 +249,8 @@ impl ReadModels {
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
+            self.subscription::<reviews::Reviews>(),
+            self.view::<interests::InterestsView>(),
             self.subscription::<webhooks::WebhookDeliveries>(),
             self.subscription::<ledger::LedgerTable>(),
         ]
@@ -255,6 +273,8 @@ impl ReadModels {
             of::<publishing::ServiceTokensView>(self),
             of::<publishing::EventTypesView>(self),
             of::<publishing::BuffersView>(self),
+            of::<reviews::ReviewsView>(self),
+            of::<interests::InterestsView>(self),
         ]
     }
 
@@ -324,6 +344,11 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<UserRow>, ReadError> {
         users::find(&self.db, filter, before, limit).await
+    }
+
+    /// The first administrators who can act, in the order in which they registered.
+    pub async fn administrators(&self, limit: u32) -> Result<Vec<Uuid>, ReadError> {
+        users::administrators(&self.db, limit).await
     }
 
     /// The listings that match, the newest first, before a time and id.
@@ -413,6 +438,46 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<NotificationRow>, ReadError> {
         notifications::sent_by(&self.db, channel, before, limit).await
+    }
+
+    /// The reviews that match and are not hidden, the newest first, before a time and id.
+    pub async fn reviews(
+        &self,
+        filter: &ReviewFilter,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<ReviewRow>, ReadError> {
+        reviews::find(&self.db, filter, before, limit).await
+    }
+
+    /// What somebody takes an interest in, the newest first, before a time and id.
+    pub async fn interests_of(
+        &self,
+        user_id: Uuid,
+        kind: InterestKind,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<InterestRow>, ReadError> {
+        interests::of_user(&self.db, user_id, kind, before, limit).await
+    }
+
+    /// Who takes an interest in something, behind an interest, in the order of their ids.
+    pub async fn interests_in(
+        &self,
+        of: (InterestKind, Uuid),
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<InterestRow>, ReadError> {
+        interests::in_target(&self.db, of, after, limit).await
+    }
+
+    /// How many take an interest in something.
+    pub async fn interests_count(
+        &self,
+        kind: InterestKind,
+        target_id: Uuid,
+    ) -> Result<u64, ReadError> {
+        interests::count(&self.db, kind, target_id).await
     }
 
     /// The sagas that match, the newest first, before a time and id.

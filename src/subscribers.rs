@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   event ──▶ handler ──command──▶ another aggregate      email-claims, notifications
-//!                    └──call────▶ the outside, then a     payment-gateway, mail-sender
+//!                    └──call────▶ the outside, then a     payment-gateway, notification-email
 //!                                 command that reports it             webhooks
 //! ```
 //!
@@ -11,6 +11,8 @@
 //! the aggregate. What to do is decided by pure functions of the event and the state; the handlers
 //! around them only carry it out.
 
+pub mod announcements;
+pub mod bounces;
 pub mod email_claims;
 #[cfg(test)]
 mod interleavings;
@@ -21,7 +23,9 @@ pub mod order_progress;
 pub mod outbox;
 pub mod payment_gateway;
 pub mod saga_router;
+pub mod seller_ratings;
 pub mod sequence_gaps;
+pub mod sms_sender;
 pub mod templates;
 pub mod webhooks;
 

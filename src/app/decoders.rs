@@ -14,11 +14,13 @@ use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::{SagaEvent, SagaInstance};
 use uuid::Uuid;
 
+use crate::domain::announcement::{Announcement, AnnouncementEvent};
 use crate::domain::category::{Category, CategoryEvent};
 use crate::domain::email_claim::{EmailClaim, EmailClaimEvent};
 use crate::domain::escrow::{Escrow, EscrowEvent};
 use crate::domain::event_source::{EventSourceEvent, EventSources};
 use crate::domain::event_type::{EventType, EventTypeEvent};
+use crate::domain::interest::{Interest, InterestEvent};
 use crate::domain::listing::{Listing, ListingEvent};
 use crate::domain::notification::{Notification, NotificationEvent};
 use crate::domain::order::{Order, OrderEvent};
@@ -26,6 +28,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
 use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
+use crate::domain::review::{Review, ReviewEvent};
 use crate::domain::seller_account::{SellerAccount, SellerAccountEvent};
 use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
@@ -173,6 +176,9 @@ macro_rules! every_event {
             $what::<EscrowEvent>($($argument),*),
             $what::<SellerAccountEvent>($($argument),*),
             $what::<ShipmentEvent>($($argument),*),
+            $what::<ReviewEvent>($($argument),*),
+            $what::<InterestEvent>($($argument),*),
+            $what::<AnnouncementEvent>($($argument),*),
             $what::<NotificationEvent>($($argument),*),
             $what::<ServiceTokenEvent>($($argument),*),
             $what::<EventTypeEvent>($($argument),*),
@@ -218,6 +224,9 @@ proptest! {
         snapshot::<Escrow>(random, &text)?;
         snapshot::<SellerAccount>(random, &text)?;
         snapshot::<Shipment>(random, &text)?;
+        snapshot::<Review>(random, &text)?;
+        snapshot::<Interest>(random, &text)?;
+        snapshot::<Announcement>(random, &text)?;
         snapshot::<Notification>(random, &text)?;
         snapshot::<ServiceToken>(random, &text)?;
         snapshot::<EventType>(random, &text)?;

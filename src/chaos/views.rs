@@ -11,7 +11,8 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    categories, events_index, listings, notifications, orders, publishing, sagas, shipments, users,
+    categories, events_index, interests, listings, notifications, orders, publishing, reviews,
+    sagas, shipments, users,
 };
 
 /// One view.
@@ -80,6 +81,8 @@ pub(super) struct Views {
     service_tokens: Folded<publishing::ServiceTokensView>,
     event_types: Folded<publishing::EventTypesView>,
     buffers: Folded<publishing::BuffersView>,
+    reviews: Folded<reviews::ReviewsView>,
+    interests: Folded<interests::InterestsView>,
 }
 
 impl Views {
@@ -95,6 +98,8 @@ impl Views {
         self.service_tokens.take(event, ledger);
         self.event_types.take(event, ledger);
         self.buffers.take(event, ledger);
+        self.reviews.take(event, ledger);
+        self.interests.take(event, ledger);
     }
 
     /// Compares with the read database, in which `events` events should be indexed.
@@ -109,6 +114,8 @@ impl Views {
         self.service_tokens.compare(db, ledger).await?;
         self.event_types.compare(db, ledger).await?;
         self.buffers.compare(db, ledger).await?;
+        self.reviews.compare(db, ledger).await?;
+        self.interests.compare(db, ledger).await?;
         let count = Query::select(&["COUNT(*)"], &events_index::table(db));
         let indexed = db.fetch_as(count, |row| row.count(0)).await?;
         if indexed.first() != Some(&events) {

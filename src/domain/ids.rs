@@ -113,6 +113,12 @@ ids! {
     PayoutId = "payout";
     /// The shipment of an order.
     ShipmentId = "shipment";
+    /// The review of an order.
+    ReviewId = "review";
+    /// What one person wants to hear of.
+    InterestId = "interest";
+    /// An event that is told to many.
+    AnnouncementId = "announcement";
     /// A message to one person by one channel.
     NotificationId = "notification";
     /// The token of a service outside.
@@ -223,6 +229,20 @@ impl ShipmentId {
     }
 }
 
+impl AnnouncementId {
+    /// What is told of an event to those who take an interest in it.
+    pub fn of(event_id: Uuid) -> Self {
+        Self(derived("announcement", &[event_id.as_bytes()]))
+    }
+}
+
+impl ReviewId {
+    /// The review of an order: two of the same order meet in one aggregate.
+    pub fn of(order: OrderId) -> Self {
+        Self(derived("review", &[order.0.as_bytes()]))
+    }
+}
+
 impl ReservationId {
     /// The stock that `listing` holds for `order`.
     pub fn of(listing: ListingId, order: OrderId) -> Self {
@@ -296,6 +316,7 @@ pub(crate) fn crockford(id: Uuid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::interest::InterestOf;
     use crate::domain::webhook_delivery::{delivery_id, lane_of};
 
     const TEXT: &str = "0198c5a4-0000-7000-8000-0123456789ab";
@@ -356,6 +377,13 @@ mod tests {
                 .to_string(),
             lane_of(WebhookEndpointId(Uuid::from_u128(6)), order.0).to_string(),
             delivery_id(WebhookEndpointId(Uuid::from_u128(6)), Uuid::from_u128(7)).to_string(),
+            ReviewId::of(order).to_string(),
+            InterestId::of(
+                UserId(Uuid::from_u128(5)),
+                InterestOf::Listing(ListingId(Uuid::from_u128(2))),
+            )
+            .to_string(),
+            AnnouncementId::of(Uuid::from_u128(4)).to_string(),
         ];
         let expected = [
             "71879d66-f4dc-8d2c-a0b7-a64855cc6ebf",
@@ -367,6 +395,9 @@ mod tests {
             "e7fa75ca-617b-8b75-b635-d53d89ac7203",
             "7d43aeca-9c05-809c-8ca4-fae27efe7850",
             "46664e64-2297-84f6-8291-15876432b937",
+            "97a974af-349a-8c00-8c9e-74001e12e4af",
+            "54edac6e-f1da-8d42-b82b-7332e27bcf14",
+            "4d15dacb-7c86-8d38-b5c6-1509d84fb78c",
         ];
         assert_eq!(ids, expected);
     }

@@ -14,7 +14,9 @@ use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
-use super::ids::{CheckoutId, ListingId, OrderId, PaymentId, ShipmentId, UserId, order_number};
+use super::ids::{
+    CheckoutId, ListingId, OrderId, PaymentId, ReviewId, ShipmentId, UserId, order_number,
+};
 use super::listing::{ListingStatus, QUANTITY_MAX};
 use super::money::{Currency, Money};
 use super::rejection::{invalid_from_fields, rejections};
@@ -351,6 +353,13 @@ pub enum OrderCommand {
         /// When.
         now: Timestamp,
     },
+    /// The buyer has reviewed it.
+    RecordReviewed {
+        /// The review.
+        review_id: ReviewId,
+        /// When.
+        now: Timestamp,
+    },
 }
 
 impl Command for OrderCommand {
@@ -373,6 +382,7 @@ impl Command for OrderCommand {
             Self::Dispute { .. } => "DisputeOrder",
             Self::ResolveDispute { .. } => "ResolveDispute",
             Self::SettleDue { .. } => "SettleOrder",
+            Self::RecordReviewed { .. } => "RecordOrderReviewed",
         }
     }
 }
@@ -415,6 +425,8 @@ souk_actors::events! {
             1.0, [];
         /// Nobody has objected in time.
         SettlementDue(OrderSettlementDue) = "order.settlement_due", "OrderSettlementDue", 1.0, [];
+        /// The buyer has reviewed it.
+        Reviewed(OrderReviewed) = "order.reviewed", "OrderReviewed", 1.0, [];
     }
 }
 
@@ -594,6 +606,17 @@ pub struct OrderCompleted {
     pub completed_at: Timestamp,
 }
 
+/// The buyer has reviewed an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderReviewed {
+    /// The order.
+    pub order_id: OrderId,
+    /// The review.
+    pub review_id: ReviewId,
+    /// When.
+    pub reviewed_at: Timestamp,
+}
+
 rejections! {
     /// Why an order refuses a command.
     pub enum OrderRejection {
@@ -695,6 +718,9 @@ pub struct OrderDetails {
     pub checkout_id: Option<CheckoutId>,
     /// The shipment, once there is one.
     pub shipment_id: Option<ShipmentId>,
+    /// The review, once there is one.
+    #[serde(default)]
+    pub review_id: Option<ReviewId>,
     /// Why it came to nothing, if it did.
     pub failure: Option<Failure>,
     /// When it was placed.
@@ -871,6 +897,7 @@ impl OrderDetails {
             saga_definition: event.saga_definition,
             checkout_id: event.checkout_id,
             shipment_id: None,
+            review_id: None,
             failure: None,
             placed_at: event.placed_at,
             after_sales: AfterSales::default(),
@@ -896,8 +923,22 @@ impl OrderDetails {
             | OrderCommand::Dispute { .. }
             | OrderCommand::ResolveDispute { .. }
             | OrderCommand::SettleDue { .. } => self.care(command)?,
+            OrderCommand::RecordReviewed { review_id, now } => self.reviewed(*review_id, *now),
         };
         Ok(event.into_iter().collect())
+    }
+
+    /// When the goods arrived, as far as the order knows.
+    pub fn arrived_at(&self) -> Option<Timestamp> {
+        let since = |status| self.history.iter().find(|change| change.status == status);
+        let arrived = since(OrderStatus::Delivered).or_else(|| since(OrderStatus::Completed));
+        arrived.map(|change| change.at)
+    }
+
+    /// Whether it may be reviewed is the review's business.
+    fn reviewed(&self, review_id: ReviewId, now: Timestamp) -> Option<OrderEvent> {
+        let event = OrderReviewed { order_id: self.order_id, review_id, reviewed_at: now };
+        self.review_id.is_none().then_some(OrderEvent::Reviewed(event))
     }
 
     /// The word that the order has come further.
@@ -1025,6 +1066,7 @@ impl OrderDetails {
             }
             OrderEvent::Delivered(event) => self.enter(S::Delivered, event.delivered_at),
             OrderEvent::Completed(event) => self.enter(S::Completed, event.completed_at),
+            OrderEvent::Reviewed(event) => self.review_id = Some(event.review_id),
             OrderEvent::PaymentFailed(event) => {
                 self.enter(S::PaymentFailed, event.failed_at);
                 self.fail(&event.reason, None, None);

@@ -791,6 +791,7 @@ fn confirmation(placed: &Placed, now: Timestamp) -> MarketCommand {
         params: Personal::new(buyer.uuid(), params),
         order_id: Some(placed.order_id),
         cause_event_id: placed.event_id,
+        muted: false,
         now,
     };
     MarketCommand::Notification(notification_id, NotificationCommand::Request(Box::new(new)))

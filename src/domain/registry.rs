@@ -9,17 +9,20 @@ use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::SagaEvent;
 
+use super::announcement::AnnouncementEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
 use super::escrow::EscrowEvent;
 use super::event_source::EventSourceEvent;
 use super::event_type::EventTypeEvent;
+use super::interest::InterestEvent;
 use super::listing::ListingEvent;
 use super::notification::NotificationEvent;
 use super::order::OrderEvent;
 use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
+use super::review::ReviewEvent;
 use super::seller_account::SellerAccountEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
@@ -41,6 +44,9 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         EscrowEvent::descriptors(),
         SellerAccountEvent::descriptors(),
         ShipmentEvent::descriptors(),
+        ReviewEvent::descriptors(),
+        InterestEvent::descriptors(),
+        AnnouncementEvent::descriptors(),
         NotificationEvent::descriptors(),
         ServiceTokenEvent::descriptors(),
         EventTypeEvent::descriptors(),
@@ -71,6 +77,9 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         EscrowEvent::upcasters(),
         SellerAccountEvent::upcasters(),
         ShipmentEvent::upcasters(),
+        ReviewEvent::upcasters(),
+        InterestEvent::upcasters(),
+        AnnouncementEvent::upcasters(),
         NotificationEvent::upcasters(),
         ServiceTokenEvent::upcasters(),
         EventTypeEvent::upcasters(),
@@ -173,11 +182,16 @@ mod tests {
         "user.email_verified",
         "user.role_granted",
         "user.profile_updated",
+        "user.contact_updated",
         "user.upgraded_to_seller",
         "seller.verified",
         "seller.rejected",
         "user.suspended",
         "user.reinstated",
+        "user.preferences_updated",
+        "seller.rating_updated",
+        "user.email_unreachable",
+        "user.email_reachable",
         "user.erased",
         "email_claim.claimed",
         "email_claim.confirmed",
@@ -218,6 +232,7 @@ mod tests {
         "order.disputed",
         "order.dispute_resolved",
         "order.settlement_due",
+        "order.reviewed",
         "payment.initiated",
         "payment.instructed",
         "payment.timed_out",
@@ -243,14 +258,35 @@ mod tests {
         "shipment.dispatched",
         "shipment.delivered",
         "shipment.cancelled",
+        "review.created",
+        "review.replied",
+        "review.reply_edited",
+        "review.hidden",
+        "review.restored",
+        "user.followed",
+        "user.unfollowed",
+        "favourite.added",
+        "favourite.removed",
+        "announcement.started",
+        "announcement.advanced",
+        "announcement.completed",
         "notification.requested",
+        "notification.muted",
         "notification.email.attempted",
         "notification.email.sent",
         "notification.email.failed",
         "notification.email.deferred",
         "notification.email.outcome_unknown",
+        "notification.sms.attempted",
+        "notification.sms.sent",
+        "notification.sms.failed",
+        "notification.sms.deferred",
+        "notification.sms.outcome_unknown",
         "notification.user.sent",
         "notification.admin.sent",
+        "notification.email.bounced",
+        "notification.acknowledged",
+        "notification.admin.escalated",
         "notification.read",
         "service_token.issued",
         "service_token.revoked",

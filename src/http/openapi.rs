@@ -374,6 +374,7 @@ fn schema_of(name: &str) -> Option<Value> {
         "order_id" => kind("order"),
         "user_id" | "seller_id" => kind("user"),
         "category_id" => kind("category"),
+        "listing_id" => kind("listing"),
         "partition" => json!({ "type": "integer", "minimum": 0, "maximum": 65_535 }),
         "aggregateId" | "aggregate_id" => kind("[a-z_]+"),
         _ => return None,
@@ -395,6 +396,7 @@ fn is_conditional(path: &str) -> bool {
         || (path.contains("/{")
             && !path.ends_with("/explain")
             && !path.ends_with("/deliveries")
+            && !path.ends_with("/followers/count")
             && !never.iter().any(|start| path.starts_with(start)))
 }
 
@@ -488,7 +490,7 @@ fn is_open(path: &str, method: &str) -> bool {
                 | "/api/v1/payments/webhook/momo"
         )
         || (method == "get"
-            && ["/api/v1/listings", "/api/v1/categories", "/api/v1/users/{id}"]
+            && ["/api/v1/listings", "/api/v1/categories", "/api/v1/reviews", "/api/v1/users/{id}"]
                 .iter()
                 .any(|open| path.starts_with(open)))
 }

@@ -273,6 +273,10 @@ pub struct OrderBody {
     pub shipment_id: Option<Uuid>,
     /// The checkout across sellers that it belongs to, if it does.
     pub checkout_id: Option<Uuid>,
+    /// Whether the buyer has reviewed it.
+    pub reviewed: bool,
+    /// The review, once there is one.
+    pub review_id: Option<Uuid>,
     /// In which order the saga goes about it.
     #[schema(value_type = String, example = "reserve_first")]
     pub saga_definition: SagaDefinition,
@@ -412,6 +416,8 @@ impl OrderBody {
             reservations: reservations.collect(),
             shipment_id: details.shipment_id.map(Into::into),
             checkout_id: details.checkout_id.map(Into::into),
+            reviewed: details.review_id.is_some(),
+            review_id: details.review_id.map(Into::into),
             saga_definition: details.saga_definition,
             failure: details.failure.as_ref().map(|failure| FailureBody {
                 reason: failure.reason.clone(),

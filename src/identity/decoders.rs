@@ -61,6 +61,7 @@ const VARIABLES: &[&str] = &[
     "TWILIO_ACCOUNT_SID",
     "TWILIO_AUTH_TOKEN",
     "TWILIO_FROM",
+    "MAIL_WEBHOOK_TOKEN",
 ];
 
 proptest! {

@@ -5,6 +5,7 @@
 //! | `shipment.delivered` | the order is delivered; said by the buyer, the escrow lets the money go |
 //! | `escrow.released` | the order is complete |
 //! | `order.settlement_due` and those of returns and disputes | what [`order_progress::follow`] says |
+//! | `review.created` | the order is reviewed |
 //!
 //! An order that has gone another way by then keeps it: its refusal is the last word.
 
@@ -26,6 +27,7 @@ use crate::domain::ids::{EscrowId, OrderId};
 use crate::domain::order::{OrderCommand, OrderEvent};
 use crate::domain::order_progress;
 use crate::domain::order_saga::MarketCommand;
+use crate::domain::review::ReviewEvent;
 use crate::domain::shipment::{Shipment, ShipmentEvent};
 
 /// The subscription's name. Stored; never rename.
@@ -38,6 +40,7 @@ pub const TOPICS: &[&str] = &[
     "order.return_refused",
     "order.returned",
     "order.dispute_resolved",
+    "review.created",
 ];
 
 /// The handler.
@@ -113,6 +116,14 @@ async fn released(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure>
     send(runtime, event, MarketCommand::Order(released.order_id, complete)).await
 }
 
+async fn reviewed(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
+    let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
+    let ReviewEvent::Created(created) = change else { return Ok(()) };
+    let (review_id, now) = (created.review_id, runtime.world().now());
+    let record = OrderCommand::RecordReviewed { review_id, now };
+    send(runtime, event, MarketCommand::Order(created.order_id, record)).await
+}
+
 async fn about_order(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
     let change: OrderEvent = runtime.journal().decode(event).await.map_err(decode_failed)?;
     let escrow = escrow_status(runtime, OrderId(event.aggregate_id)).await?;
@@ -128,6 +139,7 @@ impl Handler for OrderProgress {
         match &*event.aggregate_type {
             "shipment" => delivered(runtime, event).await,
             "escrow" => released(runtime, event).await,
+            "review" => reviewed(runtime, event).await,
             _ => about_order(runtime, event).await,
         }
     }

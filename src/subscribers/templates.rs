@@ -3,7 +3,7 @@
 //!
 //! A template is named by what notifications store. `<name>.txt` has the subject (a title, inside the
 //! marketplace) in its first line and then the words; `<name>.html` is the page of a mail, put into
-//! `layout.html`. A page fills its gaps escaped, so that nobody's first
+//! `layout.html`; `<name>.sms.txt` is a text message, all of it. A page fills its gaps escaped, so that nobody's first
 //! name becomes markup, and a subject is one line, so that it becomes no header. A gap without a value
 //! is an error.
 
@@ -15,6 +15,8 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 
 /// How the first line of a `.txt` begins.
 const SUBJECT: &str = "Subject: ";
+/// How the names of text messages end, before `.txt`.
+const SMS: &str = ".sms";
 /// The largest template that is read from a folder.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 
@@ -34,7 +36,12 @@ static FILES: &[(&str, &str)] = files![
     "dispute_resolved.txt",
     "email_verified.html",
     "email_verified.txt",
+    "new_listing.txt",
     "new_order.txt",
+    "new_review.html",
+    "new_review.txt",
+    "notice_escalated.html",
+    "notice_escalated.txt",
     "order_cancelled.html",
     "order_cancelled.txt",
     "order_completed.txt",
@@ -48,12 +55,16 @@ static FILES: &[(&str, &str)] = files![
     "order_payment_failed.html",
     "order_payment_failed.txt",
     "order_placed.html",
+    "order_placed.sms.txt",
     "order_placed.txt",
     "order_rejected.html",
     "order_rejected.txt",
+    "order_shipped.sms.txt",
     "order_shipped.txt",
+    "payment_received.sms.txt",
     "payment_received.txt",
     "payment_rejected.txt",
+    "price_drop.txt",
     "receipt.html",
     "receipt.txt",
     "refund_refused.txt",
@@ -162,7 +173,7 @@ impl Templates {
         for (name, built_in) in FILES {
             let source = replaced(name).unwrap_or_else(|| (*built_in).to_owned());
             let mut parts = vec![((*name).to_owned(), source.clone())];
-            if let Some(stem) = name.strip_suffix(".txt") {
+            if let Some(stem) = name.strip_suffix(".txt").filter(|stem| !stem.ends_with(SMS)) {
                 let Some((subject, text)) = split(&source) else {
                     return Err(FolderError::Invalid {
                         file: (*name).to_owned(),
@@ -238,6 +249,21 @@ impl Templates {
             String::new()
         };
         Ok(Rendered { subject, text, html })
+    }
+}
+
+impl Templates {
+    /// Writes a text message: one line.
+    pub fn sms(
+        &self,
+        name: &str,
+        values: &BTreeMap<String, String>,
+    ) -> Result<String, RenderError> {
+        let file = format!("{name}{SMS}.txt");
+        if !self.has(&file) {
+            return Err(RenderError::UnknownTemplate(file));
+        }
+        Ok(one_line(self.fill(&file, values.clone())?.trim()))
     }
 }
 

@@ -75,7 +75,7 @@ async fn a_healthy_system_lacks_nothing_and_has_nothing_twice(partitions: u16) {
         "users-view",
         "sagas-view",
         "notifications",
-        "mail-sender",
+        "notification-email",
         "email-claims",
         "payment-gateway",
         "order_saga-facts",

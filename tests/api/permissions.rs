@@ -24,6 +24,10 @@ enum For {
     ItsPayee,
     /// The buyer of the order, and administrators; the seller hears 403, others 404.
     ItsBuyer,
+    /// The buyer of the order alone; everybody else hears 403.
+    ItsReviewer,
+    /// The seller whom the review is about alone; everybody else hears 403.
+    ItsReviewee,
     /// Whom the notification is for, and administrators; for others it is not there.
     ItsRecipient,
     /// The seller of the order, and administrators; the buyer hears 403, others 404.
@@ -52,6 +56,7 @@ fn meant_for(operation: &Operation) -> For {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
     match (operation.method.as_str(), path) {
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
+        ("POST", "/notifications/webhook/bounce") => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,
@@ -59,6 +64,19 @@ fn meant_for(operation: &Operation) -> For {
         ("POST", "/payments/webhook/momo") => For::All,
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
         ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
+        ("GET", "/reviews" | "/reviews/{id}" | "/users/{id}/reviews/summary") => For::All,
+        ("GET", "/users/{id}/followers/count") => For::All,
+        ("POST" | "DELETE", "/users/{id}/follow") => For::SignedIn,
+        _ if starts(&[
+            "/users/me/favourites",
+            "/users/me/following",
+            "/users/me/notification-preferences",
+        ]) =>
+        {
+            For::SignedIn
+        }
+        ("POST", "/reviews") => For::ItsReviewer,
+        ("POST" | "PUT", "/reviews/{id}/reply") => For::ItsReviewee,
         ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
         ("POST", "/orders" | "/transactions" | "/checkouts") => For::SignedIn,
         ("GET", "/checkouts/{id}") => For::Parties,
@@ -67,6 +85,7 @@ fn meant_for(operation: &Operation) -> For {
         ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
         _ if starts(&["/notifications/{id}"]) => For::ItsRecipient,
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
+        ("PATCH", "/users/me") => For::SignedIn,
         ("PATCH", "/users/{id}") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
         ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,
@@ -94,6 +113,8 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
         (For::ItsRecipient, Buyer | Admin) | (For::ItsPayee, Seller | Admin) => Ok(()),
         (For::ItsRecipient | For::ItsPayee, _) => Err((404, "not_found")),
+        (For::ItsReviewer, Buyer) | (For::ItsReviewee, Seller) => Ok(()),
+        (For::ItsReviewer | For::ItsReviewee, _) => forbidden,
         (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),
         (For::ItsBuyer, Seller) | (For::WhoeverSends, Buyer) => forbidden,
         (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {

@@ -393,13 +393,6 @@ impl OrderDetails {
         })
     }
 
-    /// Since when the goods are there: their delivery, or else the buyer's or the clock's word.
-    fn arrived_at(&self) -> Option<Timestamp> {
-        let since = |status| self.history.iter().find(|change| change.status == status);
-        let change = since(OrderStatus::Delivered).or_else(|| since(OrderStatus::Completed))?;
-        Some(change.at)
-    }
-
     fn is_within(&self, window: Duration, now: Timestamp) -> bool {
         self.arrived_at().is_none_or(|at| now.since(at) <= window)
     }

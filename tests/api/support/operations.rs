@@ -41,7 +41,11 @@ pub struct Things {
     pub webhook_id: String,
     pub notification_id: String,
     pub replay_id: String,
+    /// An order that was delivered and not reviewed.
     pub delivered_id: String,
+    pub review_id: String,
+    /// An order of which something is to come back.
+    pub completed_id: String,
     pub return_id: String,
     pub payout_id: String,
     pub checkout_id: String,
@@ -73,7 +77,13 @@ impl Server {
         .await;
         let replay = self.admin().post("/api/v1/admin/replays", &new_replay()).await.expect(202);
         let replay_id = replay.text("replay_id");
-        let (delivered_id, return_id, payout_id) =
+        let delivered_id = self.delivered(&buyer.client, &listing_id).await;
+        let reviewed = self.delivered(&buyer.client, &listing_id).await;
+        let review = json!({ "transaction_id": reviewed, "rating": 4, "comment": "Good." });
+        let review = buyer.client.post("/api/v1/reviews", &review).await.expect(201);
+        let review_id = review.text("review_id");
+        self.at_rest().await;
+        let (completed_id, return_id, payout_id) =
             self.completed(&seller, &buyer, &listing_id).await;
         let basket = wish(&listing_id, 1, "sandbox");
         let checkout = buyer.client.keyed("basket").post("/api/v1/checkouts", &basket).await;
@@ -91,6 +101,8 @@ impl Server {
             notification_id,
             replay_id,
             delivered_id,
+            review_id,
+            completed_id,
             return_id,
             payout_id,
             checkout_id,
@@ -157,7 +169,7 @@ fn operation(
 
 fn filled_in(path: &str, things: &Things) -> String {
     let id = match path {
-        _ if path.contains("/returns/") => &things.delivered_id,
+        _ if path.contains("/returns/") => &things.completed_id,
         _ if path.contains("/payouts/") => &things.payout_id,
         _ if path.contains("/checkouts/") => &things.checkout_id,
         _ if path.contains("/orders/") || path.contains("/transactions/") => &things.order_id,
@@ -165,11 +177,12 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/shipments/") => &things.shipment_id,
         _ if path.contains("/categories/") => &things.category_id,
         _ if path.contains("/events/") => &things.event_id,
-        _ if path.contains("/sellers/") => &things.seller.user_id,
+        _ if path.contains("/sellers/") || path.ends_with("/follow") => &things.seller.user_id,
         _ if path.contains("/users/") => &things.buyer.user_id,
         _ if path.contains("/webhooks/") => &things.webhook_id,
         _ if path.contains("/notifications/") => &things.notification_id,
         _ if path.contains("/replays/") => &things.replay_id,
+        _ if path.contains("/reviews/{id}") => &things.review_id,
         _ if path.contains("/faults/") => "1",
         _ => &things.listing_id,
     };
@@ -181,13 +194,14 @@ fn filled_in(path: &str, things: &Things) -> String {
     }
     [
         ("{id}", id),
+        ("{listing_id}", &things.listing_id),
         ("{key}", &things.order_id),
         ("{return_id}", &things.return_id),
         ("{correlation_id}", &things.correlation_id),
         ("{partition}", "0"),
         // One whose pauses hold nobody up.
-        ("{name}", "mail-sender"),
-        ("{subscription}", "mail-sender"),
+        ("{name}", "notification-email"),
+        ("{subscription}", "notification-email"),
         ("{projection}", "shipments-view"),
         ("{aggregate_type}", "listing"),
         ("{event_type}", "order.placed"),
@@ -220,7 +234,7 @@ fn new_payout() -> Value {
 /// A replay of nothing: nobody is called so.
 fn new_replay() -> Value {
     json!({
-        "subscription": "mail-sender",
+        "subscription": "notification-email",
         "from": "1970-01-01T00:00:00Z",
         "filter": "metadata.actor_id = \"nobody\"",
         "reason": "To see that it can be asked for",
@@ -236,6 +250,9 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "quantity": 1,
             "delivery_address": address(),
             "payment_method": "sandbox",
+        }),
+        ("POST", "/api/v1/reviews") => json!({
+            "transaction_id": things.delivered_id, "rating": 5, "comment": "As new.",
         }),
         ("POST", "/api/v1/listings") => json!({
             "title": "A blue bicycle",
