@@ -27,6 +27,7 @@ use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
 use crate::config::{Messaging, Storage};
+use crate::domain::activity::Activity;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
@@ -41,6 +42,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
+use crate::domain::search_entry::SearchEntry;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
@@ -63,10 +65,11 @@ use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
+use crate::subscribers::search_indexer::SearchIndexer;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, order_progress, payment_gateway, sequence_gaps,
-    webhooks,
+    email_claims, mail_sender, notifications, order_progress, payment_gateway, search_indexer,
+    sequence_gaps, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -166,6 +169,8 @@ impl App {
             .aggregate::<Session>()
             .aggregate::<Category>()
             .aggregate::<Listing>()
+            .aggregate::<SearchEntry>()
+            .aggregate::<Activity>()
             .aggregate::<Order>()
             .aggregate::<Payment>()
             .aggregate::<Escrow>()
@@ -186,6 +191,8 @@ impl App {
         for subscription in handlers(gateways, sender) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
+        let indexer = search_indexer::subscription(SearchIndexer::new(read_models.clone()));
+        builder = builder.subscribe(indexer.in_lanes(LANES).retrying(settings.retry.clone()));
         let webhooks = Webhooks::new(
             WebhookSender::new(settings.webhook_reach),
             &settings.master_key,

@@ -12,6 +12,7 @@
 //! - **State before anything happened is `Default`.** What exists only afterwards is in `details`.
 #![warn(missing_docs)]
 
+pub mod activity;
 pub mod caller;
 pub mod category;
 pub mod email_claim;
@@ -29,6 +30,7 @@ pub mod projection_care;
 pub mod publication;
 pub mod registry;
 mod rejection;
+pub mod search_entry;
 pub mod service_token;
 pub mod session;
 pub mod shipment;
@@ -39,3 +41,4 @@ pub mod topics;
 pub mod user;
 pub mod webhook_delivery;
 pub mod webhook_endpoint;
+pub mod words;

@@ -6,6 +6,7 @@
 //! from that.
 
 pub mod aggregates;
+pub mod analytics;
 pub mod answer;
 pub mod audit;
 mod auth;
@@ -54,6 +55,7 @@ pub mod sagas;
 mod sagas_known;
 mod sagas_stream;
 pub mod schemas;
+pub mod search;
 pub mod server;
 pub mod service_tokens;
 pub mod shipments;
@@ -324,6 +326,8 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(users::routes())
         .merge(categories::routes())
         .merge(listings::routes())
+        .merge(search::routes())
+        .merge(analytics::routes())
         .merge(orders::routes())
         .merge(payments::routes())
         .merge(explain::routes())

@@ -10,6 +10,7 @@
 //! personal data, so an erasure needs no work here. Aggregates answer for themselves; these tables
 //! answer what no aggregate can: lists, searches, look-ups by something other than the id.
 
+pub mod analytics;
 pub mod audit;
 pub mod categories;
 pub mod db;
@@ -21,6 +22,7 @@ pub mod orders;
 pub mod publishing;
 pub mod rebuild;
 pub mod sagas;
+pub mod search;
 pub mod shipments;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -45,6 +47,7 @@ pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
 pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
 pub use sagas::{SagaFilter, SagaRow};
+pub use search::{Hit, SearchFilter, SearchOrder, Terms};
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
@@ -75,11 +78,15 @@ pub const SERVICE_TOKENS_VIEW: &str = "service-tokens-view";
 pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 /// The projection of what is held back of outside events.
 pub const BUFFERS_VIEW: &str = "buffers-view";
+/// What the search finds listings by.
+pub const SEARCH_VIEW: &str = "search-view";
+/// Figures of the business.
+pub const ANALYTICS_VIEW: &str = "analytics-view";
 /// What was sent to webhook endpoints.
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 12] = [
+pub const PROJECTIONS: [&str; 14] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -91,6 +98,8 @@ pub const PROJECTIONS: [&str; 12] = [
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
+    SEARCH_VIEW,
+    ANALYTICS_VIEW,
     WEBHOOK_DELIVERIES_VIEW,
 ];
 
@@ -111,6 +120,8 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
+        of::<ViewTable<search::SearchView>>(),
+        of::<ViewTable<analytics::AnalyticsView>>(),
         of::<webhooks::WebhookDeliveries>(),
     ]
 }
@@ -132,6 +143,8 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
+        of::<ViewTable<search::SearchView>>(db),
+        of::<ViewTable<analytics::AnalyticsView>>(db),
         of::<webhooks::WebhookDeliveries>(db),
     ]
 }
@@ -226,6 +239,8 @@ impl ReadModels {
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
+            self.view::<search::SearchView>(),
+            self.view::<analytics::AnalyticsView>(),
             self.subscription::<webhooks::WebhookDeliveries>(),
         ]
     }
@@ -247,6 +262,8 @@ impl ReadModels {
             of::<publishing::ServiceTokensView>(self),
             of::<publishing::EventTypesView>(self),
             of::<publishing::BuffersView>(self),
+            of::<search::SearchView>(self),
+            of::<analytics::AnalyticsView>(self),
         ]
     }
 
@@ -336,6 +353,64 @@ impl ReadModels {
     /// How many listings of a seller can be bought.
     pub async fn active_listings(&self, seller_id: Uuid) -> Result<u64, ReadError> {
         listings::count_active(&self.db, seller_id).await
+    }
+
+    /// A figure of the business over a span, of everybody or of one seller: step by step, and of all
+    /// together.
+    pub async fn figure(
+        &self,
+        metric: &analytics::Metric,
+        span: analytics::Span,
+        seller: Option<Uuid>,
+    ) -> Result<(Vec<analytics::Point>, Vec<analytics::Point>), ReadError> {
+        analytics::figure(&self.db, metric, span, seller).await
+    }
+
+    /// How many events of each type there are in each step of a span.
+    pub async fn event_counts(
+        &self,
+        span: analytics::Span,
+    ) -> Result<BTreeMap<(i64, String), u64>, ReadError> {
+        let (from, to) = (Some(span.from), Some(span.to));
+        let filter = EventFilter { from, to, ..EventFilter::default() };
+        events_index::counts(&self.db, &filter, span.step_ms).await
+    }
+
+    /// What the search has of a listing; none: nothing.
+    pub async fn in_search(&self, listing: Uuid) -> Result<Option<search::Indexed>, ReadError> {
+        search::indexed(&self.db, listing).await
+    }
+
+    /// What a query looks for; none: there is no word in it.
+    pub async fn search_terms(&self, text: &str) -> Result<Option<Terms>, ReadError> {
+        Terms::read(&self.db, text).await
+    }
+
+    /// The listings that a search finds, in an order, behind a key and id.
+    pub async fn search(
+        &self,
+        terms: Option<&Terms>,
+        filter: &SearchFilter,
+        order: SearchOrder,
+        behind: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<Hit>, ReadError> {
+        search::find(&self.db, terms, filter, order, behind, limit).await
+    }
+
+    /// How what a search finds is spread over categories and prices.
+    pub async fn search_facets(
+        &self,
+        terms: Option<&Terms>,
+        filter: &SearchFilter,
+    ) -> Result<search::Facets, ReadError> {
+        search::facets(&self.db, terms, filter).await
+    }
+
+    /// The terms of a search that finds nothing, with the words in place of unknown ones that come
+    /// nearest; none: every word is known, or nothing is near.
+    pub async fn corrected(&self, terms: &Terms) -> Result<Option<Terms>, ReadError> {
+        search::corrected(&self.db, terms).await
     }
 
     /// The orders that match, the newest first, before a time and id.

@@ -9,7 +9,7 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
     email_claims, mail_sender, notifications, notifications::letters, order_progress,
-    payment_gateway, sequence_gaps, webhooks,
+    payment_gateway, search_indexer, sequence_gaps, webhooks,
 };
 
 /// A bounded context.
@@ -35,7 +35,7 @@ pub struct SubscriptionInfo {
 }
 
 /// Every context: name and description.
-const CONTEXTS: [(&str, &str); 12] = [
+const CONTEXTS: [(&str, &str); 13] = [
     ("users", "Who there is: registration, verification, sellers, sessions"),
     ("listings", "What is for sale, in which categories, at which price"),
     ("inventory", "Stock: held for orders, sold, given back"),
@@ -46,13 +46,15 @@ const CONTEXTS: [(&str, &str); 12] = [
     ("notifications", "Messages to people"),
     ("publishing", "What publishers outside tell: their tokens, their event types, their order"),
     ("webhooks", "Events on their way to addresses outside"),
+    ("analytics", "Figures of the business, and what people do"),
     ("sagas", "Processes over several contexts"),
     ("system", "The machinery: subscriptions, dead letters, the index of all events"),
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 10] = [
+const HANDLERS: [(&str, &str, &[&str]); 11] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
+    ("listings", search_indexer::NAME, search_indexer::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
     ("notifications", notifications::NAME, notifications::TOPICS),

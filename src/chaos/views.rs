@@ -11,7 +11,8 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    categories, events_index, listings, notifications, orders, publishing, sagas, shipments, users,
+    analytics, categories, events_index, listings, notifications, orders, publishing, sagas,
+    search, shipments, users,
 };
 
 /// One view.
@@ -80,6 +81,8 @@ pub(super) struct Views {
     service_tokens: Folded<publishing::ServiceTokensView>,
     event_types: Folded<publishing::EventTypesView>,
     buffers: Folded<publishing::BuffersView>,
+    search: Folded<search::SearchView>,
+    analytics: Folded<analytics::AnalyticsView>,
 }
 
 impl Views {
@@ -95,6 +98,8 @@ impl Views {
         self.service_tokens.take(event, ledger);
         self.event_types.take(event, ledger);
         self.buffers.take(event, ledger);
+        self.search.take(event, ledger);
+        self.analytics.take(event, ledger);
     }
 
     /// Compares with the read database, in which `events` events should be indexed.
@@ -109,6 +114,8 @@ impl Views {
         self.service_tokens.compare(db, ledger).await?;
         self.event_types.compare(db, ledger).await?;
         self.buffers.compare(db, ledger).await?;
+        self.search.compare(db, ledger).await?;
+        self.analytics.compare(db, ledger).await?;
         let count = Query::select(&["COUNT(*)"], &events_index::table(db));
         let indexed = db.fetch_as(count, |row| row.count(0)).await?;
         if indexed.first() != Some(&events) {

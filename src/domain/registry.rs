@@ -9,6 +9,7 @@ use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::SagaEvent;
 
+use super::activity::ActivityEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
 use super::escrow::EscrowEvent;
@@ -20,6 +21,7 @@ use super::order::OrderEvent;
 use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
+use super::search_entry::SearchEntryEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
@@ -35,6 +37,8 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         SessionEvent::descriptors(),
         CategoryEvent::descriptors(),
         ListingEvent::descriptors(),
+        SearchEntryEvent::descriptors(),
+        ActivityEvent::descriptors(),
         OrderEvent::descriptors(),
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
@@ -64,6 +68,8 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         SessionEvent::upcasters(),
         CategoryEvent::upcasters(),
         ListingEvent::upcasters(),
+        SearchEntryEvent::upcasters(),
+        ActivityEvent::upcasters(),
         OrderEvent::upcasters(),
         PaymentEvent::upcasters(),
         EscrowEvent::upcasters(),
@@ -190,6 +196,8 @@ mod tests {
         "listing.updated",
         "catalog.price.changed",
         "listing.archived",
+        "listing.published",
+        "listing.reactivated",
         "listing.reserved",
         "listing.sold",
         "listing.relisted",
@@ -198,6 +206,10 @@ mod tests {
         "inventory.reservation_barred",
         "inventory.allocated",
         "inventory.released",
+        "inventory.picked",
+        "inventory.restocked",
+        "listing.indexed",
+        "analytics.event.recorded",
         "order.placed",
         "order.confirmed",
         "order.paid",
@@ -342,6 +354,7 @@ mod tests {
             ("EmailSent", "notification.email.sent"),
             ("NotificationSent", "notification.email.sent"),
             ("catalog.product.created", "listing.created"),
+            ("search.index.updated", "listing.indexed"),
             ("InventoryReservationFailed", "inventory.reservation_failed"),
             ("FulfillmentCreated", "shipment.created"),
         ];

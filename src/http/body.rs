@@ -353,6 +353,16 @@ impl<'a> Fields<'a> {
         number
     }
 
+    /// A truth value that may be absent.
+    pub fn optional_flag(&mut self, names: &[&'static str]) -> Option<bool> {
+        let (name, value) = self.find(names)?;
+        let flag = value.as_bool();
+        if flag.is_none() {
+            self.error(name, "wrong_type", "must be true or false");
+        }
+        flag
+    }
+
     /// A count of at least one.
     pub fn count(&mut self, names: &[&'static str]) -> Option<u32> {
         let number = self.integer(names)?;

@@ -2,11 +2,13 @@
 //!
 //! | event | command |
 //! | --- | --- |
+//! | `shipment.dispatched` | each listing: what was sold to the order is picked |
 //! | `shipment.delivered` | the order is delivered; said by the buyer, the escrow lets the money go |
 //! | `escrow.released` | the order is complete |
 //!
 //! An order that has gone another way by then keeps it: its refusal is the last word.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,13 +23,14 @@ use super::{command_failed, decode_failed};
 use crate::domain::caller::Caller;
 use crate::domain::escrow::{Escrow, EscrowCommand, EscrowEvent};
 use crate::domain::ids::{EscrowId, OrderId};
+use crate::domain::listing::{Listing, ListingCommand};
 use crate::domain::order::{Order, OrderCommand, OrderRejection};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "order-progress";
 /// What it listens to.
-pub const TOPICS: &[&str] = &["shipment.delivered", "escrow.released"];
+pub const TOPICS: &[&str] = &["shipment.dispatched", "shipment.delivered", "escrow.released"];
 
 /// The handler.
 pub struct OrderProgress;
@@ -76,6 +79,23 @@ async fn release(runtime: &Runtime, event: &StoredEvent, order: OrderId) -> Resu
     }
 }
 
+/// What leaves was taken from the shelf.
+async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
+    let items = |order: &Order| {
+        let items = order.details.iter().flat_map(|details| &details.items);
+        items.map(|item| item.listing_id).collect::<BTreeSet<_>>()
+    };
+    let read = runtime.aggregate::<Order>().read_inside(order_id.uuid(), items).await;
+    for listing in read.map_err(|error| command_failed(&error))?.value {
+        let context = CommandContext::because_of(event, "pick", listing.uuid());
+        let command = ListingCommand::Pick { order_id, now: runtime.world().now() };
+        let listings = runtime.aggregate::<Listing>();
+        let sent = listings.send(listing.uuid(), command, context, |_| ()).await;
+        sent.map_err(|error| command_failed(&error))?;
+    }
+    Ok(())
+}
+
 fn said_by(event: &StoredEvent, user: Uuid) -> bool {
     serde_json::from_str::<Metadata>(&event.metadata)
         .is_ok_and(|metadata| metadata.actor_id == user.to_string())
@@ -87,10 +107,18 @@ impl Handler for OrderProgress {
         let now = runtime.world().now();
         if &*event.aggregate_type == "shipment" {
             let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
-            let ShipmentEvent::Delivered(delivered) = change else { return Ok(()) };
-            let order = delivered.order_id;
-            tell_order(runtime, event, order, OrderCommand::RecordDelivered { now }).await?;
-            return release(runtime, event, order).await;
+            return match change {
+                ShipmentEvent::Dispatched(dispatched) => {
+                    pick(runtime, event, dispatched.order_id).await
+                }
+                ShipmentEvent::Delivered(delivered) => {
+                    let order = delivered.order_id;
+                    tell_order(runtime, event, order, OrderCommand::RecordDelivered { now })
+                        .await?;
+                    release(runtime, event, order).await
+                }
+                _ => Ok(()),
+            };
         }
         let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
         let EscrowEvent::Released(released) = change else { return Ok(()) };

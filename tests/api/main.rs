@@ -7,6 +7,7 @@
 mod support;
 
 mod aggregates;
+mod analytics;
 mod audit;
 mod backup;
 #[cfg(feature = "bench")]
@@ -45,6 +46,7 @@ mod purchases;
 mod registration;
 mod replays;
 mod sagas;
+mod search;
 mod sellers;
 mod sessions;
 mod stream;

@@ -51,12 +51,15 @@ fn meant_for(operation: &Operation) -> For {
     match (operation.method.as_str(), path) {
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
+        ("GET", _) if starts(&["/analytics/"]) => For::Staff,
+        ("POST", "/analytics/events") | ("GET", "/users/me/analytics") => For::SignedIn,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,
         // Whoever signs with the provider's key.
         ("POST", "/payments/webhook/momo") => For::All,
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
-        ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
+        ("GET", "/listings" | "/listings/{id}" | "/search") => For::All,
+        ("GET", "/categories" | "/categories/{id}") => For::All,
         ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
         ("POST", "/orders" | "/transactions") => For::SignedIn,
         ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
@@ -64,7 +67,9 @@ fn meant_for(operation: &Operation) -> For {
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
         ("PATCH", "/users/{id}") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
-        ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,
+        ("PATCH", "/listings/{id}") => For::ItsSeller,
+        ("POST", _) if starts(&["/listings/{id}/"]) => For::ItsSeller,
+        ("GET", "/users/{id}/listing-preferences") => For::Themselves,
         ("POST", "/orders/{id}/cancel") => For::ItsBuyer,
         ("POST", "/shipments/{id}/dispatch") => For::WhoeverSends,
         _ if starts(&["/orders/{id}", "/transactions/{id}", "/shipments/{id}"]) => For::Parties,
@@ -110,6 +115,9 @@ async fn ask(client: &Client, operation: &Operation) -> Answer {
     }
     if operation.path.ends_with("/events/await") {
         target.push_str("?aggregateId=00000000-0000-7000-8000-000000000000&timeout=0");
+    }
+    if operation.path.ends_with("/analytics/metrics") {
+        target.push_str("?name=gmv");
     }
     if operation.path.ends_with("/stream") {
         target.push_str("?seconds=0");

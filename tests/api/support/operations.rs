@@ -202,6 +202,7 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "description": "Ridden on Mondays too.",
             "price": { "amount": PRICE + 1, "currency": "VND" },
         }),
+        ("POST", "/api/v1/analytics/events") => json!({ "action": "page_viewed" }),
         ("POST", "/api/v1/webhooks") => new_webhook(),
         ("POST", "/api/v1/webhooks/{id}/redeliver") => json!({
             "from_position": "0:1", "to_position": "0:9", "dry_run": true,
