@@ -27,6 +27,7 @@ use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
 use crate::config::{Messaging, Storage};
+use crate::domain::activity::Activity;
 use crate::domain::announcement::Announcement;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
@@ -45,6 +46,7 @@ use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
 use crate::domain::review::Review;
 use crate::domain::seller_account::SellerAccount;
+use crate::domain::search_entry::SearchEntry;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
@@ -70,12 +72,13 @@ use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
+use crate::subscribers::search_indexer::SearchIndexer;
 use crate::subscribers::seller_ratings::SellerRatings;
 use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
     announcements, bounces, email_claims, mail_sender, notifications, order_progress,
-    payment_gateway, seller_ratings, sequence_gaps, sms_sender, webhooks,
+    payment_gateway, search_indexer, seller_ratings, sequence_gaps, sms_sender, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -175,6 +178,8 @@ impl App {
             .aggregate::<Session>()
             .aggregate::<Category>()
             .aggregate::<Listing>()
+            .aggregate::<SearchEntry>()
+            .aggregate::<Activity>()
             .aggregate::<Order>()
             .aggregate::<Payment>()
             .aggregate::<Escrow>()
@@ -202,6 +207,8 @@ impl App {
         for subscription in handlers(gateways, senders, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
+        let indexer = search_indexer::subscription(SearchIndexer::new(read_models.clone()));
+        builder = builder.subscribe(indexer.in_lanes(LANES).retrying(settings.retry.clone()));
         let webhooks = Webhooks::new(
             WebhookSender::new(settings.webhook_reach),
             &settings.master_key,

@@ -12,6 +12,7 @@
 //! - **State before anything happened is `Default`.** What exists only afterwards is in `details`.
 #![warn(missing_docs)]
 
+pub mod activity;
 pub mod announcement;
 pub mod caller;
 pub mod category;
@@ -35,6 +36,7 @@ pub mod registry;
 mod rejection;
 pub mod review;
 pub mod seller_account;
+pub mod search_entry;
 pub mod service_token;
 pub mod session;
 pub mod shipment;
@@ -45,3 +47,4 @@ pub mod topics;
 pub mod user;
 pub mod webhook_delivery;
 pub mod webhook_endpoint;
+pub mod words;

@@ -7,6 +7,7 @@
 
 pub mod after_sales;
 pub mod aggregates;
+pub mod analytics;
 pub mod answer;
 pub mod audit;
 mod auth;
@@ -62,6 +63,7 @@ pub mod sagas;
 mod sagas_known;
 mod sagas_stream;
 pub mod schemas;
+pub mod search;
 pub mod server;
 pub mod service_tokens;
 pub mod shipments;
@@ -332,6 +334,8 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(users::routes())
         .merge(categories::routes())
         .merge(listings::routes())
+        .merge(search::routes())
+        .merge(analytics::routes())
         .merge(orders::routes())
         .merge(after_sales::routes())
         .merge(checkouts::routes())

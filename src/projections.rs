@@ -10,6 +10,7 @@
 //! personal data, so an erasure needs no work here. Aggregates answer for themselves; these tables
 //! answer what no aggregate can: lists, searches, look-ups by something other than the id.
 
+pub mod analytics;
 pub mod audit;
 pub mod categories;
 pub mod db;
@@ -24,6 +25,7 @@ pub mod publishing;
 pub mod rebuild;
 pub mod reviews;
 pub mod sagas;
+pub mod search;
 pub mod shipments;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -51,6 +53,7 @@ pub use orders::{OrderFilter, OrderRow};
 pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
 pub use reviews::{ReviewFilter, ReviewRow};
 pub use sagas::{SagaFilter, SagaRow};
+pub use search::{Hit, SearchFilter, SearchOrder, Terms};
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
@@ -87,13 +90,17 @@ pub const BUFFERS_VIEW: &str = "buffers-view";
 pub const INTERESTS_VIEW: &str = "interests-view";
 /// The reviews.
 pub const REVIEWS_VIEW: &str = "reviews-view";
+/// What the search finds listings by.
+pub const SEARCH_VIEW: &str = "search-view";
+/// Figures of the business.
+pub const ANALYTICS_VIEW: &str = "analytics-view";
 /// What was sent to webhook endpoints.
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 /// The accounts of the ledger, and the payouts.
 pub const LEDGER: &str = "ledger";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 15] = [
+pub const PROJECTIONS: [&str; 17] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -107,6 +114,8 @@ pub const PROJECTIONS: [&str; 15] = [
     BUFFERS_VIEW,
     REVIEWS_VIEW,
     INTERESTS_VIEW,
+    SEARCH_VIEW,
+    ANALYTICS_VIEW,
     WEBHOOK_DELIVERIES_VIEW,
     LEDGER,
 ];
@@ -130,6 +139,8 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::BuffersView>>(),
         of::<reviews::Reviews>(),
         of::<ViewTable<interests::InterestsView>>(),
+        of::<ViewTable<search::SearchView>>(),
+        of::<ViewTable<analytics::AnalyticsView>>(),
         of::<webhooks::WebhookDeliveries>(),
         of::<ledger::LedgerTable>(),
     ]
@@ -154,6 +165,8 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::BuffersView>>(db),
         of::<reviews::Reviews>(db),
         of::<ViewTable<interests::InterestsView>>(db),
+        of::<ViewTable<search::SearchView>>(db),
+        of::<ViewTable<analytics::AnalyticsView>>(db),
         of::<webhooks::WebhookDeliveries>(db),
         of::<ledger::LedgerTable>(db),
     ]
@@ -251,6 +264,8 @@ impl ReadModels {
             self.view::<publishing::BuffersView>(),
             self.subscription::<reviews::Reviews>(),
             self.view::<interests::InterestsView>(),
+            self.view::<search::SearchView>(),
+            self.view::<analytics::AnalyticsView>(),
             self.subscription::<webhooks::WebhookDeliveries>(),
             self.subscription::<ledger::LedgerTable>(),
         ]
@@ -275,6 +290,8 @@ impl ReadModels {
             of::<publishing::BuffersView>(self),
             of::<reviews::ReviewsView>(self),
             of::<interests::InterestsView>(self),
+            of::<search::SearchView>(self),
+            of::<analytics::AnalyticsView>(self),
         ]
     }
 
@@ -369,6 +386,64 @@ impl ReadModels {
     /// How many listings of a seller can be bought.
     pub async fn active_listings(&self, seller_id: Uuid) -> Result<u64, ReadError> {
         listings::count_active(&self.db, seller_id).await
+    }
+
+    /// A figure of the business over a span, of everybody or of one seller: step by step, and of all
+    /// together.
+    pub async fn figure(
+        &self,
+        metric: &analytics::Metric,
+        span: analytics::Span,
+        seller: Option<Uuid>,
+    ) -> Result<(Vec<analytics::Point>, Vec<analytics::Point>), ReadError> {
+        analytics::figure(&self.db, metric, span, seller).await
+    }
+
+    /// How many events of each type there are in each step of a span.
+    pub async fn event_counts(
+        &self,
+        span: analytics::Span,
+    ) -> Result<BTreeMap<(i64, String), u64>, ReadError> {
+        let (from, to) = (Some(span.from), Some(span.to));
+        let filter = EventFilter { from, to, ..EventFilter::default() };
+        events_index::counts(&self.db, &filter, span.step_ms).await
+    }
+
+    /// What the search has of a listing; none: nothing.
+    pub async fn in_search(&self, listing: Uuid) -> Result<Option<search::Indexed>, ReadError> {
+        search::indexed(&self.db, listing).await
+    }
+
+    /// What a query looks for; none: there is no word in it.
+    pub async fn search_terms(&self, text: &str) -> Result<Option<Terms>, ReadError> {
+        Terms::read(&self.db, text).await
+    }
+
+    /// The listings that a search finds, in an order, behind a key and id.
+    pub async fn search(
+        &self,
+        terms: Option<&Terms>,
+        filter: &SearchFilter,
+        order: SearchOrder,
+        behind: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<Hit>, ReadError> {
+        search::find(&self.db, terms, filter, order, behind, limit).await
+    }
+
+    /// How what a search finds is spread over categories and prices.
+    pub async fn search_facets(
+        &self,
+        terms: Option<&Terms>,
+        filter: &SearchFilter,
+    ) -> Result<search::Facets, ReadError> {
+        search::facets(&self.db, terms, filter).await
+    }
+
+    /// The terms of a search that finds nothing, with the words in place of unknown ones that come
+    /// nearest; none: every word is known, or nothing is near.
+    pub async fn corrected(&self, terms: &Terms) -> Result<Option<Terms>, ReadError> {
+        search::corrected(&self.db, terms).await
     }
 
     /// The orders that match, the newest first, before a time and id.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   event ──▶ handler ──command──▶ another aggregate      email-claims, notifications
+//!                                                         search-indexer
 //!                    └──call────▶ the outside, then a     payment-gateway, notification-email
 //!                                 command that reports it             webhooks
 //! ```
@@ -23,6 +24,7 @@ pub mod order_progress;
 pub mod outbox;
 pub mod payment_gateway;
 pub mod saga_router;
+pub mod search_indexer;
 pub mod seller_ratings;
 pub mod sequence_gaps;
 pub mod sms_sender;

@@ -10,7 +10,7 @@ use crate::domain::registry;
 use crate::subscribers::{
     announcements, bounces, email_claims, mail_sender, notifications,
     notifications::{escalations, letters},
-    order_progress, payment_gateway, seller_ratings, sequence_gaps, sms_sender, webhooks,
+    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps, sms_sender, webhooks,
 };
 
 /// A bounded context.
@@ -48,13 +48,15 @@ const CONTEXTS: [(&str, &str); 13] = [
     ("notifications", "Messages to people"),
     ("publishing", "What publishers outside tell: their tokens, their event types, their order"),
     ("webhooks", "Events on their way to addresses outside"),
+    ("analytics", "Figures of the business, and what people do"),
     ("sagas", "Processes over several contexts"),
     ("system", "The machinery: subscriptions, dead letters, the index of all events"),
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 15] = [
+const HANDLERS: [(&str, &str, &[&str]); 16] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
+    ("listings", search_indexer::NAME, search_indexer::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
     ("reviews", seller_ratings::NAME, seller_ratings::TOPICS),

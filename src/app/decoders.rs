@@ -14,6 +14,7 @@ use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::{SagaEvent, SagaInstance};
 use uuid::Uuid;
 
+use crate::domain::activity::{Activity, ActivityEvent};
 use crate::domain::announcement::{Announcement, AnnouncementEvent};
 use crate::domain::category::{Category, CategoryEvent};
 use crate::domain::email_claim::{EmailClaim, EmailClaimEvent};
@@ -30,6 +31,7 @@ use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
 use crate::domain::review::{Review, ReviewEvent};
 use crate::domain::seller_account::{SellerAccount, SellerAccountEvent};
+use crate::domain::search_entry::{SearchEntry, SearchEntryEvent};
 use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
@@ -171,6 +173,8 @@ macro_rules! every_event {
             $what::<SessionEvent>($($argument),*),
             $what::<CategoryEvent>($($argument),*),
             $what::<ListingEvent>($($argument),*),
+            $what::<SearchEntryEvent>($($argument),*),
+            $what::<ActivityEvent>($($argument),*),
             $what::<OrderEvent>($($argument),*),
             $what::<PaymentEvent>($($argument),*),
             $what::<EscrowEvent>($($argument),*),
@@ -219,6 +223,8 @@ proptest! {
         snapshot::<Session>(random, &text)?;
         snapshot::<Category>(random, &text)?;
         snapshot::<Listing>(random, &text)?;
+        snapshot::<SearchEntry>(random, &text)?;
+        snapshot::<Activity>(random, &text)?;
         snapshot::<Order>(random, &text)?;
         snapshot::<Payment>(random, &text)?;
         snapshot::<Escrow>(random, &text)?;

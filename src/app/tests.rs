@@ -138,6 +138,7 @@ impl Market {
             sku: None,
             quantity,
             images: Vec::new(),
+            draft: false,
             now: self.app.runtime.world().now(),
         };
         let listings = self.app.runtime.aggregate::<Listing>();

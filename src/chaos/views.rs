@@ -11,8 +11,8 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    categories, events_index, interests, listings, notifications, orders, publishing, reviews,
-    sagas, shipments, users,
+    analytics, categories, events_index, interests, listings, notifications, orders, publishing,
+    reviews, sagas, search, shipments, users,
 };
 
 /// One view.
@@ -83,6 +83,8 @@ pub(super) struct Views {
     buffers: Folded<publishing::BuffersView>,
     reviews: Folded<reviews::ReviewsView>,
     interests: Folded<interests::InterestsView>,
+    search: Folded<search::SearchView>,
+    analytics: Folded<analytics::AnalyticsView>,
 }
 
 impl Views {
@@ -100,6 +102,8 @@ impl Views {
         self.buffers.take(event, ledger);
         self.reviews.take(event, ledger);
         self.interests.take(event, ledger);
+        self.search.take(event, ledger);
+        self.analytics.take(event, ledger);
     }
 
     /// Compares with the read database, in which `events` events should be indexed.
@@ -116,6 +120,8 @@ impl Views {
         self.buffers.compare(db, ledger).await?;
         self.reviews.compare(db, ledger).await?;
         self.interests.compare(db, ledger).await?;
+        self.search.compare(db, ledger).await?;
+        self.analytics.compare(db, ledger).await?;
         let count = Query::select(&["COUNT(*)"], &events_index::table(db));
         let indexed = db.fetch_as(count, |row| row.count(0)).await?;
         if indexed.first() != Some(&events) {

@@ -129,6 +129,8 @@ ids! {
     PublicationId = "publication";
     /// Where events are sent to.
     WebhookEndpointId = "webhook";
+    /// What the search has of a listing.
+    SearchEntryId = "search_entry";
 }
 
 /// A hyphenated UUID, with or without the kind before it. Other spellings of UUIDs are refused, so
@@ -247,6 +249,13 @@ impl ReservationId {
     /// The stock that `listing` holds for `order`.
     pub fn of(listing: ListingId, order: OrderId) -> Self {
         Self(derived("reservation", &[listing.0.as_bytes(), order.0.as_bytes()]))
+    }
+}
+
+impl SearchEntryId {
+    /// What the search has of `listing`.
+    pub fn of(listing: ListingId) -> Self {
+        Self(derived("search_entry", &[listing.0.as_bytes()]))
     }
 }
 

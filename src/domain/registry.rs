@@ -9,6 +9,7 @@ use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::SagaEvent;
 
+use super::activity::ActivityEvent;
 use super::announcement::AnnouncementEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
@@ -24,6 +25,7 @@ use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
 use super::review::ReviewEvent;
 use super::seller_account::SellerAccountEvent;
+use super::search_entry::SearchEntryEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
@@ -39,6 +41,8 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         SessionEvent::descriptors(),
         CategoryEvent::descriptors(),
         ListingEvent::descriptors(),
+        SearchEntryEvent::descriptors(),
+        ActivityEvent::descriptors(),
         OrderEvent::descriptors(),
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
@@ -72,6 +76,8 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         SessionEvent::upcasters(),
         CategoryEvent::upcasters(),
         ListingEvent::upcasters(),
+        SearchEntryEvent::upcasters(),
+        ActivityEvent::upcasters(),
         OrderEvent::upcasters(),
         PaymentEvent::upcasters(),
         EscrowEvent::upcasters(),
@@ -207,6 +213,8 @@ mod tests {
         "listing.updated",
         "catalog.price.changed",
         "listing.archived",
+        "listing.published",
+        "listing.reactivated",
         "listing.reserved",
         "listing.sold",
         "listing.relisted",
@@ -216,6 +224,10 @@ mod tests {
         "inventory.allocated",
         "inventory.released",
         "inventory.returned",
+        "inventory.picked",
+        "inventory.restocked",
+        "listing.indexed",
+        "analytics.event.recorded",
         "order.placed",
         "order.confirmed",
         "order.paid",
@@ -391,6 +403,7 @@ mod tests {
             ("EmailSent", "notification.email.sent"),
             ("NotificationSent", "notification.email.sent"),
             ("catalog.product.created", "listing.created"),
+            ("search.index.updated", "listing.indexed"),
             ("InventoryReservationFailed", "inventory.reservation_failed"),
             ("FulfillmentCreated", "shipment.created"),
         ];

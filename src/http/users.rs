@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, shown, split};
+use super::answer::{Answer, composed, shown, split};
 use super::auth::email_claim_id;
 use super::body::{Fields, FromFields, Nothing, Reason, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
@@ -282,6 +282,16 @@ impl SellerProfileBody {
     }
 }
 
+/// A seller's business, with what they offer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SellerBody {
+    /// The business.
+    #[serde(flatten)]
+    pub profile: SellerProfileBody,
+    /// How many listings of theirs can be bought now.
+    pub listing_count: u64,
+}
+
 impl UserBody {
     fn new(details: &UserDetails, may_see: bool) -> Self {
         let seller = details.seller.as_ref();
@@ -544,7 +554,7 @@ async fn upgrade_to_seller(
 /// A seller's business
 #[utoipa::path(get, path = "/users/{id}/seller-profile", tag = "sellers",
     params(("id" = String, Path)),
-    responses((status = 200, description = "The seller profile", body = SellerProfileBody)))]
+    responses((status = 200, description = "The seller profile", body = SellerBody)))]
 async fn get_seller_profile(
     State(app): State<App>,
     call: Call,
@@ -556,7 +566,8 @@ async fn get_seller_profile(
     let done = app.runtime().aggregate::<User>().read(user.uuid(), view(may_see)).await?;
     let profile = done.value.and_then(|user| user.seller_profile);
     let profile = profile.ok_or_else(|| ApiError::not_found("this user is not a seller"))?;
-    Ok(Answer::ok(profile).at_version(done.version, &theirs))
+    let listing_count = app.reads().active_listings(user.uuid()).await?;
+    Ok(composed(&SellerBody { profile, listing_count }, &theirs))
 }
 
 /// Verify a seller

@@ -2,6 +2,7 @@
 //!
 //! | event | command |
 //! | --- | --- |
+//! | `shipment.dispatched` | each listing: what was sold to the order is picked |
 //! | `shipment.delivered` | the order is delivered; said by the buyer, the escrow lets the money go |
 //! | `escrow.released` | the order is complete |
 //! | `order.settlement_due` and those of returns and disputes | what [`order_progress::follow`] says |
@@ -9,6 +10,7 @@
 //!
 //! An order that has gone another way by then keeps it: its refusal is the last word.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -24,7 +26,8 @@ use super::saga_router::MarketRouter;
 use super::{command_failed, decode_failed};
 use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus};
 use crate::domain::ids::{EscrowId, OrderId};
-use crate::domain::order::{OrderCommand, OrderEvent};
+use crate::domain::listing::ListingCommand;
+use crate::domain::order::{Order, OrderCommand, OrderEvent};
 use crate::domain::order_progress;
 use crate::domain::order_saga::MarketCommand;
 use crate::domain::review::ReviewEvent;
@@ -34,6 +37,7 @@ use crate::domain::shipment::{Shipment, ShipmentEvent};
 pub const NAME: &str = "order-progress";
 /// What it listens to.
 pub const TOPICS: &[&str] = &[
+    "shipment.dispatched",
     "shipment.delivered",
     "escrow.released",
     "order.settlement_due",
@@ -92,15 +96,52 @@ async fn escrow_status(runtime: &Runtime, order: OrderId) -> Result<EscrowStatus
     status.ok_or_else(|| Failure::permanent("the order has no escrow"))
 }
 
+/// What leaves was taken from the shelf.
+async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
+    let items = |order: &Order| {
+        let items = order.details.iter().flat_map(|details| &details.items);
+        items.map(|item| item.listing_id).collect::<BTreeSet<_>>()
+    };
+    let read = runtime.aggregate::<Order>().read_inside(order_id.uuid(), items).await;
+    for listing in read.map_err(|error| command_failed(&error))?.value {
+        let context = CommandContext::because_of(event, "pick", listing.uuid());
+        let command = ListingCommand::Pick { order_id, now: runtime.world().now() };
+        let listings = runtime.aggregate::<Listing>();
+        let sent = listings.send(listing.uuid(), command, context, |_| ()).await;
+        sent.map_err(|error| command_failed(&error))?;
+    }
+    Ok(())
+}
+
 fn said_by(event: &StoredEvent, user: Uuid) -> bool {
     serde_json::from_str::<Metadata>(&event.metadata)
         .is_ok_and(|metadata| metadata.actor_id == user.to_string())
 }
 
-async fn delivered(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
-    let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
-    let ShipmentEvent::Delivered(delivered) = change else { return Ok(()) };
-    let (order, now) = (delivered.order_id, runtime.world().now());
+async fn shipped(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
+    match runtime.journal().decode(event).await.map_err(decode_failed)? {
+        ShipmentEvent::Dispatched(it) => pick(runtime, event, it.order_id).await,
+        ShipmentEvent::Delivered(it) => delivered(runtime, event, it.order_id).await,
+        _ => Ok(()),
+    }
+}
+
+/// What leaves was taken from the shelf.
+async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
+    let items = |order: &Order| {
+        let items = order.details.iter().flat_map(|details| &details.items);
+        items.map(|item| item.listing_id).collect::<BTreeSet<_>>()
+    };
+    let read = runtime.aggregate::<Order>().read_inside(order_id.uuid(), items).await;
+    for listing in read.map_err(|error| command_failed(&error))?.value {
+        let pick = ListingCommand::Pick { order_id, now: runtime.world().now() };
+        send(runtime, event, MarketCommand::Listing(listing, pick)).await?;
+    }
+    Ok(())
+}
+
+async fn delivered(runtime: &Runtime, event: &StoredEvent, order: OrderId) -> Result<(), Failure> {
+    let now = runtime.world().now();
     let record = OrderCommand::RecordDelivered { now };
     send(runtime, event, MarketCommand::Order(order, record)).await?;
     if is_said_by_buyer(runtime, event).await? {
@@ -137,7 +178,7 @@ async fn about_order(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failu
 impl Handler for OrderProgress {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         match &*event.aggregate_type {
-            "shipment" => delivered(runtime, event).await,
+            "shipment" => shipped(runtime, event).await,
             "escrow" => released(runtime, event).await,
             "review" => reviewed(runtime, event).await,
             _ => about_order(runtime, event).await,

@@ -74,6 +74,8 @@ async fn a_healthy_system_lacks_nothing_and_has_nothing_twice(partitions: u16) {
         "categories-view",
         "users-view",
         "sagas-view",
+        "search-view",
+        "analytics-view",
         "notifications",
         "notification-email",
         "email-claims",

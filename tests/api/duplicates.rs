@@ -154,6 +154,7 @@ async fn story(server: &Server) {
     let gone = server.listing(&sam, 1).await;
     let path = format!("/api/v1/listings/{gone}/archive");
     sam.client.post(&path, &json!({})).await.expect(200);
+    more_of_the_shop(server, &sam, &gone).await;
     server.pause("order-progress").await;
     server.resume("order-progress").await;
     server.at_rest().await;
@@ -170,6 +171,20 @@ async fn story(server: &Server) {
     let body = json!({ "refresh_token": fresh.text("refresh_token") });
     bea.client.post("/api/v1/auth/logout", &body).await;
     server.at_rest().await;
+}
+
+/// A listing comes back, another is restocked, a draft is published.
+async fn more_of_the_shop(server: &Server, sam: &Person, withdrawn: &str) {
+    let path = format!("/api/v1/listings/{withdrawn}");
+    sam.client.post(&format!("{path}/reactivate"), &json!({})).await.expect(200);
+    sam.client.post(&format!("{path}/restock"), &json!({ "quantity": 4 })).await.expect(200);
+    let mut draft = server.offer(1).await;
+    draft["draft"] = json!(true);
+    let draft = sam.client.post("/api/v1/listings", &draft).await.expect(201).text("listing_id");
+    let path = format!("/api/v1/listings/{draft}/publish");
+    sam.client.post(&path, &json!({})).await.expect(200);
+    let action = json!({ "action": "page_viewed", "subject": draft });
+    sam.client.post("/api/v1/analytics/events", &action).await.expect(202);
 }
 
 /// A publisher outside comes and goes, and tells two events the wrong way round.

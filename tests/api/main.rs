@@ -8,6 +8,7 @@ mod support;
 
 mod after_sales;
 mod aggregates;
+mod analytics;
 mod audit;
 mod backup;
 #[cfg(feature = "bench")]
@@ -50,6 +51,7 @@ mod registration;
 mod replays;
 mod reviews;
 mod sagas;
+mod search;
 mod sellers;
 mod sessions;
 mod sms;

@@ -58,12 +58,15 @@ fn meant_for(operation: &Operation) -> For {
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
         ("POST", "/notifications/webhook/bounce") => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
+        ("GET", _) if starts(&["/analytics/"]) => For::Staff,
+        ("POST", "/analytics/events") | ("GET", "/users/me/analytics") => For::SignedIn,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,
         // Whoever signs with the provider's key.
         ("POST", "/payments/webhook/momo") => For::All,
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
-        ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
+        ("GET", "/listings" | "/listings/{id}" | "/search") => For::All,
+        ("GET", "/categories" | "/categories/{id}") => For::All,
         ("GET", "/reviews" | "/reviews/{id}" | "/users/{id}/reviews/summary") => For::All,
         ("GET", "/users/{id}/followers/count") => For::All,
         ("POST" | "DELETE", "/users/{id}/follow") => For::SignedIn,
@@ -88,7 +91,9 @@ fn meant_for(operation: &Operation) -> For {
         ("PATCH", "/users/me") => For::SignedIn,
         ("PATCH", "/users/{id}") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
-        ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,
+        ("PATCH", "/listings/{id}") => For::ItsSeller,
+        ("POST", _) if starts(&["/listings/{id}/"]) => For::ItsSeller,
+        ("GET", "/users/{id}/listing-preferences") => For::Themselves,
         ("POST", "/orders/{id}/cancel" | "/orders/{id}/returns" | "/orders/{id}/dispute") => {
             For::ItsBuyer
         }
@@ -139,6 +144,9 @@ async fn ask(client: &Client, operation: &Operation) -> Answer {
     }
     if operation.path.ends_with("/events/await") {
         target.push_str("?aggregateId=00000000-0000-7000-8000-000000000000&timeout=0");
+    }
+    if operation.path.ends_with("/analytics/metrics") {
+        target.push_str("?name=gmv");
     }
     if operation.path.ends_with("/stream") {
         target.push_str("?seconds=0");

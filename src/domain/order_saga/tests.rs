@@ -335,6 +335,7 @@ impl Market {
                 sku: None,
                 quantity: stock,
                 images: Vec::new(),
+                draft: false,
                 now: at(0),
             };
             market.listings.insert(listing_id, Listing::default());

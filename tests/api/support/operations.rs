@@ -268,6 +268,7 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "description": "Ridden on Mondays too.",
             "price": { "amount": PRICE + 1, "currency": "VND" },
         }),
+        ("POST", "/api/v1/analytics/events") => json!({ "action": "page_viewed" }),
         ("POST", "/api/v1/webhooks") => new_webhook(),
         ("POST", "/api/v1/me/payouts") => new_payout(),
         ("POST", "/api/v1/orders/{id}/returns") => json!({ "reason": "damaged" }),
