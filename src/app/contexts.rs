@@ -36,7 +36,7 @@ pub struct SubscriptionInfo {
 }
 
 /// Every context: name and description.
-const CONTEXTS: [(&str, &str); 13] = [
+const CONTEXTS: [(&str, &str); 14] = [
     ("users", "Who there is: registration, verification, sellers, sessions"),
     ("listings", "What is for sale, in which categories, at which price"),
     ("inventory", "Stock: held for orders, sold, given back"),

@@ -225,6 +225,7 @@ impl Market {
                 sku: None,
                 quantity: STOCK,
                 images: Vec::new(),
+                draft: false,
                 now: market.now,
             };
             let create = ListingCommand::Create(Box::new(new));

@@ -96,23 +96,6 @@ async fn escrow_status(runtime: &Runtime, order: OrderId) -> Result<EscrowStatus
     status.ok_or_else(|| Failure::permanent("the order has no escrow"))
 }
 
-/// What leaves was taken from the shelf.
-async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
-    let items = |order: &Order| {
-        let items = order.details.iter().flat_map(|details| &details.items);
-        items.map(|item| item.listing_id).collect::<BTreeSet<_>>()
-    };
-    let read = runtime.aggregate::<Order>().read_inside(order_id.uuid(), items).await;
-    for listing in read.map_err(|error| command_failed(&error))?.value {
-        let context = CommandContext::because_of(event, "pick", listing.uuid());
-        let command = ListingCommand::Pick { order_id, now: runtime.world().now() };
-        let listings = runtime.aggregate::<Listing>();
-        let sent = listings.send(listing.uuid(), command, context, |_| ()).await;
-        sent.map_err(|error| command_failed(&error))?;
-    }
-    Ok(())
-}
-
 fn said_by(event: &StoredEvent, user: Uuid) -> bool {
     serde_json::from_str::<Metadata>(&event.metadata)
         .is_ok_and(|metadata| metadata.actor_id == user.to_string())
