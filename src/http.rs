@@ -7,6 +7,7 @@
 
 pub mod aggregates;
 pub mod answer;
+mod attempts;
 pub mod audit;
 mod auth;
 pub mod body;
@@ -22,6 +23,7 @@ mod decoders;
 pub mod dev;
 pub mod dlq;
 pub mod dlq_bulk;
+pub mod erasure;
 mod event_json;
 pub mod event_sources;
 pub mod event_types;
@@ -40,6 +42,7 @@ pub mod notifications;
 pub mod openapi;
 pub mod orders;
 pub mod params;
+pub mod passwords;
 pub mod payments;
 pub mod prefer;
 pub mod probes;
@@ -56,7 +59,9 @@ mod sagas_stream;
 pub mod schemas;
 pub mod server;
 pub mod service_tokens;
+pub mod sessions;
 pub mod shipments;
+pub mod standing;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -82,6 +87,7 @@ use crate::app::App as Market;
 use crate::audit::watch::Watch;
 use crate::config::Config;
 use crate::gateways::sandbox::SandboxCall;
+use crate::identity::access::Access;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
 use crate::projections::ReadModels;
@@ -99,6 +105,9 @@ pub const PROJECTION_POSITION: HeaderName = HeaderName::from_static("souk-projec
 
 /// How long a read waits for `min_position` when the caller does not say.
 const PROJECTION_WAIT: Duration = Duration::from_secs(5);
+
+/// How much may go on behind answers that do not wait for it.
+const UNHURRIED_MAX: usize = 64;
 
 /// What the HTTP layer is built from.
 pub struct Parts {
@@ -126,6 +135,8 @@ struct Shared {
     stopping: watch::Sender<bool>,
     streams: Arc<Semaphore>,
     rate_limits: rate_limit::RateLimits,
+    attempts: attempts::Attempts,
+    unhurried: Arc<Semaphore>,
     checks: registered::Checks,
 }
 
@@ -142,6 +153,8 @@ impl App {
             stopping: watch::Sender::new(false),
             streams: Arc::new(Semaphore::new(parts.config.http.streams_max)),
             rate_limits: rate_limit::RateLimits::default(),
+            attempts: attempts::Attempts::default(),
+            unhurried: Arc::new(Semaphore::new(UNHURRIED_MAX)),
             checks: registered::Checks::default(),
             parts,
         }))
@@ -160,6 +173,11 @@ impl App {
     /// Where events are sent to.
     pub fn webhooks(&self) -> &Webhooks {
         &self.0.parts.market.webhooks
+    }
+
+    /// How people and their logins stand.
+    pub fn access(&self) -> &Access {
+        &self.0.parts.market.access
     }
 
     /// Rebuilds of the read models.
@@ -235,6 +253,16 @@ impl App {
     /// What publishers have used of their quotas.
     fn rate_limits(&self) -> &rate_limit::RateLimits {
         &self.0.rate_limits
+    }
+
+    /// Wrong passwords of late.
+    fn attempts(&self) -> &attempts::Attempts {
+        &self.0.attempts
+    }
+
+    /// A place for work that goes on behind an answer, if one is free.
+    fn unhurried_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.unhurried.clone().try_acquire_owned().ok()
     }
 
     /// The checks of registered schemas.
@@ -321,7 +349,11 @@ impl App {
 fn routes(development: bool) -> OpenApiRouter<App> {
     let api = OpenApiRouter::default()
         .merge(auth::routes())
+        .merge(sessions::routes())
+        .merge(passwords::routes())
         .merge(users::routes())
+        .merge(erasure::routes())
+        .merge(standing::routes())
         .merge(categories::routes())
         .merge(listings::routes())
         .merge(orders::routes())

@@ -21,6 +21,7 @@ pub mod orders;
 pub mod publishing;
 pub mod rebuild;
 pub mod sagas;
+pub mod sessions;
 pub mod shipments;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -45,6 +46,7 @@ pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
 pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
 pub use sagas::{SagaFilter, SagaRow};
+pub use sessions::SessionRow;
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
@@ -67,6 +69,8 @@ pub const NOTIFICATIONS_VIEW: &str = "notifications-view";
 pub const CATEGORIES_VIEW: &str = "categories-view";
 /// The users.
 pub const USERS_VIEW: &str = "users-view";
+/// The logins.
+pub const SESSIONS_VIEW: &str = "sessions-view";
 /// The sagas.
 pub const SAGAS_VIEW: &str = "sagas-view";
 /// The projection of the tokens of services.
@@ -79,7 +83,7 @@ pub const BUFFERS_VIEW: &str = "buffers-view";
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 12] = [
+pub const PROJECTIONS: [&str; 13] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -87,6 +91,7 @@ pub const PROJECTIONS: [&str; 12] = [
     NOTIFICATIONS_VIEW,
     CATEGORIES_VIEW,
     USERS_VIEW,
+    SESSIONS_VIEW,
     SAGAS_VIEW,
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
@@ -107,6 +112,7 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<notifications::NotificationsView>>(),
         of::<ViewTable<categories::CategoriesView>>(),
         of::<ViewTable<users::UsersView>>(),
+        of::<ViewTable<sessions::SessionsView>>(),
         of::<ViewTable<sagas::SagasView>>(),
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
@@ -128,6 +134,7 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<notifications::NotificationsView>>(db),
         of::<ViewTable<categories::CategoriesView>>(db),
         of::<ViewTable<users::UsersView>>(db),
+        of::<ViewTable<sessions::SessionsView>>(db),
         of::<ViewTable<sagas::SagasView>>(db),
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
@@ -222,6 +229,7 @@ impl ReadModels {
             self.view::<notifications::NotificationsView>(),
             self.view::<categories::CategoriesView>(),
             self.view::<users::UsersView>(),
+            self.view::<sessions::SessionsView>(),
             self.view::<sagas::SagasView>(),
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
@@ -243,6 +251,7 @@ impl ReadModels {
             of::<notifications::NotificationsView>(self),
             of::<categories::CategoriesView>(self),
             of::<users::UsersView>(self),
+            of::<sessions::SessionsView>(self),
             of::<sagas::SagasView>(self),
             of::<publishing::ServiceTokensView>(self),
             of::<publishing::EventTypesView>(self),
@@ -316,6 +325,18 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<UserRow>, ReadError> {
         users::find(&self.db, filter, before, limit).await
+    }
+
+    /// A user's logins, the newest first, before a time and id; with `open_at` only those that are
+    /// open then.
+    pub async fn sessions(
+        &self,
+        user_id: Uuid,
+        open_at: Option<Timestamp>,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<SessionRow>, ReadError> {
+        sessions::of_user(&self.db, user_id, open_at, before, limit).await
     }
 
     /// The listings that match, the newest first, before a time and id.

@@ -1,7 +1,8 @@
 //! Subscribers: what follows from events, beyond the aggregate that they happened to.
 //!
 //! ```text
-//!   event ──▶ handler ──command──▶ another aggregate      email-claims, notifications
+//!   event ──▶ handler ──command──▶ another aggregate      email-claims, erasures, notifications,
+//!                    │                                     session-endings
 //!                    └──call────▶ the outside, then a     payment-gateway, mail-sender
 //!                                 command that reports it             webhooks
 //! ```
@@ -12,6 +13,7 @@
 //! around them only carry it out.
 
 pub mod email_claims;
+pub mod erasures;
 pub mod mail_sender;
 pub mod messages;
 pub mod notifications;
@@ -20,6 +22,7 @@ pub mod outbox;
 pub mod payment_gateway;
 pub mod saga_router;
 pub mod sequence_gaps;
+pub mod session_endings;
 pub mod templates;
 pub mod webhooks;
 

@@ -8,8 +8,8 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    email_claims, mail_sender, notifications, notifications::letters, order_progress,
-    payment_gateway, sequence_gaps, webhooks,
+    email_claims, erasures, mail_sender, notifications, notifications::letters, order_progress,
+    payment_gateway, sequence_gaps, session_endings, webhooks,
 };
 
 /// A bounded context.
@@ -51,8 +51,10 @@ const CONTEXTS: [(&str, &str); 12] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 10] = [
+const HANDLERS: [(&str, &str, &[&str]); 12] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
+    ("users", session_endings::NAME, session_endings::TOPICS),
+    ("users", erasures::NAME, erasures::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
     ("notifications", notifications::NAME, notifications::TOPICS),

@@ -11,7 +11,8 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    categories, events_index, listings, notifications, orders, publishing, sagas, shipments, users,
+    categories, events_index, listings, notifications, orders, publishing, sagas, sessions,
+    shipments, users,
 };
 
 /// One view.
@@ -76,6 +77,7 @@ pub(super) struct Views {
     notifications: Folded<notifications::NotificationsView>,
     categories: Folded<categories::CategoriesView>,
     users: Folded<users::UsersView>,
+    sessions: Folded<sessions::SessionsView>,
     sagas: Folded<sagas::SagasView>,
     service_tokens: Folded<publishing::ServiceTokensView>,
     event_types: Folded<publishing::EventTypesView>,
@@ -91,6 +93,7 @@ impl Views {
         self.notifications.take(event, ledger);
         self.categories.take(event, ledger);
         self.users.take(event, ledger);
+        self.sessions.take(event, ledger);
         self.sagas.take(event, ledger);
         self.service_tokens.take(event, ledger);
         self.event_types.take(event, ledger);
@@ -105,6 +108,7 @@ impl Views {
         self.notifications.compare(db, ledger).await?;
         self.categories.compare(db, ledger).await?;
         self.users.compare(db, ledger).await?;
+        self.sessions.compare(db, ledger).await?;
         self.sagas.compare(db, ledger).await?;
         self.service_tokens.compare(db, ledger).await?;
         self.event_types.compare(db, ledger).await?;

@@ -3,8 +3,12 @@
 //! The uniqueness of addresses is not decided here but by [`crate::domain::email_claim`]: the
 //! claim comes first, then the user. A claim whose user never came asks with
 //! [`UserCommand::AbandonRegistration`], after which that user can never come.
+//!
+//! A login belongs to an epoch of its user. A new password, or the wish to be logged out everywhere,
+//! begins the next one: logins of earlier epochs are over, but for one that may be kept.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,9 +17,12 @@ use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
-use super::ids::{EmailClaimId, UserId};
+use super::ids::{EmailClaimId, SessionId, UserId};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
+
+/// How long a mail with a token keeps another one of its kind from going out.
+pub const MAIL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// How a user stands.
 #[derive(
@@ -134,9 +141,61 @@ pub enum UserCommand {
     Erase {
         /// Who asks.
         caller: Caller,
+        /// Why, when it is not the user who asks.
+        reason: Option<String>,
         /// When.
         now: Timestamp,
     },
+    /// Mail a new verification token. The earlier one is good no longer.
+    RequestVerification {
+        /// The new token.
+        token: OneTimeToken,
+        /// When.
+        now: Timestamp,
+    },
+    /// Mail a token with which the password can be replaced.
+    RequestPasswordReset {
+        /// The token.
+        token: OneTimeToken,
+        /// When.
+        now: Timestamp,
+    },
+    /// Replace the password with the token that was mailed. The new credential goes along with the
+    /// command.
+    ResetPassword {
+        /// The hash of the token, in hexadecimal.
+        token_hash: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Replace the password; the caller has proved to know the old one. The new credential goes
+    /// along with the command.
+    ChangePassword {
+        /// Who asks.
+        caller: Caller,
+        /// The login that goes on.
+        kept: Option<SessionId>,
+        /// When.
+        now: Timestamp,
+    },
+    /// End every login.
+    EndSessions {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+}
+
+/// A token that is mailed and works once: what of it may be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneTimeToken {
+    /// Its hash, in hexadecimal.
+    pub hash: String,
+    /// What it is made from together with a secret.
+    pub nonce: String,
+    /// When it stops being accepted.
+    pub expires_at: Timestamp,
 }
 
 /// What a registration brings along.
@@ -176,6 +235,11 @@ impl Command for UserCommand {
             Self::Suspend { .. } => "SuspendUser",
             Self::Reinstate { .. } => "ReinstateUser",
             Self::Erase { .. } => "EraseUser",
+            Self::RequestVerification { .. } => "RequestVerification",
+            Self::RequestPasswordReset { .. } => "RequestPasswordReset",
+            Self::ResetPassword { .. } => "ResetPassword",
+            Self::ChangePassword { .. } => "ChangePassword",
+            Self::EndSessions { .. } => "EndSessions",
         }
     }
 }
@@ -209,7 +273,19 @@ souk_actors::events! {
         /// The user was let in again.
         Reinstated(UserReinstated) = "user.reinstated", "UserReinstated", 1.0, [];
         /// The user is to be forgotten.
-        Erased(UserErased) = "user.erased", "UserErased", 1.0, [];
+        Erased(UserErased) = "user.erased", "UserErased", 1.1, [];
+        /// A new verification token is to be mailed.
+        VerificationRequested(TokenRequested) = "user.verification_requested",
+            "UserVerificationRequested", 1.0, [];
+        /// A token for a new password is to be mailed.
+        PasswordResetRequested(TokenRequested) = "user.password_reset_requested",
+            "UserPasswordResetRequested", 1.0, [];
+        /// The password was replaced by whoever had the mailed token.
+        PasswordReset(SessionsEnded) = "user.password_reset", "UserPasswordReset", 1.0, [];
+        /// The user has another password.
+        PasswordChanged(SessionsEnded) = "user.password_changed", "UserPasswordChanged", 1.0, [];
+        /// The user is logged out everywhere.
+        SessionsEnded(SessionsEnded) = "user.sessions_ended", "UserSessionsEnded", 1.0, [];
     }
 }
 
@@ -344,8 +420,40 @@ pub struct UserErased {
     pub user_id: UserId,
     /// The claim on the address, which can be released.
     pub email_claim_id: EmailClaimId,
+    /// Why, when it was not the user who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// When.
     pub erased_at: Timestamp,
+}
+
+/// A token is to be mailed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenRequested {
+    /// The user.
+    pub user_id: UserId,
+    /// The hash of the token, in hexadecimal.
+    pub token_hash: String,
+    /// What the token is made from together with a secret.
+    pub token_nonce: String,
+    /// When the token stops being accepted.
+    pub expires_at: Timestamp,
+    /// When.
+    pub requested_at: Timestamp,
+}
+
+/// The logins of earlier epochs are over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionsEnded {
+    /// The user.
+    pub user_id: UserId,
+    /// The epoch that begins.
+    pub epoch: u32,
+    /// The login that goes on all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_session_id: Option<SessionId>,
+    /// When.
+    pub ended_at: Timestamp,
 }
 
 rejections! {
@@ -365,9 +473,9 @@ rejections! {
         /// Forgotten.
         Erased = "erased", "this user has been erased";
         /// Not the token that was mailed.
-        TokenUnknown = "token_unknown", "this verification token is not known";
+        TokenUnknown = "token_unknown", "this token is not known";
         /// Too late.
-        TokenExpired = "token_expired", "this verification token has expired";
+        TokenExpired = "token_expired", "this token has expired";
         /// Proved before.
         AlreadyVerified = "already_verified", "this e-mail address is already verified";
         /// Not proved yet.
@@ -420,10 +528,33 @@ pub struct UserDetails {
     pub verification_token_hash: String,
     /// When the token stops being accepted.
     pub verification_expires_at: Timestamp,
+    /// When it was mailed.
+    #[serde(default)]
+    pub verification_requested_at: Option<Timestamp>,
+    /// The token for a new password, while there is one.
+    #[serde(default)]
+    pub password_reset: Option<PendingToken>,
+    /// The epoch of logins.
+    #[serde(default)]
+    pub epoch: u32,
+    /// A login of an earlier epoch that goes on.
+    #[serde(default)]
+    pub kept_session: Option<SessionId>,
     /// The business, once the user wants to sell.
     pub seller: Option<SellerProfile>,
     /// When.
     pub registered_at: Timestamp,
+}
+
+/// A token that was mailed and not used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingToken {
+    /// Its hash, in hexadecimal.
+    pub hash: String,
+    /// When it stops being accepted.
+    pub expires_at: Timestamp,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
 }
 
 /// A seller's business.
@@ -445,6 +576,21 @@ impl UserDetails {
     /// Whether the address is proved.
     pub fn email_verified(&self) -> bool {
         self.email_verified_at.is_some()
+    }
+
+    /// Whether a login of this epoch is not over for the user's part.
+    pub fn goes_on(&self, session: SessionId, epoch: u32) -> bool {
+        self.epoch == epoch || self.kept_session == Some(session)
+    }
+
+    /// The end of the logins so far.
+    fn next_epoch(&self, kept: Option<SessionId>, now: Timestamp) -> SessionsEnded {
+        SessionsEnded {
+            user_id: self.user_id,
+            epoch: self.epoch.saturating_add(1),
+            kept_session_id: kept,
+            ended_at: now,
+        }
     }
 
     /// Refuses those who cannot act.
@@ -480,7 +626,12 @@ impl Aggregate for User {
             }
             C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
             C::Reinstate { caller, now } => self.reinstate(caller, *now),
-            C::Erase { caller, now } => self.erase(caller, *now),
+            C::Erase { caller, reason, now } => self.erase(caller, reason.as_deref(), *now),
+            C::RequestVerification { token, now } => self.request_verification(token, *now),
+            C::RequestPasswordReset { token, now } => self.request_password_reset(token, *now),
+            C::ResetPassword { token_hash, now } => self.reset_password(token_hash, *now),
+            C::ChangePassword { caller, kept, now } => self.change_password(caller, *kept, *now),
+            C::EndSessions { caller, now } => self.end_sessions(caller, *now),
         }
     }
 
@@ -704,7 +855,7 @@ impl User {
         }
     }
 
-    fn erase(&self, caller: &Caller, now: Timestamp) -> Decision {
+    fn erase(&self, caller: &Caller, reason: Option<&str>, now: Timestamp) -> Decision {
         let details = self.details()?;
         if !caller.may_act_for(details.user_id) {
             return Err(UserRejection::Forbidden);
@@ -715,8 +866,66 @@ impl User {
         Ok(vec![UserEvent::Erased(UserErased {
             user_id: details.user_id,
             email_claim_id: details.email_claim_id,
+            reason: reason.map(reason_of).transpose()?,
             erased_at: now,
         })])
+    }
+
+    fn request_verification(&self, token: &OneTimeToken, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        details.must_be_in()?;
+        if details.email_verified() {
+            return Err(UserRejection::AlreadyVerified);
+        }
+        let before = details.verification_requested_at.unwrap_or(details.registered_at);
+        if now < before.plus(MAIL_AGAIN_AFTER) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::VerificationRequested(details.requested(token, now))])
+    }
+
+    fn request_password_reset(&self, token: &OneTimeToken, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        details.must_be_in()?;
+        let before = details.password_reset.as_ref().map(|token| token.requested_at);
+        if before.is_some_and(|before| now < before.plus(MAIL_AGAIN_AFTER)) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::PasswordResetRequested(details.requested(token, now))])
+    }
+
+    fn reset_password(&self, token_hash: &str, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        let pending = details.password_reset.as_ref().filter(|token| token.hash == token_hash);
+        let pending = pending.ok_or(UserRejection::TokenUnknown)?;
+        details.must_be_in()?;
+        if now >= pending.expires_at {
+            return Err(UserRejection::TokenExpired);
+        }
+        Ok(vec![UserEvent::PasswordReset(details.next_epoch(None, now))])
+    }
+
+    fn change_password(
+        &self,
+        caller: &Caller,
+        kept: Option<SessionId>,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.details()?;
+        if !caller.is(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        Ok(vec![UserEvent::PasswordChanged(details.next_epoch(kept, now))])
+    }
+
+    fn end_sessions(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        if !caller.may_act_for(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        Ok(vec![UserEvent::SessionsEnded(details.next_epoch(None, now))])
     }
 
     fn for_staff(&self, caller: &Caller) -> Result<&UserDetails, UserRejection> {
@@ -737,6 +946,10 @@ impl UserDetails {
             email_verified_at: None,
             verification_token_hash: event.verification_token_hash.clone(),
             verification_expires_at: event.verification_expires_at,
+            verification_requested_at: None,
+            password_reset: None,
+            epoch: 0,
+            kept_session: None,
             seller: None,
             registered_at: event.registered_at,
         }
@@ -766,12 +979,48 @@ impl UserDetails {
             }
             UserEvent::SellerVerified(_) => self.set_standing(VerificationStatus::Verified),
             UserEvent::SellerRejected(_) => self.set_standing(VerificationStatus::Rejected),
-            UserEvent::Suspended(_) => self.status = UserStatus::Suspended,
+            UserEvent::Suspended(_) => {
+                self.status = UserStatus::Suspended;
+                self.over(self.epoch.saturating_add(1), None);
+            }
             UserEvent::Reinstated(_) => {
                 self.status =
                     if self.email_verified() { UserStatus::Active } else { UserStatus::Pending };
             }
             UserEvent::Erased(_) => self.forget(),
+            UserEvent::VerificationRequested(event) => {
+                self.verification_token_hash = event.token_hash.clone();
+                self.verification_expires_at = event.expires_at;
+                self.verification_requested_at = Some(event.requested_at);
+            }
+            UserEvent::PasswordResetRequested(event) => {
+                self.password_reset = Some(PendingToken {
+                    hash: event.token_hash.clone(),
+                    expires_at: event.expires_at,
+                    requested_at: event.requested_at,
+                });
+            }
+            UserEvent::PasswordReset(event)
+            | UserEvent::PasswordChanged(event)
+            | UserEvent::SessionsEnded(event) => self.over(event.epoch, event.kept_session_id),
+        }
+    }
+
+    /// The logins so far are over. Whoever has another password now, or may not come in, has no use
+    /// for a token, and a mail that is under way gives none.
+    fn over(&mut self, epoch: u32, kept: Option<SessionId>) {
+        self.epoch = epoch;
+        self.kept_session = kept;
+        self.password_reset = None;
+    }
+
+    fn requested(&self, token: &OneTimeToken, now: Timestamp) -> TokenRequested {
+        TokenRequested {
+            user_id: self.user_id,
+            token_hash: token.hash.clone(),
+            token_nonce: token.nonce.clone(),
+            expires_at: token.expires_at,
+            requested_at: now,
         }
     }
 
@@ -785,6 +1034,7 @@ impl UserDetails {
     fn forget(&mut self) {
         let subject = self.user_id.uuid();
         self.status = UserStatus::Erased;
+        self.over(self.epoch.saturating_add(1), None);
         self.email = Personal::Erased { subject };
         self.first_name = Personal::Erased { subject };
         self.last_name = Personal::Erased { subject };

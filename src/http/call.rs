@@ -20,6 +20,7 @@ use crate::cloudevents::metadata;
 use crate::domain::caller::{Caller, Role};
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenDetails};
+use crate::domain::user::UserStatus;
 use crate::identity::service_token;
 use crate::identity::token::{Claims, TokenError};
 
@@ -48,7 +49,7 @@ impl FromRequestParts<App> for Call {
             Some(token) if token.starts_with(service_token::PREFIX) => {
                 (None, Some(Arc::new(service(app, token).await?)))
             }
-            Some(token) => (Some(claims(app, token)?), None),
+            Some(token) => (Some(let_in(app, claims(app, token)?).await?), None),
             None => (None, None),
         };
         Ok(Self {
@@ -193,6 +194,30 @@ fn invalid(detail: &str) -> ApiError {
 fn claims(app: &App, token: &str) -> Result<Claims, ApiError> {
     let read = app.tokens().read(token, app.now());
     read.map_err(|error: TokenError| invalid(&error.to_string()))
+}
+
+/// Refuses a good token whose login is over, or whose holder may not come in any more. The development
+/// administrator's has no login.
+async fn let_in(app: &App, claims: Claims) -> Result<Claims, ApiError> {
+    let Some(session) = claims.session() else { return Ok(claims) };
+    let (user, runtime) = (UserId(claims.sub), app.runtime());
+    let person = app.access().person(runtime, user).await?.ok_or_else(session_over)?;
+    let login = app.access().login(runtime, session).await?.ok_or_else(session_over)?;
+    match person.status {
+        UserStatus::Suspended => Err(suspended()),
+        UserStatus::Erased => Err(session_over()),
+        _ if !person.lets(user, session, &login) => Err(session_over()),
+        UserStatus::Pending | UserStatus::Active => Ok(claims),
+    }
+}
+
+/// 403: an administrator has locked them out.
+pub(super) fn suspended() -> ApiError {
+    ApiError::forbidden("account_suspended", "this account is suspended")
+}
+
+fn session_over() -> ApiError {
+    ApiError::unauthorized("session_revoked", "this session has ended; log in again")
 }
 
 /// Which service's token it is, if it is still good: one that is taken back is so at once.

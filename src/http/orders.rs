@@ -34,6 +34,7 @@ use crate::domain::order::{
     SagaDefinition, Wanted,
 };
 use crate::domain::payment::{Instructions, Payment, PaymentDetails, PaymentStatus};
+use crate::domain::user::UserStatus;
 use crate::gateways::momo;
 use crate::projections::{OrderFilter, OrderRow};
 
@@ -456,7 +457,7 @@ fn shown(done: Done<Option<OrderBody>>) -> Result<(OrderBody, Done<()>), ApiErro
 }
 
 /// The order as it is now, with how its payment stands.
-async fn current(app: &App, order: OrderId) -> Result<OrderBody, ApiError> {
+pub(super) async fn current(app: &App, order: OrderId) -> Result<OrderBody, ApiError> {
     let (mut body, _) = shown(app.runtime().aggregate::<Order>().read(order.uuid(), view).await?)?;
     let payment = PaymentId(body.payment.payment_id);
     let look = |payment: &Payment| {
@@ -507,6 +508,13 @@ async fn wanted(app: &App, call: &Call, index: usize, item: &NewItem) -> Result<
     })?;
     if offer.seller_id == buyer {
         return Err(ApiError::conflict("self_purchase", "nobody can buy their own listing"));
+    }
+    let seller = app.access().person(app.runtime(), offer.seller_id).await?;
+    if seller
+        .is_some_and(|seller| matches!(seller.status, UserStatus::Suspended | UserStatus::Erased))
+    {
+        let detail = format!("the seller of the listing {listing} cannot sell now");
+        return Err(ApiError::conflict("listing_unavailable", detail));
     }
     if offer.status != ListingStatus::Active {
         let detail = format!("the listing {listing} cannot be bought now");

@@ -27,6 +27,10 @@ macro_rules! files {
 /// Every file. A template is stored by its name: never rename one.
 static FILES: &[(&str, &str)] = files![
     "layout.html",
+    "account_reinstated.html",
+    "account_reinstated.txt",
+    "account_suspended.html",
+    "account_suspended.txt",
     "dead_letter.txt",
     "email_verified.html",
     "email_verified.txt",
@@ -47,6 +51,10 @@ static FILES: &[(&str, &str)] = files![
     "order_rejected.html",
     "order_rejected.txt",
     "order_shipped.txt",
+    "password_changed.html",
+    "password_changed.txt",
+    "password_reset.html",
+    "password_reset.txt",
     "payment_received.txt",
     "payment_rejected.txt",
     "receipt.html",

@@ -18,6 +18,8 @@ enum For {
     ItsSeller,
     /// Anybody who sells.
     Sellers,
+    /// The one user that it is of; for others it is not there, for administrators neither.
+    ItsUser,
     /// Buyer and seller of the order, and administrators; for others it is not there.
     Parties,
     /// The buyer of the order, and administrators; the seller hears 403, others 404.
@@ -52,17 +54,23 @@ fn meant_for(operation: &Operation) -> For {
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
+        ("POST", "/auth/password/forgot" | "/auth/password/reset") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,
+        ("POST", "/users/verify-email/resend") => For::All,
+        _ if starts(&["/users/me/sessions/{id}"]) => For::ItsUser,
+        _ if starts(&["/users/me"]) => For::SignedIn,
         // Whoever signs with the provider's key.
         ("POST", "/payments/webhook/momo") => For::All,
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
         ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
-        ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
+        ("POST", "/auth/logout" | "/auth/logout-all") => For::SignedIn,
+        ("POST", "/users/upgrade-to-seller") => For::SignedIn,
         ("POST", "/orders" | "/transactions") => For::SignedIn,
-        ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
+        ("GET", "/notifications" | "/shipments") => For::SignedIn,
         _ if starts(&["/notifications/{id}"]) => For::ItsRecipient,
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
-        ("PATCH", "/users/{id}") => For::Themselves,
+        ("PATCH" | "DELETE", "/users/{id}") => For::Themselves,
+        ("GET", "/users/{id}/export") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
         ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,
         ("POST", "/orders/{id}/cancel") => For::ItsBuyer,
@@ -84,8 +92,8 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
         (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
-        (For::ItsRecipient, Buyer | Admin) => Ok(()),
-        (For::ItsRecipient, _) => Err((404, "not_found")),
+        (For::ItsRecipient, Buyer | Admin) | (For::ItsUser, Buyer) => Ok(()),
+        (For::ItsRecipient | For::ItsUser, _) => Err((404, "not_found")),
         (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),
         (For::ItsBuyer, Seller) | (For::WhoeverSends, Buyer) => forbidden,
         (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {

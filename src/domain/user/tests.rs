@@ -240,7 +240,7 @@ fn suspending_and_reinstating_restore_the_status() {
 
 #[test]
 fn an_erased_user_is_forgotten() {
-    let erase = |caller| UserCommand::Erase { caller, now: at(9) };
+    let erase = |caller| UserCommand::Erase { caller, reason: None, now: at(9) };
     after(&[register(), verify("aa", 1), upgrade(buyer())])
         .when(erase(stranger()))
         .then_rejected("forbidden")
@@ -260,6 +260,89 @@ fn an_erased_user_is_forgotten() {
         .then_rejected("erased")
         .when(UserCommand::Reinstate { caller: admin(), now: at(10) })
         .then_rejected("erased");
+}
+
+fn request_verification(seconds: u64) -> UserCommand {
+    let token = OneTimeToken { hash: "dd".into(), nonce: "n".into(), expires_at: at(500) };
+    UserCommand::RequestVerification { token, now: at(seconds) }
+}
+
+fn request_reset(seconds: u64) -> UserCommand {
+    let token = OneTimeToken { hash: "cc".into(), nonce: "n".into(), expires_at: at(3_600) };
+    UserCommand::RequestPasswordReset { token, now: at(seconds) }
+}
+
+fn reset(hash: &str, seconds: u64) -> UserCommand {
+    UserCommand::ResetPassword { token_hash: hash.into(), now: at(seconds) }
+}
+
+fn change_password(caller: Caller) -> UserCommand {
+    UserCommand::ChangePassword { caller, kept: Some(SessionId(Uuid::from_u128(8))), now: at(9) }
+}
+
+fn epoch(user: &User) -> u32 {
+    user.details.as_ref().unwrap().epoch
+}
+
+#[test]
+fn a_new_verification_token_takes_the_place_of_the_first() {
+    after(&[register()])
+        .when(request_verification(59))
+        .then([])
+        .when(request_verification(60))
+        .then_types(&["user.verification_requested"])
+        .when(request_verification(119))
+        .then([])
+        .when(verify("aa", 61))
+        .then_rejected("token_unknown")
+        .when(verify("dd", 499))
+        .then_types(&["user.email_verified"])
+        .when(request_verification(600))
+        .then_rejected("already_verified");
+    Scenario::<User>::new().when(request_verification(1)).then_rejected("not_found");
+}
+
+#[test]
+fn a_password_is_reset_once_in_time_with_the_token_and_ends_all_logins() {
+    after(&[register()]).when(reset("cc", 1)).then_rejected("token_unknown");
+    after(&[register(), request_reset(1)]).when(reset("aa", 2)).then_rejected("token_unknown");
+    after(&[register(), request_reset(1)]).when(reset("cc", 3_600)).then_rejected("token_expired");
+    after(&[register(), suspend()]).when(request_reset(9)).then_rejected("suspended");
+    after(&[register(), request_reset(1)])
+        .when(request_reset(60))
+        .then([])
+        .when(reset("cc", 3_599))
+        .and_state(|user| assert_eq!(epoch(user), 1))
+        .then_types(&["user.password_reset"])
+        .when(reset("cc", 3_599))
+        .then_rejected("token_unknown")
+        .when(request_reset(3_600))
+        .then_types(&["user.password_reset_requested"]);
+}
+
+#[test]
+fn a_new_password_ends_the_other_logins_and_voids_the_token_under_way() {
+    let (kept, other) = (SessionId(Uuid::from_u128(8)), SessionId(Uuid::from_u128(9)));
+    after(&[register(), request_reset(1)])
+        .when(change_password(admin()))
+        .then_rejected("forbidden")
+        .when(change_password(buyer()))
+        .and_state(move |user| {
+            let details = user.details.as_ref().unwrap();
+            assert!(details.goes_on(kept, 0) && details.goes_on(other, 1));
+            assert!(!details.goes_on(other, 0));
+        })
+        .then_types(&["user.password_changed"])
+        .when(reset("cc", 10))
+        .then_rejected("token_unknown")
+        .when(UserCommand::EndSessions { caller: stranger(), now: at(11) })
+        .then_rejected("forbidden")
+        .when(UserCommand::EndSessions { caller: buyer(), now: at(11) })
+        .and_state(move |user| {
+            let details = user.details.as_ref().unwrap();
+            assert!(!details.goes_on(kept, 0) && details.goes_on(kept, 2));
+        })
+        .then_types(&["user.sessions_ended"]);
 }
 
 #[test]
@@ -296,7 +379,12 @@ fn any_command() -> impl Strategy<Value = UserCommand> {
         Just(suspend()),
         Just(UserCommand::Reinstate { caller: admin(), now: at(6) }),
         "[a-z]{1,3}".prop_map(|name| rename(buyer(), Some(&name))),
-        Just(UserCommand::Erase { caller: buyer(), now: at(9) }),
+        Just(UserCommand::Erase { caller: buyer(), reason: None, now: at(9) }),
+        (0u64..200).prop_map(request_verification),
+        (0u64..200).prop_map(request_reset),
+        (0u64..9_000).prop_map(|seconds| reset("cc", seconds)),
+        Just(change_password(buyer())),
+        Just(UserCommand::EndSessions { caller: buyer(), now: at(9) }),
     ]
 }
 
