@@ -5,6 +5,7 @@
 //! status codes. Every route is declared with its documentation, and the OpenAPI document is made
 //! from that.
 
+pub mod address_book;
 pub mod aggregates;
 pub mod answer;
 mod attempts;
@@ -17,6 +18,7 @@ mod catalogue;
 pub mod categories;
 pub mod conditional;
 mod connection;
+mod cors;
 pub mod cursor;
 #[cfg(test)]
 mod decoders;
@@ -352,6 +354,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(sessions::routes())
         .merge(passwords::routes())
         .merge(users::routes())
+        .merge(address_book::routes())
         .merge(erasure::routes())
         .merge(standing::routes())
         .merge(categories::routes())
@@ -389,10 +392,13 @@ fn routes(development: bool) -> OpenApiRouter<App> {
 /// The router of the whole API.
 pub fn router(app: &App) -> Router {
     let (router, document) = routes(app.settings().mode.is_development()).split_for_parts();
-    openapi::with_document(router, document, app)
+    let router = openapi::with_document(router, document, app)
         .fallback(nowhere)
-        .layer(axum::middleware::from_fn_with_state(app.clone(), middleware::around))
-        .with_state(app.clone())
+        .layer(axum::middleware::from_fn_with_state(app.clone(), middleware::around));
+    match cors::layer(&app.settings().http.cors_allowed_origins) {
+        Some(layer) => router.layer(layer).with_state(app.clone()),
+        None => router.with_state(app.clone()),
+    }
 }
 
 async fn nowhere() -> problem::ApiError {

@@ -17,10 +17,13 @@ use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
-use super::ids::{EmailClaimId, SessionId, UserId};
+use super::ids::{AddressId, EmailClaimId, SessionId, UserId};
+use super::order::Address;
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
 
+/// The most addresses in one address book.
+pub const ADDRESSES_MAX: usize = 50;
 /// How long a mail with a token keeps another one of its kind from going out.
 pub const MAIL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -178,6 +181,45 @@ pub enum UserCommand {
         /// When.
         now: Timestamp,
     },
+    /// Keep an address in the address book.
+    AddAddress {
+        /// Who asks.
+        caller: Caller,
+        /// The new entry.
+        address_id: AddressId,
+        /// What the user calls it.
+        label: Option<String>,
+        /// Where it is.
+        address: Box<Address>,
+        /// Whether it is the one to offer first; the first one is.
+        is_default: bool,
+        /// When.
+        now: Timestamp,
+    },
+    /// Change an entry; what is `None` stays, what may be missing goes when it is empty.
+    ChangeAddress {
+        /// Who asks.
+        caller: Caller,
+        /// The entry.
+        address_id: AddressId,
+        /// What the user calls it.
+        label: Option<String>,
+        /// What changes of the address.
+        change: Box<AddressChange>,
+        /// Whether it is the one to offer first from now on.
+        is_default: bool,
+        /// When.
+        now: Timestamp,
+    },
+    /// Keep an address no longer.
+    RemoveAddress {
+        /// Who asks.
+        caller: Caller,
+        /// The entry.
+        address_id: AddressId,
+        /// When.
+        now: Timestamp,
+    },
     /// End every login.
     EndSessions {
         /// Who asks.
@@ -185,6 +227,49 @@ pub enum UserCommand {
         /// When.
         now: Timestamp,
     },
+}
+
+/// What changes of an address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressChange {
+    /// Who takes it.
+    pub recipient: Option<String>,
+    /// House and street.
+    pub line1: Option<String>,
+    /// Flat, floor, building.
+    pub line2: Option<String>,
+    /// The ward.
+    pub ward: Option<String>,
+    /// The district.
+    pub district: Option<String>,
+    /// The city.
+    pub city: Option<String>,
+    /// The postal code.
+    pub postal_code: Option<String>,
+    /// The country.
+    pub country: Option<String>,
+    /// Whom the carrier can call.
+    pub phone: Option<String>,
+}
+
+impl AddressChange {
+    /// The address with what changes.
+    fn of(&self, before: &Address) -> Address {
+        let with = |new: &Option<String>, old: &String| new.as_ref().unwrap_or(old).clone();
+        let maybe =
+            |new: &Option<String>, old: &Option<String>| new.clone().or_else(|| old.clone());
+        Address {
+            recipient: maybe(&self.recipient, &before.recipient),
+            line1: with(&self.line1, &before.line1),
+            line2: maybe(&self.line2, &before.line2),
+            ward: maybe(&self.ward, &before.ward),
+            district: with(&self.district, &before.district),
+            city: with(&self.city, &before.city),
+            postal_code: maybe(&self.postal_code, &before.postal_code),
+            country: with(&self.country, &before.country),
+            phone: maybe(&self.phone, &before.phone),
+        }
+    }
 }
 
 /// A token that is mailed and works once: what of it may be stored.
@@ -240,6 +325,9 @@ impl Command for UserCommand {
             Self::ResetPassword { .. } => "ResetPassword",
             Self::ChangePassword { .. } => "ChangePassword",
             Self::EndSessions { .. } => "EndSessions",
+            Self::AddAddress { .. } => "AddAddress",
+            Self::ChangeAddress { .. } => "ChangeAddress",
+            Self::RemoveAddress { .. } => "RemoveAddress",
         }
     }
 }
@@ -286,6 +374,12 @@ souk_actors::events! {
         PasswordChanged(SessionsEnded) = "user.password_changed", "UserPasswordChanged", 1.0, [];
         /// The user is logged out everywhere.
         SessionsEnded(SessionsEnded) = "user.sessions_ended", "UserSessionsEnded", 1.0, [];
+        /// There is another address in the address book.
+        AddressAdded(AddressKept) = "user.address_added", "UserAddressAdded", 1.0, [];
+        /// An address in the address book is another one now.
+        AddressChanged(AddressKept) = "user.address_changed", "UserAddressChanged", 1.0, [];
+        /// An address is in the address book no longer.
+        AddressRemoved(AddressRemoved) = "user.address_removed", "UserAddressRemoved", 1.0, [];
     }
 }
 
@@ -456,6 +550,35 @@ pub struct SessionsEnded {
     pub ended_at: Timestamp,
 }
 
+/// An entry of the address book, as it is from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressKept {
+    /// The user.
+    pub user_id: UserId,
+    /// The entry.
+    pub address_id: AddressId,
+    /// What the user calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Personal<String>>,
+    /// Where it is.
+    pub address: Personal<Address>,
+    /// Whether it is the one to offer first from now on.
+    pub is_default: bool,
+    /// When.
+    pub kept_at: Timestamp,
+}
+
+/// An entry of the address book is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressRemoved {
+    /// The user.
+    pub user_id: UserId,
+    /// The entry.
+    pub address_id: AddressId,
+    /// When.
+    pub removed_at: Timestamp,
+}
+
 rejections! {
     /// Why a user refuses a command.
     pub enum UserRejection {
@@ -486,6 +609,11 @@ rejections! {
         NotASeller = "not_a_seller", "this user is not a seller";
         /// Decided before.
         SellerAlreadyVerified = "seller_already_verified", "this seller is already verified";
+        /// Not in the address book.
+        AddressNotFound = "address_not_found", "there is no such address in your address book";
+        /// No room.
+        TooManyAddresses = "too_many_addresses",
+            "an address book has room for fifty addresses; remove one first";
         /// Fields are wrong.
         Invalid {
             /// Which, and how.
@@ -540,10 +668,27 @@ pub struct UserDetails {
     /// A login of an earlier epoch that goes on.
     #[serde(default)]
     pub kept_session: Option<SessionId>,
+    /// The address book, the oldest entry first.
+    #[serde(default)]
+    pub addresses: Vec<SavedAddress>,
+    /// The one to offer first.
+    #[serde(default)]
+    pub default_address: Option<AddressId>,
     /// The business, once the user wants to sell.
     pub seller: Option<SellerProfile>,
     /// When.
     pub registered_at: Timestamp,
+}
+
+/// An entry of an address book.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedAddress {
+    /// The entry.
+    pub address_id: AddressId,
+    /// What the user calls it.
+    pub label: Option<Personal<String>>,
+    /// Where it is.
+    pub address: Personal<Address>,
 }
 
 /// A token that was mailed and not used.
@@ -581,6 +726,89 @@ impl UserDetails {
     /// Whether a login of this epoch is not over for the user's part.
     pub fn goes_on(&self, session: SessionId, epoch: u32) -> bool {
         self.epoch == epoch || self.kept_session == Some(session)
+    }
+
+    fn saved(&self, address_id: AddressId) -> Result<&SavedAddress, UserRejection> {
+        let mut all = self.addresses.iter();
+        all.find(|saved| saved.address_id == address_id).ok_or(UserRejection::AddressNotFound)
+    }
+
+    fn decide_address(&self, command: &UserCommand) -> Decision {
+        match command {
+            UserCommand::AddAddress { address_id, label, address, is_default, now, .. } => {
+                if self.addresses.len() >= ADDRESSES_MAX {
+                    return Err(UserRejection::TooManyAddresses);
+                }
+                let is_default = *is_default || self.addresses.is_empty();
+                let label = label.as_deref();
+                let kept = self.kept(*address_id, (label, address), is_default, *now)?;
+                Ok(vec![UserEvent::AddressAdded(kept)])
+            }
+            UserCommand::ChangeAddress { address_id, label, change, is_default, now, .. } => {
+                let saved = self.saved(*address_id)?;
+                // What is erased cannot be changed, and its owner cannot ask any more.
+                let before = saved.address.get().ok_or(UserRejection::Erased)?;
+                let address = change.of(before);
+                let old = saved.label.as_ref().and_then(Personal::get).map(String::as_str);
+                let label = label.as_deref().or(old);
+                let was_default = self.default_address == Some(*address_id);
+                let is_default = *is_default || was_default;
+                let kept = self.kept(*address_id, (label, &address), is_default, *now)?;
+                let is_same = kept.label == saved.label && kept.address == saved.address;
+                if is_same && is_default == was_default {
+                    return Ok(Vec::new());
+                }
+                Ok(vec![UserEvent::AddressChanged(kept)])
+            }
+            UserCommand::RemoveAddress { address_id, now, .. } => {
+                self.saved(*address_id)?;
+                let (user_id, address_id) = (self.user_id, *address_id);
+                let event = AddressRemoved { user_id, address_id, removed_at: *now };
+                Ok(vec![UserEvent::AddressRemoved(event)])
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn kept(
+        &self,
+        address_id: AddressId,
+        (label, address): (Option<&str>, &Address),
+        is_default: bool,
+        now: Timestamp,
+    ) -> Result<AddressKept, UserRejection> {
+        let mut fields = Fields::default();
+        let label = fields.optional_line("/label", label, text::NAME_MAX);
+        let address = address.checked(&mut fields, "/address");
+        fields.finish()?;
+        let subject = self.user_id.uuid();
+        Ok(AddressKept {
+            user_id: self.user_id,
+            address_id,
+            label: label.map(|label| Personal::new(subject, label)),
+            address: Personal::new(subject, address),
+            is_default,
+            kept_at: now,
+        })
+    }
+
+    fn keep(&mut self, event: &AddressKept) {
+        let AddressKept { address_id, label, address, .. } = event.clone();
+        let saved = SavedAddress { address_id, label, address };
+        match self.addresses.iter_mut().find(|known| known.address_id == address_id) {
+            Some(known) => *known = saved,
+            None => self.addresses.push(saved),
+        }
+        if event.is_default {
+            self.default_address = Some(address_id);
+        }
+    }
+
+    fn keep_no_longer(&mut self, address_id: AddressId) {
+        self.addresses.retain(|saved| saved.address_id != address_id);
+        if self.default_address == Some(address_id) {
+            self.default_address = self.addresses.first().map(|saved| saved.address_id);
+        }
     }
 
     /// The end of the logins so far.
@@ -632,6 +860,9 @@ impl Aggregate for User {
             C::ResetPassword { token_hash, now } => self.reset_password(token_hash, *now),
             C::ChangePassword { caller, kept, now } => self.change_password(caller, *kept, *now),
             C::EndSessions { caller, now } => self.end_sessions(caller, *now),
+            C::AddAddress { caller, .. }
+            | C::ChangeAddress { caller, .. }
+            | C::RemoveAddress { caller, .. } => self.address_book(caller)?.decide_address(command),
         }
     }
 
@@ -928,6 +1159,16 @@ impl User {
         Ok(vec![UserEvent::SessionsEnded(details.next_epoch(None, now))])
     }
 
+    /// The user whose address book it is: nobody else touches it.
+    fn address_book(&self, caller: &Caller) -> Result<&UserDetails, UserRejection> {
+        let details = self.details()?;
+        if !caller.is(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        Ok(details)
+    }
+
     fn for_staff(&self, caller: &Caller) -> Result<&UserDetails, UserRejection> {
         if caller.is_staff() { self.details() } else { Err(UserRejection::Forbidden) }
     }
@@ -950,6 +1191,8 @@ impl UserDetails {
             password_reset: None,
             epoch: 0,
             kept_session: None,
+            addresses: Vec::new(),
+            default_address: None,
             seller: None,
             registered_at: event.registered_at,
         }
@@ -1003,6 +1246,8 @@ impl UserDetails {
             UserEvent::PasswordReset(event)
             | UserEvent::PasswordChanged(event)
             | UserEvent::SessionsEnded(event) => self.over(event.epoch, event.kept_session_id),
+            UserEvent::AddressAdded(event) | UserEvent::AddressChanged(event) => self.keep(event),
+            UserEvent::AddressRemoved(event) => self.keep_no_longer(event.address_id),
         }
     }
 
@@ -1038,6 +1283,12 @@ impl UserDetails {
         self.email = Personal::Erased { subject };
         self.first_name = Personal::Erased { subject };
         self.last_name = Personal::Erased { subject };
+        for saved in &mut self.addresses {
+            saved.address = Personal::Erased { subject };
+            if let Some(label) = &mut saved.label {
+                *label = Personal::Erased { subject };
+            }
+        }
         if let Some(seller) = &mut self.seller {
             seller.business_address = Personal::Erased { subject };
             seller.business_phone = Personal::Erased { subject };

@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::address_book::{self, SavedAddressBody};
 use super::answer::{Answer, nothing_after};
 use super::attempts::Peer;
 use super::body::{Fields, FromFields, Reason, Unread};
@@ -173,6 +174,8 @@ pub struct ExportBody {
     pub exported_at: String,
     /// Who it is.
     pub profile: UserBody,
+    /// The address book.
+    pub addresses: Vec<SavedAddressBody>,
     /// What was bought.
     pub orders: Vec<OrderBody>,
     /// What was sold. Where it went is the buyer's.
@@ -247,8 +250,13 @@ async fn export_user(
     if !call.caller().may_act_for(user) {
         return Err(ApiError::forbidden("forbidden", UserRejection::Forbidden.to_string()));
     }
-    let done = app.runtime().aggregate::<User>().read(user.uuid(), view(true)).await?;
-    let profile = UserBody { version: done.version, ..done.value.ok_or_else(missing)? };
+    let look = |user: &User| {
+        let addresses = address_book::all(user.details.as_ref()?);
+        view(true)(user).map(|profile| (profile, addresses))
+    };
+    let done = app.runtime().aggregate::<User>().read(user.uuid(), look).await?;
+    let (profile, addresses) = done.value.ok_or_else(missing)?;
+    let profile = UserBody { version: done.version, ..profile };
     for view in [ORDERS_VIEW, LISTINGS_VIEW, SESSIONS_VIEW, NOTIFICATIONS_VIEW] {
         app.projected_all(view).await?;
     }
@@ -262,6 +270,7 @@ async fn export_user(
     Ok(Answer::ok(ExportBody {
         exported_at: app.now().to_string(),
         profile,
+        addresses,
         orders: bought,
         sales,
         listings: all_listings(&app, user).await?,

@@ -284,9 +284,8 @@ impl IntoResponse for ApiError {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "invalid" | "category_unknown" => StatusCode::UNPROCESSABLE_ENTITY,
-        "not_found" | "token_unknown" | "listing_not_found" | "category_not_found" => {
-            StatusCode::NOT_FOUND
-        }
+        "not_found" | "token_unknown" | "listing_not_found" | "category_not_found"
+        | "address_not_found" => StatusCode::NOT_FOUND,
         "forbidden" | "not_owner" | "not_the_owner" | "suspended" | "not_a_seller" => {
             StatusCode::FORBIDDEN
         }
@@ -469,6 +468,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("unsupported_media_type", 415, "Send application/json, not compressed."),
     ("invalid", 422, "Some fields are missing or wrong; errors names every one by JSON pointer."),
     ("idempotency_key_reused", 422, "The key was used before with another body."),
+    ("address_unknown", 422, "There is no such address in the buyer's address book."),
     ("sku_unknown", 422, "Nothing is offered under this sku."),
     ("sku_ambiguous", 422, "Several sellers offer this sku; name the listing instead."),
     (

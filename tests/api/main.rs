@@ -6,6 +6,7 @@
 
 mod support;
 
+mod address_book;
 mod aggregates;
 mod audit;
 mod backup;
@@ -47,6 +48,7 @@ mod purchases;
 mod registration;
 mod replays;
 mod sagas;
+mod scopes;
 mod sellers;
 mod sessions;
 mod standing;

@@ -163,7 +163,9 @@ async fn people_see_where_they_are_logged_in_and_end_it() {
         assert_eq!(refresh(&server, &person.refresh_token).await.status(), 401);
     }
     bob.client.get("/api/v1/users/me").await.expect(200);
-    assert_eq!(list(&elsewhere(&ann).await).await.len(), 1);
+    let last = elsewhere(&ann).await;
+    server.caught_up("sessions-view").await;
+    assert_eq!(list(&last).await.len(), 1);
     server.at_rest().await;
     // Bob's, and the last of Ann's.
     let open = server.events("eventType=session.started").await.len()

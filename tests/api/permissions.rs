@@ -28,6 +28,8 @@ enum For {
     ItsRecipient,
     /// The seller of the order, and administrators; the buyer hears 403, others 404.
     WhoeverSends,
+    /// Administrators, and services within the topics of their tokens.
+    Readers,
     /// Administrators.
     Staff,
 }
@@ -42,6 +44,8 @@ enum Who {
     Seller,
     OtherBuyer,
     OtherSeller,
+    /// A service whose token may read `order.*`.
+    Service,
     Admin,
 }
 
@@ -51,6 +55,7 @@ fn meant_for(operation: &Operation) -> For {
     let Some(path) = operation.path.strip_prefix("/api/v1") else { return For::All };
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
     match (operation.method.as_str(), path) {
+        ("GET", "/events" | "/events/{id}" | "/events/await" | "/events/stream") => For::Readers,
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
@@ -83,12 +88,14 @@ fn meant_for(operation: &Operation) -> For {
 
 /// Whether somebody gets past the door, or the status and code that keep them out.
 fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
-    use Who::{Admin, Buyer, Expired, Forger, Nobody, OtherBuyer, OtherSeller, Seller};
+    use Who::{Admin, Buyer, Expired, Forger, Nobody, OtherBuyer, OtherSeller, Seller, Service};
     let forbidden = Err((403, "forbidden"));
     match (to, who) {
         (For::All, _) => Ok(()),
         (_, Nobody) => Err((401, "unauthenticated")),
         (_, Forger | Expired) => Err((401, "invalid_token")),
+        (For::Readers, Service | Admin) => Ok(()),
+        (_, Service) => Err((403, "insufficient_scope")),
         (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
         (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
@@ -99,7 +106,7 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {
             Err((404, "not_found"))
         }
-        (For::Staff, _) => Err((403, "insufficient_scope")),
+        (For::Staff | For::Readers, _) => Err((403, "insufficient_scope")),
         (For::Sellers | For::Themselves | For::ItsSeller, _) => forbidden,
     }
 }
@@ -140,6 +147,9 @@ async fn everybody_may_do_what_they_may_and_nothing_else() {
     }
     let mut parts: Vec<_> = things.buyer.access_token.split('.').map(str::to_owned).collect();
     parts[1] = server.admin_token().split('.').nth(1).unwrap().to_owned();
+    let wish = json!({ "name": "the ledger", "scopes": ["events:read:order.*"] });
+    let path = "/api/v1/admin/service-tokens";
+    let service = server.admin().post(path, &wish).await.expect(201).text("token");
     let clients = [
         (Who::Nobody, server.visitor()),
         // An administrator's claims under the signature of somebody else's.
@@ -149,6 +159,7 @@ async fn everybody_may_do_what_they_may_and_nothing_else() {
         (Who::OtherSeller, rival.client),
         (Who::Buyer, things.buyer.client.clone()),
         (Who::Seller, things.seller.client.clone()),
+        (Who::Service, server.visitor().with_token(&service)),
         (Who::Admin, server.admin()),
     ];
     let operations = server.operations(&things).await;

@@ -200,6 +200,8 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "delivery_address": address(),
             "payment_method": "sandbox",
         }),
+        ("POST", "/api/v1/users/me/addresses") => json!({ "label": "Home", "address": address() }),
+        ("PATCH", "/api/v1/users/me/addresses/{id}") => json!({ "label": "Work" }),
         ("POST", "/api/v1/listings") => json!({
             "title": "A blue bicycle",
             "description": "Ridden only on Sundays.",
