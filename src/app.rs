@@ -27,6 +27,8 @@ use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
 use crate::config::{Messaging, Storage};
+use crate::domain::activity::Activity;
+use crate::domain::announcement::Announcement;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
@@ -34,6 +36,7 @@ use crate::domain::escrow::Escrow;
 use crate::domain::event_source::EventSources;
 use crate::domain::event_type::EventType;
 use crate::domain::ids::CategoryId;
+use crate::domain::interest::Interest;
 use crate::domain::listing::Listing;
 use crate::domain::notification::Notification;
 use crate::domain::order::Order;
@@ -41,6 +44,9 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
+use crate::domain::review::Review;
+use crate::domain::search_entry::SearchEntry;
+use crate::domain::seller_account::SellerAccount;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
@@ -55,21 +61,28 @@ use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::identity::access::Access;
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
+use crate::subscribers::announcements::Announcements;
+use crate::subscribers::bounces::MailBounces;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::erasures::Erasures;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
+use crate::subscribers::notifications::escalations::{self, Escalations};
 use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
+use crate::subscribers::search_indexer::SearchIndexer;
+use crate::subscribers::seller_ratings::SellerRatings;
 use crate::subscribers::session_endings::SessionEndings;
+use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    email_claims, erasures, mail_sender, notifications, order_progress, payment_gateway,
-    sequence_gaps, session_endings, webhooks,
+    announcements, bounces, email_claims, erasures, mail_sender, notifications, order_progress,
+    payment_gateway, search_indexer, seller_ratings, sequence_gaps, session_endings, sms_sender,
+    webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -171,10 +184,16 @@ impl App {
             .aggregate::<Session>()
             .aggregate::<Category>()
             .aggregate::<Listing>()
+            .aggregate::<SearchEntry>()
+            .aggregate::<Activity>()
             .aggregate::<Order>()
             .aggregate::<Payment>()
             .aggregate::<Escrow>()
+            .aggregate::<SellerAccount>()
             .aggregate::<Shipment>()
+            .aggregate::<Review>()
+            .aggregate::<Interest>()
+            .aggregate::<Announcement>()
             .aggregate::<Notification>()
             .aggregate::<ServiceToken>()
             .aggregate::<EventType>()
@@ -185,12 +204,17 @@ impl App {
             .aggregate::<ProjectionCare>()
             .saga::<OrderSaga>(Arc::new(MarketRouter));
         let address_hash = address_hash(settings.lookup_key);
-        let Messaging { mailer, templates, .. } = settings.messaging;
+        let Messaging { mailer, sms, templates, .. } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
-        let sender = MailSender::new(mailer, composer.clone(), address_hash);
-        for subscription in handlers(gateways, sender) {
+        let senders = (
+            MailSender::new(mailer, composer.clone(), address_hash),
+            SmsHandler::new(sms, composer.clone(), number_hash(settings.lookup_key)),
+        );
+        for subscription in handlers(gateways, senders, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
+        let indexer = search_indexer::subscription(SearchIndexer::new(read_models.clone()));
+        builder = builder.subscribe(indexer.in_lanes(LANES).retrying(settings.retry.clone()));
         let webhooks = Webhooks::new(
             WebhookSender::new(settings.webhook_reach),
             &settings.master_key,
@@ -198,10 +222,8 @@ impl App {
             settings.event_type_prefix,
         );
         let access = Access::default();
-        for subscription in leavings(&access, &read_models) {
-            builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
-        }
-        for subscription in webhook_handlers(&webhooks) {
+        let leavings = leavings(&access, &read_models);
+        for subscription in leavings.into_iter().chain(webhook_handlers(&webhooks)) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         for subscription in read_models.subscriptions() {
@@ -229,7 +251,11 @@ impl App {
     }
 }
 
-fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> {
+fn handlers(
+    gateways: PaymentGateways,
+    (mails, texts): (MailSender, SmsHandler),
+    reads: &ReadModels,
+) -> Vec<Subscription> {
     let calls = [Some(&gateways.sandbox), gateways.momo.as_ref()];
     let slowest = calls.into_iter().flatten().map(|gateway| gateway.answer_within()).max();
     vec![
@@ -257,12 +283,41 @@ fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> 
         )
         .in_lanes(LANES),
         Subscription::handler(
+            seller_ratings::NAME,
+            "reviews",
+            seller_ratings::TOPICS,
+            Arc::new(SellerRatings),
+        )
+        .keyed_by(seller_ratings::key)
+        .in_lanes(LANES),
+        Subscription::handler(
             notifications::NAME,
             "notifications",
             notifications::TOPICS,
             Arc::new(Notifications),
         )
         .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            announcements::NAME,
+            "notifications",
+            announcements::TOPICS,
+            Arc::new(Announcements::new(reads.clone())),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            escalations::NAME,
+            "notifications",
+            escalations::TOPICS,
+            Arc::new(Escalations::new(reads.clone())),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
+            bounces::NAME,
+            "notifications",
+            bounces::TOPICS,
+            Arc::new(MailBounces),
+        )
+        .in_lanes(LANES),
         Subscription::handler(
             letters::NAME,
             "notifications",
@@ -274,7 +329,14 @@ fn handlers(gateways: PaymentGateways, sender: MailSender) -> Vec<Subscription> 
             mail_sender::NAME,
             "notifications",
             mail_sender::TOPICS,
-            Arc::new(sender),
+            Arc::new(mails),
+        )
+        .in_lanes(LANES_BUSY),
+        Subscription::handler(
+            sms_sender::NAME,
+            "notifications",
+            sms_sender::TOPICS,
+            Arc::new(texts),
         )
         .in_lanes(LANES_BUSY),
     ]
@@ -312,6 +374,14 @@ fn address_hash(lookup_key: [u8; 32]) -> AddressHash {
         let address = crate::domain::text::normal_email(address);
         let hash =
             souk_actors::id::keyed_hash(&lookup_key, "mail recipient", &[address.as_bytes()]);
+        crate::domain::text::hex(&hash)
+    })
+}
+
+/// The same of a telephone number in its one spelling.
+fn number_hash(lookup_key: [u8; 32]) -> AddressHash {
+    Arc::new(move |number| {
+        let hash = souk_actors::id::keyed_hash(&lookup_key, "sms recipient", &[number.as_bytes()]);
         crate::domain::text::hex(&hash)
     })
 }

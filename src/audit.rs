@@ -38,7 +38,7 @@ use crate::projections::db::ReadError;
 use crate::projections::{EVENTS_INDEX, EventFilter, ReadModels};
 use crate::subscribers::{
     command_failed, email_claims, mail_sender, notifications, order_progress, payment_gateway,
-    webhooks,
+    seller_ratings, sms_sender, webhooks,
 };
 
 /// Events read at a time.
@@ -58,6 +58,8 @@ const SAGA_FACTS: &str = "order_saga-facts";
 
 /// What an aggregate can have at most one of.
 const ONCE: &[&str] = &[
+    "announcement.completed",
+    "announcement.started",
     "email_claim.claimed",
     "escrow.created",
     "escrow.funded",
@@ -66,24 +68,34 @@ const ONCE: &[&str] = &[
     "notification.admin.sent",
     "notification.email.sent",
     "notification.requested",
+    "notification.sms.sent",
     "notification.user.sent",
     "order.completed",
     "order.confirmed",
     "order.delivered",
     "order.paid",
     "order.placed",
+    "order.reviewed",
     "order.shipped",
     "payment.captured",
     "payment.initiated",
-    "payment.refunded",
+    "review.created",
+    "review.replied",
     "saga.completed",
     "saga.failed",
     "saga.started",
     "shipment.created",
     "user.registered",
 ];
-/// What an aggregate can have at most one of for each order.
-const ONCE_PER_ORDER: &[&str] = &["inventory.allocated", "inventory.reserved"];
+/// What an aggregate can have at most one of for each of these.
+const ONCE_PER: &[(&str, &str)] = &[
+    ("inventory.allocated", "order_id"),
+    ("inventory.reserved", "order_id"),
+    ("inventory.returned", "return_id"),
+    ("order.returned", "return_id"),
+    ("payment.refund_requested", "refund_id"),
+    ("payment.refunded", "refund_id"),
+];
 
 /// What an audit stumbled over: neither the journal nor the read models can be blamed for what they
 /// cannot say.
@@ -300,12 +312,14 @@ async fn endpoints(runtime: &Runtime) -> Result<Vec<Wanting>, Failure> {
 }
 
 /// The handlers whose effects can be looked for.
-const HANDLERS: [(&str, &[&str]); 7] = [
+const HANDLERS: [(&str, &[&str]); 9] = [
     (notifications::NAME, notifications::TOPICS),
     (mail_sender::NAME, mail_sender::TOPICS),
+    (sms_sender::NAME, sms_sender::TOPICS),
     (email_claims::NAME, &["user.registered"]),
     (payment_gateway::NAME, &["payment.initiated"]),
-    (order_progress::NAME, &["shipment.delivered"]),
+    (order_progress::NAME, &["shipment.delivered", "review.created"]),
+    (seller_ratings::NAME, seller_ratings::TOPICS),
     (SAGA_FACTS, &["order.placed"]),
     (webhooks::FANOUT, webhooks::FANOUT_TOPICS),
 ];
@@ -622,6 +636,10 @@ impl<'a> Auditor<'a> {
         if name == webhooks::FANOUT {
             return self.lacks_messages(event).await;
         }
+        if name == seller_ratings::NAME {
+            let is_told = seller_ratings::is_told(self.runtime, event).await?;
+            return Ok((!is_told).then(|| "the seller's rating does not know of it".to_owned()));
+        }
         let data = data(event);
         let order = id_in(&data, "order_id");
         let (target, any_of): (Option<Uuid>, &[&str]) = match name {
@@ -640,6 +658,17 @@ impl<'a> Auditor<'a> {
                     "notification.email.sent",
                     "notification.email.failed",
                     "notification.email.outcome_unknown",
+                    "notification.muted",
+                ],
+            ),
+            sms_sender::NAME if data["channel"] != "sms" => return Ok(None),
+            sms_sender::NAME => (
+                Some(event.aggregate_id),
+                &[
+                    "notification.sms.sent",
+                    "notification.sms.failed",
+                    "notification.sms.outcome_unknown",
+                    "notification.muted",
                 ],
             ),
             email_claims::NAME => {
@@ -656,6 +685,9 @@ impl<'a> Auditor<'a> {
                     "payment.rejected",
                 ],
             ),
+            order_progress::NAME if &*event.event_type == "review.created" => {
+                (order, &["order.reviewed"])
+            }
             order_progress::NAME => (
                 order,
                 &["order.delivered", "order.cancelled", "order.failed", "order.payment_failed"],
@@ -751,8 +783,8 @@ impl History {
         let event_type = &*event.event_type;
         let of = if ONCE.contains(&event_type) {
             String::new()
-        } else if ONCE_PER_ORDER.contains(&event_type) {
-            data(event)["order_id"].to_string()
+        } else if let Some((_, each)) = ONCE_PER.iter().find(|(once, _)| *once == event_type) {
+            data(event)[*each].to_string()
         } else {
             return;
         };

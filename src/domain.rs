@@ -12,6 +12,8 @@
 //! - **State before anything happened is `Default`.** What exists only afterwards is in `details`.
 #![warn(missing_docs)]
 
+pub mod activity;
+pub mod announcement;
 pub mod caller;
 pub mod category;
 pub mod email_claim;
@@ -19,16 +21,22 @@ pub mod escrow;
 pub mod event_source;
 pub mod event_type;
 pub mod ids;
+pub mod interest;
 pub mod listing;
 pub mod money;
 pub mod notification;
 pub mod order;
+pub mod order_progress;
 pub mod order_saga;
 pub mod payment;
+pub mod preferences;
 pub mod projection_care;
 pub mod publication;
 pub mod registry;
 mod rejection;
+pub mod review;
+pub mod search_entry;
+pub mod seller_account;
 pub mod service_token;
 pub mod session;
 pub mod shipment;
@@ -39,3 +47,4 @@ pub mod topics;
 pub mod user;
 pub mod webhook_delivery;
 pub mod webhook_endpoint;
+pub mod words;

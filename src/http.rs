@@ -6,7 +6,9 @@
 //! from that.
 
 pub mod address_book;
+pub mod after_sales;
 pub mod aggregates;
+pub mod analytics;
 pub mod answer;
 mod attempts;
 pub mod audit;
@@ -16,6 +18,7 @@ pub mod buffers;
 pub mod call;
 mod catalogue;
 pub mod categories;
+pub mod checkouts;
 pub mod conditional;
 mod connection;
 mod cors;
@@ -37,7 +40,11 @@ mod graph;
 pub mod idempotency;
 mod incoming;
 pub mod info;
+pub mod interests;
+mod invoices;
+pub mod ledger;
 pub mod listings;
+pub mod mail_webhook;
 mod middleware;
 pub mod money;
 pub mod notifications;
@@ -47,6 +54,7 @@ pub mod params;
 pub mod passwords;
 pub mod payments;
 pub mod prefer;
+pub mod preferences;
 pub mod probes;
 pub mod problem;
 pub mod projections;
@@ -55,10 +63,12 @@ pub mod quarantine;
 mod rate_limit;
 mod registered;
 pub mod replays;
+pub mod reviews;
 pub mod sagas;
 mod sagas_known;
 mod sagas_stream;
 pub mod schemas;
+pub mod search;
 pub mod server;
 pub mod service_tokens;
 pub mod sessions;
@@ -359,11 +369,21 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(standing::routes())
         .merge(categories::routes())
         .merge(listings::routes())
+        .merge(search::routes())
+        .merge(analytics::routes())
         .merge(orders::routes())
+        .merge(after_sales::routes())
+        .merge(checkouts::routes())
+        .merge(invoices::routes())
+        .merge(ledger::routes())
         .merge(payments::routes())
         .merge(explain::routes())
         .merge(shipments::routes())
+        .merge(reviews::routes())
+        .merge(interests::routes())
         .merge(notifications::routes())
+        .merge(mail_webhook::routes())
+        .merge(preferences::routes())
         .merge(publishing::routes())
         .merge(event_types::routes())
         .merge(event_sources::routes())

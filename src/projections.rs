@@ -10,17 +10,22 @@
 //! personal data, so an erasure needs no work here. Aggregates answer for themselves; these tables
 //! answer what no aggregate can: lists, searches, look-ups by something other than the id.
 
+pub mod analytics;
 pub mod audit;
 pub mod categories;
 pub mod db;
 pub mod diff;
 pub mod events_index;
+pub mod interests;
+pub mod ledger;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
 pub mod publishing;
 pub mod rebuild;
+pub mod reviews;
 pub mod sagas;
+pub mod search;
 pub mod sessions;
 pub mod shipments;
 #[cfg(test)]
@@ -41,15 +46,21 @@ use uuid::Uuid;
 pub use categories::CategoryRow;
 pub use db::{Place, ReadError};
 pub use events_index::{EventFilter, Match as EventMatch, TraceRow};
+pub use interests::InterestRow;
+pub use ledger::{Balance, Check as LedgerCheck, PayoutRow};
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
 pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
+pub use reviews::{ReviewFilter, ReviewRow};
 pub use sagas::{SagaFilter, SagaRow};
+pub use search::{Hit, SearchFilter, SearchOrder, Terms};
 pub use sessions::SessionRow;
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
+
+use crate::domain::interest::InterestKind;
 
 use db::ReadDb;
 use rebuild::Versioned;
@@ -79,11 +90,21 @@ pub const SERVICE_TOKENS_VIEW: &str = "service-tokens-view";
 pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 /// The projection of what is held back of outside events.
 pub const BUFFERS_VIEW: &str = "buffers-view";
+/// Whom people follow, and their favourites.
+pub const INTERESTS_VIEW: &str = "interests-view";
+/// The reviews.
+pub const REVIEWS_VIEW: &str = "reviews-view";
+/// What the search finds listings by.
+pub const SEARCH_VIEW: &str = "search-view";
+/// Figures of the business.
+pub const ANALYTICS_VIEW: &str = "analytics-view";
 /// What was sent to webhook endpoints.
 pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
+/// The accounts of the ledger, and the payouts.
+pub const LEDGER: &str = "ledger";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 13] = [
+pub const PROJECTIONS: [&str; 18] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -96,7 +117,12 @@ pub const PROJECTIONS: [&str; 13] = [
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
+    REVIEWS_VIEW,
+    INTERESTS_VIEW,
+    SEARCH_VIEW,
+    ANALYTICS_VIEW,
     WEBHOOK_DELIVERIES_VIEW,
+    LEDGER,
 ];
 
 /// What each projection listens to: its context, its name, its topics.
@@ -117,7 +143,12 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
+        of::<reviews::Reviews>(),
+        of::<ViewTable<interests::InterestsView>>(),
+        of::<ViewTable<search::SearchView>>(),
+        of::<ViewTable<analytics::AnalyticsView>>(),
         of::<webhooks::WebhookDeliveries>(),
+        of::<ledger::LedgerTable>(),
     ]
 }
 
@@ -139,7 +170,12 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
+        of::<reviews::Reviews>(db),
+        of::<ViewTable<interests::InterestsView>>(db),
+        of::<ViewTable<search::SearchView>>(db),
+        of::<ViewTable<analytics::AnalyticsView>>(db),
         of::<webhooks::WebhookDeliveries>(db),
+        of::<ledger::LedgerTable>(db),
     ]
 }
 
@@ -234,7 +270,12 @@ impl ReadModels {
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
+            self.subscription::<reviews::Reviews>(),
+            self.view::<interests::InterestsView>(),
+            self.view::<search::SearchView>(),
+            self.view::<analytics::AnalyticsView>(),
             self.subscription::<webhooks::WebhookDeliveries>(),
+            self.subscription::<ledger::LedgerTable>(),
         ]
     }
 
@@ -256,6 +297,10 @@ impl ReadModels {
             of::<publishing::ServiceTokensView>(self),
             of::<publishing::EventTypesView>(self),
             of::<publishing::BuffersView>(self),
+            of::<reviews::ReviewsView>(self),
+            of::<interests::InterestsView>(self),
+            of::<search::SearchView>(self),
+            of::<analytics::AnalyticsView>(self),
         ]
     }
 
@@ -339,6 +384,11 @@ impl ReadModels {
         sessions::of_user(&self.db, user_id, open_at, before, limit).await
     }
 
+    /// The first administrators who can act, in the order in which they registered.
+    pub async fn administrators(&self, limit: u32) -> Result<Vec<Uuid>, ReadError> {
+        users::administrators(&self.db, limit).await
+    }
+
     /// The listings that match, the newest first, before a time and id.
     pub async fn listings(
         &self,
@@ -359,6 +409,64 @@ impl ReadModels {
         listings::count_active(&self.db, seller_id).await
     }
 
+    /// A figure of the business over a span, of everybody or of one seller: step by step, and of all
+    /// together.
+    pub async fn figure(
+        &self,
+        metric: &analytics::Metric,
+        span: analytics::Span,
+        seller: Option<Uuid>,
+    ) -> Result<(Vec<analytics::Point>, Vec<analytics::Point>), ReadError> {
+        analytics::figure(&self.db, metric, span, seller).await
+    }
+
+    /// How many events of each type there are in each step of a span.
+    pub async fn event_counts(
+        &self,
+        span: analytics::Span,
+    ) -> Result<BTreeMap<(i64, String), u64>, ReadError> {
+        let (from, to) = (Some(span.from), Some(span.to));
+        let filter = EventFilter { from, to, ..EventFilter::default() };
+        events_index::counts(&self.db, &filter, span.step_ms).await
+    }
+
+    /// What the search has of a listing; none: nothing.
+    pub async fn in_search(&self, listing: Uuid) -> Result<Option<search::Indexed>, ReadError> {
+        search::indexed(&self.db, listing).await
+    }
+
+    /// What a query looks for; none: there is no word in it.
+    pub async fn search_terms(&self, text: &str) -> Result<Option<Terms>, ReadError> {
+        Terms::read(&self.db, text).await
+    }
+
+    /// The listings that a search finds, in an order, behind a key and id.
+    pub async fn search(
+        &self,
+        terms: Option<&Terms>,
+        filter: &SearchFilter,
+        order: SearchOrder,
+        behind: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<Hit>, ReadError> {
+        search::find(&self.db, terms, filter, order, behind, limit).await
+    }
+
+    /// How what a search finds is spread over categories and prices.
+    pub async fn search_facets(
+        &self,
+        terms: Option<&Terms>,
+        filter: &SearchFilter,
+    ) -> Result<search::Facets, ReadError> {
+        search::facets(&self.db, terms, filter).await
+    }
+
+    /// The terms of a search that finds nothing, with the words in place of unknown ones that come
+    /// nearest; none: every word is known, or nothing is near.
+    pub async fn corrected(&self, terms: &Terms) -> Result<Option<Terms>, ReadError> {
+        search::corrected(&self.db, terms).await
+    }
+
     /// The orders that match, the newest first, before a time and id.
     pub async fn orders(
         &self,
@@ -372,6 +480,32 @@ impl ReadModels {
     /// The order of a number.
     pub async fn order_by_number(&self, number: &str) -> Result<Option<Uuid>, ReadError> {
         orders::by_number(&self.db, number).await
+    }
+
+    /// The balances of an account of the ledger, by currency.
+    pub async fn balances(&self, account: &str) -> Result<Vec<Balance>, ReadError> {
+        ledger::balances(&self.db, account).await
+    }
+
+    /// Whether the books are right.
+    pub async fn ledger_check(&self) -> Result<LedgerCheck, ReadError> {
+        ledger::check(&self.db).await
+    }
+
+    /// The payouts of a seller or of all, the newest first, before a time and id.
+    pub async fn payouts(
+        &self,
+        seller_id: Option<Uuid>,
+        status: Option<&str>,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<PayoutRow>, ReadError> {
+        ledger::payouts(&self.db, seller_id, status, before, limit).await
+    }
+
+    /// One payout.
+    pub async fn payout(&self, payout_id: Uuid) -> Result<Option<PayoutRow>, ReadError> {
+        ledger::payout(&self.db, payout_id).await
     }
 
     /// The shipments of an order, the oldest first.
@@ -400,6 +534,46 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<NotificationRow>, ReadError> {
         notifications::sent_by(&self.db, channel, before, limit).await
+    }
+
+    /// The reviews that match and are not hidden, the newest first, before a time and id.
+    pub async fn reviews(
+        &self,
+        filter: &ReviewFilter,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<ReviewRow>, ReadError> {
+        reviews::find(&self.db, filter, before, limit).await
+    }
+
+    /// What somebody takes an interest in, the newest first, before a time and id.
+    pub async fn interests_of(
+        &self,
+        user_id: Uuid,
+        kind: InterestKind,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<InterestRow>, ReadError> {
+        interests::of_user(&self.db, user_id, kind, before, limit).await
+    }
+
+    /// Who takes an interest in something, behind an interest, in the order of their ids.
+    pub async fn interests_in(
+        &self,
+        of: (InterestKind, Uuid),
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<InterestRow>, ReadError> {
+        interests::in_target(&self.db, of, after, limit).await
+    }
+
+    /// How many take an interest in something.
+    pub async fn interests_count(
+        &self,
+        kind: InterestKind,
+        target_id: Uuid,
+    ) -> Result<u64, ReadError> {
+        interests::count(&self.db, kind, target_id).await
     }
 
     /// The sagas that match, the newest first, before a time and id.

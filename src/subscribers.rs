@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   event ──▶ handler ──command──▶ another aggregate      email-claims, erasures, notifications,
-//!                    │                                     session-endings
-//!                    └──call────▶ the outside, then a     payment-gateway, mail-sender
+//!                    │                                     search-indexer, session-endings
+//!                    └──call────▶ the outside, then a     payment-gateway, notification-email
 //!                                 command that reports it             webhooks
 //! ```
 //!
@@ -12,8 +12,12 @@
 //! the aggregate. What to do is decided by pure functions of the event and the state; the handlers
 //! around them only carry it out.
 
+pub mod announcements;
+pub mod bounces;
 pub mod email_claims;
 pub mod erasures;
+#[cfg(test)]
+mod interleavings;
 pub mod mail_sender;
 pub mod messages;
 pub mod notifications;
@@ -21,8 +25,11 @@ pub mod order_progress;
 pub mod outbox;
 pub mod payment_gateway;
 pub mod saga_router;
+pub mod search_indexer;
+pub mod seller_ratings;
 pub mod sequence_gaps;
 pub mod session_endings;
+pub mod sms_sender;
 pub mod templates;
 pub mod webhooks;
 

@@ -8,8 +8,10 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    email_claims, erasures, mail_sender, notifications, notifications::letters, order_progress,
-    payment_gateway, sequence_gaps, session_endings, webhooks,
+    announcements, bounces, email_claims, erasures, mail_sender, notifications,
+    notifications::{escalations, letters},
+    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps,
+    session_endings, sms_sender, webhooks,
 };
 
 /// A bounded context.
@@ -35,7 +37,7 @@ pub struct SubscriptionInfo {
 }
 
 /// Every context: name and description.
-const CONTEXTS: [(&str, &str); 12] = [
+const CONTEXTS: [(&str, &str); 13] = [
     ("users", "Who there is: registration, verification, sellers, sessions"),
     ("listings", "What is for sale, in which categories, at which price"),
     ("inventory", "Stock: held for orders, sold, given back"),
@@ -43,23 +45,31 @@ const CONTEXTS: [(&str, &str); 12] = [
     ("payments", "Money taken and given back through a provider"),
     ("escrow", "Money between the buyer's payment and the seller"),
     ("shipments", "Goods on their way"),
+    ("reviews", "What buyers think of orders, and what sellers say to that"),
     ("notifications", "Messages to people"),
     ("publishing", "What publishers outside tell: their tokens, their event types, their order"),
     ("webhooks", "Events on their way to addresses outside"),
+    ("analytics", "Figures of the business, and what people do"),
     ("sagas", "Processes over several contexts"),
     ("system", "The machinery: subscriptions, dead letters, the index of all events"),
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 12] = [
+const HANDLERS: [(&str, &str, &[&str]); 18] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("users", session_endings::NAME, session_endings::TOPICS),
     ("users", erasures::NAME, erasures::TOPICS),
+    ("listings", search_indexer::NAME, search_indexer::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
+    ("reviews", seller_ratings::NAME, seller_ratings::TOPICS),
     ("notifications", notifications::NAME, notifications::TOPICS),
+    ("notifications", announcements::NAME, announcements::TOPICS),
+    ("notifications", escalations::NAME, escalations::TOPICS),
+    ("notifications", bounces::NAME, bounces::TOPICS),
     ("notifications", letters::NAME, letters::TOPICS),
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
+    ("notifications", sms_sender::NAME, sms_sender::TOPICS),
     ("publishing", sequence_gaps::NAME, sequence_gaps::TOPICS),
     ("publishing", sequence_gaps::SETTLED_NAME, sequence_gaps::SETTLED_TOPICS),
     ("webhooks", webhooks::FANOUT, webhooks::FANOUT_TOPICS),

@@ -14,11 +14,14 @@ use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::{SagaEvent, SagaInstance};
 use uuid::Uuid;
 
+use crate::domain::activity::{Activity, ActivityEvent};
+use crate::domain::announcement::{Announcement, AnnouncementEvent};
 use crate::domain::category::{Category, CategoryEvent};
 use crate::domain::email_claim::{EmailClaim, EmailClaimEvent};
 use crate::domain::escrow::{Escrow, EscrowEvent};
 use crate::domain::event_source::{EventSourceEvent, EventSources};
 use crate::domain::event_type::{EventType, EventTypeEvent};
+use crate::domain::interest::{Interest, InterestEvent};
 use crate::domain::listing::{Listing, ListingEvent};
 use crate::domain::notification::{Notification, NotificationEvent};
 use crate::domain::order::{Order, OrderEvent};
@@ -26,6 +29,9 @@ use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
 use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
+use crate::domain::review::{Review, ReviewEvent};
+use crate::domain::search_entry::{SearchEntry, SearchEntryEvent};
+use crate::domain::seller_account::{SellerAccount, SellerAccountEvent};
 use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
@@ -167,10 +173,16 @@ macro_rules! every_event {
             $what::<SessionEvent>($($argument),*),
             $what::<CategoryEvent>($($argument),*),
             $what::<ListingEvent>($($argument),*),
+            $what::<SearchEntryEvent>($($argument),*),
+            $what::<ActivityEvent>($($argument),*),
             $what::<OrderEvent>($($argument),*),
             $what::<PaymentEvent>($($argument),*),
             $what::<EscrowEvent>($($argument),*),
+            $what::<SellerAccountEvent>($($argument),*),
             $what::<ShipmentEvent>($($argument),*),
+            $what::<ReviewEvent>($($argument),*),
+            $what::<InterestEvent>($($argument),*),
+            $what::<AnnouncementEvent>($($argument),*),
             $what::<NotificationEvent>($($argument),*),
             $what::<ServiceTokenEvent>($($argument),*),
             $what::<EventTypeEvent>($($argument),*),
@@ -211,10 +223,16 @@ proptest! {
         snapshot::<Session>(random, &text)?;
         snapshot::<Category>(random, &text)?;
         snapshot::<Listing>(random, &text)?;
+        snapshot::<SearchEntry>(random, &text)?;
+        snapshot::<Activity>(random, &text)?;
         snapshot::<Order>(random, &text)?;
         snapshot::<Payment>(random, &text)?;
         snapshot::<Escrow>(random, &text)?;
+        snapshot::<SellerAccount>(random, &text)?;
         snapshot::<Shipment>(random, &text)?;
+        snapshot::<Review>(random, &text)?;
+        snapshot::<Interest>(random, &text)?;
+        snapshot::<Announcement>(random, &text)?;
         snapshot::<Notification>(random, &text)?;
         snapshot::<ServiceToken>(random, &text)?;
         snapshot::<EventType>(random, &text)?;

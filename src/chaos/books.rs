@@ -114,6 +114,10 @@ impl Books {
                 *from -= quantity;
                 stock.available += quantity;
             }
+            "inventory.returned" => {
+                stock.sold -= quantity;
+                stock.available += quantity;
+            }
             _ => return,
         }
         let parts = [stock.available, stock.reserved, stock.sold];

@@ -11,8 +11,8 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    categories, events_index, listings, notifications, orders, publishing, sagas, sessions,
-    shipments, users,
+    analytics, categories, events_index, interests, listings, notifications, orders, publishing,
+    reviews, sagas, search, sessions, shipments, users,
 };
 
 /// One view.
@@ -82,6 +82,10 @@ pub(super) struct Views {
     service_tokens: Folded<publishing::ServiceTokensView>,
     event_types: Folded<publishing::EventTypesView>,
     buffers: Folded<publishing::BuffersView>,
+    reviews: Folded<reviews::ReviewsView>,
+    interests: Folded<interests::InterestsView>,
+    search: Folded<search::SearchView>,
+    analytics: Folded<analytics::AnalyticsView>,
 }
 
 impl Views {
@@ -98,6 +102,10 @@ impl Views {
         self.service_tokens.take(event, ledger);
         self.event_types.take(event, ledger);
         self.buffers.take(event, ledger);
+        self.reviews.take(event, ledger);
+        self.interests.take(event, ledger);
+        self.search.take(event, ledger);
+        self.analytics.take(event, ledger);
     }
 
     /// Compares with the read database, in which `events` events should be indexed.
@@ -113,6 +121,10 @@ impl Views {
         self.service_tokens.compare(db, ledger).await?;
         self.event_types.compare(db, ledger).await?;
         self.buffers.compare(db, ledger).await?;
+        self.reviews.compare(db, ledger).await?;
+        self.interests.compare(db, ledger).await?;
+        self.search.compare(db, ledger).await?;
+        self.analytics.compare(db, ledger).await?;
         let count = Query::select(&["COUNT(*)"], &events_index::table(db));
         let indexed = db.fetch_as(count, |row| row.count(0)).await?;
         if indexed.first() != Some(&events) {

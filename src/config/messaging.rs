@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lettre::message::Mailbox;
 use url::{Host, Url};
 
+use super::Credential;
 use super::reader::Reader;
 use crate::gateways::mail::{LogMailer, Mailer};
 use crate::gateways::sendgrid::SendGrid;
@@ -23,6 +24,8 @@ pub struct Messaging {
     /// `SMS_ADAPTER`: `log`; `twilio` with `TWILIO_ACCOUNT_SID`, `TWILIO_AUTH_TOKEN`,
     /// `TWILIO_FROM` and `TWILIO_URL`.
     pub sms: Arc<dyn SmsSender>,
+    /// `MAIL_WEBHOOK_TOKEN`: who has it may tell of mails that came back; none: administrators alone.
+    pub webhook_token: Option<Credential>,
     /// `TEMPLATES_DIR`: the folder of templates that replace those that come with the program.
     pub templates: Arc<Templates>,
 }
@@ -32,6 +35,7 @@ impl Default for Messaging {
         Self {
             mailer: Arc::new(LogMailer::default()),
             sms: Arc::new(LogSms::default()),
+            webhook_token: None,
             templates: Arc::new(Templates::built_in()),
         }
     }
@@ -56,7 +60,23 @@ pub(super) fn messaging(reader: &mut Reader<'_>) -> Messaging {
         reader.error("TEMPLATES_DIR", error.to_string());
         Templates::built_in()
     });
-    Messaging { mailer, sms, templates: Arc::new(templates) }
+    let webhook_token = webhook_token(reader);
+    Messaging { mailer, sms, webhook_token, templates: Arc::new(templates) }
+}
+
+/// Short ones could be guessed.
+const WEBHOOK_TOKEN_CHARS_MIN: usize = 16;
+
+fn webhook_token(reader: &mut Reader<'_>) -> Option<Credential> {
+    const NAME: &str = "MAIL_WEBHOOK_TOKEN";
+    if ![NAME, "MAIL_WEBHOOK_TOKEN_FILE"].iter().any(|name| reader.text(name).is_some()) {
+        return None;
+    }
+    let token = reader.credential(NAME, "the webhook of the mail provider");
+    if (1..WEBHOOK_TOKEN_CHARS_MIN).contains(&token.expose().len()) {
+        reader.error(NAME, "must have at least 16 characters");
+    }
+    Some(token).filter(|token| token.expose().len() >= WEBHOOK_TOKEN_CHARS_MIN)
 }
 
 fn mailer(reader: &mut Reader<'_>) -> Arc<dyn Mailer> {
@@ -193,6 +213,8 @@ mod tests {
         let shown = format!("{:?}", config.messaging);
         assert!(shown.contains("sendgrid") && shown.contains("twilio"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
+        let errors = load(&[("MAIL_WEBHOOK_TOKEN", "hunter2")]).unwrap_err();
+        assert!(errors.contains("16 characters") && !errors.contains("hunter2"), "{errors}");
         let plain = load(&[
             ("EMAIL_ADAPTER", "sendgrid"),
             ("SENDGRID_API_KEY", "SG.hunter2"),

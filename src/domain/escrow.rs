@@ -2,7 +2,8 @@
 //!
 //! A ledger with double entry. Every event that moves money lists its entries, whose sum is 0; the
 //! accounts are `gateway:<method>`, `escrow:<order>` and `seller:<user>`. The balance of the escrow
-//! is never below 0.
+//! is never below 0. What goes back after the seller has got the money comes from the seller's
+//! account, which may then be below 0: the next sales fill it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use souk_actors::aggregate::{Aggregate, Command};
 use souk_actors::world::Timestamp;
 
 use super::caller::Caller;
-use super::ids::{EscrowId, OrderId, UserId};
+use super::ids::{EscrowId, OrderId, RefundId, UserId};
 use super::money::{Currency, Money};
 use super::order::PaymentMethod;
 use super::rejection::rejections;
@@ -63,6 +64,17 @@ pub enum EscrowCommand {
         /// When.
         now: Timestamp,
     },
+    /// A part of the money goes back, once per refund: goods came back, or a dispute was decided so.
+    RefundPart {
+        /// The refund.
+        refund_id: RefundId,
+        /// How much, in minor units.
+        amount: i64,
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
     /// The order is off: the money goes back, or never comes, even if the escrow is not open yet.
     Refund {
         /// The escrow.
@@ -82,6 +94,7 @@ impl Command for EscrowCommand {
             Self::Open { .. } => "OpenEscrow",
             Self::Fund { .. } => "FundEscrow",
             Self::Release { .. } => "ReleaseEscrow",
+            Self::RefundPart { .. } => "RefundEscrowPart",
             Self::Refund { .. } => "RefundEscrow",
         }
     }
@@ -97,7 +110,7 @@ souk_actors::events! {
         /// The seller got the money.
         Released(EscrowReleased) = "escrow.released", "EscrowReleased", 1.0, [];
         /// The money went back, or will never come.
-        Refunded(EscrowRefunded) = "escrow.refunded", "EscrowRefunded", 1.0, [];
+        Refunded(EscrowRefunded) = "escrow.refunded", "EscrowRefunded", 1.1, [];
         /// The order was given up before the escrow was opened: it never will be.
         Barred(EscrowBarred) = "escrow.barred", "EscrowBarred", 1.0, [];
     }
@@ -180,8 +193,12 @@ pub struct EscrowRefunded {
     pub amount: i64,
     /// Of what.
     pub currency: Currency,
-    /// From the escrow to the gateway; none when no money had come.
+    /// From the escrow, or from the seller who has the money already, to the gateway; none when no
+    /// money had come.
     pub entries: Vec<Entry>,
+    /// Which part of the money it is; none: all that was in it, and the escrow is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_id: Option<RefundId>,
     /// Why, as a stable code.
     pub reason: String,
     /// When.
@@ -212,6 +229,11 @@ rejections! {
         NotFunded = "escrow_not_funded", "the money has not come yet";
         /// Not theirs to ask.
         Forbidden = "forbidden", "only the buyer can release the money";
+        /// More than there is.
+        RefundTooLarge {
+            /// What is left, in minor units.
+            left: i64,
+        } = "refund_too_large", "no more can go back than is left";
     }
 }
 
@@ -245,12 +267,24 @@ pub struct EscrowDetails {
     pub method: PaymentMethod,
     /// Everything that was booked, in order.
     pub entries: Vec<Entry>,
+    /// The parts that went back.
+    pub parts: Vec<RefundPart>,
+}
+
+/// A part of the money that went back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefundPart {
+    /// The refund.
+    pub refund_id: RefundId,
+    /// How much, in minor units.
+    pub amount: i64,
 }
 
 type Decision = Result<Vec<EscrowEvent>, EscrowRejection>;
 
 impl Aggregate for Escrow {
     const TYPE: &'static str = "escrow";
+    const SNAPSHOT_VERSION: u32 = 2;
     type Command = EscrowCommand;
     type Event = EscrowEvent;
     type Rejection = EscrowRejection;
@@ -260,6 +294,9 @@ impl Aggregate for Escrow {
             EscrowCommand::Open { .. } => self.open(command),
             EscrowCommand::Fund { now } => self.details()?.fund(*now),
             EscrowCommand::Release { caller, now } => self.details()?.release(caller, *now),
+            EscrowCommand::RefundPart { refund_id, amount, reason, now } => {
+                self.details()?.refund_part(*refund_id, *amount, reason, *now)
+            }
             EscrowCommand::Refund { escrow_id, order_id, reason, now } => match &self.details {
                 Some(details) => details.refund(reason, *now),
                 None if self.barred => Ok(Vec::new()),
@@ -284,7 +321,11 @@ impl Aggregate for Escrow {
                 details.book(EscrowStatus::Released, &event.entries);
             }
             (EscrowEvent::Refunded(event), Some(details)) => {
-                details.book(EscrowStatus::Refunded, &event.entries);
+                let status = match event.refund_id {
+                    None => EscrowStatus::Refunded,
+                    Some(refund_id) => details.without(refund_id, event.amount),
+                };
+                details.book(status, &event.entries);
             }
             (_, None) => {}
         }
@@ -337,6 +378,7 @@ impl EscrowDetails {
             balance: 0,
             method: event.method.clone(),
             entries: Vec::new(),
+            parts: Vec::new(),
         }
     }
 
@@ -367,7 +409,7 @@ impl EscrowDetails {
                 seller_id: self.seller_id,
                 amount: self.balance,
                 currency: self.money.currency,
-                entries: transfer(self.own(), format!("seller:{}", self.seller_id), self.balance),
+                entries: transfer(self.own(), self.seller(), self.balance),
                 released_at: now,
             })]),
             EscrowStatus::Released => Ok(Vec::new()),
@@ -388,6 +430,7 @@ impl EscrowDetails {
                     amount: self.balance,
                     currency: self.money.currency,
                     entries,
+                    refund_id: None,
                     reason: reason.to_owned(),
                     refunded_at: now,
                 })])
@@ -395,6 +438,54 @@ impl EscrowDetails {
             EscrowStatus::Refunded => Ok(Vec::new()),
             EscrowStatus::Released => Err(EscrowRejection::Closed),
         }
+    }
+
+    /// How much has not gone back, in minor units.
+    fn left(&self) -> i64 {
+        let gone: i64 = self.parts.iter().map(|part| part.amount).sum();
+        self.money.amount.saturating_sub(gone)
+    }
+
+    fn refund_part(
+        &self,
+        refund_id: RefundId,
+        amount: i64,
+        reason: &str,
+        now: Timestamp,
+    ) -> Decision {
+        if self.parts.iter().any(|part| part.refund_id == refund_id) {
+            return Ok(Vec::new());
+        }
+        let from = match self.status {
+            EscrowStatus::Open => return Err(EscrowRejection::NotFunded),
+            EscrowStatus::Refunded => return Err(EscrowRejection::Closed),
+            EscrowStatus::Funded => self.own(),
+            EscrowStatus::Released => self.seller(),
+        };
+        let left = self.left();
+        if amount <= 0 || amount > left {
+            return Err(EscrowRejection::RefundTooLarge { left });
+        }
+        Ok(vec![EscrowEvent::Refunded(EscrowRefunded {
+            escrow_id: self.escrow_id,
+            order_id: self.order_id,
+            amount,
+            currency: self.money.currency,
+            entries: transfer(from, self.gateway(), amount),
+            refund_id: Some(refund_id),
+            reason: reason.to_owned(),
+            refunded_at: now,
+        })])
+    }
+
+    /// Notes a part that went back; gives how the escrow stands without it.
+    fn without(&mut self, refund_id: RefundId, amount: i64) -> EscrowStatus {
+        self.parts.push(RefundPart { refund_id, amount });
+        if self.left() <= 0 { EscrowStatus::Refunded } else { self.status }
+    }
+
+    fn seller(&self) -> String {
+        format!("seller:{}", self.seller_id)
     }
 
     fn own(&self) -> String {
@@ -414,7 +505,8 @@ impl EscrowDetails {
     }
 }
 
-fn transfer(from: String, to: String, amount: i64) -> Vec<Entry> {
+/// The entries of so much money that goes from one account to another.
+pub fn transfer(from: String, to: String, amount: i64) -> Vec<Entry> {
     vec![Entry { account: from, amount: -amount }, Entry { account: to, amount }]
 }
 

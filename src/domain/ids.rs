@@ -97,16 +97,30 @@ ids! {
     ListingId = "listing";
     /// An order, also called a transaction.
     OrderId = "order";
+    /// A purchase across sellers: one order each.
+    CheckoutId = "checkout";
     /// The stock that one listing holds for one order.
     ReservationId = "reservation";
     /// The payment of an order.
     PaymentId = "payment";
-    /// The refund of a payment; there is at most one.
+    /// Money of a payment that goes back.
     RefundId = "refund";
+    /// Goods of an order that come back.
+    ReturnId = "return";
     /// The escrow of an order.
     EscrowId = "escrow";
+    /// The account of a seller.
+    SellerAccountId = "seller_account";
+    /// Money on its way to a seller.
+    PayoutId = "payout";
     /// The shipment of an order.
     ShipmentId = "shipment";
+    /// The review of an order.
+    ReviewId = "review";
+    /// What one person wants to hear of.
+    InterestId = "interest";
+    /// An event that is told to many.
+    AnnouncementId = "announcement";
     /// A message to one person by one channel.
     NotificationId = "notification";
     /// The token of a service outside.
@@ -117,6 +131,8 @@ ids! {
     PublicationId = "publication";
     /// Where events are sent to.
     WebhookEndpointId = "webhook";
+    /// What the search has of a listing.
+    SearchEntryId = "search_entry";
 }
 
 /// A hyphenated UUID, with or without the kind before it. Other spellings of UUIDs are refused, so
@@ -159,9 +175,19 @@ impl PaymentId {
 }
 
 impl RefundId {
-    /// The refund of a payment.
+    /// The refund of a payment, or of what is left of it.
     pub fn of(payment: PaymentId) -> Self {
         Self(derived("refund", &[payment.0.as_bytes()]))
+    }
+
+    /// The refund for goods that came back.
+    pub fn of_return(of: ReturnId) -> Self {
+        Self(derived("refund of return", &[of.0.as_bytes()]))
+    }
+
+    /// The refund that a dispute about an order was decided by.
+    pub fn of_dispute(order: OrderId) -> Self {
+        Self(derived("refund of dispute", &[order.0.as_bytes()]))
     }
 
     /// The key under which the provider makes it: the id, and where so many attempts have come to
@@ -171,6 +197,20 @@ impl RefundId {
             0 => self.0,
             failed => derived("refund attempt", &[self.0.as_bytes(), &failed.to_be_bytes()]),
         }
+    }
+}
+
+impl OrderId {
+    /// The order of a checkout that goes to one seller.
+    pub fn of_checkout(checkout: CheckoutId, seller: UserId) -> Self {
+        Self(derived("order of checkout", &[checkout.0.as_bytes(), seller.0.as_bytes()]))
+    }
+}
+
+impl SellerAccountId {
+    /// The account of a seller.
+    pub fn of(seller: UserId) -> Self {
+        Self(derived("seller account", &[seller.0.as_bytes()]))
     }
 }
 
@@ -193,10 +233,31 @@ impl ShipmentId {
     }
 }
 
+impl AnnouncementId {
+    /// What is told of an event to those who take an interest in it.
+    pub fn of(event_id: Uuid) -> Self {
+        Self(derived("announcement", &[event_id.as_bytes()]))
+    }
+}
+
+impl ReviewId {
+    /// The review of an order: two of the same order meet in one aggregate.
+    pub fn of(order: OrderId) -> Self {
+        Self(derived("review", &[order.0.as_bytes()]))
+    }
+}
+
 impl ReservationId {
     /// The stock that `listing` holds for `order`.
     pub fn of(listing: ListingId, order: OrderId) -> Self {
         Self(derived("reservation", &[listing.0.as_bytes(), order.0.as_bytes()]))
+    }
+}
+
+impl SearchEntryId {
+    /// What the search has of `listing`.
+    pub fn of(listing: ListingId) -> Self {
+        Self(derived("search_entry", &[listing.0.as_bytes()]))
     }
 }
 
@@ -266,6 +327,7 @@ pub(crate) fn crockford(id: Uuid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::interest::InterestOf;
     use crate::domain::webhook_delivery::{delivery_id, lane_of};
 
     const TEXT: &str = "0198c5a4-0000-7000-8000-0123456789ab";
@@ -326,6 +388,13 @@ mod tests {
                 .to_string(),
             lane_of(WebhookEndpointId(Uuid::from_u128(6)), order.0).to_string(),
             delivery_id(WebhookEndpointId(Uuid::from_u128(6)), Uuid::from_u128(7)).to_string(),
+            ReviewId::of(order).to_string(),
+            InterestId::of(
+                UserId(Uuid::from_u128(5)),
+                InterestOf::Listing(ListingId(Uuid::from_u128(2))),
+            )
+            .to_string(),
+            AnnouncementId::of(Uuid::from_u128(4)).to_string(),
         ];
         let expected = [
             "71879d66-f4dc-8d2c-a0b7-a64855cc6ebf",
@@ -337,6 +406,9 @@ mod tests {
             "e7fa75ca-617b-8b75-b635-d53d89ac7203",
             "7d43aeca-9c05-809c-8ca4-fae27efe7850",
             "46664e64-2297-84f6-8291-15876432b937",
+            "97a974af-349a-8c00-8c9e-74001e12e4af",
+            "54edac6e-f1da-8d42-b82b-7332e27bcf14",
+            "4d15dacb-7c86-8d38-b5c6-1509d84fb78c",
         ];
         assert_eq!(ids, expected);
     }

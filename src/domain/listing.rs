@@ -7,7 +7,8 @@
 //!
 //! Memory is bounded: of the holds that have come to rest (allocated; released or refused) the
 //! last [`HOLDS_AT_REST_MAX`] of each kind are remembered. An undo that comes after so many later
-//! orders finds nothing to undo.
+//! orders finds nothing to undo, and what is sent off so late is not noted as picked. Of the returns
+//! as many are remembered, so that one is taken back once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use souk_actors::aggregate::{Aggregate, Command, TimerChange};
 use souk_actors::world::Timestamp;
 
 use super::caller::Caller;
-use super::ids::{self, CategoryId, ListingId, OrderId, ReservationId, UserId};
+use super::ids::{self, CategoryId, ListingId, OrderId, ReservationId, ReturnId, UserId};
 use super::money::{Currency, Money};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
@@ -50,6 +51,8 @@ pub fn hold_timer(order: OrderId) -> String {
 )]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ListingStatus {
+    /// Nobody but its seller sees it yet.
+    Draft,
     /// Can be bought.
     Active,
     /// Nothing is left, but some is held for orders that are not paid.
@@ -133,6 +136,40 @@ pub enum ListingCommand {
         /// When.
         now: Timestamp,
     },
+    /// Show a draft to everybody.
+    Publish {
+        /// Who asks.
+        caller: Caller,
+        /// How the category stands, looked up by the caller.
+        category_standing: CategoryStanding,
+        /// When.
+        now: Timestamp,
+    },
+    /// Offer again what was withdrawn.
+    Reactivate {
+        /// Who asks.
+        caller: Caller,
+        /// How the category stands, looked up by the caller.
+        category_standing: CategoryStanding,
+        /// When.
+        now: Timestamp,
+    },
+    /// There are more units.
+    Restock {
+        /// Who asks.
+        caller: Caller,
+        /// How many more.
+        quantity: u32,
+        /// When.
+        now: Timestamp,
+    },
+    /// What was sold to the order is taken from the shelf.
+    Pick {
+        /// The order.
+        order_id: OrderId,
+        /// When.
+        now: Timestamp,
+    },
     /// Hold stock for an order. Accepted with `inventory.reservation_failed` when it cannot be.
     Reserve {
         /// The listing.
@@ -176,6 +213,17 @@ pub enum ListingCommand {
         /// When.
         now: Timestamp,
     },
+    /// Goods that were sold came back and can be sold again.
+    TakeBack {
+        /// The order.
+        order_id: OrderId,
+        /// The return.
+        return_id: ReturnId,
+        /// How many units.
+        quantity: u32,
+        /// When.
+        now: Timestamp,
+    },
 }
 
 /// A new offer.
@@ -205,6 +253,8 @@ pub struct NewListing {
     pub quantity: u32,
     /// Where its images are.
     pub images: Vec<String>,
+    /// Whether only the seller is to see it for now.
+    pub draft: bool,
     /// When.
     pub now: Timestamp,
 }
@@ -215,10 +265,15 @@ impl Command for ListingCommand {
             Self::Create(_) => "CreateListing",
             Self::Update { .. } => "UpdateListing",
             Self::Archive { .. } => "ArchiveListing",
+            Self::Publish { .. } => "PublishListing",
+            Self::Reactivate { .. } => "ReactivateListing",
+            Self::Restock { .. } => "RestockInventory",
+            Self::Pick { .. } => "PickInventory",
             Self::Reserve { .. } => "ReserveInventory",
             Self::Allocate { .. } => "AllocateInventory",
             Self::Release { .. } => "ReleaseInventory",
             Self::ExpireReservation { .. } => "ExpireReservation",
+            Self::TakeBack { .. } => "TakeBackInventory",
         }
     }
 }
@@ -227,7 +282,7 @@ souk_actors::events! {
     /// What happens to listings and their stock.
     pub enum ListingEvent in "listings" as "listing-service" {
         /// Something is for sale.
-        Created(ListingCreated) = "listing.created", "ListingCreated", 1.0,
+        Created(ListingCreated) = "listing.created", "ListingCreated", 1.1,
             ["catalog.product.created"];
         /// The offer changed.
         Updated(ListingUpdated) = "listing.updated", "ListingUpdated", 1.0,
@@ -236,6 +291,10 @@ souk_actors::events! {
         PriceChanged(PriceChanged) = "catalog.price.changed", "PriceChanged", 1.0, [];
         /// The offer was withdrawn.
         Archived(ListingArchived) = "listing.archived", "ListingArchived", 1.0, [];
+        /// A draft is for sale.
+        Published(ListingPublished) = "listing.published", "ListingPublished", 1.0, [];
+        /// What was withdrawn is offered again.
+        Reactivated(ListingReactivated) = "listing.reactivated", "ListingReactivated", 1.0, [];
         /// Nothing is left, but some is not paid for.
         Reserved(ListingReserved) = "listing.reserved", "ListingReserved", 1.0, [];
         /// Nothing is left and all is paid for.
@@ -258,6 +317,15 @@ souk_actors::events! {
             in "inventory" as "warehouse-service";
         /// What was held or sold can be bought again.
         Released(InventoryReleased) = "inventory.released", "InventoryReleased", 1.0, []
+            in "inventory" as "warehouse-service";
+        /// What was sold came back.
+        Returned(InventoryReturned) = "inventory.returned", "InventoryReturned", 1.0, []
+            in "inventory" as "warehouse-service";
+        /// What was sold is taken from the shelf.
+        Picked(InventoryPicked) = "inventory.picked", "InventoryPicked", 1.0, []
+            in "inventory" as "warehouse-service";
+        /// There are more units.
+        Restocked(InventoryRestocked) = "inventory.restocked", "InventoryRestocked", 1.0, []
             in "inventory" as "warehouse-service";
     }
 }
@@ -285,6 +353,9 @@ pub struct ListingCreated {
     pub quantity: u32,
     /// Where its images are.
     pub images: Vec<String>,
+    /// Whether only the seller sees it for now.
+    #[serde(default)]
+    pub draft: bool,
     /// When.
     pub created_at: Timestamp,
 }
@@ -334,6 +405,30 @@ pub struct ListingArchived {
     pub seller_id: UserId,
     /// When.
     pub archived_at: Timestamp,
+}
+
+/// A draft is for sale.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListingPublished {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// When.
+    pub published_at: Timestamp,
+}
+
+/// What was withdrawn is offered again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListingReactivated {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// How it stands now.
+    pub status: ListingStatus,
+    /// When.
+    pub reactivated_at: Timestamp,
 }
 
 /// Nothing is left, but some is not paid for.
@@ -479,6 +574,61 @@ pub struct InventoryReleased {
     pub released_at: Timestamp,
 }
 
+/// What was sold is taken from the shelf.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryPicked {
+    /// The order.
+    pub order_id: OrderId,
+    /// The listing.
+    pub listing_id: ListingId,
+    /// The stock-keeping unit.
+    pub sku: String,
+    /// Where it was taken from.
+    pub warehouse_id: String,
+    /// How many units.
+    pub quantity: u32,
+    /// The hold.
+    pub reservation_id: ReservationId,
+    /// When.
+    pub picked_at: Timestamp,
+}
+
+/// There are more units.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryRestocked {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// The listing, as a product.
+    pub product_id: ListingId,
+    /// The stock-keeping unit.
+    pub sku: String,
+    /// Where they are.
+    pub warehouse_id: String,
+    /// How many more.
+    pub quantity: u32,
+    /// How many can be bought now.
+    pub available: u32,
+    /// When.
+    pub restocked_at: Timestamp,
+}
+
+/// What was sold came back and can be sold again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryReturned {
+    /// The order.
+    pub order_id: OrderId,
+    /// The listing.
+    pub listing_id: ListingId,
+    /// The return.
+    pub return_id: ReturnId,
+    /// The stock-keeping unit.
+    pub sku: String,
+    /// How many units.
+    pub quantity: u32,
+    /// When.
+    pub returned_at: Timestamp,
+}
+
 /// The reason of a release whose hold's time was over. Stored; never rename.
 pub const EXPIRED: &str = "expired";
 
@@ -517,6 +667,8 @@ pub struct Listing {
     pub details: Option<ListingDetails>,
     /// What each order got, of those that are remembered.
     pub holds: Holds,
+    /// The last returns, the oldest first.
+    pub returns: VecDeque<ReturnId>,
 }
 
 /// What is known of a listing.
@@ -542,11 +694,14 @@ pub struct ListingDetails {
     pub images: Vec<String>,
     /// How many units there are, and for whom.
     pub stock: Stock,
+    /// Whether it was never published.
+    #[serde(default)]
+    pub unpublished: bool,
     /// When it was created.
     pub created_at: Timestamp,
 }
 
-/// How many units there are. The sum never changes.
+/// How many units there are. The sum changes only when there are more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stock {
     /// Can be bought.
@@ -566,6 +721,9 @@ pub struct Hold {
     pub state: HoldState,
     /// When the hold ends unless it is paid for.
     pub expires_at: Timestamp,
+    /// Whether the units were taken from the shelf.
+    #[serde(default)]
+    pub picked: bool,
 }
 
 /// What became of a hold.
@@ -603,6 +761,12 @@ impl Holds {
     /// All that are remembered.
     pub fn iter(&self) -> impl Iterator<Item = (OrderId, &Hold)> {
         self.by_order.iter().map(|(order, hold)| (*order, hold))
+    }
+
+    fn pick(&mut self, order: OrderId) {
+        if let Some(hold) = self.by_order.get_mut(&order) {
+            hold.picked = true;
+        }
     }
 
     fn set(&mut self, order: OrderId, hold: Hold) {
@@ -647,7 +811,7 @@ impl ListingDetails {
     ) -> Option<ReservationFailure> {
         if self.seller_id == customer {
             Some(ReservationFailure::SelfPurchase)
-        } else if self.status == ListingStatus::Archived {
+        } else if matches!(self.status, ListingStatus::Archived | ListingStatus::Draft) {
             Some(ReservationFailure::NotActive)
         } else if self.price != unit_price {
             Some(ReservationFailure::PriceChanged)
@@ -663,6 +827,7 @@ type Decision = Result<Vec<ListingEvent>, ListingRejection>;
 
 impl Aggregate for Listing {
     const TYPE: &'static str = "listing";
+    const SNAPSHOT_VERSION: u32 = 2;
     type Command = ListingCommand;
     type Event = ListingEvent;
     type Rejection = ListingRejection;
@@ -675,12 +840,23 @@ impl Aggregate for Listing {
                 self.update(caller, title.as_deref(), description.as_deref(), *price, *now)
             }
             C::Archive { caller, now } => self.archive(caller, *now),
+            C::Publish { caller, category_standing, now } => {
+                self.publish(caller, *category_standing, *now)
+            }
+            C::Reactivate { caller, category_standing, now } => {
+                self.reactivate(caller, *category_standing, *now)
+            }
+            C::Restock { caller, quantity, now } => self.restock(caller, *quantity, *now),
+            C::Pick { order_id, now } => Ok(self.pick(*order_id, *now)),
             C::Reserve { .. } => Ok(self.reserve(command)),
             C::Allocate { order_id, now } => self.allocate(*order_id, *now),
             C::Release { listing_id, order_id, reason, now } => {
                 Ok(self.release(*listing_id, *order_id, reason, *now))
             }
             C::ExpireReservation { order_id, now } => Ok(self.expire(*order_id, *now)),
+            C::TakeBack { order_id, return_id, quantity, now } => {
+                self.take_back(*order_id, *return_id, *quantity, *now)
+            }
         }
     }
 
@@ -709,9 +885,23 @@ impl Aggregate for Listing {
                 self.give_back(event.order_id, event.quantity);
                 self.hold(event.order_id, event.quantity, HoldState::Released, event.released_at);
             }
+            E::Returned(event) => {
+                self.returns.push_back(event.return_id);
+                if self.returns.len() > HOLDS_AT_REST_MAX {
+                    self.returns.pop_front();
+                }
+                if let Some(ListingDetails { stock, .. }) = &mut self.details {
+                    stock.sold = stock.sold.saturating_sub(event.quantity);
+                    stock.available = stock.available.saturating_add(event.quantity);
+                }
+            }
+            E::Picked(event) => self.holds.pick(event.order_id),
             E::Updated(_)
             | E::PriceChanged(_)
             | E::Archived(_)
+            | E::Published(_)
+            | E::Reactivated(_)
+            | E::Restocked(_)
             | E::Reserved(_)
             | E::Sold(_)
             | E::Relisted(_) => {
@@ -781,11 +971,7 @@ impl Listing {
         let some = (1..=QUANTITY_MAX).contains(&new.quantity);
         fields.require(some, "/quantity", "out_of_range", "must be from 1 to 1000000");
         fields.finish()?;
-        match new.category_standing {
-            CategoryStanding::Active => {}
-            CategoryStanding::Inactive => return Err(ListingRejection::CategoryInactive),
-            CategoryStanding::Unknown => return Err(ListingRejection::CategoryUnknown),
-        }
+        check_category(new.category_standing)?;
         Ok(vec![ListingEvent::Created(ListingCreated {
             listing_id: new.listing_id,
             seller_id: new.seller_id,
@@ -797,6 +983,7 @@ impl Listing {
             sku: sku.unwrap_or_else(|| format!("SKU-{}", ids::crockford(new.listing_id.uuid()))),
             quantity: new.quantity,
             images: new.images.clone(),
+            draft: new.draft,
             created_at: new.now,
         })])
     }
@@ -863,6 +1050,89 @@ impl Listing {
             seller_id: details.seller_id,
             archived_at: now,
         })])
+    }
+
+    fn publish(
+        &self,
+        caller: &Caller,
+        category_standing: CategoryStanding,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.for_seller(caller)?;
+        match details.status {
+            ListingStatus::Draft => {}
+            ListingStatus::Archived => return Err(ListingRejection::Archived),
+            _ => return Ok(Vec::new()),
+        }
+        check_category(category_standing)?;
+        Ok(vec![ListingEvent::Published(ListingPublished {
+            listing_id: details.listing_id,
+            seller_id: details.seller_id,
+            published_at: now,
+        })])
+    }
+
+    fn reactivate(
+        &self,
+        caller: &Caller,
+        category_standing: CategoryStanding,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.for_seller(caller)?;
+        if details.status != ListingStatus::Archived {
+            return Ok(Vec::new());
+        }
+        check_category(category_standing)?;
+        Ok(vec![ListingEvent::Reactivated(ListingReactivated {
+            listing_id: details.listing_id,
+            seller_id: details.seller_id,
+            status: details.status_by_stock(),
+            reactivated_at: now,
+        })])
+    }
+
+    fn restock(&self, caller: &Caller, quantity: u32, now: Timestamp) -> Decision {
+        let details = self.for_seller(caller)?;
+        if details.status == ListingStatus::Archived {
+            return Err(ListingRejection::Archived);
+        }
+        let mut fields = Fields::default();
+        let available = details.stock.available.saturating_add(quantity);
+        let fits = quantity > 0 && available <= QUANTITY_MAX;
+        let detail = "must be more than 0, and at most 1000000 may be there to be bought";
+        fields.require(fits, "/quantity", "out_of_range", detail);
+        fields.finish()?;
+        let listing_id = details.listing_id;
+        let mut events = vec![ListingEvent::Restocked(InventoryRestocked {
+            listing_id,
+            product_id: listing_id,
+            sku: details.sku.clone(),
+            warehouse_id: WAREHOUSE.to_owned(),
+            quantity,
+            available,
+            restocked_at: now,
+        })];
+        if matches!(details.status, ListingStatus::Reserved | ListingStatus::Sold) {
+            let relisted = ListingRelisted { listing_id, available, relisted_at: now };
+            events.push(ListingEvent::Relisted(relisted));
+        }
+        Ok(events)
+    }
+
+    /// What is not sold to the order, any more or yet, or was picked before, is not picked.
+    fn pick(&self, order_id: OrderId, now: Timestamp) -> Vec<ListingEvent> {
+        let hold = self.holds.get(order_id);
+        let hold = hold.filter(|hold| hold.state == HoldState::Allocated && !hold.picked);
+        let (Some(details), Some(hold)) = (&self.details, hold) else { return Vec::new() };
+        vec![ListingEvent::Picked(InventoryPicked {
+            order_id,
+            listing_id: details.listing_id,
+            sku: details.sku.clone(),
+            warehouse_id: WAREHOUSE.to_owned(),
+            quantity: hold.quantity,
+            reservation_id: ReservationId::of(details.listing_id, order_id),
+            picked_at: now,
+        })]
     }
 
     fn reserve(&self, command: &ListingCommand) -> Vec<ListingEvent> {
@@ -986,18 +1256,35 @@ impl Listing {
             reason: reason.to_owned(),
             released_at: now,
         })];
-        if matches!(details.status, ListingStatus::Reserved | ListingStatus::Sold) {
-            events.push(ListingEvent::Relisted(ListingRelisted {
-                listing_id,
-                available: details.stock.available.saturating_add(hold.quantity),
-                relisted_at: now,
-            }));
-        }
+        events.extend(details.relisted(hold.quantity, now));
         events
     }
 
+    fn take_back(
+        &self,
+        order_id: OrderId,
+        return_id: ReturnId,
+        quantity: u32,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.details()?;
+        if self.returns.contains(&return_id) || quantity == 0 {
+            return Ok(Vec::new());
+        }
+        let mut events = vec![ListingEvent::Returned(InventoryReturned {
+            order_id,
+            listing_id: details.listing_id,
+            return_id,
+            sku: details.sku.clone(),
+            quantity,
+            returned_at: now,
+        })];
+        events.extend(details.relisted(quantity, now));
+        Ok(events)
+    }
+
     fn hold(&mut self, order: OrderId, quantity: u32, state: HoldState, expires_at: Timestamp) {
-        self.holds.set(order, Hold { quantity, state, expires_at });
+        self.holds.set(order, Hold { quantity, state, expires_at, picked: false });
     }
 
     /// Moves units on: from available to reserved, or from reserved to sold.
@@ -1025,7 +1312,7 @@ impl ListingDetails {
         Self {
             listing_id: event.listing_id,
             seller_id: event.seller_id,
-            status: ListingStatus::Active,
+            status: if event.draft { ListingStatus::Draft } else { ListingStatus::Active },
             title: event.title.clone(),
             description: event.description.clone(),
             category_id: event.category_id,
@@ -1033,7 +1320,29 @@ impl ListingDetails {
             sku: event.sku.clone(),
             images: event.images.clone(),
             stock: Stock { available: event.quantity, reserved: 0, sold: 0 },
+            unpublished: event.draft,
             created_at: event.created_at,
+        }
+    }
+
+    /// Something is left again when so many units come back.
+    fn relisted(&self, quantity: u32, now: Timestamp) -> Option<ListingEvent> {
+        matches!(self.status, ListingStatus::Reserved | ListingStatus::Sold).then(|| {
+            ListingEvent::Relisted(ListingRelisted {
+                listing_id: self.listing_id,
+                available: self.stock.available.saturating_add(quantity),
+                relisted_at: now,
+            })
+        })
+    }
+
+    /// How it stands when it is not withdrawn.
+    fn status_by_stock(&self) -> ListingStatus {
+        match self.stock {
+            _ if self.unpublished => ListingStatus::Draft,
+            Stock { available: 1.., .. } => ListingStatus::Active,
+            Stock { reserved: 1.., .. } => ListingStatus::Reserved,
+            Stock { .. } => ListingStatus::Sold,
         }
     }
 
@@ -1080,11 +1389,27 @@ impl ListingDetails {
                 self.price = Money::new(event.price, event.currency);
             }
             ListingEvent::Archived(_) => self.status = ListingStatus::Archived,
+            ListingEvent::Published(_) => {
+                self.status = ListingStatus::Active;
+                self.unpublished = false;
+            }
+            ListingEvent::Reactivated(event) => self.status = event.status,
+            ListingEvent::Restocked(event) => {
+                self.stock.available = self.stock.available.saturating_add(event.quantity);
+            }
             ListingEvent::Reserved(_) => self.status = ListingStatus::Reserved,
             ListingEvent::Sold(_) => self.status = ListingStatus::Sold,
             ListingEvent::Relisted(_) => self.status = ListingStatus::Active,
             _ => {}
         }
+    }
+}
+
+fn check_category(standing: CategoryStanding) -> Result<(), ListingRejection> {
+    match standing {
+        CategoryStanding::Active => Ok(()),
+        CategoryStanding::Inactive => Err(ListingRejection::CategoryInactive),
+        CategoryStanding::Unknown => Err(ListingRejection::CategoryUnknown),
     }
 }
 

@@ -5,10 +5,11 @@
 //! twice. A message inside the marketplace is sent by being stored.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::aggregate::{Aggregate, Command, TimerChange};
 use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
@@ -16,6 +17,11 @@ use uuid::Uuid;
 use super::caller::Caller;
 use super::ids::{NotificationId, OrderId, UserId};
 use super::rejection::rejections;
+
+/// Within this an administrator acknowledges a notice, or another one is told.
+pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// The timer that waits for that. Stored; never rename.
+const ESCALATE: &str = "escalate";
 
 /// By which way a message goes.
 #[derive(
@@ -25,6 +31,8 @@ use super::rejection::rejections;
 pub enum Channel {
     /// By mail.
     Email,
+    /// By text message.
+    Sms,
     /// Read inside the marketplace.
     InApp,
 }
@@ -34,6 +42,7 @@ impl Channel {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Email => "email",
+            Self::Sms => "sms",
             Self::InApp => "in_app",
         }
     }
@@ -77,6 +86,10 @@ pub enum NotificationStatus {
     Failed,
     /// It may have gone out: the provider's answer was lost.
     Unknown,
+    /// It went out, and the mailbox did not take it.
+    Bounced,
+    /// Its recipient does not want to be told.
+    Muted,
 }
 
 impl NotificationStatus {
@@ -88,6 +101,8 @@ impl NotificationStatus {
             Self::Sent => "sent",
             Self::Failed => "failed",
             Self::Unknown => "unknown",
+            Self::Bounced => "bounced",
+            Self::Muted => "muted",
         }
     }
 }
@@ -116,6 +131,8 @@ pub struct NewNotification {
     pub order_id: Option<OrderId>,
     /// The event that it is because of.
     pub cause_event_id: Uuid,
+    /// Whether the recipient does not want to be told.
+    pub muted: bool,
     /// When.
     pub now: Timestamp,
 }
@@ -162,6 +179,27 @@ pub enum NotificationCommand {
         /// When.
         now: Timestamp,
     },
+    /// The provider says that the mailbox did not take the mail.
+    RecordBounced {
+        /// Whether it never will.
+        for_good: bool,
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Somebody sees to it.
+    Acknowledge {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+    /// Nobody has acknowledged it in time.
+    Escalate {
+        /// When.
+        now: Timestamp,
+    },
     /// The recipient has seen it.
     MarkRead {
         /// Who asks.
@@ -180,6 +218,9 @@ impl Command for NotificationCommand {
             Self::RecordFailed { .. } => "RecordNotificationFailed",
             Self::RecordDeferred { .. } => "RecordNotificationDeferred",
             Self::RecordUnknown { .. } => "RecordNotificationUnknown",
+            Self::RecordBounced { .. } => "RecordNotificationBounced",
+            Self::Acknowledge { .. } => "AcknowledgeNotification",
+            Self::Escalate { .. } => "EscalateNotification",
             Self::MarkRead { .. } => "MarkNotificationRead",
         }
     }
@@ -190,7 +231,9 @@ souk_actors::events! {
     pub enum NotificationEvent in "notifications" as "notification-service" {
         /// A message is to be sent.
         Requested(NotificationRequested) = "notification.requested", "NotificationRequested",
-            1.0, [];
+            1.1, [];
+        /// Its recipient does not want to be told.
+        Muted(NotificationMuted) = "notification.muted", "NotificationMuted", 1.0, [];
         /// A mail is about to be handed over.
         Attempted(EmailAttempted) = "notification.email.attempted", "EmailAttempted", 1.0, [];
         /// A mail was handed over.
@@ -202,12 +245,31 @@ souk_actors::events! {
         /// Nobody knows whether a mail went out.
         EmailUnknown(EmailUndelivered) = "notification.email.outcome_unknown",
             "EmailOutcomeUnknown", 1.0, [];
+        /// A text message is about to be handed over.
+        SmsAttempted(EmailAttempted) = "notification.sms.attempted", "SmsAttempted", 1.0, [];
+        /// A text message was handed over.
+        SmsSent(EmailSent) = "notification.sms.sent", "SmsSent", 1.0, [];
+        /// A text message was refused for good.
+        SmsFailed(EmailFailed) = "notification.sms.failed", "SmsFailed", 1.0, [];
+        /// A text message surely did not go out; it will be tried again.
+        SmsDeferred(EmailUndelivered) = "notification.sms.deferred", "SmsDeferred", 1.0, [];
+        /// Nobody knows whether a text message went out.
+        SmsUnknown(EmailUndelivered) = "notification.sms.outcome_unknown", "SmsOutcomeUnknown",
+            1.0, [];
         /// A user can read it.
         UserSent(NotificationDelivered) = "notification.user.sent", "UserNotificationSent",
             1.0, [];
         /// Administrators can read it.
         AdminSent(NotificationDelivered) = "notification.admin.sent", "AdminNotificationSent",
             1.0, [];
+        /// The mailbox did not take a mail that had gone out.
+        EmailBounced(EmailBounced) = "notification.email.bounced", "EmailBounced", 1.0, [];
+        /// Somebody sees to it.
+        Acknowledged(NotificationAcknowledged) = "notification.acknowledged",
+            "NotificationAcknowledged", 1.0, [];
+        /// Nobody has acknowledged a notice for administrators in time.
+        Escalated(NotificationEscalated) = "notification.admin.escalated",
+            "AdminNotificationEscalated", 1.0, [];
         /// The recipient has seen it.
         Read(NotificationRead) = "notification.read", "NotificationRead", 1.0, [];
     }
@@ -240,7 +302,18 @@ pub struct NotificationRequested {
     pub requested_at: Timestamp,
 }
 
-/// A mail is about to be handed over.
+/// A message is not told: its recipient does not want that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationMuted {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// When.
+    pub muted_at: Timestamp,
+}
+
+/// A mail or a text message is about to be handed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailAttempted {
     /// The message.
@@ -253,14 +326,14 @@ pub struct EmailAttempted {
     pub attempted_at: Timestamp,
 }
 
-/// A mail was handed over.
+/// A mail or a text message was handed over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailSent {
     /// The message.
     pub notification_id: NotificationId,
     /// To whom.
     pub user_id: UserId,
-    /// A keyed hash of the address.
+    /// A keyed hash of the address or the number.
     pub to_hash: String,
     /// Which text.
     pub template: String,
@@ -275,7 +348,7 @@ pub struct EmailSent {
     pub sent_at: Timestamp,
 }
 
-/// A mail was refused for good.
+/// A mail or a text message was refused for good.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailFailed {
     /// The message.
@@ -293,7 +366,7 @@ pub struct EmailFailed {
     pub failed_at: Timestamp,
 }
 
-/// A try that did not surely deliver a mail.
+/// A try that did not surely deliver a mail or a text message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmailUndelivered {
     /// The message.
@@ -324,6 +397,45 @@ pub struct NotificationDelivered {
     pub order_id: Option<OrderId>,
     /// When.
     pub sent_at: Timestamp,
+}
+
+/// The mailbox did not take a mail that had gone out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EmailBounced {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// To whom.
+    pub user_id: UserId,
+    /// Which text.
+    pub template: String,
+    /// Whether it never will.
+    pub for_good: bool,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub bounced_at: Timestamp,
+}
+
+/// Somebody sees to a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationAcknowledged {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// Who.
+    pub user_id: UserId,
+    /// When.
+    pub acknowledged_at: Timestamp,
+}
+
+/// Nobody has acknowledged a notice for administrators in time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationEscalated {
+    /// The message.
+    pub notification_id: NotificationId,
+    /// Which text.
+    pub template: String,
+    /// When.
+    pub escalated_at: Timestamp,
 }
 
 /// The recipient has seen a message.
@@ -388,14 +500,23 @@ pub struct NotificationDetails {
     pub provider_message_id: Option<String>,
     /// Which adapter handed it over.
     pub adapter: Option<String>,
-    /// Why it was given up.
+    /// Why it was given up, or came back.
     pub failure: Option<String>,
+    /// Whether it came back and always will.
+    #[serde(default)]
+    pub bounced_for_good: bool,
     /// When it was requested.
     pub requested_at: Timestamp,
     /// When it was sent.
     pub sent_at: Option<Timestamp>,
     /// When the recipient saw it.
     pub read_at: Option<Timestamp>,
+    /// When somebody acknowledged it.
+    #[serde(default)]
+    pub acknowledged_at: Option<Timestamp>,
+    /// When another administrator was to be told, because nobody had.
+    #[serde(default)]
+    pub escalated_at: Option<Timestamp>,
 }
 
 type Decision = Result<Vec<NotificationEvent>, NotificationRejection>;
@@ -417,13 +538,40 @@ impl Aggregate for Notification {
             }
             C::RecordFailed { reason, now } => self.details()?.failed(reason, *now),
             C::RecordDeferred { reason, now } => {
-                Ok(self.details()?.after_try(reason, *now, NotificationEvent::EmailDeferred))
+                let details = self.details()?;
+                let by_way = details
+                    .by_way(NotificationEvent::EmailDeferred, NotificationEvent::SmsDeferred);
+                Ok(details.after_try(reason, *now, by_way))
             }
             C::RecordUnknown { reason, now } => {
-                Ok(self.details()?.after_try(reason, *now, NotificationEvent::EmailUnknown))
+                let details = self.details()?;
+                let by_way =
+                    details.by_way(NotificationEvent::EmailUnknown, NotificationEvent::SmsUnknown);
+                Ok(details.after_try(reason, *now, by_way))
             }
+            C::RecordBounced { for_good, reason, now } => {
+                Ok(self.details()?.bounced(*for_good, reason, *now))
+            }
+            C::Acknowledge { caller, now } => self.details()?.acknowledge(caller, *now),
+            C::Escalate { now } => Ok(self.details()?.escalate(*now)),
             C::MarkRead { caller, now } => self.details()?.mark_read(caller, *now),
         }
+    }
+
+    fn timers(&self, event: &NotificationEvent) -> Vec<TimerChange> {
+        let name = ESCALATE.to_owned();
+        match event {
+            NotificationEvent::AdminSent(event) => {
+                vec![TimerChange::Set { name, at: event.sent_at.plus(ACKNOWLEDGED_WITHIN) }]
+            }
+            NotificationEvent::Acknowledged(_) => vec![TimerChange::Clear { name }],
+            _ => Vec::new(),
+        }
+    }
+
+    fn on_timer(&self, name: &str, now: Timestamp) -> Option<NotificationCommand> {
+        let waits = self.details.as_ref().is_some_and(NotificationDetails::waits_for_somebody);
+        (name == ESCALATE && waits).then_some(NotificationCommand::Escalate { now })
     }
 
     fn apply(&mut self, event: &NotificationEvent) {
@@ -450,7 +598,13 @@ fn request(new: &NewNotification) -> Vec<NotificationEvent> {
         cause_event_id: new.cause_event_id,
         requested_at: new.now,
     })];
-    if new.channel == Channel::InApp {
+    if new.muted {
+        events.push(NotificationEvent::Muted(NotificationMuted {
+            notification_id: new.notification_id,
+            user_id: new.recipient,
+            muted_at: new.now,
+        }));
+    } else if new.channel == Channel::InApp {
         let delivered = NotificationDelivered {
             notification_id: new.notification_id,
             user_id: new.recipient,
@@ -490,18 +644,39 @@ impl NotificationDetails {
             provider_message_id: None,
             adapter: None,
             failure: None,
+            bounced_for_good: false,
             requested_at: event.requested_at,
             sent_at: None,
             read_at: None,
+            acknowledged_at: None,
+            escalated_at: None,
         }
+    }
+
+    /// Whether there is nothing (more) to hand over.
+    pub fn is_over(&self) -> bool {
+        matches!(
+            self.status,
+            NotificationStatus::Sent | NotificationStatus::Bounced | NotificationStatus::Muted
+        )
+    }
+
+    /// What becomes of it is told by the name of its way.
+    fn by_way<T>(
+        &self,
+        by_mail: fn(T) -> NotificationEvent,
+        by_sms: fn(T) -> NotificationEvent,
+    ) -> fn(T) -> NotificationEvent {
+        if self.channel == Channel::Sms { by_sms } else { by_mail }
     }
 
     /// A failed one may be tried again: somebody has mended what was wrong.
     fn attempt(&self, now: Timestamp) -> Decision {
-        if self.status == NotificationStatus::Sent {
+        if self.is_over() {
             return Err(NotificationRejection::AlreadySent);
         }
-        Ok(vec![NotificationEvent::Attempted(EmailAttempted {
+        let by_way = self.by_way(NotificationEvent::Attempted, NotificationEvent::SmsAttempted);
+        Ok(vec![by_way(EmailAttempted {
             notification_id: self.notification_id,
             template: self.template.clone(),
             attempt: self.attempts.saturating_add(1),
@@ -516,10 +691,11 @@ impl NotificationDetails {
         to_hash: &str,
         now: Timestamp,
     ) -> Vec<NotificationEvent> {
-        if self.status == NotificationStatus::Sent {
+        if self.is_over() {
             return Vec::new();
         }
-        vec![NotificationEvent::EmailSent(EmailSent {
+        let by_way = self.by_way(NotificationEvent::EmailSent, NotificationEvent::SmsSent);
+        vec![by_way(EmailSent {
             notification_id: self.notification_id,
             user_id: self.recipient,
             to_hash: to_hash.to_owned(),
@@ -533,12 +709,16 @@ impl NotificationDetails {
 
     fn failed(&self, reason: &str, now: Timestamp) -> Decision {
         match self.status {
-            NotificationStatus::Sent => Err(NotificationRejection::AlreadySent),
+            NotificationStatus::Sent | NotificationStatus::Bounced | NotificationStatus::Muted => {
+                Err(NotificationRejection::AlreadySent)
+            }
             NotificationStatus::Failed => Ok(Vec::new()),
             NotificationStatus::Requested
             | NotificationStatus::Attempted
             | NotificationStatus::Unknown => {
-                Ok(vec![NotificationEvent::EmailFailed(EmailFailed {
+                let by_way =
+                    self.by_way(NotificationEvent::EmailFailed, NotificationEvent::SmsFailed);
+                Ok(vec![by_way(EmailFailed {
                     notification_id: self.notification_id,
                     user_id: self.recipient,
                     template: self.template.clone(),
@@ -570,7 +750,48 @@ impl NotificationDetails {
         })]
     }
 
-    fn mark_read(&self, caller: &Caller, now: Timestamp) -> Decision {
+    /// A mail that had gone out came back. The first word counts, but for good outweighs for now.
+    fn bounced(&self, for_good: bool, reason: &str, now: Timestamp) -> Vec<NotificationEvent> {
+        let is_news = match self.status {
+            NotificationStatus::Sent
+            | NotificationStatus::Attempted
+            | NotificationStatus::Unknown => true,
+            NotificationStatus::Bounced => for_good && !self.bounced_for_good,
+            NotificationStatus::Requested
+            | NotificationStatus::Failed
+            | NotificationStatus::Muted => false,
+        };
+        if self.channel != Channel::Email || !is_news {
+            return Vec::new();
+        }
+        vec![NotificationEvent::EmailBounced(EmailBounced {
+            notification_id: self.notification_id,
+            user_id: self.recipient,
+            template: self.template.clone(),
+            for_good,
+            reason: reason.to_owned(),
+            bounced_at: now,
+        })]
+    }
+
+    fn waits_for_somebody(&self) -> bool {
+        self.audience == Audience::Admin
+            && self.acknowledged_at.is_none()
+            && self.escalated_at.is_none()
+    }
+
+    fn escalate(&self, now: Timestamp) -> Vec<NotificationEvent> {
+        if !self.waits_for_somebody() {
+            return Vec::new();
+        }
+        vec![NotificationEvent::Escalated(NotificationEscalated {
+            notification_id: self.notification_id,
+            template: self.template.clone(),
+            escalated_at: now,
+        })]
+    }
+
+    fn must_be_for(&self, caller: &Caller) -> Result<UserId, NotificationRejection> {
         let allowed = match self.audience {
             Audience::User => caller.may_act_for(self.recipient),
             Audience::Admin => caller.is_staff(),
@@ -578,12 +799,32 @@ impl NotificationDetails {
         if !allowed {
             return Err(NotificationRejection::Forbidden);
         }
+        Ok(caller.user_id().unwrap_or(self.recipient))
+    }
+
+    /// Who sees to it has read it.
+    fn acknowledge(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let user_id = self.must_be_for(caller)?;
+        if self.acknowledged_at.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut events = self.mark_read(caller, now)?;
+        events.push(NotificationEvent::Acknowledged(NotificationAcknowledged {
+            notification_id: self.notification_id,
+            user_id,
+            acknowledged_at: now,
+        }));
+        Ok(events)
+    }
+
+    fn mark_read(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let user_id = self.must_be_for(caller)?;
         if self.read_at.is_some() {
             return Ok(Vec::new());
         }
         Ok(vec![NotificationEvent::Read(NotificationRead {
             notification_id: self.notification_id,
-            user_id: caller.user_id().unwrap_or(self.recipient),
+            user_id,
             read_at: now,
         })])
     }
@@ -591,26 +832,27 @@ impl NotificationDetails {
     fn apply(&mut self, event: &NotificationEvent) {
         match event {
             NotificationEvent::Requested(_) => {}
-            NotificationEvent::Attempted(event) => {
+            NotificationEvent::Muted(_) => self.status = NotificationStatus::Muted,
+            NotificationEvent::Attempted(event) | NotificationEvent::SmsAttempted(event) => {
                 self.status = NotificationStatus::Attempted;
                 self.attempts = event.attempt;
                 self.failure = None;
             }
-            NotificationEvent::EmailSent(event) => {
+            NotificationEvent::EmailSent(event) | NotificationEvent::SmsSent(event) => {
                 self.status = NotificationStatus::Sent;
                 self.provider_message_id = Some(event.provider_message_id.clone());
                 self.adapter = Some(event.adapter.clone());
                 self.sent_at = Some(event.sent_at);
             }
-            NotificationEvent::EmailFailed(event) => {
+            NotificationEvent::EmailFailed(event) | NotificationEvent::SmsFailed(event) => {
                 self.status = NotificationStatus::Failed;
                 self.failure = Some(event.reason.clone());
             }
-            NotificationEvent::EmailDeferred(event) => {
+            NotificationEvent::EmailDeferred(event) | NotificationEvent::SmsDeferred(event) => {
                 self.status = NotificationStatus::Requested;
                 self.failure = Some(event.reason.clone());
             }
-            NotificationEvent::EmailUnknown(event) => {
+            NotificationEvent::EmailUnknown(event) | NotificationEvent::SmsUnknown(event) => {
                 self.status = NotificationStatus::Unknown;
                 self.unknown += 1;
                 self.failure = Some(event.reason.clone());
@@ -619,6 +861,15 @@ impl NotificationDetails {
                 self.status = NotificationStatus::Sent;
                 self.sent_at = Some(event.sent_at);
             }
+            NotificationEvent::EmailBounced(event) => {
+                self.status = NotificationStatus::Bounced;
+                self.bounced_for_good = event.for_good;
+                self.failure = Some(event.reason.clone());
+            }
+            NotificationEvent::Acknowledged(event) => {
+                self.acknowledged_at = Some(event.acknowledged_at);
+            }
+            NotificationEvent::Escalated(event) => self.escalated_at = Some(event.escalated_at),
             NotificationEvent::Read(event) => self.read_at = Some(event.read_at),
         }
     }

@@ -5,18 +5,27 @@
 //! nothing, and one that reports a failure of an order that has already ended changes nothing
 //! either.
 
+pub mod after_sales;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use souk_actors::aggregate::{Aggregate, Command};
+use souk_actors::aggregate::{Aggregate, Command, TimerChange};
 use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
-use super::ids::{ListingId, OrderId, PaymentId, ShipmentId, UserId, order_number};
+use super::ids::{
+    CheckoutId, ListingId, OrderId, PaymentId, ReviewId, ShipmentId, UserId, order_number,
+};
 use super::listing::{ListingStatus, QUANTITY_MAX};
 use super::money::{Currency, Money};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
+use after_sales::{
+    AfterSales, DisputeReason, OrderDisputeResolved, OrderDisputed, OrderReturnRefused,
+    OrderReturnRequested, OrderReturned, OrderSettlementDue, ReturnDecision, ReturnRequest,
+    ReturnStatus,
+};
 
 /// The most different listings in one order: each costs the saga two commands and two events.
 pub const ITEMS_MAX: usize = 100;
@@ -39,6 +48,12 @@ pub enum OrderStatus {
     Delivered,
     /// The seller has the money.
     Completed,
+    /// The buyer wants to send goods back.
+    ReturnRequested,
+    /// Everything came back.
+    Returned,
+    /// All of the money went back, without the goods.
+    Refunded,
     /// Something in it could not be reserved.
     Rejected,
     /// The buyer's money did not come.
@@ -246,6 +261,8 @@ pub struct Placement {
     pub payment_method: PaymentMethod,
     /// In which order the saga goes about it.
     pub saga_definition: SagaDefinition,
+    /// The checkout across sellers that it belongs to, if it does.
+    pub checkout_id: Option<CheckoutId>,
     /// Whether the buyer spoke of a transaction. It only names the command.
     pub as_transaction: bool,
     /// When.
@@ -320,6 +337,44 @@ pub enum OrderCommand {
         /// When.
         now: Timestamp,
     },
+    /// The buyer wants to send goods back.
+    RequestReturn(Box<ReturnRequest>),
+    /// The seller takes them back, or does not.
+    DecideReturn(Box<ReturnDecision>),
+    /// The buyer disagrees.
+    Dispute {
+        /// Who asks.
+        caller: Caller,
+        /// Why.
+        reason: DisputeReason,
+        /// Why, in the buyer's words.
+        comment: Option<String>,
+        /// When.
+        now: Timestamp,
+    },
+    /// An administrator decides.
+    ResolveDispute {
+        /// Who asks.
+        caller: Caller,
+        /// How much of the money goes back to the buyer, in minor units.
+        refund: i64,
+        /// Why.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Nobody has objected in time.
+    SettleDue {
+        /// When.
+        now: Timestamp,
+    },
+    /// The buyer has reviewed it.
+    RecordReviewed {
+        /// The review.
+        review_id: ReviewId,
+        /// When.
+        now: Timestamp,
+    },
 }
 
 impl Command for OrderCommand {
@@ -336,6 +391,13 @@ impl Command for OrderCommand {
             Self::Cancel { .. } => "CancelOrder",
             Self::RecordDelivered { .. } => "RecordOrderDelivered",
             Self::Complete { .. } => "CompleteOrder",
+            Self::RequestReturn(_) => "RequestReturn",
+            Self::DecideReturn(decision) if decision.accepted => "AcceptReturn",
+            Self::DecideReturn(_) => "RefuseReturn",
+            Self::Dispute { .. } => "DisputeOrder",
+            Self::ResolveDispute { .. } => "ResolveDispute",
+            Self::SettleDue { .. } => "SettleOrder",
+            Self::RecordReviewed { .. } => "RecordOrderReviewed",
         }
     }
 }
@@ -344,7 +406,7 @@ souk_actors::events! {
     /// What happens to orders.
     pub enum OrderEvent in "orders" as "order-service" {
         /// A buyer wants something.
-        Placed(OrderPlaced) = "order.placed", "OrderPlaced", 1.0,
+        Placed(OrderPlaced) = "order.placed", "OrderPlaced", 1.1,
             ["TransactionCreated", "order.created"];
         /// Everything in it is reserved.
         Confirmed(OrderConfirmed) = "order.confirmed", "OrderConfirmed", 1.0, [];
@@ -364,6 +426,22 @@ souk_actors::events! {
         Delivered(OrderDelivered) = "order.delivered", "OrderDelivered", 1.0, [];
         /// The seller has the money.
         Completed(OrderCompleted) = "order.completed", "OrderCompleted", 1.0, [];
+        /// The buyer wants to send goods back.
+        ReturnRequested(OrderReturnRequested) = "order.return_requested", "OrderReturnRequested",
+            1.0, [];
+        /// They are not taken back.
+        ReturnRefused(OrderReturnRefused) = "order.return_refused", "OrderReturnRefused", 1.0, [];
+        /// They are.
+        Returned(OrderReturned) = "order.returned", "OrderReturned", 1.0, [];
+        /// The buyer disagrees.
+        Disputed(OrderDisputed) = "order.disputed", "OrderDisputed", 1.0, [];
+        /// An administrator has decided.
+        DisputeResolved(OrderDisputeResolved) = "order.dispute_resolved", "OrderDisputeResolved",
+            1.0, [];
+        /// Nobody has objected in time.
+        SettlementDue(OrderSettlementDue) = "order.settlement_due", "OrderSettlementDue", 1.0, [];
+        /// The buyer has reviewed it.
+        Reviewed(OrderReviewed) = "order.reviewed", "OrderReviewed", 1.0, [];
     }
 }
 
@@ -402,6 +480,9 @@ pub struct OrderPlaced {
     pub payment_reference: String,
     /// In which order the saga goes about it.
     pub saga_definition: SagaDefinition,
+    /// The checkout across sellers that it belongs to, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkout_id: Option<CheckoutId>,
     /// When.
     pub placed_at: Timestamp,
 }
@@ -540,6 +621,17 @@ pub struct OrderCompleted {
     pub completed_at: Timestamp,
 }
 
+/// The buyer has reviewed an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderReviewed {
+    /// The order.
+    pub order_id: OrderId,
+    /// The review.
+    pub review_id: ReviewId,
+    /// When.
+    pub reviewed_at: Timestamp,
+}
+
 rejections! {
     /// Why an order refuses a command.
     pub enum OrderRejection {
@@ -567,6 +659,31 @@ rejections! {
             /// Where the order stands.
             from: OrderStatus,
         } = "invalid_transition", "the order does not allow this any more";
+        /// One return at a time.
+        ReturnOpen = "return_open", "a return of this order waits for the seller's answer";
+        /// No such return.
+        ReturnNotFound = "return_not_found", "this order has no such return";
+        /// It was decided the other way.
+        ReturnDecided {
+            /// How.
+            status: ReturnStatus,
+        } = "return_decided", "this return has been decided already";
+        /// Too late.
+        ReturnWindowClosed = "return_window_closed",
+            "goods can be sent back within 14 days of their delivery";
+        /// Enough.
+        TooManyReturns = "too_many_returns", "an order has at most 20 returns";
+        /// Everything came back, or all of the money did.
+        NothingToReturn = "nothing_to_return", "nothing of this order is left to be returned";
+        /// An administrator is to decide first.
+        DisputeOpen = "dispute_open", "a dispute about this order waits for its decision";
+        /// There is no other word after the last one.
+        DisputeDecided = "dispute_decided", "the dispute about this order has been decided";
+        /// Nobody disagrees.
+        Undisputed = "order_undisputed", "there is no dispute about this order";
+        /// Too late.
+        DisputeWindowClosed = "dispute_window_closed",
+            "an order can be disputed within 30 days of its delivery";
         /// Fields are wrong.
         Invalid {
             /// Which, and how.
@@ -612,12 +729,19 @@ pub struct OrderDetails {
     pub payment_reference: String,
     /// In which order the saga goes about it.
     pub saga_definition: SagaDefinition,
+    /// The checkout across sellers that it belongs to, if it does.
+    pub checkout_id: Option<CheckoutId>,
     /// The shipment, once there is one.
     pub shipment_id: Option<ShipmentId>,
+    /// The review, once there is one.
+    #[serde(default)]
+    pub review_id: Option<ReviewId>,
     /// Why it came to nothing, if it did.
     pub failure: Option<Failure>,
     /// When it was placed.
     pub placed_at: Timestamp,
+    /// What has happened since it was shipped.
+    pub after_sales: AfterSales,
 }
 
 /// An order's status and since when it had it.
@@ -646,6 +770,7 @@ type Decision = Result<Vec<OrderEvent>, OrderRejection>;
 
 impl Aggregate for Order {
     const TYPE: &'static str = "order";
+    const SNAPSHOT_VERSION: u32 = 2;
     type Command = OrderCommand;
     type Event = OrderEvent;
     type Rejection = OrderRejection;
@@ -666,6 +791,14 @@ impl Aggregate for Order {
             (event, Some(details)) => details.apply(event),
             (_, None) => {}
         }
+    }
+
+    fn timers(&self, event: &OrderEvent) -> Vec<TimerChange> {
+        self.details.as_ref().map_or_else(Vec::new, |details| details.timers(event))
+    }
+
+    fn on_timer(&self, name: &str, now: Timestamp) -> Option<OrderCommand> {
+        self.due(name, now)
     }
 }
 
@@ -708,6 +841,7 @@ fn place(new: &Placement) -> Result<OrderEvent, OrderRejection> {
         payment_id,
         payment_reference: payment_id.reference(),
         saga_definition: new.saga_definition,
+        checkout_id: new.checkout_id,
         placed_at: new.now,
     }))
 }
@@ -776,9 +910,12 @@ impl OrderDetails {
             payment_id: event.payment_id,
             payment_reference: event.payment_reference.clone(),
             saga_definition: event.saga_definition,
+            checkout_id: event.checkout_id,
             shipment_id: None,
+            review_id: None,
             failure: None,
             placed_at: event.placed_at,
+            after_sales: AfterSales::default(),
         }
     }
 
@@ -796,8 +933,27 @@ impl OrderDetails {
             OrderCommand::Reject { .. }
             | OrderCommand::MarkPaymentFailed { .. }
             | OrderCommand::Fail { .. } => self.give_up(command)?,
+            OrderCommand::RequestReturn(_)
+            | OrderCommand::DecideReturn(_)
+            | OrderCommand::Dispute { .. }
+            | OrderCommand::ResolveDispute { .. }
+            | OrderCommand::SettleDue { .. } => self.care(command)?,
+            OrderCommand::RecordReviewed { review_id, now } => self.reviewed(*review_id, *now),
         };
         Ok(event.into_iter().collect())
+    }
+
+    /// When the goods arrived, as far as the order knows.
+    pub fn arrived_at(&self) -> Option<Timestamp> {
+        let since = |status| self.history.iter().find(|change| change.status == status);
+        let arrived = since(OrderStatus::Delivered).or_else(|| since(OrderStatus::Completed));
+        arrived.map(|change| change.at)
+    }
+
+    /// Whether it may be reviewed is the review's business.
+    fn reviewed(&self, review_id: ReviewId, now: Timestamp) -> Option<OrderEvent> {
+        let event = OrderReviewed { order_id: self.order_id, review_id, reviewed_at: now };
+        self.review_id.is_none().then_some(OrderEvent::Reviewed(event))
     }
 
     /// The word that the order has come further.
@@ -925,6 +1081,7 @@ impl OrderDetails {
             }
             OrderEvent::Delivered(event) => self.enter(S::Delivered, event.delivered_at),
             OrderEvent::Completed(event) => self.enter(S::Completed, event.completed_at),
+            OrderEvent::Reviewed(event) => self.review_id = Some(event.review_id),
             OrderEvent::PaymentFailed(event) => {
                 self.enter(S::PaymentFailed, event.failed_at);
                 self.fail(&event.reason, None, None);
@@ -941,6 +1098,12 @@ impl OrderDetails {
                 self.enter(S::Failed, event.failed_at);
                 self.fail(&event.reason, Some(&event.step), None);
             }
+            OrderEvent::ReturnRequested(_)
+            | OrderEvent::ReturnRefused(_)
+            | OrderEvent::Returned(_)
+            | OrderEvent::Disputed(_)
+            | OrderEvent::DisputeResolved(_)
+            | OrderEvent::SettlementDue(_) => self.apply_care(event),
         }
     }
 }

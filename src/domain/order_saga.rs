@@ -27,7 +27,9 @@ use uuid::Uuid;
 
 use super::caller::Caller;
 use super::escrow::{Escrow, EscrowCommand};
-use super::ids::{EscrowId, ListingId, NotificationId, OrderId, PaymentId, ShipmentId, UserId};
+use super::ids::{
+    EscrowId, ListingId, NotificationId, OrderId, PaymentId, RefundId, ShipmentId, UserId,
+};
 use super::listing::{EXPIRED, HOLD_FOR, Listing, ListingCommand, ReservationFailure};
 use super::money::{Currency, Money};
 use super::notification::{
@@ -309,11 +311,18 @@ impl Saga for OrderSaga {
             }
             "escrow.created" => Fact::EscrowOpened,
             "escrow.funded" => Fact::EscrowFunded,
+            // A part goes back when the saga is done with the order.
+            "escrow.refunded" if data.get("refund_id").is_some_and(|id| !id.is_null()) => {
+                return None;
+            }
             "escrow.refunded" | "escrow.barred" => Fact::EscrowClosed,
             "payment.captured" => Fact::Captured,
             "payment.failed" => Fact::NotCaptured(field(data, "reason")?),
             "payment.voided" => Fact::Voided,
-            "payment.refunded" => Fact::Refunded,
+            "payment.refunded" => {
+                let whole = RefundId::of(field(data, "payment_id")?);
+                (field::<RefundId>(data, "refund_id")? == whole).then_some(Fact::Refunded)?
+            }
             "shipment.created" => Fact::ShipmentCreated,
             "shipment.cancelled" => Fact::ShipmentCancelled,
             "notification.email.sent" if is_confirmation(data) => Fact::Told,
@@ -782,6 +791,7 @@ fn confirmation(placed: &Placed, now: Timestamp) -> MarketCommand {
         params: Personal::new(buyer.uuid(), params),
         order_id: Some(placed.order_id),
         cause_event_id: placed.event_id,
+        muted: false,
         now,
     };
     MarketCommand::Notification(notification_id, NotificationCommand::Request(Box::new(new)))

@@ -1,4 +1,5 @@
-//! Payments: one per order, captured at most once, refunded at most once and in full.
+//! Payments: one per order, captured at most once, and never more given back than was captured: in
+//! full when the order is off, in parts when goods come back or a dispute is decided so.
 //!
 //! The attempt is an event before the call: whoever talks to the gateway listens for
 //! `payment.initiated`, `payment.void_requested` and `payment.refund_requested` and reports back.
@@ -11,7 +12,7 @@
 //! | open is | until |
 //! | --- | --- |
 //! | a payment that nobody knows the outcome of | there is one |
-//! | one that was given up and that the provider cannot close | it says that nothing will come, or [`WATCHED_FOR`] is over |
+//! | one that was given up and that the provider cannot close | it says that nothing will come, or, when [`WATCHED_FOR`] is over, that nothing has |
 //! | a refund | the money is back, or the provider will not |
 
 use std::time::Duration;
@@ -155,15 +156,30 @@ pub enum PaymentCommand {
         /// When.
         now: Timestamp,
     },
-    /// The gateway gave the money back.
+    /// Give a part of the money back, once per refund.
+    Refund {
+        /// The refund.
+        refund_id: RefundId,
+        /// How much, in minor units.
+        amount: i64,
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// The gateway gave money back.
     RecordRefunded {
-        /// The gateway's name for the refund.
+        /// The refund.
+        refund_id: RefundId,
+        /// The gateway's name for it.
         provider_reference: String,
         /// When.
         now: Timestamp,
     },
     /// The gateway did not give the money back, and the same refund will not be made any more.
     RecordRefundFailed {
+        /// The refund.
+        refund_id: RefundId,
         /// Why, as a stable code.
         reason: String,
         /// When another one is asked for; none: when somebody says so.
@@ -181,6 +197,7 @@ impl Command for PaymentCommand {
             Self::Settle { .. } => "ProcessPayment",
             Self::RecordVoided { .. } => "RecordPaymentVoided",
             Self::Cancel { .. } => "CancelPayment",
+            Self::Refund { .. } => "RefundPayment",
             Self::RecordRefunded { .. } => "RecordPaymentRefunded",
             Self::Inquire { .. } => "InquirePayment",
             Self::RecordRefundFailed { .. } => "RecordRefundFailed",
@@ -479,6 +496,11 @@ rejections! {
             /// Where the payment stands.
             from: PaymentStatus,
         } = "invalid_transition", "the payment does not allow this any more";
+        /// More than there is.
+        RefundTooLarge {
+            /// What is left, in minor units.
+            left: i64,
+        } = "refund_too_large", "no more can be given back than is left of the payment";
     }
 }
 
@@ -516,8 +538,8 @@ pub struct PaymentDetails {
     pub failure: Option<String>,
     /// Why no money is wanted any more.
     pub cancelled: Option<String>,
-    /// Whether the money is to go back, or did.
-    pub refund_requested: bool,
+    /// What is to go back, or did.
+    pub refunds: Vec<RefundDetails>,
     /// The last capture that did not fit, so that a repeated report is not recorded again.
     pub misfit_reference: Option<String>,
     /// When it began.
@@ -526,15 +548,32 @@ pub struct PaymentDetails {
     pub asked: u32,
     /// Whether it was given up and can be paid still.
     pub still_open: bool,
-    /// How many attempts to give the money back have come to nothing for good.
-    pub refunds_failed: u32,
+    /// Since when it is given up.
+    pub given_up_at: Option<Timestamp>,
+}
+
+/// Money that is to go back, or did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefundDetails {
+    /// The refund.
+    pub refund_id: RefundId,
+    /// How much, in minor units.
+    pub amount: i64,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// Whether it is done.
+    pub done: bool,
+    /// How many attempts have come to nothing for good.
+    pub failed: u32,
+    /// Whether the gateway will not, so that somebody has to see to it.
+    pub refused: bool,
 }
 
 type Decision = Result<Vec<PaymentEvent>, PaymentRejection>;
 
 impl Aggregate for Payment {
     const TYPE: &'static str = "payment";
-    const SNAPSHOT_VERSION: u32 = 2;
+    const SNAPSHOT_VERSION: u32 = 3;
     type Command = PaymentCommand;
     type Event = PaymentEvent;
     type Rejection = PaymentRejection;
@@ -564,11 +603,14 @@ impl Aggregate for Payment {
             C::Cancel { payment_id, order_id, reason, now } => {
                 Ok(self.cancel(*payment_id, *order_id, reason, *now))
             }
-            C::RecordRefunded { provider_reference, now } => {
-                self.details()?.refunded(provider_reference, *now)
+            C::Refund { refund_id, amount, reason, now } => {
+                self.details()?.refund_part(*refund_id, *amount, reason, *now)
             }
-            C::RecordRefundFailed { reason, next_attempt_at, now } => {
-                self.details()?.refund_failed(reason, *next_attempt_at, *now)
+            C::RecordRefunded { refund_id, provider_reference, now } => {
+                self.details()?.refunded(*refund_id, provider_reference, *now)
+            }
+            C::RecordRefundFailed { refund_id, reason, next_attempt_at, now } => {
+                self.details()?.refund_failed(*refund_id, reason, *next_attempt_at, *now)
             }
         }
     }
@@ -585,13 +627,13 @@ impl Aggregate for Payment {
     }
 
     fn timers(&self, event: &PaymentEvent) -> Vec<TimerChange> {
-        let details = self.details.as_ref().filter(|details| details.method.is_asked_after());
+        let details = self.details.as_ref().filter(|details| details.is_asked_after());
         details.and_then(|details| details.timer(event)).into_iter().collect()
     }
 
     fn on_timer(&self, name: &str, now: Timestamp) -> Option<PaymentCommand> {
         let details = self.details.as_ref()?;
-        (name == INQUIRY_TIMER && details.is_open(now)).then_some(PaymentCommand::Inquire { now })
+        (name == INQUIRY_TIMER && details.is_open()).then_some(PaymentCommand::Inquire { now })
     }
 }
 
@@ -666,12 +708,12 @@ impl PaymentDetails {
             provider_reference: None,
             failure: None,
             cancelled: None,
-            refund_requested: false,
+            refunds: Vec::new(),
             misfit_reference: None,
             initiated_at: event.initiated_at,
             asked: 0,
             still_open: false,
-            refunds_failed: 0,
+            given_up_at: None,
         }
     }
 
@@ -680,19 +722,52 @@ impl PaymentDetails {
         matches!(self.status, PaymentStatus::Initiated | PaymentStatus::Unknown)
     }
 
-    /// Whether the money is to go back and has not.
-    pub fn is_wanted_back(&self) -> bool {
-        self.status == PaymentStatus::Captured && self.refund_requested
+    /// What is to go back and has not. Those that the gateway will not make are somebody's to see.
+    pub fn wanted_back(&self) -> impl Iterator<Item = &RefundDetails> {
+        self.refunds.iter().filter(|refund| !refund.done)
+    }
+
+    /// The refund of this id.
+    pub fn refund_of(&self, refund_id: RefundId) -> Option<&RefundDetails> {
+        self.refunds.iter().find(|refund| refund.refund_id == refund_id)
+    }
+
+    /// How much has gone back, in minor units.
+    pub fn refunded_amount(&self) -> i64 {
+        self.refunds.iter().filter(|refund| refund.done).map(|refund| refund.amount).sum()
+    }
+
+    /// How much has not gone back and is not to, in minor units.
+    fn left(&self) -> i64 {
+        let gone: i64 = self.refunds.iter().map(|refund| refund.amount).sum();
+        self.money.amount.saturating_sub(gone)
+    }
+
+    /// Whether the gateway is asked again by and by: one outside always, any other for a refund that
+    /// has come to nothing.
+    fn is_asked_after(&self) -> bool {
+        self.method.is_asked_after() || self.wanted_back().any(|refund| refund.failed > 0)
+    }
+
+    /// Whether the gateway is to be asked for a refund again.
+    fn refund_is_open(&self) -> bool {
+        self.wanted_back().any(|refund| !refund.refused)
+    }
+
+    /// Whether it was given up so long ago that nobody can pay it any more, whatever its provider
+    /// says of its state.
+    pub fn is_past(&self, now: Timestamp) -> bool {
+        let is_over = |since: Timestamp| now.since(since) >= WATCHED_FOR;
+        self.still_open && self.given_up_at.is_some_and(is_over)
     }
 
     /// Whether there is something to ask the gateway.
-    fn is_open(&self, now: Timestamp) -> bool {
-        let is_watched = self.still_open && now.since(self.initiated_at) < WATCHED_FOR;
-        self.in_flight() || self.is_wanted_back() || is_watched
+    fn is_open(&self) -> bool {
+        self.in_flight() || self.refund_is_open() || self.still_open
     }
 
     fn inquire(&self, now: Timestamp) -> Vec<PaymentEvent> {
-        if !self.is_open(now) {
+        if !self.is_open() {
             return Vec::new();
         }
         vec![PaymentEvent::InquiryRequested(PaymentInquiryRequested {
@@ -716,12 +791,14 @@ impl PaymentDetails {
             }
             PaymentEvent::RefundFailed(event) => match event.next_attempt_at {
                 Some(at) => set(at),
+                None if self.refund_is_open() => None,
                 None => clear(),
             },
             // It goes on being asked after.
             PaymentEvent::Voided(event) if event.still_open => None,
             // The money goes back at once, which says itself when to ask.
             PaymentEvent::Captured(_) if self.cancelled.is_some() || self.failure.is_some() => None,
+            PaymentEvent::Refunded(_) if self.refund_is_open() => None,
             PaymentEvent::Captured(_)
             | PaymentEvent::Failed(_)
             | PaymentEvent::Voided(_)
@@ -848,9 +925,8 @@ impl PaymentDetails {
                 })])
             }
             PaymentStatus::Voided | PaymentStatus::Failed => Ok(Vec::new()),
-            from @ (PaymentStatus::Captured | PaymentStatus::Refunded) => {
-                Err(PaymentRejection::InvalidTransition { from })
-            }
+            // The money was reported first, by another way; it goes back by itself.
+            PaymentStatus::Captured | PaymentStatus::Refunded => Ok(Vec::new()),
         }
     }
 
@@ -864,19 +940,31 @@ impl PaymentDetails {
                     requested_at: now,
                 })]
             }
-            (PaymentStatus::Captured, Some(reference)) if !self.refund_requested => {
+            (PaymentStatus::Captured, Some(reference)) if self.left() > 0 => {
                 vec![self.refund(reference, reason, now)]
             }
             _ => Vec::new(),
         }
     }
 
+    /// All that is left goes back.
     fn refund(&self, reference: &str, reason: &str, now: Timestamp) -> PaymentEvent {
+        self.refund_request(RefundId::of(self.payment_id), self.left(), reference, reason, now)
+    }
+
+    fn refund_request(
+        &self,
+        refund_id: RefundId,
+        amount: i64,
+        reference: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> PaymentEvent {
         PaymentEvent::RefundRequested(PaymentRefundRequested {
             order_id: self.order_id,
             payment_id: self.payment_id,
-            refund_id: RefundId::of(self.payment_id),
-            amount: self.money.amount,
+            refund_id,
+            amount,
             currency: self.money.currency,
             provider_reference: reference.to_owned(),
             reason: reason.to_owned(),
@@ -884,46 +972,71 @@ impl PaymentDetails {
         })
     }
 
-    fn refunded(&self, reference: &str, now: Timestamp) -> Decision {
-        match self.status {
-            PaymentStatus::Refunded => Ok(Vec::new()),
-            PaymentStatus::Captured if self.refund_requested => {
-                Ok(vec![PaymentEvent::Refunded(PaymentRefunded {
-                    transaction_id: self.order_id,
-                    order_id: self.order_id,
-                    payment_id: self.payment_id,
-                    refund_id: RefundId::of(self.payment_id),
-                    amount: self.money.amount,
-                    currency: self.money.currency,
-                    provider_reference: reference.to_owned(),
-                    refunded_at: now,
-                })])
-            }
-            from => Err(PaymentRejection::InvalidTransition { from }),
+    fn refund_part(
+        &self,
+        refund_id: RefundId,
+        amount: i64,
+        reason: &str,
+        now: Timestamp,
+    ) -> Decision {
+        if self.refund_of(refund_id).is_some() {
+            return Ok(Vec::new());
         }
+        let (PaymentStatus::Captured, Some(reference)) = (self.status, &self.provider_reference)
+        else {
+            return Err(PaymentRejection::InvalidTransition { from: self.status });
+        };
+        let left = self.left();
+        if amount <= 0 || amount > left {
+            return Err(PaymentRejection::RefundTooLarge { left });
+        }
+        Ok(vec![self.refund_request(refund_id, amount, reference, reason, now)])
+    }
+
+    /// The refund that a report is about, if it is still awaited.
+    fn outstanding(&self, refund_id: RefundId) -> Result<Option<&RefundDetails>, PaymentRejection> {
+        match self.refund_of(refund_id) {
+            Some(refund) if refund.done => Ok(None),
+            Some(refund) => Ok(Some(refund)),
+            None => Err(PaymentRejection::InvalidTransition { from: self.status }),
+        }
+    }
+
+    fn refunded(&self, refund_id: RefundId, reference: &str, now: Timestamp) -> Decision {
+        let Some(refund) = self.outstanding(refund_id)? else { return Ok(Vec::new()) };
+        Ok(vec![PaymentEvent::Refunded(PaymentRefunded {
+            transaction_id: self.order_id,
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            refund_id,
+            amount: refund.amount,
+            currency: self.money.currency,
+            provider_reference: reference.to_owned(),
+            refunded_at: now,
+        })])
     }
 
     fn refund_failed(
         &self,
+        refund_id: RefundId,
         reason: &str,
         next_attempt_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Decision {
-        match self.status {
-            PaymentStatus::Refunded => Ok(Vec::new()),
-            PaymentStatus::Captured if self.refund_requested => {
-                Ok(vec![PaymentEvent::RefundFailed(PaymentRefundFailed {
-                    order_id: self.order_id,
-                    payment_id: self.payment_id,
-                    refund_id: RefundId::of(self.payment_id),
-                    attempt: self.refunds_failed.saturating_add(1),
-                    reason: reason.to_owned(),
-                    next_attempt_at,
-                    failed_at: now,
-                })])
-            }
-            from => Err(PaymentRejection::InvalidTransition { from }),
-        }
+        let Some(refund) = self.outstanding(refund_id)? else { return Ok(Vec::new()) };
+        Ok(vec![PaymentEvent::RefundFailed(PaymentRefundFailed {
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            refund_id,
+            attempt: refund.failed.saturating_add(1),
+            reason: reason.to_owned(),
+            next_attempt_at,
+            failed_at: now,
+        })])
+    }
+
+    fn refund_mut(&mut self, refund_id: RefundId) -> Option<&mut RefundDetails> {
+        self.refunds.iter_mut().find(|refund| refund.refund_id == refund_id)
     }
 
     fn apply(&mut self, event: &PaymentEvent) {
@@ -953,16 +1066,35 @@ impl PaymentDetails {
                 self.status = PaymentStatus::Voided;
                 self.cancelled = Some(event.reason.clone());
                 self.still_open = event.still_open;
+                self.given_up_at = Some(event.voided_at);
             }
             PaymentEvent::RefundRequested(event) => {
-                self.refund_requested = true;
-                self.cancelled = Some(event.reason.clone());
+                self.refunds.push(RefundDetails {
+                    refund_id: event.refund_id,
+                    amount: event.amount,
+                    reason: event.reason.clone(),
+                    done: false,
+                    failed: 0,
+                    refused: false,
+                });
                 self.asked = 0;
             }
-            PaymentEvent::Refunded(_) => self.status = PaymentStatus::Refunded,
+            PaymentEvent::Refunded(event) => {
+                if let Some(refund) = self.refund_mut(event.refund_id) {
+                    refund.done = true;
+                }
+                if self.refunded_amount() >= self.money.amount {
+                    self.status = PaymentStatus::Refunded;
+                }
+            }
             PaymentEvent::InquiryRequested(event) => self.asked = event.attempt,
             PaymentEvent::Closed(_) => self.still_open = false,
-            PaymentEvent::RefundFailed(event) => self.refunds_failed = event.attempt,
+            PaymentEvent::RefundFailed(event) => {
+                if let Some(refund) = self.refund_mut(event.refund_id) {
+                    refund.failed = event.attempt;
+                    refund.refused = event.next_attempt_at.is_none();
+                }
+            }
         }
     }
 }

@@ -9,17 +9,23 @@ use souk_actors::oversight::SubscriptionEvent;
 use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::SagaEvent;
 
+use super::activity::ActivityEvent;
+use super::announcement::AnnouncementEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
 use super::escrow::EscrowEvent;
 use super::event_source::EventSourceEvent;
 use super::event_type::EventTypeEvent;
+use super::interest::InterestEvent;
 use super::listing::ListingEvent;
 use super::notification::NotificationEvent;
 use super::order::OrderEvent;
 use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
+use super::review::ReviewEvent;
+use super::search_entry::SearchEntryEvent;
+use super::seller_account::SellerAccountEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
@@ -35,10 +41,16 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         SessionEvent::descriptors(),
         CategoryEvent::descriptors(),
         ListingEvent::descriptors(),
+        SearchEntryEvent::descriptors(),
+        ActivityEvent::descriptors(),
         OrderEvent::descriptors(),
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
+        SellerAccountEvent::descriptors(),
         ShipmentEvent::descriptors(),
+        ReviewEvent::descriptors(),
+        InterestEvent::descriptors(),
+        AnnouncementEvent::descriptors(),
         NotificationEvent::descriptors(),
         ServiceTokenEvent::descriptors(),
         EventTypeEvent::descriptors(),
@@ -64,10 +76,16 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         SessionEvent::upcasters(),
         CategoryEvent::upcasters(),
         ListingEvent::upcasters(),
+        SearchEntryEvent::upcasters(),
+        ActivityEvent::upcasters(),
         OrderEvent::upcasters(),
         PaymentEvent::upcasters(),
         EscrowEvent::upcasters(),
+        SellerAccountEvent::upcasters(),
         ShipmentEvent::upcasters(),
+        ReviewEvent::upcasters(),
+        InterestEvent::upcasters(),
+        AnnouncementEvent::upcasters(),
         NotificationEvent::upcasters(),
         ServiceTokenEvent::upcasters(),
         EventTypeEvent::upcasters(),
@@ -170,11 +188,16 @@ mod tests {
         "user.email_verified",
         "user.role_granted",
         "user.profile_updated",
+        "user.contact_updated",
         "user.upgraded_to_seller",
         "seller.verified",
         "seller.rejected",
         "user.suspended",
         "user.reinstated",
+        "user.preferences_updated",
+        "seller.rating_updated",
+        "user.email_unreachable",
+        "user.email_reachable",
         "user.erased",
         "user.verification_requested",
         "user.password_reset_requested",
@@ -198,6 +221,8 @@ mod tests {
         "listing.updated",
         "catalog.price.changed",
         "listing.archived",
+        "listing.published",
+        "listing.reactivated",
         "listing.reserved",
         "listing.sold",
         "listing.relisted",
@@ -206,6 +231,11 @@ mod tests {
         "inventory.reservation_barred",
         "inventory.allocated",
         "inventory.released",
+        "inventory.returned",
+        "inventory.picked",
+        "inventory.restocked",
+        "listing.indexed",
+        "analytics.event.recorded",
         "order.placed",
         "order.confirmed",
         "order.paid",
@@ -216,6 +246,13 @@ mod tests {
         "order.failed",
         "order.delivered",
         "order.completed",
+        "order.return_requested",
+        "order.return_refused",
+        "order.returned",
+        "order.disputed",
+        "order.dispute_resolved",
+        "order.settlement_due",
+        "order.reviewed",
         "payment.initiated",
         "payment.instructed",
         "payment.timed_out",
@@ -234,18 +271,42 @@ mod tests {
         "escrow.released",
         "escrow.refunded",
         "escrow.barred",
+        "payout.requested",
+        "payout.completed",
+        "payout.failed",
         "shipment.created",
         "shipment.dispatched",
         "shipment.delivered",
         "shipment.cancelled",
+        "review.created",
+        "review.replied",
+        "review.reply_edited",
+        "review.hidden",
+        "review.restored",
+        "user.followed",
+        "user.unfollowed",
+        "favourite.added",
+        "favourite.removed",
+        "announcement.started",
+        "announcement.advanced",
+        "announcement.completed",
         "notification.requested",
+        "notification.muted",
         "notification.email.attempted",
         "notification.email.sent",
         "notification.email.failed",
         "notification.email.deferred",
         "notification.email.outcome_unknown",
+        "notification.sms.attempted",
+        "notification.sms.sent",
+        "notification.sms.failed",
+        "notification.sms.deferred",
+        "notification.sms.outcome_unknown",
         "notification.user.sent",
         "notification.admin.sent",
+        "notification.email.bounced",
+        "notification.acknowledged",
+        "notification.admin.escalated",
         "notification.read",
         "service_token.issued",
         "service_token.revoked",
@@ -350,6 +411,7 @@ mod tests {
             ("EmailSent", "notification.email.sent"),
             ("NotificationSent", "notification.email.sent"),
             ("catalog.product.created", "listing.created"),
+            ("search.index.updated", "listing.indexed"),
             ("InventoryReservationFailed", "inventory.reservation_failed"),
             ("FulfillmentCreated", "shipment.created"),
         ];

@@ -112,6 +112,20 @@ impl Fields {
         text
     }
 
+    /// The number of a mobile telephone, for text messages: `+`, the country and the rest (E.164),
+    /// without the punctuation that people put between.
+    pub fn mobile(&mut self, pointer: &str, text: &str) -> String {
+        let number: String =
+            text.trim().chars().filter(|character| !"-(). ".contains(*character)).collect();
+        let digits = number.strip_prefix('+').unwrap_or_default();
+        let fits = (8..=15).contains(&digits.len())
+            && !digits.starts_with('0')
+            && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let detail = "must be a number with its country, as +84901234567";
+        self.require(fits, pointer, "invalid_phone", detail);
+        number
+    }
+
     /// A name for links: lower-case letters and digits, single hyphens between.
     pub fn slug(&mut self, pointer: &str, text: &str) -> String {
         let part = |part: &str| {
@@ -200,6 +214,19 @@ mod tests {
             "ann.lee+souk@example.com"
         );
         assert_eq!(fields.finish(), Ok(()));
+    }
+
+    #[test]
+    fn mobile_numbers_have_one_spelling() {
+        for text in ["+84 90 123-45.67", " +84901234567 ", "+84(90)1234567"] {
+            let mut fields = Fields::default();
+            assert_eq!(fields.mobile("/phone", text), "+84901234567");
+            assert_eq!(fields.finish(), Ok(()), "{text}");
+        }
+        for text in ["", "+", "0901234567", "+0901234567", "+8490123456789012", "+84x01234567"] {
+            let found = errors(|fields| drop(fields.mobile("/phone", text)));
+            assert_eq!(found, [("/phone".to_owned(), "invalid_phone".to_owned())], "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! A login belongs to an epoch of its user. A new password, or the wish to be logged out everywhere,
 //! begins the next one: logins of earlier epochs are over, but for one that may be kept.
 
+pub mod rating;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -19,8 +21,10 @@ use souk_actors::world::Timestamp;
 use super::caller::{Caller, Role};
 use super::ids::{AddressId, EmailClaimId, SessionId, UserId};
 use super::order::Address;
+use super::preferences::{Muted, NotificationKind};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
+use rating::{LearntReview, Rating, SellerRatingUpdated};
 
 /// The most addresses in one address book.
 pub const ADDRESSES_MAX: usize = 50;
@@ -113,7 +117,7 @@ pub enum UserCommand {
         /// When.
         now: Timestamp,
     },
-    /// Change the names; what is `None` stays.
+    /// Change names, number and consent; what is `None` stays.
     UpdateProfile {
         /// Who asks.
         caller: Caller,
@@ -121,6 +125,10 @@ pub enum UserCommand {
         first_name: Option<String>,
         /// The new last name.
         last_name: Option<String>,
+        /// The new number for text messages; an empty one: there is none any more.
+        phone: Option<String>,
+        /// Whether text messages are wanted.
+        sms_opt_in: Option<bool>,
         /// When.
         now: Timestamp,
     },
@@ -135,6 +143,40 @@ pub enum UserCommand {
     },
     /// Let the user in again.
     Reinstate {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+    /// Choose what not to be told, by which way; everything else is.
+    SetPreferences {
+        /// Who asks.
+        caller: Caller,
+        /// What not.
+        muted: BTreeSet<Muted>,
+        /// When.
+        now: Timestamp,
+    },
+    /// A review of the seller counts, or does not count any more. Only the marketplace says so.
+    LearnReview {
+        /// Who asks.
+        caller: Caller,
+        /// Which, and what became of it.
+        news: LearntReview,
+        /// When.
+        now: Timestamp,
+    },
+    /// A mail came back for good: nothing more is sent to the address. Only the marketplace says so.
+    RecordBounce {
+        /// Who asks.
+        caller: Caller,
+        /// Why, as a stable code.
+        reason: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// The address can be written to again.
+    ClearBounce {
         /// Who asks.
         caller: Caller,
         /// When.
@@ -319,6 +361,10 @@ impl Command for UserCommand {
             Self::UpdateProfile { .. } => "UpdateProfile",
             Self::Suspend { .. } => "SuspendUser",
             Self::Reinstate { .. } => "ReinstateUser",
+            Self::SetPreferences { .. } => "SetNotificationPreferences",
+            Self::LearnReview { .. } => "LearnReview",
+            Self::RecordBounce { .. } => "RecordBounce",
+            Self::ClearBounce { .. } => "ClearBounce",
             Self::Erase { .. } => "EraseUser",
             Self::RequestVerification { .. } => "RequestVerification",
             Self::RequestPasswordReset { .. } => "RequestPasswordReset",
@@ -349,6 +395,8 @@ souk_actors::events! {
         /// The names changed.
         ProfileUpdated(UserProfileUpdated) = "user.profile_updated", "UserProfileUpdated", 1.0,
             ["customer.profile.updated"];
+        /// The number for text messages changed, or whether they are wanted.
+        ContactUpdated(UserContactUpdated) = "user.contact_updated", "UserContactUpdated", 1.0, [];
         /// The user wants to sell.
         UpgradedToSeller(UserUpgradedToSeller) = "user.upgraded_to_seller",
             "UserUpgradedToSeller", 1.0, [];
@@ -360,6 +408,17 @@ souk_actors::events! {
         Suspended(UserSuspended) = "user.suspended", "UserSuspended", 1.0, [];
         /// The user was let in again.
         Reinstated(UserReinstated) = "user.reinstated", "UserReinstated", 1.0, [];
+        /// The user chose what not to be told.
+        PreferencesUpdated(UserPreferencesUpdated) = "user.preferences_updated",
+            "UserPreferencesUpdated", 1.0, [];
+        /// The seller's rating changed.
+        RatingUpdated(SellerRatingUpdated) = "seller.rating_updated", "SellerRatingUpdated", 1.0,
+            [];
+        /// Mails to the address come back for good.
+        EmailUnreachable(UserEmailUnreachable) = "user.email_unreachable", "UserEmailUnreachable",
+            1.0, [];
+        /// The address can be written to again.
+        EmailReachable(UserEmailReachable) = "user.email_reachable", "UserEmailReachable", 1.0, [];
         /// The user is to be forgotten.
         Erased(UserErased) = "user.erased", "UserErased", 1.1, [];
         /// A new verification token is to be mailed.
@@ -450,6 +509,31 @@ pub struct UserProfileUpdated {
     pub updated_at: Timestamp,
 }
 
+/// The number for text messages changed, or whether they are wanted; both stand as they are now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserContactUpdated {
+    /// The user.
+    pub user_id: UserId,
+    /// The number, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<Personal<String>>,
+    /// Whether text messages are wanted.
+    pub sms_opt_in: bool,
+    /// When.
+    pub updated_at: Timestamp,
+}
+
+/// The user chose what not to be told; this is all of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserPreferencesUpdated {
+    /// The user.
+    pub user_id: UserId,
+    /// What not, by which way.
+    pub muted: Vec<Muted>,
+    /// When.
+    pub updated_at: Timestamp,
+}
+
 /// The user wants to sell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UserUpgradedToSeller {
@@ -505,6 +589,26 @@ pub struct UserReinstated {
     pub user_id: UserId,
     /// When.
     pub reinstated_at: Timestamp,
+}
+
+/// Mails to the address come back for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserEmailUnreachable {
+    /// The user.
+    pub user_id: UserId,
+    /// Why, as a stable code.
+    pub reason: String,
+    /// When.
+    pub since: Timestamp,
+}
+
+/// The address can be written to again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserEmailReachable {
+    /// The user.
+    pub user_id: UserId,
+    /// When.
+    pub since: Timestamp,
 }
 
 /// The user is to be forgotten.
@@ -647,8 +751,17 @@ pub struct UserDetails {
     pub first_name: Personal<String>,
     /// The last name.
     pub last_name: Personal<String>,
+    /// The number for text messages.
+    #[serde(default)]
+    pub phone: Option<Personal<String>>,
+    /// Since when text messages are wanted; none: they are not.
+    #[serde(default)]
+    pub sms_since: Option<Timestamp>,
     /// The claim on the address.
     pub email_claim_id: EmailClaimId,
+    /// Since when mails to the address come back; none: they do not.
+    #[serde(default)]
+    pub email_unreachable_since: Option<Timestamp>,
     /// When the address was proved.
     pub email_verified_at: Option<Timestamp>,
     /// The hash of the verification token, in hexadecimal. Kept, so that a second use is told apart
@@ -676,6 +789,12 @@ pub struct UserDetails {
     pub default_address: Option<AddressId>,
     /// The business, once the user wants to sell.
     pub seller: Option<SellerProfile>,
+    /// What the user does not want to be told, by which way.
+    #[serde(default)]
+    pub muted: BTreeSet<Muted>,
+    /// What buyers think of the seller.
+    #[serde(default)]
+    pub rating: Rating,
     /// When.
     pub registered_at: Timestamp,
 }
@@ -821,6 +940,44 @@ impl UserDetails {
         }
     }
 
+    /// Whether text messages are wanted.
+    pub fn sms_opt_in(&self) -> bool {
+        self.sms_since.is_some()
+    }
+
+    /// The number, if text messages have been wanted there since before `at`: who agrees later is not
+    /// told of what was before.
+    pub fn sms_number(&self, at: Timestamp) -> Option<&String> {
+        self.sms_since.filter(|since| *since <= at)?;
+        self.phone.as_ref()?.get()
+    }
+
+    /// The change of number and consent, if there is one. Without a number there is no consent.
+    fn contact(
+        &self,
+        fields: &mut Fields,
+        phone: Option<&str>,
+        sms_opt_in: Option<bool>,
+        now: Timestamp,
+    ) -> Option<UserContactUpdated> {
+        let new = match phone {
+            None => self.phone.clone(),
+            Some(text) if text.trim().is_empty() => None,
+            Some(text) => Some(Personal::new(self.user_id.uuid(), fields.mobile("/phone", text))),
+        };
+        let detail = "text messages need a phone number";
+        let asks_in_vain = sms_opt_in == Some(true) && new.is_none();
+        fields.require(!asks_in_vain, "/sms_opt_in", "phone_required", detail);
+        let opt_in = sms_opt_in.unwrap_or_else(|| self.sms_opt_in()) && new.is_some();
+        let is_changed = new != self.phone || opt_in != self.sms_opt_in();
+        is_changed.then(|| UserContactUpdated {
+            user_id: self.user_id,
+            phone: new,
+            sms_opt_in: opt_in,
+            updated_at: now,
+        })
+    }
+
     /// Refuses those who cannot act.
     fn must_be_in(&self) -> Result<(), UserRejection> {
         match self.status {
@@ -849,11 +1006,13 @@ impl Aggregate for User {
             C::UpgradeToSeller { .. } => self.upgrade_to_seller(command),
             C::VerifySeller { caller, now } => self.verify_seller(caller, *now),
             C::RejectSeller { caller, reason, now } => self.reject_seller(caller, reason, *now),
-            C::UpdateProfile { caller, first_name, last_name, now } => {
-                self.update_profile(caller, first_name.as_deref(), last_name.as_deref(), *now)
-            }
+            C::UpdateProfile { .. } => self.update_profile(command),
             C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
             C::Reinstate { caller, now } => self.reinstate(caller, *now),
+            C::SetPreferences { caller, muted, now } => self.set_preferences(caller, muted, *now),
+            C::LearnReview { caller, news, now } => self.learn_review(caller, *news, *now),
+            C::RecordBounce { caller, reason, now } => self.record_bounce(caller, reason, *now),
+            C::ClearBounce { caller, now } => self.clear_bounce(caller, *now),
             C::Erase { caller, reason, now } => self.erase(caller, reason.as_deref(), *now),
             C::RequestVerification { token, now } => self.request_verification(token, *now),
             C::RequestPasswordReset { token, now } => self.request_password_reset(token, *now),
@@ -1028,13 +1187,12 @@ impl User {
         Ok(vec![UserEvent::SellerRejected(event)])
     }
 
-    fn update_profile(
-        &self,
-        caller: &Caller,
-        first_name: Option<&str>,
-        last_name: Option<&str>,
-        now: Timestamp,
-    ) -> Decision {
+    fn update_profile(&self, command: &UserCommand) -> Decision {
+        let UserCommand::UpdateProfile { caller, first_name, last_name, phone, sms_opt_in, now } =
+            command
+        else {
+            return Ok(Vec::new());
+        };
         let details = self.details()?;
         if !caller.may_act_for(details.user_id) {
             return Err(UserRejection::Forbidden);
@@ -1047,18 +1205,21 @@ impl User {
             }
             None => old.clone(),
         };
-        let first_name = changed("/first_name", first_name, &details.first_name);
-        let last_name = changed("/last_name", last_name, &details.last_name);
+        let first_name = changed("/first_name", first_name.as_deref(), &details.first_name);
+        let last_name = changed("/last_name", last_name.as_deref(), &details.last_name);
+        let contact = details.contact(&mut fields, phone.as_deref(), *sms_opt_in, *now);
         fields.finish()?;
-        if first_name == details.first_name && last_name == details.last_name {
-            return Ok(Vec::new());
+        let mut events = Vec::new();
+        if first_name != details.first_name || last_name != details.last_name {
+            events.push(UserEvent::ProfileUpdated(UserProfileUpdated {
+                user_id: details.user_id,
+                first_name,
+                last_name,
+                updated_at: *now,
+            }));
         }
-        Ok(vec![UserEvent::ProfileUpdated(UserProfileUpdated {
-            user_id: details.user_id,
-            first_name,
-            last_name,
-            updated_at: now,
-        })])
+        events.extend(contact.map(UserEvent::ContactUpdated));
+        Ok(events)
     }
 
     fn suspend(&self, caller: &Caller, reason: &str, now: Timestamp) -> Decision {
@@ -1084,6 +1245,66 @@ impl User {
             UserStatus::Erased => Err(UserRejection::Erased),
             UserStatus::Pending | UserStatus::Active => Ok(Vec::new()),
         }
+    }
+
+    fn set_preferences(
+        &self,
+        caller: &Caller,
+        muted: &BTreeSet<Muted>,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.details()?;
+        if !caller.may_act_for(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        let mut fields = Fields::default();
+        for Muted { channel, kind } in muted {
+            let pointer = format!("/{}/account", channel.as_str());
+            let detail = "what is about the account and its security is always told";
+            fields.require(*kind != NotificationKind::Account, &pointer, "always_on", detail);
+        }
+        fields.finish()?;
+        if *muted == details.muted {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::PreferencesUpdated(UserPreferencesUpdated {
+            user_id: details.user_id,
+            muted: muted.iter().copied().collect(),
+            updated_at: now,
+        })])
+    }
+
+    /// Whoever has left keeps the rating: reviews of them can still be hidden.
+    fn learn_review(&self, caller: &Caller, news: LearntReview, now: Timestamp) -> Decision {
+        if !caller.is_system() {
+            return Err(UserRejection::Forbidden);
+        }
+        let details = self.details()?;
+        let event = details.rating.learn(details.user_id, news, now);
+        Ok(event.map(UserEvent::RatingUpdated).into_iter().collect())
+    }
+
+    fn record_bounce(&self, caller: &Caller, reason: &str, now: Timestamp) -> Decision {
+        if !caller.is_system() {
+            return Err(UserRejection::Forbidden);
+        }
+        let details = self.details()?;
+        if details.email_unreachable_since.is_some() {
+            return Ok(Vec::new());
+        }
+        let (user_id, reason) = (details.user_id, reason.to_owned());
+        let event = UserEmailUnreachable { user_id, reason, since: now };
+        Ok(vec![UserEvent::EmailUnreachable(event)])
+    }
+
+    fn clear_bounce(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let details = self.for_staff(caller)?;
+        if details.email_unreachable_since.is_none() {
+            return Ok(Vec::new());
+        }
+        let event = UserEmailReachable { user_id: details.user_id, since: now };
+        Ok(vec![UserEvent::EmailReachable(event)])
     }
 
     fn erase(&self, caller: &Caller, reason: Option<&str>, now: Timestamp) -> Decision {
@@ -1183,7 +1404,10 @@ impl UserDetails {
             email: event.email.clone(),
             first_name: event.first_name.clone(),
             last_name: event.last_name.clone(),
+            phone: None,
+            sms_since: None,
             email_claim_id: event.email_claim_id,
+            email_unreachable_since: None,
             email_verified_at: None,
             verification_token_hash: event.verification_token_hash.clone(),
             verification_expires_at: event.verification_expires_at,
@@ -1194,6 +1418,8 @@ impl UserDetails {
             addresses: Vec::new(),
             default_address: None,
             seller: None,
+            muted: BTreeSet::new(),
+            rating: Rating::default(),
             registered_at: event.registered_at,
         }
     }
@@ -1209,6 +1435,11 @@ impl UserDetails {
             UserEvent::ProfileUpdated(event) => {
                 self.first_name = event.first_name.clone();
                 self.last_name = event.last_name.clone();
+            }
+            UserEvent::ContactUpdated(event) => {
+                self.phone.clone_from(&event.phone);
+                let since = self.sms_since.unwrap_or(event.updated_at);
+                self.sms_since = event.sms_opt_in.then_some(since);
             }
             UserEvent::UpgradedToSeller(event) => {
                 self.roles.insert(Role::Seller);
@@ -1230,6 +1461,12 @@ impl UserDetails {
                 self.status =
                     if self.email_verified() { UserStatus::Active } else { UserStatus::Pending };
             }
+            UserEvent::PreferencesUpdated(event) => {
+                self.muted = event.muted.iter().copied().collect();
+            }
+            UserEvent::RatingUpdated(event) => self.rating.apply(event),
+            UserEvent::EmailUnreachable(event) => self.email_unreachable_since = Some(event.since),
+            UserEvent::EmailReachable(_) => self.email_unreachable_since = None,
             UserEvent::Erased(_) => self.forget(),
             UserEvent::VerificationRequested(event) => {
                 self.verification_token_hash = event.token_hash.clone();
@@ -1289,6 +1526,8 @@ impl UserDetails {
                 *label = Personal::Erased { subject };
             }
         }
+        self.phone = self.phone.as_ref().map(|_| Personal::Erased { subject });
+        self.sms_since = None;
         if let Some(seller) = &mut self.seller {
             seller.business_address = Personal::Erased { subject };
             seller.business_phone = Personal::Erased { subject };

@@ -353,6 +353,16 @@ impl<'a> Fields<'a> {
         number
     }
 
+    /// A truth value that may be absent.
+    pub fn optional_bool(&mut self, names: &[&'static str]) -> Option<bool> {
+        let (name, value) = self.find(names)?;
+        let truth = value.as_bool();
+        if truth.is_none() {
+            self.error(name, "wrong_type", "must be true or false");
+        }
+        truth
+    }
+
     /// A count of at least one.
     pub fn count(&mut self, names: &[&'static str]) -> Option<u32> {
         let number = self.integer(names)?;

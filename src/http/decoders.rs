@@ -24,7 +24,9 @@ use super::info::RequestInfo;
 use super::listings::{NewListing, UpdateListing};
 use super::params::Params;
 use super::prefer::Prefer;
+use super::preferences::NewPreferences;
 use super::problem::ApiError;
+use super::reviews::{NewReply, NewReview};
 use super::users::{Register, UpdateUser, UpgradeToSeller, VerifyEmail};
 
 fn parts(uri: &str, headers: &[(&'static str, &[u8])]) -> Option<Parts> {
@@ -76,6 +78,10 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just("reason"),
         Just("name"),
         Just("slug"),
+        Just("transaction_id"),
+        Just("rating"),
+        Just("comment"),
+        Just("reply"),
         Just("x"),
     ];
     leaf.prop_recursive(4, 40, 8, move |inner| {
@@ -113,6 +119,9 @@ fn read_as_everything(bytes: &[u8]) -> Result<(), TestCaseError> {
     check::<UpdateUser>(bytes)?;
     check::<UpgradeToSeller>(bytes)?;
     check::<NewCategory>(bytes)?;
+    check::<NewReview>(bytes)?;
+    check::<NewReply>(bytes)?;
+    check::<NewPreferences>(bytes)?;
     check::<NewListing>(bytes)?;
     check::<UpdateListing>(bytes)?;
     check::<super::orders::OrderWish>(bytes)?;

@@ -42,12 +42,13 @@ const PAGE: u32 = 200;
 /// How many unfinished orders are named.
 const NAMED_MAX: usize = 50;
 /// How orders stand that are not finished, and what their buyer and their seller can do about it.
-const UNFINISHED: [(&str, &str, &str); 5] = [
+const UNFINISHED: [(&str, &str, &str); 6] = [
     ("PENDING", "cancel it", "wait until it is confirmed"),
     ("CONFIRMED", "pay for it or cancel it", "wait for the payment"),
     ("PAID", "wait until it is sent, or cancel it", "wait until it is sent"),
     ("SHIPPED", "confirm its delivery", "send it, and wait for its delivery"),
     ("DELIVERED", "wait until the money is released", "wait until the money is released"),
+    ("RETURN_REQUESTED", "wait for the seller's answer", "answer the return"),
 ];
 
 pub(super) fn routes() -> OpenApiRouter<App> {

@@ -10,11 +10,11 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page, split};
+use super::answer::{Answer, Page, composed, split};
 use super::body::{Fields, FromFields, Nothing, Unread, Valid};
 use super::call::{Call, SignedIn};
 use super::conditional::IfNoneMatch;
-use super::money::{MoneyBody, money, optional_money};
+use super::money::{CURRENCY_DEFAULT, MoneyBody, money, optional_money};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::category::Category;
@@ -28,15 +28,21 @@ use crate::domain::user::{User, VerificationStatus};
 use crate::projections::{ListingFilter, ListingRow, SkuMatch};
 
 /// The projection that lists rest on.
-const VIEW: &str = "listings-view";
+pub(super) const LISTINGS: &str = "listings-view";
 /// The most images of one listing.
 const IMAGES_MAX: usize = 10;
+/// The units of a listing that names no quantity.
+const QUANTITY_DEFAULT: u32 = 1;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(browse, create_listing))
         .routes(routes!(get_listing, update_listing))
         .routes(routes!(archive_listing))
+        .routes(routes!(publish_listing))
+        .routes(routes!(reactivate_listing))
+        .routes(routes!(restock_listing))
+        .routes(routes!(listing_preferences))
         .routes(routes!(my_listings))
 }
 
@@ -64,6 +70,8 @@ pub struct NewListing {
     /// Where its images are, at most ten.
     #[schema(max_items = 10)]
     pub images: Vec<String>,
+    /// Whether only its seller is to see it, until it is published.
+    pub draft: Option<bool>,
 }
 
 impl FromFields for NewListing {
@@ -78,6 +86,7 @@ impl FromFields for NewListing {
         }
         let sku = fields.optional_text(&["sku"]);
         let quantity = fields.optional_count(&["quantity"]);
+        let draft = fields.optional_bool(&["draft"]);
         Some(Self {
             title: title?,
             description: description?,
@@ -86,7 +95,22 @@ impl FromFields for NewListing {
             sku,
             quantity,
             images,
+            draft,
         })
+    }
+}
+
+/// More units.
+#[derive(ToSchema)]
+pub struct Restock {
+    /// How many more.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub quantity: u32,
+}
+
+impl FromFields for Restock {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { quantity: fields.count(&["quantity"])? })
     }
 }
 
@@ -135,7 +159,7 @@ pub struct ListingBody {
     pub sku: String,
     /// Where its images are.
     pub images: Vec<String>,
-    /// `ACTIVE`, `RESERVED`, `SOLD` or `ARCHIVED`.
+    /// `DRAFT`, `ACTIVE`, `RESERVED`, `SOLD` or `ARCHIVED`.
     #[schema(value_type = String, example = "ACTIVE")]
     pub status: ListingStatus,
     /// How many units there are in all.
@@ -304,26 +328,37 @@ async fn create_listing(
         category_id: body.category_id,
         category_standing: category_standing(&app, body.category_id).await?,
         sku: body.sku,
-        quantity: body.quantity.unwrap_or(1),
+        quantity: body.quantity.unwrap_or(QUANTITY_DEFAULT),
         images: body.images,
+        draft: body.draft.unwrap_or_default(),
         now: app.now(),
     }));
     let context = call.context(&app, "listings.create", "", &valid.canonical);
     let listings = app.runtime().aggregate::<Listing>();
     let (body, done) = shown(listings.send(listing_id.uuid(), create, context, view).await?)?;
+    if !done.replayed {
+        tracing::info!(%listing_id, "listing created");
+    }
     Ok(Answer::created(&format!("/api/v1/listings/{listing_id}"), body).after(&done))
 }
 
 /// A listing
+///
+/// A draft is there for its seller and for administrators only.
 #[utoipa::path(get, path = "/listings/{id}", tag = "listings", params(("id" = String, Path)),
     responses((status = 200, description = "The listing", body = ListingBody)))]
 async fn get_listing(
     State(app): State<App>,
+    call: Call,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
     let id: ListingId = path_id(&id)?;
     let (body, done) = shown(app.runtime().aggregate::<Listing>().read(id.uuid(), view).await?)?;
+    let is_theirs = || call.caller().may_act_for(UserId(body.seller_id));
+    if body.status == ListingStatus::Draft && !is_theirs() {
+        return Err(missing());
+    }
     Ok(Answer::ok(body).at_version(done.version, &theirs))
 }
 
@@ -356,15 +391,25 @@ async fn update_listing(
     unread: Unread,
 ) -> Result<Answer<ListingBody>, ApiError> {
     match update(&app, &call, &id, unread).await {
-        // Whose listing it is counts before what is wrong with the request. Nobody asks first: that
-        // would wait for everything that is on its way to the journal, and then wait again.
-        Err(error) if error.status().is_client_error() => {
-            let offer = offer(&app, path_id(&id)?).await?.ok_or_else(missing)?;
-            let theirs = call.caller().may_act_for(offer.seller_id);
-            Err(if theirs { error } else { forbidden() })
-        }
+        Err(error) => Err(seen_by_its_seller(&app, &call, &id, error).await?),
         done => done,
     }
+}
+
+/// Whose listing it is counts before what is wrong with a request. Nobody asks first: that would wait
+/// for everything that is on its way to the journal, and then wait again.
+async fn seen_by_its_seller(
+    app: &App,
+    call: &Call,
+    id: &str,
+    error: ApiError,
+) -> Result<ApiError, ApiError> {
+    if !error.status().is_client_error() {
+        return Ok(error);
+    }
+    let offer = offer(app, path_id(id)?).await?.ok_or_else(missing)?;
+    let theirs = call.caller().may_act_for(offer.seller_id);
+    Ok(if theirs { error } else { forbidden() })
 }
 
 async fn update(
@@ -395,32 +440,150 @@ async fn archive_listing(
     change(&app, &call, &id, "listings.archive", &valid.canonical, command).await
 }
 
+/// Show a draft to everybody
+#[utoipa::path(post, path = "/listings/{id}/publish", tag = "listings",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The listing as it is now", body = ListingBody)))]
+async fn publish_listing(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    valid: Valid<Nothing>,
+) -> Result<Answer<ListingBody>, ApiError> {
+    let (caller, now) = (call.caller(), app.now());
+    let category_standing = category_standing_of(&app, &id).await?;
+    let command = ListingCommand::Publish { caller, category_standing, now };
+    change(&app, &call, &id, "listings.publish", &valid.canonical, command).await
+}
+
+/// Offer a withdrawn listing again
+#[utoipa::path(post, path = "/listings/{id}/reactivate", tag = "listings",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The listing as it is now", body = ListingBody)))]
+async fn reactivate_listing(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    valid: Valid<Nothing>,
+) -> Result<Answer<ListingBody>, ApiError> {
+    let (caller, now) = (call.caller(), app.now());
+    let category_standing = category_standing_of(&app, &id).await?;
+    let command = ListingCommand::Reactivate { caller, category_standing, now };
+    change(&app, &call, &id, "listings.reactivate", &valid.canonical, command).await
+}
+
+/// How the category of a listing stands, if there is one.
+async fn category_standing_of(app: &App, id: &str) -> Result<CategoryStanding, ApiError> {
+    let id: ListingId = path_id(id)?;
+    let view = |listing: &Listing| listing.details.as_ref().map(|details| details.category_id);
+    let category = app.runtime().aggregate::<Listing>().read(id.uuid(), view).await?.value;
+    category_standing(app, category.ok_or_else(missing)?).await
+}
+
+/// Add units
+///
+/// Twice is twice: send an `Idempotency-Key` where the request may have to be repeated.
+#[utoipa::path(post, path = "/listings/{id}/restock", tag = "listings",
+    params(("id" = String, Path)), request_body = Restock,
+    responses((status = 200, description = "The listing as it is now", body = ListingBody)))]
+async fn restock_listing(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    unread: Unread,
+) -> Result<Answer<ListingBody>, ApiError> {
+    let stocked = async {
+        let valid = unread.read::<Restock>(&app).await?;
+        let (caller, quantity, now) = (call.caller(), valid.body.quantity, app.now());
+        let command = ListingCommand::Restock { caller, quantity, now };
+        change(&app, &call, &id, "listings.restock", &valid.canonical, command).await
+    };
+    match stocked.await {
+        Err(error) => Err(seen_by_its_seller(&app, &call, &id, error).await?),
+        done => done,
+    }
+}
+
+/// What a seller may do with listings, and what is taken where a new one does not say.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ListingPreferences {
+    /// The seller.
+    pub user_id: Uuid,
+    /// Whether listings of theirs are accepted now.
+    pub may_list: bool,
+    /// The currency of a price that names none.
+    #[schema(example = "VND")]
+    pub default_currency: String,
+    /// The units of a listing that names no quantity.
+    pub default_quantity: u32,
+    /// The most images of one listing.
+    pub images_max: usize,
+}
+
+/// What a seller's listings begin with
+///
+/// For the seller and for administrators.
+#[utoipa::path(get, path = "/users/{id}/listing-preferences", tag = "sellers",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The preferences", body = ListingPreferences)))]
+async fn listing_preferences(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    theirs: IfNoneMatch,
+) -> Result<Response, ApiError> {
+    let user: UserId = path_id(&id)?;
+    if !call.caller().may_act_for(user) {
+        return Err(ApiError::forbidden("forbidden", "these are somebody else's preferences"));
+    }
+    let view = |user: &User| {
+        let seller = user.details.as_ref()?.seller.as_ref();
+        Some(
+            seller.is_some_and(|seller| seller.verification_status == VerificationStatus::Verified),
+        )
+    };
+    let may_list = app.runtime().aggregate::<User>().read(user.uuid(), view).await?.value;
+    let preferences = ListingPreferences {
+        user_id: user.uuid(),
+        may_list: may_list.ok_or_else(|| ApiError::not_found("there is no such user"))?,
+        default_currency: CURRENCY_DEFAULT.code().to_owned(),
+        default_quantity: QUANTITY_DEFAULT,
+        images_max: IMAGES_MAX,
+    };
+    Ok(composed(&preferences, &theirs))
+}
+
 async fn list(
     app: &App,
     params: &Params,
     filter: ListingFilter,
 ) -> Result<Answer<Page<ListingSummary>>, ApiError> {
-    app.includes(VIEW, params).await?;
+    app.includes(LISTINGS, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let rows = app.reads().listings(&filter, before, limit + 1).await?;
     let cursor = |row: &ListingRow| (row.created_at.millis(), row.listing_id);
-    Ok(params.rows(app, rows, limit, cursor).projected(app, VIEW))
+    Ok(params.rows(app, rows, limit, cursor).projected(app, LISTINGS))
 }
 
 /// Browse listings
 #[utoipa::path(get, path = "/listings", tag = "listings",
     params(("seller_id" = Option<String>, Query), ("category_id" = Option<String>, Query),
-        ("status" = Option<String>, Query, description = "`ACTIVE` when absent; `ALL` for all"),
+        ("status" = Option<String>, Query,
+            description = "`ACTIVE` when absent; `ALL` for all. Drafts are shown to their sellers"),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page of listings", body = Page<ListingSummary>)))]
 async fn browse(
     State(app): State<App>,
+    call: Call,
     params: Params,
 ) -> Result<Answer<Page<ListingSummary>>, ApiError> {
     let status = params.text("status").unwrap_or("ACTIVE").to_ascii_uppercase();
+    let seller_id = params.parsed::<UserId>("seller_id")?;
+    let caller = call.caller();
     let filter = ListingFilter {
-        seller_id: params.parsed::<UserId>("seller_id")?.map(UserId::uuid),
+        seller_id: seller_id.map(UserId::uuid),
+        drafts: caller.is_staff() || seller_id.is_some_and(|seller| caller.is(seller)),
         category_id: params.parsed::<CategoryId>("category_id")?.map(CategoryId::uuid),
         status: (status != "ALL").then_some(status),
     };
@@ -441,6 +604,7 @@ async fn my_listings(
     let filter = ListingFilter {
         seller_id: Some(call.someone()?.uuid()),
         category_id: None,
+        drafts: true,
         status: params.text("status").map(str::to_ascii_uppercase),
     };
     list(&app, &params, filter).await
@@ -455,7 +619,7 @@ pub(super) async fn listing_by_sku(
     let mut found = app.reads().listing_by_sku(sku).await?;
     if found == SkuMatch::Unknown {
         // It may be too new for the view.
-        app.projected_all(VIEW).await?;
+        app.projected_all(LISTINGS).await?;
         found = app.reads().listing_by_sku(sku).await?;
     }
     match found {

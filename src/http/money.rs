@@ -7,7 +7,7 @@ use super::body::Fields;
 use crate::domain::money::{Currency, Money};
 
 /// The currency of a bare number.
-const CURRENCY_DEFAULT: Currency = Currency::Vnd;
+pub(super) const CURRENCY_DEFAULT: Currency = Currency::Vnd;
 
 /// An amount of money.
 #[derive(Debug, Clone, Serialize, ToSchema)]

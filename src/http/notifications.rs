@@ -30,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list_notifications))
         .routes(routes!(get_notification))
         .routes(routes!(read_notification))
+        .routes(routes!(acknowledge_notification))
 }
 
 /// A message to one person by one channel.
@@ -65,6 +66,12 @@ pub struct NotificationBody {
     /// When it was read; only what is read inside the marketplace can be.
     #[schema(format = DateTime)]
     pub read_at: Option<String>,
+    /// When somebody acknowledged it; not in lists.
+    #[schema(format = DateTime)]
+    pub acknowledged_at: Option<String>,
+    /// When another administrator was told, because nobody had; not in lists.
+    #[schema(format = DateTime)]
+    pub escalated_at: Option<String>,
     /// Its title; not in lists, and only of what is read inside the marketplace.
     pub title: Option<String>,
     /// Its words, likewise.
@@ -86,6 +93,8 @@ impl From<NotificationRow> for NotificationBody {
             created_at: row.created_at.to_string(),
             sent_at: row.sent_at.map(|at| at.to_string()),
             read_at: row.read_at.map(|at| at.to_string()),
+            acknowledged_at: None,
+            escalated_at: None,
             title: None,
             text: None,
         }
@@ -109,6 +118,8 @@ impl From<&NotificationDetails> for NotificationBody {
             created_at: details.requested_at.to_string(),
             sent_at: details.sent_at.map(|at| at.to_string()),
             read_at: details.read_at.map(|at| at.to_string()),
+            acknowledged_at: details.acknowledged_at.map(|at| at.to_string()),
+            escalated_at: details.escalated_at.map(|at| at.to_string()),
             title: None,
             text: None,
         }
@@ -204,10 +215,37 @@ async fn read_notification(
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<NotificationBody>, ApiError> {
-    let id: NotificationId = path_id(&id)?;
-    let seen = visible(&app, &call, id).await?.ok_or_else(missing)?;
     let command = NotificationCommand::MarkRead { caller: call.caller(), now: app.now() };
-    let context = call.change_context(&app, "notifications.read", &id.to_string(), b"");
+    change(&app, &call, &id, "notifications.read", command).await
+}
+
+/// Acknowledge a notification
+///
+/// Who does sees to it. A notice for administrators that none of them acknowledges within 15 minutes is
+/// told to a second one in person.
+#[utoipa::path(post, path = "/notifications/{id}/acknowledge", tag = "notifications",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The notification as it is now", body = NotificationBody)))]
+async fn acknowledge_notification(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    _: Valid<Nothing>,
+) -> Result<Answer<NotificationBody>, ApiError> {
+    let command = NotificationCommand::Acknowledge { caller: call.caller(), now: app.now() };
+    change(&app, &call, &id, "notifications.acknowledge", command).await
+}
+
+async fn change(
+    app: &App,
+    call: &Call,
+    id: &str,
+    operation: &str,
+    command: NotificationCommand,
+) -> Result<Answer<NotificationBody>, ApiError> {
+    let id: NotificationId = path_id(id)?;
+    let seen = visible(app, call, id).await?.ok_or_else(missing)?;
+    let context = call.change_context(app, operation, &id.to_string(), b"");
     let notifications = app.runtime().aggregate::<Notification>();
     let view = |of: &Notification| of.details.as_ref().map(NotificationBody::from);
     let (body, done) = split(notifications.send(id.uuid(), command, context, view).await?);

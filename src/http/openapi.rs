@@ -9,6 +9,8 @@ use utoipa::OpenApi;
 
 use super::App;
 use super::problem::{FieldProblem, Problem};
+use crate::domain::money::{AMOUNT_MAX, Currency};
+use crate::projections::analytics::Metric;
 use crate::telemetry;
 
 const ABOUT: &str = "An actor-model marketplace. Every user, listing and order is one actor; what \
@@ -354,6 +356,12 @@ fn schema_at(path: &str, name: &str) -> Option<Value> {
         ("/api/v1/traces", "status") => {
             Some(json!({ "type": "string", "enum": ["", "error", "ok"] }))
         }
+        ("/api/v1/analytics/metrics", "name") => Some(
+            json!({ "type": "string", "enum": Metric::all().map(|of| of.name).collect::<Vec<_>>() }),
+        ),
+        (path, "format") if path.starts_with("/api/v1/analytics/") => {
+            Some(json!({ "type": "string", "enum": ["", "json", "csv", "ndjson"] }))
+        }
         (path, "version") if path.starts_with(AGGREGATES) => {
             Some(json!({ "type": "integer", "minimum": 1 }))
         }
@@ -376,6 +384,23 @@ fn schema_of(name: &str) -> Option<Value> {
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 200, "default": 50 }),
         "timeout" => json!({ "type": "integer", "minimum": 0, "default": 5 }),
         "verbose" | "projections" => json!({ "type": "string" }),
+        "q" => json!({ "type": "string", "maxLength": 500, "pattern": "^[^\\u0000]*$" }),
+        "bucket" => json!({ "type": "string", "enum": ["", "1m", "1h", "1d"] }),
+        "group_by" => json!({
+            "type": "string",
+            "pattern": "^((context|service|event_type)(,(context|service|event_type)){0,2})?$",
+        }),
+        "sort" => json!({
+            "type": "string",
+            "enum": ["", "relevance", "newest", "price_asc", "price_desc"],
+        }),
+        "min_price" | "max_price" => json!({
+            "type": "integer", "minimum": 0, "maximum": AMOUNT_MAX,
+        }),
+        "currency" => json!({
+            "type": "string",
+            "enum": Currency::ALL.iter().map(|of| of.code()).collect::<Vec<_>>(),
+        }),
         "channel" => json!({ "type": "string", "enum": ["email", "sms", "in_app"] }),
         "format" => json!({ "type": "string", "enum": ["", "json", "mermaid"] }),
         "case" => json!({ "type": "string", "examples": ["camel"] }),
@@ -387,6 +412,7 @@ fn schema_of(name: &str) -> Option<Value> {
         "order_id" => kind("order"),
         "user_id" | "seller_id" => kind("user"),
         "category_id" => kind("category"),
+        "listing_id" => kind("listing"),
         "partition" => json!({ "type": "integer", "minimum": 0, "maximum": 65_535 }),
         "aggregateId" | "aggregate_id" => kind("[a-z_]+"),
         _ => return None,
@@ -408,6 +434,7 @@ fn is_conditional(path: &str) -> bool {
         || (path.contains("/{")
             && !path.ends_with("/explain")
             && !path.ends_with("/deliveries")
+            && !path.ends_with("/followers/count")
             && !never.iter().any(|start| path.starts_with(start)))
 }
 
@@ -513,10 +540,12 @@ fn is_open(path: &str, method: &str) -> bool {
                 | "/api/v1/users/verify-email"
                 | "/api/v1/users/verify-email/resend"
                 | "/api/v1/payments/webhook/momo"
+                | "/api/v1/search"
         )
         || (method == "get"
             && path != "/api/v1/users/{id}/export"
-            && ["/api/v1/listings", "/api/v1/categories", "/api/v1/users/{id}"]
+            && !path.ends_with("/listing-preferences")
+            && ["/api/v1/listings", "/api/v1/categories", "/api/v1/reviews", "/api/v1/users/{id}"]
                 .iter()
                 .any(|open| path.starts_with(open)))
 }

@@ -40,7 +40,7 @@ use crate::gateways::momo;
 use crate::projections::{OrderFilter, OrderRow};
 
 /// The projection that lists rest on.
-const VIEW: &str = "orders-view";
+pub(super) const VIEW: &str = "orders-view";
 /// How often a waiting answer looks at least, and at most.
 const LOOK_AT_LEAST: Duration = Duration::from_millis(100);
 const LOOK_AT_MOST: Duration = Duration::from_millis(3);
@@ -128,14 +128,19 @@ pub struct AddressBody {
 
 /// Where to deliver to, as it was said.
 #[derive(Debug, Clone)]
-enum Destination {
+pub(super) enum Destination {
     Given(Address),
     Saved(AddressId),
 }
 
 impl Destination {
     /// The address itself; of an order that there is already any will do.
-    async fn find(self, app: &App, call: &Call, repeated: bool) -> Result<Address, ApiError> {
+    pub(super) async fn find(
+        self,
+        app: &App,
+        call: &Call,
+        repeated: bool,
+    ) -> Result<Address, ApiError> {
         match self {
             Self::Given(address) => Ok(address),
             Self::Saved(_) if repeated => Ok(Address::nowhere()),
@@ -197,11 +202,11 @@ fn saga_definition(fields: &mut Fields<'_>) -> SagaDefinition {
 }
 
 /// An order as it was asked for, whatever it was called.
-struct Wish {
-    items: Vec<NewItem>,
-    destination: Destination,
-    payment_method: PaymentMethod,
-    saga_definition: SagaDefinition,
+pub(super) struct Wish {
+    pub items: Vec<NewItem>,
+    pub destination: Destination,
+    pub payment_method: PaymentMethod,
+    pub saga_definition: SagaDefinition,
 }
 
 fn item(fields: &mut Fields<'_>) -> Option<NewItem> {
@@ -218,7 +223,7 @@ fn item(fields: &mut Fields<'_>) -> Option<NewItem> {
     Some(NewItem { listing_id, sku, quantity: quantity?, unit_price })
 }
 
-pub(super) struct OrderWish(Wish);
+pub(super) struct OrderWish(pub Wish);
 
 impl FromFields for OrderWish {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
@@ -310,11 +315,19 @@ pub struct OrderBody {
     pub reservations: Vec<ReservationBody>,
     /// The shipment, once there is one.
     pub shipment_id: Option<Uuid>,
+    /// The checkout across sellers that it belongs to, if it does.
+    pub checkout_id: Option<Uuid>,
+    /// Whether the buyer has reviewed it.
+    pub reviewed: bool,
+    /// The review, once there is one.
+    pub review_id: Option<Uuid>,
     /// In which order the saga goes about it.
     #[schema(value_type = String, example = "reserve_first")]
     pub saga_definition: SagaDefinition,
     /// Why it came to nothing, if it did.
     pub failure: Option<FailureBody>,
+    /// How much of the money goes back or did, after returns and disputes, in minor units.
+    pub refunded_amount: i64,
     /// When it was placed.
     #[schema(format = DateTime)]
     pub placed_at: String,
@@ -446,19 +459,23 @@ impl OrderBody {
             },
             reservations: reservations.collect(),
             shipment_id: details.shipment_id.map(Into::into),
+            checkout_id: details.checkout_id.map(Into::into),
+            reviewed: details.review_id.is_some(),
+            review_id: details.review_id.map(Into::into),
             saga_definition: details.saga_definition,
             failure: details.failure.as_ref().map(|failure| FailureBody {
                 reason: failure.reason.clone(),
                 step: failure.step.clone(),
                 cancelled_by: failure.cancelled_by.map(|by| format!("{by:?}").to_lowercase()),
             }),
+            refunded_amount: details.after_sales.refunded,
             placed_at: details.placed_at.to_string(),
             created_at: details.placed_at.to_string(),
             version: 0,
         }
     }
 
-    fn may_be_seen_by(&self, call: &Call) -> bool {
+    pub(super) fn may_be_seen_by(&self, call: &Call) -> bool {
         call.is_staff()
             || call
                 .caller()
@@ -479,7 +496,7 @@ pub(super) fn shown_address(address: &Personal<Address>) -> serde_json::Value {
     }
 }
 
-fn view(order: &Order) -> Option<OrderBody> {
+pub(super) fn view(order: &Order) -> Option<OrderBody> {
     order.details.as_ref().map(OrderBody::new)
 }
 
@@ -487,7 +504,7 @@ fn missing() -> ApiError {
     ApiError::not_found("there is no such order, or not for this caller")
 }
 
-fn shown(done: Done<Option<OrderBody>>) -> Result<(OrderBody, Done<()>), ApiError> {
+pub(super) fn shown(done: Done<Option<OrderBody>>) -> Result<(OrderBody, Done<()>), ApiError> {
     let (body, done) = split(done);
     let mut body = body.ok_or_else(missing)?;
     body.version = done.version;
@@ -534,7 +551,16 @@ pub(super) async fn named(app: &App, call: &Call, name: &str) -> Result<OrderBod
 /// What the door already knows to be impossible is refused here; the rest is decided by the
 /// listings, when the saga asks them.
 async fn wanted(app: &App, call: &Call, index: usize, item: &NewItem) -> Result<Wanted, ApiError> {
-    let buyer = call.someone()?;
+    let (listing, offer) = offered(app, index, item).await?;
+    for_buyer(app, call, item, listing, offer).await
+}
+
+/// The listing of a line, and what it offers.
+pub(super) async fn offered(
+    app: &App,
+    index: usize,
+    item: &NewItem,
+) -> Result<(ListingId, Offer), ApiError> {
     let listing = match (item.listing_id, &item.sku) {
         (Some(listing), _) => listing,
         (None, Some(sku)) => listing_by_sku(app, sku, &format!("/items/{index}/sku")).await?,
@@ -544,6 +570,18 @@ async fn wanted(app: &App, call: &Call, index: usize, item: &NewItem) -> Result<
         let status = StatusCode::NOT_FOUND;
         ApiError::new(status, "listing_not_found", "there is no such listing")
     })?;
+    Ok((listing, offer))
+}
+
+/// The line, if this buyer can buy what is offered.
+pub(super) async fn for_buyer(
+    app: &App,
+    call: &Call,
+    item: &NewItem,
+    listing: ListingId,
+    offer: Offer,
+) -> Result<Wanted, ApiError> {
+    let buyer = call.someone()?;
     if offer.seller_id == buyer {
         return Err(ApiError::conflict("self_purchase", "nobody can buy their own listing"));
     }
@@ -565,7 +603,7 @@ async fn wanted(app: &App, call: &Call, index: usize, item: &NewItem) -> Result<
     Ok(line(item, listing, offer))
 }
 
-fn line(item: &NewItem, listing_id: ListingId, offer: Offer) -> Wanted {
+pub(super) fn line(item: &NewItem, listing_id: ListingId, offer: Offer) -> Wanted {
     Wanted {
         listing_id,
         seller_id: offer.seller_id,
@@ -577,7 +615,10 @@ fn line(item: &NewItem, listing_id: ListingId, offer: Offer) -> Wanted {
 }
 
 /// What the wallet would not pay is refused before stock is held for it.
-fn payable_by_momo(items: &[Wanted]) -> Result<(), ApiError> {
+pub(super) fn payable(method: &PaymentMethod, items: &[Wanted]) -> Result<(), ApiError> {
+    if method.0 != PaymentMethod::MOMO {
+        return Ok(());
+    }
     let price = |item: &Wanted| item.unit_price.amount.saturating_mul(i64::from(item.quantity));
     let sum = items.iter().map(price).fold(0, i64::saturating_add);
     let is_dong = items.iter().all(|item| item.unit_price.currency == Currency::Vnd);
@@ -592,6 +633,20 @@ fn payable_by_momo(items: &[Wanted]) -> Result<(), ApiError> {
     Err(ApiError::invalid_field("/payment_method", "amount_not_payable", &detail))
 }
 
+/// Whether a means of payment can be used here.
+pub(super) fn usable(app: &App, method: &PaymentMethod) -> Result<(), ApiError> {
+    // With a method that never settles anybody could hold stock and pay nothing.
+    if method.is_test() && !app.settings().mode.is_development() {
+        let detail = "test methods exist in development mode only";
+        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
+    }
+    if method.0 == PaymentMethod::MOMO && app.settings().momo.is_none() {
+        let detail = "momo is not set up here";
+        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
+    }
+    Ok(())
+}
+
 async fn place(
     app: &App,
     call: &Call,
@@ -601,16 +656,7 @@ async fn place(
 ) -> Result<Response, ApiError> {
     call.someone()?;
     let wish = valid.body;
-    // With a method that never settles anybody could hold stock and pay nothing.
-    if wish.payment_method.is_test() && !app.settings().mode.is_development() {
-        let detail = "test methods exist in development mode only";
-        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
-    }
-    let is_momo = wish.payment_method.0 == PaymentMethod::MOMO;
-    if is_momo && app.settings().momo.is_none() {
-        let detail = "momo is not set up here";
-        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
-    }
+    usable(app, &wish.payment_method)?;
     let order_id = OrderId(call.new_id(app, operation));
     let orders = app.runtime().aggregate::<Order>();
     // A repeat gets its first answer even when the listings have been sold meanwhile.
@@ -623,8 +669,8 @@ async fn place(
             false => wanted(app, call, index, item).await?,
         });
     }
-    if is_momo && !repeated {
-        payable_by_momo(&items)?;
+    if !repeated {
+        payable(&wish.payment_method, &items)?;
     }
     let delivery_address = wish.destination.find(app, call, repeated).await?;
     let placement = OrderCommand::Place(Box::new(Placement {
@@ -634,6 +680,7 @@ async fn place(
         delivery_address,
         payment_method: wish.payment_method,
         saga_definition: wish.saga_definition,
+        checkout_id: None,
         as_transaction: operation == "transactions.create",
         now: app.now(),
     }));
@@ -809,6 +856,8 @@ pub struct PaymentBody {
     pub instructions: Option<InstructionsBody>,
     /// Why the gateway said no.
     pub failure: Option<String>,
+    /// How much of it has gone back, in minor units.
+    pub refunded_amount: i64,
 }
 
 impl PaymentBody {
@@ -824,6 +873,7 @@ impl PaymentBody {
             provider_reference: details.provider_reference.clone(),
             instructions: details.instructions.as_ref().map(InstructionsBody::from),
             failure: details.failure.clone(),
+            refunded_amount: details.refunded_amount(),
         }
     }
 }
@@ -948,6 +998,10 @@ pub struct OrderSummary {
     pub total: MoneyBody,
     /// How many lines it has.
     pub item_count: i64,
+    /// The checkout across sellers that it belongs to, if it does.
+    pub checkout_id: Option<Uuid>,
+    /// `OPEN` or `RESOLVED`, if there is or was a dispute.
+    pub dispute: Option<String>,
     /// The version the row was made from.
     pub version: i64,
     /// When it was placed.
@@ -968,6 +1022,8 @@ impl From<OrderRow> for OrderSummary {
             status: row.status,
             total: MoneyBody { amount: row.amount, currency: row.currency },
             item_count: row.item_count,
+            checkout_id: row.checkout_id,
+            dispute: row.dispute,
             version: row.version,
             placed_at: row.placed_at.to_string(),
             updated_at: row.updated_at.to_string(),
@@ -975,12 +1031,14 @@ impl From<OrderRow> for OrderSummary {
     }
 }
 
-async fn list(
+pub(super) async fn list(
     app: &App,
     params: &Params,
     mut filter: OrderFilter,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
-    filter.status = params.text("status").map(str::to_ascii_uppercase);
+    if filter.dispute.is_none() {
+        filter.status = params.text("status").map(str::to_ascii_uppercase);
+    }
     app.includes(VIEW, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let rows = app.reads().orders(&filter, before, limit + 1).await?;

@@ -114,6 +114,32 @@ impl Params {
         self.page(app.cursors(), rows, limit, cursor_behind)
     }
 
+    /// Leaves `limit` rows of up to one more, and gives the cursor to those behind them, if there
+    /// are any: for pages whose items are looked up row by row.
+    pub fn cut<R, C: Serialize>(
+        &self,
+        app: &App,
+        rows: &mut Vec<R>,
+        limit: u32,
+        cursor_behind: impl FnOnce(&R) -> C,
+    ) -> Option<String> {
+        self.cut_at(app.cursors(), rows, limit, cursor_behind)
+    }
+
+    fn cut_at<R, C: Serialize>(
+        &self,
+        cursors: &Cursors,
+        rows: &mut Vec<R>,
+        limit: u32,
+        cursor_behind: impl FnOnce(&R) -> C,
+    ) -> Option<String> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        let at = rows.last().filter(|_| has_more).map(cursor_behind);
+        at.map(|at| cursors.seal(&self.list(), &at))
+    }
+
     fn page<R, T: From<R> + Serialize, C: Serialize>(
         &self,
         cursors: &Cursors,
@@ -121,11 +147,7 @@ impl Params {
         limit: u32,
         cursor_behind: impl FnOnce(&R) -> C,
     ) -> Answer<Page<T>> {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
-        let at = rows.last().filter(|_| has_more).map(cursor_behind);
-        let next_cursor = at.map(|at| cursors.seal(&self.list(), &at));
+        let next_cursor = self.cut_at(cursors, &mut rows, limit, cursor_behind);
         let data = rows.into_iter().map(T::from).collect();
         self.with_next(Page { data, has_more: next_cursor.is_some(), next_cursor })
     }

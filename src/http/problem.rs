@@ -285,7 +285,7 @@ fn status_of(code: &str) -> StatusCode {
     match code {
         "invalid" | "category_unknown" => StatusCode::UNPROCESSABLE_ENTITY,
         "not_found" | "token_unknown" | "listing_not_found" | "category_not_found"
-        | "address_not_found" => StatusCode::NOT_FOUND,
+        | "return_not_found" | "address_not_found" => StatusCode::NOT_FOUND,
         "forbidden" | "not_owner" | "not_the_owner" | "suspended" | "not_a_seller" => {
             StatusCode::FORBIDDEN
         }
@@ -429,6 +429,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("bad_request", 400, "The request cannot be read."),
     ("invalid_parameter", 400, "A query or path parameter does not have the right form."),
     ("invalid_cursor", 400, "The cursor was not given out by this service, or for another list."),
+    ("idempotency_key_required", 400, "Send an Idempotency-Key, so that a repeat can be told."),
     ("invalid_idempotency_key", 400, "Idempotency-Key is empty, too long or not visible ASCII."),
     ("unauthenticated", 401, "Send Authorization: Bearer with an access token."),
     ("invalid_token", 401, "The token is not valid (any more). Log in or refresh it."),
@@ -453,6 +454,14 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("listing_unavailable", 409, "The listing is not active or has too few left."),
     ("self_purchase", 409, "Sellers cannot buy their own listings."),
     ("invalid_transition", 409, "The order's state does not allow this."),
+    ("self_follow", 409, "Nobody can follow themselves."),
+    ("already_reviewed", 409, "An order is reviewed once."),
+    ("order_not_completed", 409, "The order has not been delivered (yet)."),
+    ("review_window_closed", 409, "An order can be reviewed for 30 days after its delivery."),
+    ("already_replied", 409, "A review has one reply; PUT changes it for 24 hours."),
+    ("not_replied", 409, "There is no reply to change; POST writes one."),
+    ("reply_window_closed", 409, "A reply can be changed for 24 hours."),
+    ("review_hidden", 409, "An administrator has hidden the review."),
     (
         "position_archived",
         410,

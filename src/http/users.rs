@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, shown, split};
+use super::answer::{Answer, composed, shown, split};
 use super::auth::email_claim_id;
 use super::body::{Fields, FromFields, Nothing, Reason, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
@@ -21,6 +21,7 @@ use super::problem::{ApiError, FieldProblem};
 use crate::domain::email_claim::{CLAIM_FOR, EmailClaim, EmailClaimCommand};
 use crate::domain::ids::UserId;
 use crate::domain::text;
+use crate::domain::user::rating::{Rating, Stars};
 use crate::domain::user::{
     Registration, SellerProfile, User, UserCommand, UserDetails, UserRejection, UserStatus,
     VerificationStatus,
@@ -32,12 +33,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(register))
         .routes(routes!(verify_email))
-        .routes(routes!(me))
+        .routes(routes!(me, update_me))
         .routes(routes!(get_user, update_user))
         .routes(routes!(upgrade_to_seller))
         .routes(routes!(get_seller_profile))
         .routes(routes!(verify_seller))
         .routes(routes!(reject_seller))
+        .routes(routes!(clear_bounce))
 }
 
 /// Somebody new.
@@ -139,13 +141,18 @@ impl FromFields for UpgradeToSeller {
     }
 }
 
-/// New names; what is absent stays.
+/// What changes; what is absent stays.
 #[derive(ToSchema)]
 pub struct UpdateUser {
     /// The first name.
     pub first_name: Option<String>,
     /// The last name.
     pub last_name: Option<String>,
+    /// The number for text messages, with its country; an empty one takes it away.
+    #[schema(example = "+84901234567")]
+    pub phone: Option<String>,
+    /// Whether text messages are wanted.
+    pub sms_opt_in: Option<bool>,
 }
 
 impl FromFields for UpdateUser {
@@ -153,6 +160,8 @@ impl FromFields for UpdateUser {
         Some(Self {
             first_name: fields.optional_text(&["first_name", "firstName"]),
             last_name: fields.optional_text(&["last_name", "lastName"]),
+            phone: fields.optional_text(&["phone"]),
+            sms_opt_in: fields.optional_bool(&["sms_opt_in", "smsOptIn"]),
         })
     }
 }
@@ -171,6 +180,10 @@ pub struct UserBody {
     pub first_name: String,
     /// The last name.
     pub last_name: String,
+    /// The number for text messages, if there is one.
+    pub phone: Option<String>,
+    /// Whether text messages are wanted.
+    pub sms_opt_in: bool,
     /// `PENDING`, `ACTIVE`, `SUSPENDED` or `ERASED`.
     #[schema(value_type = String, example = "ACTIVE")]
     pub status: UserStatus,
@@ -178,6 +191,8 @@ pub struct UserBody {
     pub roles: Vec<String>,
     /// Whether the address is proved.
     pub email_verified: bool,
+    /// Whether mails to the address came back for good, so that none are sent.
+    pub email_unreachable: bool,
     /// When it was.
     #[schema(format = DateTime)]
     pub email_verified_at: Option<String>,
@@ -207,22 +222,78 @@ pub struct SellerProfileBody {
     /// `PENDING`, `VERIFIED` or `REJECTED`.
     #[schema(value_type = String, example = "PENDING")]
     pub verification_status: VerificationStatus,
+    /// What buyers think of the seller.
+    pub rating: RatingBody,
     /// When the user applied.
     #[schema(format = DateTime)]
     pub created_at: String,
 }
 
-impl SellerProfileBody {
-    fn new(user: UserId, profile: &SellerProfile, may_see: bool) -> Self {
+/// A seller's rating.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RatingBody {
+    /// How many reviews count.
+    pub count: u64,
+    /// The average of their stars to two decimals; none: there are no reviews.
+    #[schema(value_type = Option<f64>, example = 4.67)]
+    pub average: Option<serde_json::Number>,
+    /// How many gave how many stars.
+    pub stars: StarsBody,
+}
+
+/// How many reviews gave how many stars.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct StarsBody {
+    /// One star.
+    #[serde(rename = "1")]
+    pub one: u64,
+    /// Two.
+    #[serde(rename = "2")]
+    pub two: u64,
+    /// Three.
+    #[serde(rename = "3")]
+    pub three: u64,
+    /// Four.
+    #[serde(rename = "4")]
+    pub four: u64,
+    /// Five.
+    #[serde(rename = "5")]
+    pub five: u64,
+}
+
+impl RatingBody {
+    pub(super) fn new(rating: &Rating) -> Self {
+        let stars @ Stars { one, two, three, four, five } = rating.stars;
         Self {
-            user_id: user.uuid(),
+            count: stars.count(),
+            average: stars.average(),
+            stars: StarsBody { one, two, three, four, five },
+        }
+    }
+}
+
+impl SellerProfileBody {
+    fn new(details: &UserDetails, profile: &SellerProfile, may_see: bool) -> Self {
+        Self {
+            user_id: details.user_id.uuid(),
             business_name: profile.business_name.clone(),
             business_address: shown(&profile.business_address, may_see),
             business_phone: shown(&profile.business_phone, may_see),
             verification_status: profile.verification_status,
+            rating: RatingBody::new(&details.rating),
             created_at: profile.since.to_string(),
         }
     }
+}
+
+/// A seller's business, with what they offer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SellerBody {
+    /// The business.
+    #[serde(flatten)]
+    pub profile: SellerProfileBody,
+    /// How many listings of theirs can be bought now.
+    pub listing_count: u64,
 }
 
 impl UserBody {
@@ -234,13 +305,15 @@ impl UserBody {
             email: shown(&details.email, may_see),
             first_name: shown(&details.first_name, may_see),
             last_name: shown(&details.last_name, may_see),
+            phone: details.phone.as_ref().map(|phone| shown(phone, may_see)),
+            sms_opt_in: details.sms_opt_in() && may_see,
             status: details.status,
             roles: details.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             email_verified: details.email_verified(),
+            email_unreachable: details.email_unreachable_since.is_some() && may_see,
             email_verified_at: details.email_verified_at.map(|at| at.to_string()),
             created_at: details.registered_at.to_string(),
-            seller_profile: seller
-                .map(|profile| SellerProfileBody::new(details.user_id, profile, may_see)),
+            seller_profile: seller.map(|profile| SellerProfileBody::new(details, profile, may_see)),
             version: 0,
             verification_token: None,
         }
@@ -424,19 +497,37 @@ async fn update_user(
     Path(id): Path<String>,
     unread: Unread,
 ) -> Result<Answer<UserBody>, ApiError> {
-    let user: UserId = path_id(&id)?;
+    update(&app, &call, path_id(&id)?, unread).await
+}
+
+/// Change my profile
+#[utoipa::path(patch, path = "/users/me", tag = "users", request_body = UpdateUser,
+    responses((status = 200, description = "The user as it is now", body = UserBody)))]
+async fn update_me(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    unread: Unread,
+) -> Result<Answer<UserBody>, ApiError> {
+    let user = call.someone()?;
+    update(&app, &call, user, unread).await
+}
+
+async fn update(
+    app: &App,
+    call: &Call,
+    user: UserId,
+    unread: Unread,
+) -> Result<Answer<UserBody>, ApiError> {
     if !call.caller().may_act_for(user) {
         return Err(ApiError::forbidden("forbidden", UserRejection::Forbidden.to_string()));
     }
-    let valid = unread.read::<UpdateUser>(&app).await?;
-    let command = UserCommand::UpdateProfile {
-        caller: call.caller(),
-        first_name: valid.body.first_name,
-        last_name: valid.body.last_name,
-        now: app.now(),
-    };
+    let valid = unread.read::<UpdateUser>(app).await?;
+    let UpdateUser { first_name, last_name, phone, sms_opt_in } = valid.body;
+    let (caller, now) = (call.caller(), app.now());
+    let command =
+        UserCommand::UpdateProfile { caller, first_name, last_name, phone, sms_opt_in, now };
     let (body, done) =
-        change_user(&app, &call, user, "users.update", &valid.canonical, command).await?;
+        change_user(app, call, user, "users.update", &valid.canonical, command).await?;
     Ok(Answer::ok(body).after(&done))
 }
 
@@ -467,7 +558,7 @@ async fn upgrade_to_seller(
 /// A seller's business
 #[utoipa::path(get, path = "/users/{id}/seller-profile", tag = "sellers",
     params(("id" = String, Path)),
-    responses((status = 200, description = "The seller profile", body = SellerProfileBody)))]
+    responses((status = 200, description = "The seller profile", body = SellerBody)))]
 async fn get_seller_profile(
     State(app): State<App>,
     call: Call,
@@ -479,7 +570,8 @@ async fn get_seller_profile(
     let done = app.runtime().aggregate::<User>().read(user.uuid(), view(may_see)).await?;
     let profile = done.value.and_then(|user| user.seller_profile);
     let profile = profile.ok_or_else(|| ApiError::not_found("this user is not a seller"))?;
-    Ok(Answer::ok(profile).at_version(done.version, &theirs))
+    let listing_count = app.reads().active_listings(user.uuid()).await?;
+    Ok(composed(&SellerBody { profile, listing_count }, &theirs))
 }
 
 /// Verify a seller
@@ -517,4 +609,23 @@ async fn reject_seller(
     let (body, done) =
         change_user(&app, &call, user, "sellers.reject", &valid.canonical, command).await?;
     Ok(Answer::ok(body.seller_profile.ok_or_else(missing)?).after(&done))
+}
+
+/// Write to an address again
+///
+/// After a mail to it came back for good and what was wrong has been mended.
+#[utoipa::path(post, path = "/admin/users/{id}/clear-bounce", tag = "admin",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The user as it is now", body = UserBody)))]
+async fn clear_bounce(
+    State(app): State<App>,
+    Staff(call): Staff,
+    Path(id): Path<String>,
+    valid: Valid<Nothing>,
+) -> Result<Answer<UserBody>, ApiError> {
+    let command = UserCommand::ClearBounce { caller: call.caller(), now: app.now() };
+    let operation = "users.clear_bounce";
+    let (body, done) =
+        change_user(&app, &call, path_id(&id)?, operation, &valid.canonical, command).await?;
+    Ok(Answer::ok(body).after(&done))
 }

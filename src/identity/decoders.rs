@@ -62,6 +62,7 @@ const VARIABLES: &[&str] = &[
     "TWILIO_ACCOUNT_SID",
     "TWILIO_AUTH_TOKEN",
     "TWILIO_FROM",
+    "MAIL_WEBHOOK_TOKEN",
 ];
 
 proptest! {

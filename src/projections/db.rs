@@ -3,8 +3,10 @@
 //! Everything above speaks to it through [`ReadDb`] and [`ReadTx`] in one dialect that both SQLite
 //! and PostgreSQL understand: `$n` parameters, 64-bit integers and `TEXT`, ids as text, JSON as
 //! text, texts in the order of their bytes. Only this module knows which database is behind it:
-//! `sqlite` (a file, one connection that writes) or `postgres` (a schema of its own).
+//! `sqlite` (a file, one connection that writes) or `postgres` (a schema of its own). Full text is asked
+//! of each in its own words (`full_text`).
 
+mod full_text;
 mod postgres;
 mod sqlite;
 
@@ -21,6 +23,8 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, Sqlite, Transaction};
 use uuid::Uuid;
+
+pub use full_text::Wanted;
 
 /// The file's name in the data folder.
 pub const FILE_NAME: &str = "read.db";
@@ -451,6 +455,7 @@ impl ReadTx {
 
     /// Drops a table with its indexes, if it is there.
     pub async fn drop_table(&mut self, table: &str) -> Result<(), ReadError> {
+        self.drop_text(table).await?;
         let sql = AssertSqlSafe(format!("DROP TABLE IF EXISTS {table}"));
         self.execute(sql, Vec::new()).await.map(drop)
     }

@@ -22,7 +22,7 @@ use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
-use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, table_of};
+use super::db::{Insert, Param, Query, ReadDb, ReadError, ReadTx, Row, table_of};
 use super::view::{Shape, Table};
 
 const MINUTE_MS: i64 = 60_000;
@@ -193,18 +193,12 @@ pub async fn find(
     after: &BTreeMap<u16, u64>,
     limit: u32,
 ) -> Result<Vec<Match>, ReadError> {
-    let partitions = db
-        .fetch_as(
-            Query::new("SELECT partition FROM projection_checkpoints WHERE projection = ")
-                .value(super::EVENTS_INDEX),
-            |row| row.int(0),
-        )
-        .await?;
+    let partitions = partitions(db).await?;
     // One version for the whole of the answer.
     let version = db.serving(super::EVENTS_INDEX);
     let (events, minutes) = (table_of(EVENTS, version), table_of(MINUTES, version));
     let mut found = Vec::new();
-    for partition in partitions.into_iter().filter_map(|number| u16::try_from(number).ok()) {
+    for partition in partitions {
         let after = after.get(&partition).copied().unwrap_or(0);
         let Some((first, last)) = bounds(db, &minutes, filter, partition, after).await? else {
             continue;
@@ -297,6 +291,60 @@ pub async fn between(
         .value(last)
         .then(" ORDER BY position");
     db.fetch_as(query, |row| Ok((row.count(0)?, row.id(1)?))).await
+}
+
+/// How many events there are of each type (of the filter's types and times only) in each step of time:
+/// by the step's beginning and the type.
+pub async fn counts(
+    db: &ReadDb,
+    filter: &EventFilter,
+    step_ms: i64,
+) -> Result<BTreeMap<(i64, String), u64>, ReadError> {
+    let partitions = partitions(db).await?;
+    let version = db.serving(super::EVENTS_INDEX);
+    let (events, minutes) = (table_of(EVENTS, version), table_of(MINUTES, version));
+    let mut all = BTreeMap::new();
+    for partition in partitions {
+        let Some((first, last)) = bounds(db, &minutes, filter, partition, 0).await? else {
+            continue;
+        };
+        let query = Query::new("SELECT timestamp_ms / ")
+            .value(step_ms)
+            .then(" * ")
+            .value(step_ms)
+            .then(" AS start, event_type, COUNT(*) FROM ")
+            .table(&events)
+            .then(" WHERE partition = ")
+            .value(partition)
+            .then(" AND position >= ")
+            .value(first)
+            .then(" AND position <= ")
+            .value(last)
+            .when(" AND timestamp_ms >= ", filter.from)
+            .when(" AND timestamp_ms < ", filter.to);
+        let query = types(query, &filter.event_types).then(" GROUP BY start, event_type");
+        let read = |row: &Row| Ok(((row.int(0)?, row.text(1)?), row.count(2)?));
+        for (key, count) in db.fetch_as(query, read).await? {
+            *all.entry(key).or_default() += count;
+        }
+    }
+    Ok(all)
+}
+
+/// ` AND event_type IN (…)`, unless any will do.
+fn types(mut query: Query, event_types: &[String]) -> Query {
+    for (at, event_type) in event_types.iter().enumerate() {
+        query = query.then(if at == 0 { " AND event_type IN (" } else { ", " }).value(event_type);
+    }
+    if event_types.is_empty() { query } else { query.then(")") }
+}
+
+/// The partitions that the index has something of.
+async fn partitions(db: &ReadDb) -> Result<Vec<u16>, ReadError> {
+    let query = Query::new("SELECT partition FROM projection_checkpoints WHERE projection = ")
+        .value(super::EVENTS_INDEX);
+    let numbers = db.fetch_as(query, |row| row.int(0)).await?;
+    Ok(numbers.into_iter().filter_map(|number| u16::try_from(number).ok()).collect())
 }
 
 /// The first and last position of a partition that can match; `None`: none can.

@@ -53,6 +53,8 @@ pub struct ListingFilter {
     pub status: Option<String>,
     /// In this category.
     pub category_id: Option<Uuid>,
+    /// Also those that only their sellers see.
+    pub drafts: bool,
 }
 
 /// The listings.
@@ -68,6 +70,8 @@ struct Created {
     price: i64,
     currency: String,
     quantity: i64,
+    #[serde(default)]
+    draft: bool,
     created_at: Timestamp,
 }
 
@@ -76,6 +80,11 @@ struct Updated {
     title: String,
     price: i64,
     currency: String,
+}
+
+#[derive(Deserialize)]
+struct Reactivated {
+    status: String,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +142,15 @@ impl View for ListingsView {
                 let Updated { title, price, currency } = data(event)?;
                 (row.title, row.price_amount, row.currency) = (title, price, currency);
             }
+            "listing.published" => "ACTIVE".clone_into(&mut row.status),
+            "listing.reactivated" => {
+                let Reactivated { status } = data(event)?;
+                row.status = status;
+            }
+            "inventory.restocked" => {
+                let Moved { quantity } = data(event)?;
+                row.available += quantity;
+            }
             "listing.archived" => "ARCHIVED".clone_into(&mut row.status),
             "listing.reserved" => "RESERVED".clone_into(&mut row.status),
             "listing.sold" => "SOLD".clone_into(&mut row.status),
@@ -148,6 +166,11 @@ impl View for ListingsView {
                 row.sold += quantity;
             }
             "inventory.released" => row.give_back(&data(event)?),
+            "inventory.returned" => {
+                let Moved { quantity } = data(event)?;
+                row.sold -= quantity;
+                row.available += quantity;
+            }
             _ => {}
         }
         row.version = version;
@@ -204,7 +227,7 @@ impl ListingRow {
             sku: created.sku,
             price_amount: created.price,
             currency: created.currency,
-            status: "ACTIVE".to_owned(),
+            status: if created.draft { "DRAFT" } else { "ACTIVE" }.to_owned(),
             available: created.quantity,
             reserved: 0,
             sold: 0,
@@ -236,6 +259,7 @@ pub async fn find(
             .when(" AND seller_id = ", filter.seller_id)
             .when(" AND status = ", filter.status.as_ref())
             .when(" AND category_id = ", filter.category_id)
+            .then(if filter.drafts { "" } else { " AND status <> 'DRAFT'" })
             .before("created_ms, listing_id", before)
             .then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ")
             .value(limit);
@@ -262,6 +286,7 @@ pub async fn by_sku(db: &ReadDb, sku: &str) -> Result<SkuMatch, ReadError> {
     let newest =
         |query: Query| query.then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ").value(1_u32);
     let ids = |row: &Row| Ok((row.id(0)?, row.id(1)?));
+    let of_sku = || of_sku().then(" AND status <> 'DRAFT'");
     let active = || of_sku().then(" AND status = 'ACTIVE'");
     let found = db.fetch_as(newest(active()), ids).await?;
     let Some((listing, seller)) = found.first().copied() else {
@@ -324,6 +349,7 @@ mod tests {
             sku: "SKU".to_owned(),
             quantity: 3,
             images: Vec::new(),
+            draft: false,
             created_at: AT,
         })
     }

@@ -21,11 +21,11 @@ pub struct NotificationRow {
     pub user_id: Option<Uuid>,
     /// For whom: `user` or `admin`.
     pub audience: String,
-    /// By which way: `email` or `in_app`.
+    /// By which way: `email`, `sms` or `in_app`.
     pub channel: String,
     /// Which text.
     pub template: String,
-    /// How it stands: `requested`, `attempted`, `sent`, `failed` or `unknown`.
+    /// How it stands: `requested`, `attempted`, `sent`, `failed`, `unknown`, `bounced` or `muted`.
     pub status: String,
     /// The event that it is because of.
     pub cause_event_id: Uuid,
@@ -103,15 +103,25 @@ impl View for NotificationsView {
         }
         let Some(mut row) = row else { return Ok(None) };
         match &*event.event_type {
-            "notification.email.attempted" => "attempted".clone_into(&mut row.status),
-            "notification.email.failed" => "failed".clone_into(&mut row.status),
-            "notification.email.deferred" => "requested".clone_into(&mut row.status),
-            "notification.email.outcome_unknown" => "unknown".clone_into(&mut row.status),
-            "notification.email.sent" => {
+            "notification.email.attempted" | "notification.sms.attempted" => {
+                "attempted".clone_into(&mut row.status);
+            }
+            "notification.email.failed" | "notification.sms.failed" => {
+                "failed".clone_into(&mut row.status);
+            }
+            "notification.email.deferred" | "notification.sms.deferred" => {
+                "requested".clone_into(&mut row.status);
+            }
+            "notification.email.outcome_unknown" | "notification.sms.outcome_unknown" => {
+                "unknown".clone_into(&mut row.status);
+            }
+            "notification.email.sent" | "notification.sms.sent" => {
                 let Sent { provider_message_id } = read_data::<NotificationEvent, _>(event)?;
                 row.provider_message_id = Some(provider_message_id);
                 row.sent(event.timestamp);
             }
+            "notification.muted" => "muted".clone_into(&mut row.status),
+            "notification.email.bounced" => "bounced".clone_into(&mut row.status),
             "notification.user.sent" | "notification.admin.sent" => row.sent(event.timestamp),
             "notification.read" => row.read_at = Some(event.timestamp),
             _ => {}
@@ -175,7 +185,7 @@ pub async fn find(
         NotificationsView::COLUMNS,
         &db.table(NotificationsView::NAME, NotificationsView::TABLE),
     )
-    .then(" AND audience = ")
+    .then(" AND status <> 'muted' AND audience = ")
     .value(audience)
     .when(" AND user_id = ", user_id);
     let query = if unread { query.then(" AND read_ms IS NULL") } else { query };

@@ -29,6 +29,10 @@ pub struct OrderRow {
     pub currency: String,
     /// How many lines it has.
     pub item_count: i64,
+    /// The checkout that it was made by, if it was.
+    pub checkout_id: Option<Uuid>,
+    /// `OPEN` or `RESOLVED`, if there is or was a dispute.
+    pub dispute: Option<String>,
     /// The aggregate's version that this row is at.
     pub version: i64,
     /// When it was placed.
@@ -46,6 +50,10 @@ pub struct OrderFilter {
     pub seller_id: Option<Uuid>,
     /// That stand so.
     pub status: Option<String>,
+    /// Of this checkout.
+    pub checkout_id: Option<Uuid>,
+    /// Whose dispute stands so.
+    pub dispute: Option<String>,
 }
 
 /// The orders.
@@ -60,12 +68,27 @@ struct Placed {
     amount: i64,
     currency: String,
     items: Vec<serde::de::IgnoredAny>,
+    #[serde(default)]
+    checkout_id: Option<Uuid>,
     placed_at: Timestamp,
 }
 
-/// The status after an event of this type, if it changes it.
+/// The events that say themselves how the order stands.
+const TELLING: [&str; 3] = ["order.return_refused", "order.returned", "order.dispute_resolved"];
+/// The events that leave the status as it is.
+#[cfg(test)]
+const SILENT: [&str; 3] = ["order.disputed", "order.settlement_due", "order.reviewed"];
+
+/// What the view reads of the events that say themselves how the order stands.
+#[derive(Deserialize)]
+struct Stands {
+    status: String,
+}
+
+/// The status after an event of this type, if the type alone says it.
 fn status(event_type: &str) -> Option<&'static str> {
     Some(match event_type {
+        "order.return_requested" => "RETURN_REQUESTED",
         "order.confirmed" => "CONFIRMED",
         "order.paid" => "PAID",
         "order.shipped" => "SHIPPED",
@@ -83,7 +106,7 @@ impl View for OrdersView {
     const NAME: &'static str = super::ORDERS_VIEW;
     const CONTEXT: &'static str = "orders";
     const TOPICS: &'static [&'static str] = &["order.*"];
-    const TABLE: &'static str = "orders_v1";
+    const TABLE: &'static str = "orders_v2";
     const COLUMNS: &'static [&'static str] = &[
         "order_id",
         "order_number",
@@ -93,11 +116,14 @@ impl View for OrdersView {
         "amount",
         "currency",
         "item_count",
+        "checkout_id",
+        "dispute",
         "version",
         "placed_ms",
         "updated_ms",
     ];
-    const FIXED: &'static [&'static str] = &["order_number", "buyer_id", "seller_id", "placed_ms"];
+    const FIXED: &'static [&'static str] =
+        &["order_number", "buyer_id", "seller_id", "checkout_id", "placed_ms"];
     type Row = OrderRow;
 
     fn fold(row: Option<OrderRow>, event: &StoredEvent) -> Result<Option<OrderRow>, Failure> {
@@ -116,19 +142,28 @@ impl View for OrdersView {
                 amount: placed.amount,
                 currency: placed.currency,
                 item_count: i64::try_from(placed.items.len()).unwrap_or(i64::MAX),
+                checkout_id: placed.checkout_id,
+                dispute: None,
                 version,
                 placed_at: placed.placed_at,
                 updated_at: event.timestamp,
             }));
         }
-        Ok(row.map(|mut row| {
-            if let Some(status) = status(&event.event_type) {
-                status.clone_into(&mut row.status);
-            }
-            row.version = version;
-            row.updated_at = event.timestamp;
-            row
-        }))
+        let Some(mut row) = row else { return Ok(None) };
+        match &*event.event_type {
+            "order.disputed" => row.dispute = Some("OPEN".to_owned()),
+            "order.dispute_resolved" => row.dispute = Some("RESOLVED".to_owned()),
+            _ => {}
+        }
+        if TELLING.contains(&&*event.event_type) {
+            let stands: Stands = read_data::<OrderEvent, _>(event)?;
+            row.status = stands.status;
+        } else if let Some(status) = status(&event.event_type) {
+            status.clone_into(&mut row.status);
+        }
+        row.version = version;
+        row.updated_at = event.timestamp;
+        Ok(Some(row))
     }
 
     fn values(row: &OrderRow) -> Vec<Param> {
@@ -141,6 +176,8 @@ impl View for OrdersView {
             row.amount.into(),
             (&row.currency).into(),
             row.item_count.into(),
+            Param::id(row.checkout_id),
+            Param::text(row.dispute.as_deref()),
             row.version.into(),
             row.placed_at.into(),
             row.updated_at.into(),
@@ -157,9 +194,11 @@ impl View for OrdersView {
             amount: row.int(5)?,
             currency: row.text(6)?,
             item_count: row.int(7)?,
-            version: row.int(8)?,
-            placed_at: row.time(9)?,
-            updated_at: row.time(10)?,
+            checkout_id: row.id_or_null(8)?,
+            dispute: row.text_or_null(9)?,
+            version: row.int(10)?,
+            placed_at: row.time(11)?,
+            updated_at: row.time(12)?,
         })
     }
 }
@@ -175,6 +214,8 @@ pub async fn find(
         .when(" AND buyer_id = ", filter.buyer_id)
         .when(" AND seller_id = ", filter.seller_id)
         .when(" AND status = ", filter.status.as_ref())
+        .when(" AND checkout_id = ", filter.checkout_id)
+        .when(" AND dispute = ", filter.dispute.as_ref())
         .before("placed_ms, order_id", before)
         .then(" ORDER BY placed_ms DESC, order_id DESC LIMIT ")
         .value(limit);
@@ -241,6 +282,7 @@ mod tests {
             payment_id: PaymentId::of(order_id),
             payment_reference: "PAY".to_owned(),
             saga_definition: SagaDefinition::ReserveFirst,
+            checkout_id: None,
             placed_at,
         });
         StoredEvent { timestamp: placed_at, ..stored(&payload, "order", order_id.uuid()) }
@@ -266,8 +308,11 @@ mod tests {
     #[test]
     fn every_type_of_event_has_its_status() {
         for descriptor in OrderEvent::descriptors() {
-            let known = descriptor.event_type == "order.placed";
-            assert!(known || status(descriptor.event_type).is_some(), "{}", descriptor.event_type);
+            let event_type = descriptor.event_type;
+            let known = event_type == "order.placed"
+                || TELLING.contains(&event_type)
+                || SILENT.contains(&event_type);
+            assert!(known || status(event_type).is_some(), "{event_type}");
         }
     }
 

@@ -33,7 +33,7 @@ use super::view::{Projected, Shape, Table};
 
 /// Events read, and taken in one transaction, while a version is filled: few enough that whoever
 /// waits for the database does not notice.
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 /// The last stretch of a partition, taken while the projection holds still.
 const JOIN_MAX: u64 = 1_024;
 /// How many events a second a version is filled with when nobody says otherwise, and at most.

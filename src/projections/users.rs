@@ -155,6 +155,16 @@ pub async fn find(
     db.fetch_as(query, UsersView::read).await
 }
 
+/// The first administrators who can act, in the order in which they registered.
+pub async fn administrators(db: &ReadDb, limit: u32) -> Result<Vec<Uuid>, ReadError> {
+    let query = Query::select(UsersView::COLUMNS, &db.table(UsersView::NAME, UsersView::TABLE))
+        .then(" AND roles LIKE '%ADMIN%' AND status = ")
+        .value(Param::word(&UserStatus::Active))
+        .then(" ORDER BY registered_ms, user_id LIMIT ")
+        .value(limit);
+    db.fetch_as(query, |row| row.id(0)).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! `mail-sender`: writes the mails that notifications ask for and hands them over.
+//! `notification-email`: writes the mails that notifications ask for and hands them over.
 //!
 //! The attempt is an event before the call, so that a crash in between is known. The mail goes out
 //! under the notification's id as its key: a provider that knows keys sends it once. With one that
@@ -29,7 +29,7 @@ use crate::domain::notification::{
 use crate::gateways::mail::{Accepted, Mail, Mailer, SendError};
 
 /// The subscription's name. Stored; never rename.
-pub const NAME: &str = "mail-sender";
+pub const NAME: &str = "notification-email";
 /// What it listens to.
 pub const TOPICS: &[&str] = &["notification.requested"];
 /// How long a provider may take.
@@ -107,51 +107,134 @@ impl MailSender {
         Self { mailer, composer, address_hash }
     }
 
-    async fn hand_over(&self, mail: &Mail) -> Result<Accepted, SendError> {
-        match tokio::time::timeout(HANDED_OVER_WITHIN, self.mailer.send(mail)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(SendError::Unknown("timeout".to_owned())),
-        }
-    }
-
-    async fn send(
-        &self,
-        runtime: &Runtime,
-        event: &StoredEvent,
-        details: &NotificationDetails,
-        (to, words): (String, Rendered),
-    ) -> Result<(), Failure> {
-        let id = event.aggregate_id;
-        let now = || runtime.world().now();
-        let mut unknown = details.unknown;
-        if details.status == NotificationStatus::Attempted && !self.mailer.knows_keys() {
-            unknown += 1;
-            let reason = "interrupted".to_owned();
-            let interrupted = NotificationCommand::RecordUnknown { reason, now: now() };
-            tell(runtime, id, interrupted, of_this_try(runtime, event)).await?;
-            if !is_sent_again(&details.template, unknown) {
-                let message = "whether the message went out is unknown: interrupted";
-                return Err(Failure::permanent(message));
-            }
-        }
-        let attempt = NotificationCommand::Attempt { now: now() };
-        tell(runtime, id, attempt, of_this_try(runtime, event)).await?;
+    fn way(&self, id: Uuid, to: String, words: Rendered) -> ByMail<'_> {
         let to_hash = (self.address_hash)(&to);
         let Rendered { subject, text, html } = words;
         let mail = Mail { idempotency_key: id, to, subject, text, html };
-        runtime.faults().before("mailer", &[self.mailer.name()]).await?;
-        let answer = self.hand_over(&mail).await;
-        let failed = points::try_reach("mail.after_send").await;
-        failed.map_err(|failed| Failure::transient(failed.to_string()))?;
-        let again = is_sent_again(&details.template, unknown + 1);
-        let (record, outcome) = verdict(answer, self.mailer.name(), to_hash, again, now());
-        tell(runtime, id, record, of_this_try(runtime, event)).await?;
-        if outcome.is_ok() {
-            let (template, correlation_id) = (&details.template, &*event.correlation_id);
-            tracing::info!(event_type = "EmailSent", notification_id = %id, template, correlation_id, "a mail was handed over");
-        }
-        outcome
+        ByMail { mailer: &*self.mailer, mail, to_hash }
     }
+}
+
+/// One message on its way to a provider.
+#[async_trait]
+pub(super) trait Way: Send + Sync {
+    /// The adapter's name.
+    fn adapter(&self) -> &'static str;
+
+    /// What faults of development are aimed at.
+    fn fault_target(&self) -> &'static str;
+
+    /// Whether the provider sends one message under one key, however often it is asked.
+    fn knows_keys(&self) -> bool;
+
+    /// A keyed hash of where it goes.
+    fn to_hash(&self) -> String;
+
+    /// The message, if the provider has taken it after all and can say so.
+    async fn find(&self) -> Result<Option<Accepted>, SendError> {
+        Ok(None)
+    }
+
+    /// Hands it over.
+    async fn hand_over(&self) -> Result<Accepted, SendError>;
+}
+
+/// A mail on its way.
+struct ByMail<'a> {
+    mailer: &'a dyn Mailer,
+    mail: Mail,
+    to_hash: String,
+}
+
+#[async_trait]
+impl Way for ByMail<'_> {
+    fn adapter(&self) -> &'static str {
+        self.mailer.name()
+    }
+
+    fn fault_target(&self) -> &'static str {
+        "mailer"
+    }
+
+    fn knows_keys(&self) -> bool {
+        self.mailer.knows_keys()
+    }
+
+    fn to_hash(&self) -> String {
+        self.to_hash.clone()
+    }
+
+    async fn hand_over(&self) -> Result<Accepted, SendError> {
+        self.mailer.send(&self.mail).await
+    }
+}
+
+/// Within the time that a provider may take.
+async fn in_time<T>(answer: impl Future<Output = Result<T, SendError>>) -> Result<T, SendError> {
+    match tokio::time::timeout(HANDED_OVER_WITHIN, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(SendError::Unknown("timeout".to_owned())),
+    }
+}
+
+/// What came of the try before this one, where nobody knew: the provider is asked for it.
+async fn found(
+    way: &dyn Way,
+    details: &NotificationDetails,
+) -> Result<Option<Accepted>, SendError> {
+    let is_open =
+        matches!(details.status, NotificationStatus::Attempted | NotificationStatus::Unknown);
+    if !is_open || way.knows_keys() {
+        return Ok(None);
+    }
+    in_time(way.find()).await.map_err(|error| match error {
+        // Nothing was sent by asking.
+        SendError::Unknown(reason) => SendError::Transient(reason),
+        other => other,
+    })
+}
+
+/// Hands a message over: the attempt is recorded before, and what came of it after the call.
+pub(super) async fn deliver(
+    runtime: &Runtime,
+    event: &StoredEvent,
+    details: &NotificationDetails,
+    way: &dyn Way,
+) -> Result<(), Failure> {
+    let id = event.aggregate_id;
+    let now = || runtime.world().now();
+    let mut unknown = details.unknown;
+    if details.status == NotificationStatus::Attempted && !way.knows_keys() {
+        unknown += 1;
+        let reason = "interrupted".to_owned();
+        let interrupted = NotificationCommand::RecordUnknown { reason, now: now() };
+        tell(runtime, id, interrupted, of_this_try(runtime, event)).await?;
+    }
+    let answer = match found(way, details).await {
+        Ok(None) => {
+            if unknown > details.unknown && !is_sent_again(&details.template, unknown) {
+                let message = "whether the message went out is unknown: interrupted";
+                return Err(Failure::permanent(message));
+            }
+            let attempt = NotificationCommand::Attempt { now: now() };
+            tell(runtime, id, attempt, of_this_try(runtime, event)).await?;
+            runtime.faults().before(way.fault_target(), &[way.adapter()]).await?;
+            in_time(way.hand_over()).await
+        }
+        Ok(Some(accepted)) => Ok(accepted),
+        Err(error) => Err(error),
+    };
+    let failed = points::try_reach("mail.after_send").await;
+    failed.map_err(|failed| Failure::transient(failed.to_string()))?;
+    let again = is_sent_again(&details.template, unknown + 1);
+    let (record, outcome) = verdict(answer, way.adapter(), way.to_hash(), again, now());
+    tell(runtime, id, record, of_this_try(runtime, event)).await?;
+    if outcome.is_ok() {
+        let (template, correlation_id) = (&details.template, &*event.correlation_id);
+        let event_type = if details.channel == Channel::Sms { "SmsSent" } else { "EmailSent" };
+        tracing::info!(event_type, notification_id = %id, template, correlation_id, "a message was handed over");
+    }
+    outcome
 }
 
 /// Every try counts, and so does what comes of it: their commands have ids of their own.
@@ -163,7 +246,7 @@ fn of_this_try(runtime: &Runtime, event: &StoredEvent) -> CommandContext {
     }
 }
 
-async fn tell(
+pub(super) async fn tell(
     runtime: &Runtime,
     id: Uuid,
     command: NotificationCommand,
@@ -178,18 +261,24 @@ impl Handler for MailSender {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let id = event.aggregate_id;
         let Some((details, user)) = look_up(runtime, id).await? else { return Ok(()) };
-        if details.channel != Channel::Email || details.status == NotificationStatus::Sent {
+        if details.channel != Channel::Email || details.is_over() {
             return Ok(());
         }
+        if user.as_ref().is_some_and(|user| user.email_unreachable_since.is_some()) {
+            let (now, reason) = (runtime.world().now(), "address_unreachable".to_owned());
+            let context = CommandContext::because_of(event, "unreachable", id);
+            let failed = NotificationCommand::RecordFailed { reason, now };
+            return tell(runtime, id, failed, context).await;
+        }
         match self.composer.mail(&details, user.as_ref()) {
-            Ok(mail) => self.send(runtime, event, &details, mail).await,
+            Ok((to, words)) => deliver(runtime, event, &details, &self.way(id, to, words)).await,
             Err(error) => {
                 let (now, reason) = (runtime.world().now(), error.code().to_owned());
                 let context = CommandContext::because_of(event, "unwritable", id);
                 tell(runtime, id, NotificationCommand::RecordFailed { reason, now }, context)
                     .await?;
                 match error {
-                    ComposeError::Erased => Ok(()),
+                    ComposeError::Erased | ComposeError::NotWanted => Ok(()),
                     ComposeError::Render(error) => Err(Failure::permanent(error.to_string())),
                 }
             }

@@ -23,6 +23,9 @@ pub enum ComposeError {
     /// There is nobody to write to any more.
     #[error("the recipient has been erased")]
     Erased,
+    /// The recipient wants no text messages (any more), or has no number.
+    #[error("the recipient wants no text messages")]
+    NotWanted,
     /// The template does not fit.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -33,6 +36,7 @@ impl ComposeError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Erased => "recipient_erased",
+            Self::NotWanted => "not_opted_in",
             Self::Render(_) => "template_unusable",
         }
     }
@@ -72,6 +76,11 @@ impl Composer {
         Ok(values)
     }
 
+    /// The templates.
+    pub fn templates(&self) -> &Templates {
+        &self.templates
+    }
+
     /// The address and the words of a mail.
     pub fn mail(
         &self,
@@ -84,6 +93,18 @@ impl Composer {
         };
         let to = to.cloned().ok_or(ComposeError::Erased)?;
         Ok((to, self.words(details, user)?))
+    }
+
+    /// The number and the words of a text message, as long as its recipient wants any.
+    pub fn sms(
+        &self,
+        details: &NotificationDetails,
+        user: Option<&UserDetails>,
+    ) -> Result<(String, String), ComposeError> {
+        let user = user.ok_or(ComposeError::Erased)?;
+        let number = user.sms_number(details.requested_at).ok_or(ComposeError::NotWanted)?;
+        let words = self.templates.sms(&details.template, &self.values(details, Some(user))?)?;
+        Ok((number.clone(), words))
     }
 
     /// The words of a message that is read inside the marketplace, or of a mail without its address.
@@ -138,9 +159,12 @@ mod tests {
             provider_message_id: None,
             adapter: None,
             failure: None,
+            bounced_for_good: false,
             requested_at: Timestamp::from_millis(0),
             sent_at: None,
             read_at: None,
+            acknowledged_at: None,
+            escalated_at: None,
         }
     }
 

@@ -11,23 +11,35 @@
 //! | `user.password_reset`, `user.password_changed` | the user, by mail | `password_changed` |
 //! | `user.suspended`, `user.reinstated` | the user, by mail | `account_suspended`, `account_reinstated` |
 //! | `seller.verified`, `seller.rejected` | the seller, also by mail | `seller_verified`, `seller_rejected` |
-//! | `order.placed` | the buyer, by mail | `order_placed` |
+//! | `order.placed` | the buyer, by mail and text message | `order_placed` |
 //! | `order.confirmed` | the seller | `new_order` |
-//! | `order.paid` | the buyer, and by mail | `payment_received`, `receipt` |
+//! | `order.paid` | the buyer, also by text message, and by mail | `payment_received`, `receipt` |
 //! | | the seller, and by mail | `order_paid`, `sale_receipt` |
-//! | `order.shipped` | the buyer | `order_shipped` |
+//! | `order.shipped` | the buyer, also by text message | `order_shipped` |
 //! | `order.delivered` | both | `order_delivered` |
 //! | `order.completed` | the seller | `order_completed` |
 //! | `order.rejected`, `.payment_failed`, `.failed` | the buyer, also by mail | the same with `_` |
 //! | `order.cancelled` | both, the buyer also by mail | `order_cancelled` |
+//! | `order.return_requested` | the seller, also by mail | `return_requested` |
+//! | `order.return_refused` | the buyer, also by mail | `return_refused` |
+//! | `order.returned` | both, the buyer also by mail | `return_accepted` |
+//! | `order.disputed` | the seller | `order_disputed` |
+//! | | administrators | `dispute_opened` |
+//! | `order.dispute_resolved` | both, also by mail | `dispute_resolved` |
 //! | `payment.rejected` | administrators | `payment_rejected` |
+//! | `payment.refund_failed`, for good | administrators | `refund_refused` |
+//! | `review.created` | the seller, also by mail | `new_review` |
 //!
-//! [`letters`] tells administrators of dead letters.
+//! Text messages go to those who had agreed to them when the event happened.
+//!
+//! [`letters`] tells administrators of dead letters, [`escalations`] one of them of what nobody has
+//! acknowledged.
 //!
 //! The saga of an order asks for its `order_confirmation` itself: it waits for the outcome. A
 //! message's id follows from the event, the template and the recipient, so that a repeat finds it
 //! there already.
 
+pub mod escalations;
 pub mod letters;
 
 use std::sync::Arc;
@@ -49,8 +61,10 @@ use crate::domain::notification::{
     Audience, Channel, NewNotification, Notification, NotificationCommand, Params,
 };
 use crate::domain::order::{Order, OrderDetails, OrderEvent};
-use crate::domain::payment::{Payment, PaymentEvent, PaymentRejected};
-use crate::domain::user::UserEvent;
+use crate::domain::payment::{Payment, PaymentDetails, PaymentEvent, PaymentRejected};
+use crate::domain::preferences::{Muted, NotificationKind};
+use crate::domain::review::{ReviewCreated, ReviewEvent};
+use crate::domain::user::{User, UserEvent};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "notifications";
@@ -68,6 +82,8 @@ pub const TOPICS: &[&str] = &[
     "seller.*",
     "order.*",
     "payment.rejected",
+    "payment.refund_failed",
+    "review.created",
 ];
 
 /// Parameter of `welcome_verification`: what the token is made from, together with a secret. The
@@ -154,6 +170,7 @@ impl Message {
             params: Personal::new(self.recipient.uuid(), self.params),
             order_id: self.order_id,
             cause_event_id: cause,
+            muted: false,
             now,
         }
     }
@@ -239,6 +256,8 @@ fn about_order(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
             [buyer, seller].map(|who| of_order(who, "order_delivered")).into()
         }
         OrderEvent::Completed(_) => vec![of_order(seller, "order_completed")],
+        // The seller hears of the review itself.
+        OrderEvent::Reviewed(_) => Vec::new(),
         OrderEvent::Rejected(event) => ended("order_rejected", &event.reason),
         OrderEvent::PaymentFailed(event) => ended("order_payment_failed", &event.reason),
         OrderEvent::Failed(event) => ended("order_failed", &event.reason),
@@ -247,7 +266,95 @@ fn about_order(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
             messages.extend(of_order(buyer, "order_cancelled").and_by_mail());
             messages
         }
+        _ => about_after_sales(event, order),
     }
+}
+
+fn about_after_sales(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
+    let of_order = |recipient, template| Message {
+        order_id: Some(order.order_id),
+        ..Message::in_app(recipient, template).with("order_number", &order.order_number)
+    };
+    let money = |amount| Money::new(amount, order.total.currency).to_string();
+    let (buyer, seller) = (order.buyer_id, order.seller_id);
+    match event {
+        OrderEvent::ReturnRequested(event) => of_order(seller, "return_requested")
+            .with("refund", money(event.amount))
+            .with("reason", words(event.reason))
+            .with("answer_by", event.answer_by.to_string())
+            .and_by_mail()
+            .into(),
+        OrderEvent::ReturnRefused(event) => {
+            of_order(buyer, "return_refused").with("reason", &event.reason).and_by_mail().into()
+        }
+        OrderEvent::Returned(event) => {
+            let accepted =
+                |who| of_order(who, "return_accepted").with("refund", money(event.amount));
+            let mut messages = vec![accepted(seller)];
+            messages.extend(accepted(buyer).and_by_mail());
+            messages
+        }
+        OrderEvent::Disputed(event) => {
+            let admins = Message {
+                audience: Audience::Admin,
+                ..of_order(buyer, "dispute_opened").with("amount", order.total.to_string())
+            };
+            let reason = words(event.reason);
+            vec![
+                of_order(seller, "order_disputed").with("reason", &reason),
+                admins.with("reason", reason),
+            ]
+        }
+        OrderEvent::DisputeResolved(event) => [buyer, seller]
+            .into_iter()
+            .flat_map(|who| {
+                let message = of_order(who, "dispute_resolved");
+                message
+                    .with("refund", money(event.amount))
+                    .with("reason", &event.reason)
+                    .and_by_mail()
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A reason as people read it.
+fn words(reason: impl serde::Serialize) -> String {
+    let code = serde_json::to_value(reason).unwrap_or_default();
+    code.as_str().unwrap_or_default().replace('_', " ")
+}
+
+/// What the buyer hears of by text message, too.
+fn by_sms(event: &OrderEvent) -> Option<&'static str> {
+    match event {
+        OrderEvent::Placed(_) => Some("order_placed"),
+        OrderEvent::Paid(_) => Some("payment_received"),
+        OrderEvent::Shipped(_) => Some("order_shipped"),
+        _ => None,
+    }
+}
+
+/// The buyer's text message, if there is one and the buyer had agreed to it.
+async fn sms(
+    runtime: &Runtime,
+    event: &StoredEvent,
+    change: &OrderEvent,
+    order: &OrderDetails,
+) -> Result<Option<Message>, Failure> {
+    let Some(template) = by_sms(change) else { return Ok(None) };
+    let at = event.timestamp;
+    let agreed = move |user: &User| {
+        user.details.as_ref().is_some_and(|details| details.sms_number(at).is_some())
+    };
+    let read = runtime.aggregate::<User>().read_inside(order.buyer_id.uuid(), agreed).await;
+    if !read.map_err(|error| command_failed(&error))?.value {
+        return Ok(None);
+    }
+    let message = Message::new(order.buyer_id, Channel::Sms, template)
+        .with("order_number", &order.order_number)
+        .with("amount", order.total.to_string());
+    Ok(Some(Message { order_id: Some(order.order_id), is_copy: true, ..message }))
 }
 
 /// What was bought, a line each.
@@ -259,7 +366,24 @@ fn items(order: &OrderDetails) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn about_payment(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
+fn about_payment(event: &PaymentEvent, payment: &PaymentDetails) -> Vec<Message> {
+    match event {
+        PaymentEvent::Rejected(event) => about_misfit(event, payment.payer_id),
+        PaymentEvent::RefundFailed(event) if event.next_attempt_at.is_none() => {
+            let amount = payment.refund_of(event.refund_id).map_or(0, |refund| refund.amount);
+            vec![Message {
+                order_id: Some(event.order_id),
+                ..Message::admin(payment.payer_id, "refund_refused")
+                    .with("payment_reference", &payment.reference)
+                    .with("refund", Money::new(amount, payment.money.currency).to_string())
+                    .with("reason", words(&event.reason))
+            }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn about_misfit(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
     let expected = Money::new(event.expected_amount, event.expected_currency);
     let reported = Money::new(event.amount, event.currency);
     vec![Message {
@@ -268,6 +392,21 @@ fn about_payment(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
             .with("expected", expected.to_string())
             .with("reported", reported.to_string())
     }]
+}
+
+/// What the buyer says is sealed for the buyer, and not copied into what is sealed for the seller.
+fn about_review(review: &ReviewCreated, order: &OrderDetails) -> Vec<Message> {
+    let message = Message::in_app(review.reviewee_id, "new_review")
+        .with("order_number", &order.order_number)
+        .with("rating", review.rating.to_string())
+        .with("review_id", review.review_id.to_string());
+    Message { order_id: Some(review.order_id), ..message }.and_by_mail().into()
+}
+
+async fn order(runtime: &Runtime, id: Uuid) -> Result<Option<OrderDetails>, Failure> {
+    let orders = runtime.aggregate::<Order>();
+    let order = orders.read_inside(id, |order| order.details.clone()).await;
+    Ok(order.map_err(|error| command_failed(&error))?.value)
 }
 
 async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>, Failure> {
@@ -279,22 +418,26 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
         }
         "order" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;
-            let orders = runtime.aggregate::<Order>();
-            let order = orders.read_inside(event.aggregate_id, |order| order.details.clone()).await;
-            let details = order.map_err(|error| command_failed(&error))?.value;
-            Ok(details.map_or_else(Vec::new, |order| about_order(&change, &order)))
+            let Some(order) = order(runtime, event.aggregate_id).await? else {
+                return Ok(Vec::new());
+            };
+            let mut messages = about_order(&change, &order);
+            messages.extend(sms(runtime, event, &change, &order).await?);
+            Ok(messages)
+        }
+        "review" => {
+            let change = journal.decode(event).await.map_err(decode_failed)?;
+            let ReviewEvent::Created(review) = change else { return Ok(Vec::new()) };
+            let details = order(runtime, review.order_id.uuid()).await?;
+            Ok(details.map_or_else(Vec::new, |order| about_review(&review, &order)))
         }
         "payment" => {
             let change = journal.decode(event).await.map_err(decode_failed)?;
-            let PaymentEvent::Rejected(rejected) = change else { return Ok(Vec::new()) };
             let payments = runtime.aggregate::<Payment>();
-            let payment = payments
-                .read_inside(event.aggregate_id, |payment| {
-                    payment.details.as_ref().map(|details| details.payer_id)
-                })
-                .await;
-            let payer = payment.map_err(|error| command_failed(&error))?.value;
-            Ok(payer.map_or_else(Vec::new, |payer| about_payment(&rejected, payer)))
+            let look = |payment: &Payment| payment.details.clone();
+            let payment = payments.read_inside(event.aggregate_id, look).await;
+            let details = payment.map_err(|error| command_failed(&error))?.value;
+            Ok(details.map_or_else(Vec::new, |payment| about_payment(&change, &payment)))
         }
         _ => Ok(Vec::new()),
     }
@@ -303,7 +446,9 @@ async fn messages(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Message>
 /// The notifications that must follow from an event, for whoever audits that they did.
 pub async fn expected(runtime: &Runtime, event: &StoredEvent) -> Result<Vec<Uuid>, Failure> {
     let messages = messages(runtime, event).await?;
-    Ok(messages.iter().map(|message| message.id(event.event_id).uuid()).collect())
+    // Whether somebody had agreed to text messages cannot be told for sure afterwards.
+    let messages = messages.iter().filter(|message| message.channel != Channel::Sms);
+    Ok(messages.map(|message| message.id(event.event_id).uuid()).collect())
 }
 
 fn by_operator(event: &StoredEvent) -> bool {
@@ -321,8 +466,30 @@ impl Handler for Notifications {
     }
 }
 
+/// Whether somebody does not want to be told so by this way.
+pub(super) async fn is_muted(
+    runtime: &Runtime,
+    recipient: UserId,
+    channel: Channel,
+    template: &str,
+) -> Result<bool, Failure> {
+    let muted = Muted::of(channel, template);
+    if muted.kind == NotificationKind::Account {
+        return Ok(false);
+    }
+    let look = move |user: &User| {
+        user.details.as_ref().is_some_and(|details| details.muted.contains(&muted))
+    };
+    let read = runtime.aggregate::<User>().read_inside(recipient.uuid(), look).await;
+    Ok(read.map_err(|error| command_failed(&error))?.value)
+}
+
+/// What somebody does not want to be told is recorded all the same: it says why they were not, and
+/// stands however often the event comes again.
 async fn request(runtime: &Runtime, event: &StoredEvent, message: Message) -> Result<(), Failure> {
-    let new = message.request(event, runtime.world().now());
+    let muted = message.audience == Audience::User
+        && is_muted(runtime, message.recipient, message.channel, message.template).await?;
+    let new = NewNotification { muted, ..message.request(event, runtime.world().now()) };
     let id = new.notification_id.uuid();
     let context = CommandContext::because_of(event, "request-notification", id);
     let command = NotificationCommand::Request(Box::new(new));

@@ -2,59 +2,82 @@
 //!
 //! | event | command |
 //! | --- | --- |
+//! | `shipment.dispatched` | each listing: what was sold to the order is picked |
 //! | `shipment.delivered` | the order is delivered; said by the buyer, the escrow lets the money go |
 //! | `escrow.released` | the order is complete |
+//! | `order.settlement_due` and those of returns and disputes | what [`order_progress::follow`] says |
+//! | `review.created` | the order is reviewed |
 //!
 //! An order that has gone another way by then keeps it: its refusal is the last word.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use souk_actors::command::{CommandContext, CommandError};
+use souk_actors::command::{CommandContext, CommandError, Refused};
 use souk_actors::event::{Metadata, StoredEvent};
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
+use souk_actors::saga::SagaRouter as _;
 use souk_actors::subscriber::Handler;
 use uuid::Uuid;
 
+use super::saga_router::MarketRouter;
 use super::{command_failed, decode_failed};
-use crate::domain::caller::Caller;
-use crate::domain::escrow::{Escrow, EscrowCommand, EscrowEvent};
+use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus};
 use crate::domain::ids::{EscrowId, OrderId};
-use crate::domain::order::{Order, OrderCommand, OrderRejection};
+use crate::domain::listing::ListingCommand;
+use crate::domain::order::{Order, OrderCommand, OrderEvent};
+use crate::domain::order_progress;
+use crate::domain::order_saga::MarketCommand;
+use crate::domain::review::ReviewEvent;
 use crate::domain::shipment::{Shipment, ShipmentEvent};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "order-progress";
 /// What it listens to.
-pub const TOPICS: &[&str] = &["shipment.delivered", "escrow.released"];
+pub const TOPICS: &[&str] = &[
+    "shipment.dispatched",
+    "shipment.delivered",
+    "escrow.released",
+    "order.settlement_due",
+    "order.return_refused",
+    "order.returned",
+    "order.dispute_resolved",
+    "review.created",
+];
 
 /// The handler.
 pub struct OrderProgress;
 
-/// A step that the order does not allow (any more, or again) is none of our business.
-fn settled(error: &CommandError<OrderRejection>) -> Result<(), Failure> {
-    match error {
-        CommandError::Rejected { rejection: OrderRejection::InvalidTransition { .. }, .. } => {
-            Ok(())
+/// A step that the order does not allow (any more, or again) is none of our business, nor is money
+/// that has gone to one side already.
+fn is_settled(command: &MarketCommand, refused: &Refused) -> bool {
+    match command {
+        MarketCommand::Order(..) => refused.code == "invalid_transition",
+        MarketCommand::Escrow(_, command) => {
+            matches!(command, crate::domain::escrow::EscrowCommand::Release { .. })
+                && ["escrow_closed", "escrow_not_funded"].contains(&refused.code)
         }
-        other => Err(command_failed(other)),
+        _ => false,
     }
 }
 
-async fn tell_order(
+async fn send(
     runtime: &Runtime,
     event: &StoredEvent,
-    order: OrderId,
-    command: OrderCommand,
+    command: MarketCommand,
 ) -> Result<(), Failure> {
-    let context = CommandContext::because_of(event, "order-progress", order.uuid());
-    let sent = runtime.aggregate::<Order>().send(order.uuid(), command, context, |_| ()).await;
-    sent.map(drop).or_else(|error| settled(&error))
+    let context = CommandContext::because_of(event, command.name(), command.target());
+    match MarketRouter.route(runtime, command.clone(), context).await {
+        Ok(_) => Ok(()),
+        Err(CommandError::Rejected { rejection, .. }) if is_settled(&command, &rejection) => Ok(()),
+        Err(error) => Err(command_failed(&error)),
+    }
 }
 
-/// The buyer who says that the goods are there lets the money go.
-async fn release(runtime: &Runtime, event: &StoredEvent, order: OrderId) -> Result<(), Failure> {
+/// Whether the buyer says so, who thereby lets the money go.
+async fn is_said_by_buyer(runtime: &Runtime, event: &StoredEvent) -> Result<bool, Failure> {
     let shipments = runtime.aggregate::<Shipment>();
     let read = shipments
         .read_inside(event.aggregate_id, |shipment| {
@@ -62,18 +85,32 @@ async fn release(runtime: &Runtime, event: &StoredEvent, order: OrderId) -> Resu
         })
         .await;
     let buyer = read.map_err(|error| command_failed(&error))?.value;
-    if !buyer.is_some_and(|buyer| said_by(event, buyer.uuid())) {
-        return Ok(());
+    Ok(buyer.is_some_and(|buyer| said_by(event, buyer.uuid())))
+}
+
+async fn escrow_status(runtime: &Runtime, order: OrderId) -> Result<EscrowStatus, Failure> {
+    let look = |escrow: &Escrow| escrow.details.as_ref().map(|details| details.status);
+    let escrows = runtime.aggregate::<Escrow>();
+    let read = escrows.read_inside(EscrowId::of(order).uuid(), look).await;
+    let status = read.map_err(|error| command_failed(&error))?.value;
+    status.ok_or_else(|| Failure::permanent("the order has no escrow"))
+}
+
+/// What leaves was taken from the shelf.
+async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
+    let items = |order: &Order| {
+        let items = order.details.iter().flat_map(|details| &details.items);
+        items.map(|item| item.listing_id).collect::<BTreeSet<_>>()
+    };
+    let read = runtime.aggregate::<Order>().read_inside(order_id.uuid(), items).await;
+    for listing in read.map_err(|error| command_failed(&error))?.value {
+        let context = CommandContext::because_of(event, "pick", listing.uuid());
+        let command = ListingCommand::Pick { order_id, now: runtime.world().now() };
+        let listings = runtime.aggregate::<Listing>();
+        let sent = listings.send(listing.uuid(), command, context, |_| ()).await;
+        sent.map_err(|error| command_failed(&error))?;
     }
-    let escrow = EscrowId::of(order).uuid();
-    let context = CommandContext::because_of(event, "release-escrow", escrow);
-    let now = runtime.world().now();
-    let command = EscrowCommand::Release { caller: Caller::System, now };
-    match runtime.aggregate::<Escrow>().send(escrow, command, context, |_| ()).await {
-        // Refunded meanwhile, or released by an administrator.
-        Ok(_) | Err(CommandError::Rejected { .. }) => Ok(()),
-        Err(error) => Err(command_failed(&error)),
-    }
+    Ok(())
 }
 
 fn said_by(event: &StoredEvent, user: Uuid) -> bool {
@@ -81,20 +118,71 @@ fn said_by(event: &StoredEvent, user: Uuid) -> bool {
         .is_ok_and(|metadata| metadata.actor_id == user.to_string())
 }
 
+async fn shipped(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
+    match runtime.journal().decode(event).await.map_err(decode_failed)? {
+        ShipmentEvent::Dispatched(it) => pick(runtime, event, it.order_id).await,
+        ShipmentEvent::Delivered(it) => delivered(runtime, event, it.order_id).await,
+        _ => Ok(()),
+    }
+}
+
+/// What leaves was taken from the shelf.
+async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
+    let items = |order: &Order| {
+        let items = order.details.iter().flat_map(|details| &details.items);
+        items.map(|item| item.listing_id).collect::<BTreeSet<_>>()
+    };
+    let read = runtime.aggregate::<Order>().read_inside(order_id.uuid(), items).await;
+    for listing in read.map_err(|error| command_failed(&error))?.value {
+        let pick = ListingCommand::Pick { order_id, now: runtime.world().now() };
+        send(runtime, event, MarketCommand::Listing(listing, pick)).await?;
+    }
+    Ok(())
+}
+
+async fn delivered(runtime: &Runtime, event: &StoredEvent, order: OrderId) -> Result<(), Failure> {
+    let now = runtime.world().now();
+    let record = OrderCommand::RecordDelivered { now };
+    send(runtime, event, MarketCommand::Order(order, record)).await?;
+    if is_said_by_buyer(runtime, event).await? {
+        send(runtime, event, order_progress::let_go(order, now)).await?;
+    }
+    Ok(())
+}
+
+async fn released(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
+    let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
+    let EscrowEvent::Released(released) = change else { return Ok(()) };
+    let complete = OrderCommand::Complete { now: runtime.world().now() };
+    send(runtime, event, MarketCommand::Order(released.order_id, complete)).await
+}
+
+async fn reviewed(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
+    let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
+    let ReviewEvent::Created(created) = change else { return Ok(()) };
+    let (review_id, now) = (created.review_id, runtime.world().now());
+    let record = OrderCommand::RecordReviewed { review_id, now };
+    send(runtime, event, MarketCommand::Order(created.order_id, record)).await
+}
+
+async fn about_order(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
+    let change: OrderEvent = runtime.journal().decode(event).await.map_err(decode_failed)?;
+    let escrow = escrow_status(runtime, OrderId(event.aggregate_id)).await?;
+    for command in order_progress::follow(&change, escrow, runtime.world().now()) {
+        send(runtime, event, command).await?;
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Handler for OrderProgress {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
-        let now = runtime.world().now();
-        if &*event.aggregate_type == "shipment" {
-            let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
-            let ShipmentEvent::Delivered(delivered) = change else { return Ok(()) };
-            let order = delivered.order_id;
-            tell_order(runtime, event, order, OrderCommand::RecordDelivered { now }).await?;
-            return release(runtime, event, order).await;
+        match &*event.aggregate_type {
+            "shipment" => shipped(runtime, event).await,
+            "escrow" => released(runtime, event).await,
+            "review" => reviewed(runtime, event).await,
+            _ => about_order(runtime, event).await,
         }
-        let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
-        let EscrowEvent::Released(released) = change else { return Ok(()) };
-        tell_order(runtime, event, released.order_id, OrderCommand::Complete { now }).await
     }
 }
 
@@ -103,15 +191,26 @@ mod tests {
     use souk_actors::testing::stored_event;
 
     use super::*;
-    use crate::domain::order::OrderStatus;
 
     #[test]
     fn a_late_step_is_no_failure_but_a_missing_order_is() {
-        let rejected = |rejection| {
-            settled(&CommandError::Rejected { rejection, version: 1, replayed: false }).is_ok()
+        let order = OrderId(Uuid::from_u128(1));
+        let at = souk_actors::world::Timestamp::from_millis(0);
+        let refused = |code| Refused { code, message: String::new() };
+        let complete = MarketCommand::Order(order, OrderCommand::Complete { now: at });
+        assert!(is_settled(&complete, &refused("invalid_transition")));
+        assert!(!is_settled(&complete, &refused("not_found")));
+        let let_go = order_progress::let_go(order, at);
+        assert!(is_settled(&let_go, &refused("escrow_closed")));
+        assert!(!is_settled(&let_go, &refused("not_found")));
+        let part = crate::domain::escrow::EscrowCommand::RefundPart {
+            refund_id: crate::domain::ids::RefundId(Uuid::nil()),
+            amount: 1,
+            reason: "returned".to_owned(),
+            now: at,
         };
-        assert!(rejected(OrderRejection::InvalidTransition { from: OrderStatus::Cancelled }));
-        assert!(!rejected(OrderRejection::NotFound));
+        let part = MarketCommand::Escrow(EscrowId::of(order), part);
+        assert!(!is_settled(&part, &refused("escrow_closed")));
     }
 
     #[test]

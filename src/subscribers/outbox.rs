@@ -26,6 +26,8 @@ pub struct OutboxMessage {
     pub subject: String,
     /// The words.
     pub text: String,
+    /// The same.
+    pub body: String,
     /// The page.
     pub html: String,
     /// The event that it is because of.
@@ -51,7 +53,7 @@ impl Outbox {
         Self { runtime, read_models, composer }
     }
 
-    /// The messages that went out by a channel (`email`, `in_app`), the newest first.
+    /// The messages that went out by a channel (`email`, `sms`, `in_app`), the newest first.
     pub async fn list(&self, channel: &str, limit: u32) -> Result<Vec<OutboxMessage>, ReadError> {
         let mut messages = Vec::new();
         for row in self.read_models.sent_by(channel, None, limit).await? {
@@ -63,15 +65,22 @@ impl Outbox {
                     continue;
                 }
             };
-            let by_mail = row.channel == "email";
+            let by_address = row.channel != "in_app";
             let words = found.and_then(|(details, user)| {
-                if by_mail {
+                if row.channel == "email" {
                     return self.composer.mail(&details, user.as_ref()).ok();
+                }
+                if row.channel == "sms" {
+                    let (to, text) = self.composer.sms(&details, user.as_ref()).ok()?;
+                    return Some((
+                        to,
+                        Rendered { subject: String::new(), text, html: String::new() },
+                    ));
                 }
                 Some((String::new(), self.composer.words(&details, user.as_ref()).ok()?))
             });
             let (to, words) = words.unwrap_or_else(|| {
-                let gone = if by_mail { "[erased]" } else { "" };
+                let gone = if by_address { "[erased]" } else { "" };
                 let (subject, gone) = (row.template.clone(), gone.to_owned());
                 (gone.clone(), Rendered { subject, text: gone.clone(), html: gone })
             });
@@ -82,6 +91,7 @@ impl Outbox {
                 template: row.template,
                 to,
                 subject: words.subject,
+                body: words.text.clone(),
                 text: words.text,
                 html: words.html,
                 cause_event_id: row.cause_event_id,

@@ -5,7 +5,7 @@
 //! | `payment.initiated` | charge | captured, failed, instructions; unknown when it takes too long |
 //! | `payment.timed_out` | query, until the provider knows | captured or failed |
 //! | `payment.void_requested` | void | captured (the payment then wants it back) or voided |
-//! | `payment.refund_requested` | refund | refunded, or failed |
+//! | `payment.refund_requested` | that refund | refunded, or failed |
 //! | `payment.inquiry_requested` | whichever of these is open | the same |
 //!
 //! The payment's id is the key of the charge and the refund's id that of the refund, so that no
@@ -34,7 +34,10 @@ use uuid::Uuid;
 
 use super::{command_failed, decode_failed, gateway_failed};
 use crate::domain::ids::RefundId;
-use crate::domain::payment::{Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent};
+use crate::domain::money::Money;
+use crate::domain::payment::{
+    Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent, RefundDetails,
+};
 use crate::gateways::PaymentGateways;
 use crate::gateways::payment::{
     Charge, ChargeAnswer, ChargeOutcome, GatewayError, PaymentGateway, Refund, RefundAnswer,
@@ -50,6 +53,8 @@ pub const TOPICS: &[&str] = &[
     "payment.refund_requested",
     "payment.inquiry_requested",
 ];
+/// Why a payment that was given up is closed when nobody paid it for so long. Stored; never rename.
+const NOT_PAID_IN_TIME: &str = "not_paid_in_time";
 /// How long after a refund has come to nothing another one is asked for.
 const REFUND_AGAIN_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -60,15 +65,15 @@ pub struct PaymentGatewayHandler {
 
 /// What a payment asks of its provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Call {
+pub(super) enum Call {
     Charge(Charge),
     Query(Charge),
     Void(Charge),
-    Refund(Refund),
+    Refund(RefundId, Refund),
 }
 
 /// What the event asks for, as the payment stands by now. A settled payment asks for nothing more.
-fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Call> {
+pub(super) fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Call> {
     let charge = || Charge {
         idempotency_key: details.payment_id.to_string(),
         amount: details.money,
@@ -77,37 +82,50 @@ fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Call> {
     };
     match event {
         PaymentEvent::Initiated(_) if details.in_flight() => Some(Call::Charge(charge())),
-        PaymentEvent::TimedOut(_) if details.in_flight() => Some(Call::Query(charge())),
+        // What was given up meanwhile is asked after by the void that follows.
+        PaymentEvent::TimedOut(_) if details.in_flight() && details.cancelled.is_none() => {
+            Some(Call::Query(charge()))
+        }
         PaymentEvent::VoidRequested(_) if details.in_flight() => Some(Call::Void(charge())),
-        PaymentEvent::RefundRequested(_) => refund(details).map(Call::Refund),
+        PaymentEvent::RefundRequested(event) => {
+            details.refund_of(event.refund_id).and_then(|wanted| refund(details, wanted))
+        }
         PaymentEvent::InquiryRequested(_) if details.in_flight() => {
             let given_up = details.cancelled.is_some();
             Some(if given_up { Call::Void(charge()) } else { Call::Query(charge()) })
         }
         PaymentEvent::InquiryRequested(_) if details.still_open => Some(Call::Query(charge())),
-        PaymentEvent::InquiryRequested(_) => refund(details).map(Call::Refund),
+        // One at a time, each in its turn: what the provider says to one may not hold up the others.
+        PaymentEvent::InquiryRequested(event) => {
+            let wanted: Vec<_> = details.wanted_back().collect();
+            let turn = event.attempt as usize % wanted.len().max(1);
+            wanted.get(turn).and_then(|wanted| refund(details, wanted))
+        }
         _ => None,
     }
 }
 
-/// The refund that is wanted, under the key of this attempt.
-fn refund(details: &PaymentDetails) -> Option<Refund> {
+/// The call for a refund that is wanted, under the key of this attempt.
+fn refund(details: &PaymentDetails, wanted: &RefundDetails) -> Option<Call> {
     let provider_reference = details.provider_reference.clone()?;
-    let key = RefundId::of(details.payment_id).key(details.refunds_failed);
-    details.is_wanted_back().then(|| Refund {
-        idempotency_key: key.to_string(),
-        charge_key: details.payment_id.to_string(),
-        provider_reference,
-        amount: details.money,
-        method: details.method.to_string(),
+    let refund_id = wanted.refund_id;
+    (!wanted.done).then(|| {
+        let refund = Refund {
+            idempotency_key: refund_id.key(wanted.failed).to_string(),
+            charge_key: details.payment_id.to_string(),
+            provider_reference,
+            amount: Money::new(wanted.amount, details.money.currency),
+            method: details.method.to_string(),
+        };
+        Call::Refund(refund_id, refund)
     })
 }
 
 /// A command to the payment, with the purpose that makes its id: another answer is another command.
-type Report = (Cow<'static, str>, PaymentCommand);
+pub(super) type Report = (Cow<'static, str>, PaymentCommand);
 
 /// Whether a charge is to be sent again: nobody has it, or nobody knows how the buyer can pay it.
-fn must_be_sent_again(answer: &ChargeAnswer, details: &PaymentDetails) -> bool {
+pub(super) fn must_be_sent_again(answer: &ChargeAnswer, details: &PaymentDetails) -> bool {
     details.in_flight()
         && details.cancelled.is_none()
         && match answer.outcome {
@@ -120,7 +138,11 @@ fn must_be_sent_again(answer: &ChargeAnswer, details: &PaymentDetails) -> bool {
 }
 
 /// What to tell the payment. `Err`: the provider must be asked again.
-fn report(answer: ChargeAnswer, voiding: bool, now: Timestamp) -> Result<Vec<Report>, Failure> {
+pub(super) fn report(
+    answer: ChargeAnswer,
+    voiding: bool,
+    now: Timestamp,
+) -> Result<Vec<Report>, Failure> {
     let settle = |outcome| PaymentCommand::Settle { outcome, now };
     let voided = |purpose, still_open| {
         vec![(Cow::Borrowed(purpose), PaymentCommand::RecordVoided { still_open, now })]
@@ -151,28 +173,44 @@ fn report(answer: ChargeAnswer, voiding: bool, now: Timestamp) -> Result<Vec<Rep
     })
 }
 
+/// What was given up long ago and has not been paid by now never will be.
+pub(super) fn past(
+    answer: &ChargeAnswer,
+    details: &PaymentDetails,
+    now: Timestamp,
+) -> Option<Vec<Report>> {
+    let unpaid = matches!(answer.outcome, ChargeOutcome::Pending | ChargeOutcome::Absent);
+    (unpaid && details.is_past(now)).then(|| {
+        let outcome = Outcome::Declined { reason: NOT_PAID_IN_TIME.to_owned() };
+        vec![("past".into(), PaymentCommand::Settle { outcome, now })]
+    })
+}
+
 fn ask_again() -> Failure {
     Failure::transient("the payment provider does not know yet what became of the charge")
 }
 
-fn unknown(now: Timestamp) -> Vec<Report> {
+pub(super) fn unknown(now: Timestamp) -> Vec<Report> {
     vec![("unknown".into(), PaymentCommand::Settle { outcome: Outcome::Unknown, now })]
 }
 
 /// A refund that failed is another one's turn, later or when somebody has seen to it.
 fn refund_failed(
     details: &PaymentDetails,
+    refund_id: RefundId,
     reason: String,
     next_attempt_at: Option<Timestamp>,
     now: Timestamp,
 ) -> Report {
-    let purpose = format!("refund {} failed", details.refunds_failed);
-    (purpose.into(), PaymentCommand::RecordRefundFailed { reason, next_attempt_at, now })
+    let failed = details.refund_of(refund_id).map_or(0, |refund| refund.failed);
+    let purpose = format!("refund {refund_id} failed {failed}");
+    let command = PaymentCommand::RecordRefundFailed { refund_id, reason, next_attempt_at, now };
+    (purpose.into(), command)
 }
 
 /// What came of a call: what the payment is told, and what is to be a dead letter nevertheless.
-struct Carried {
-    reports: Vec<Report>,
+pub(super) struct Carried {
+    pub(super) reports: Vec<Report>,
     letter: Option<Failure>,
 }
 
@@ -207,18 +245,22 @@ impl PaymentGatewayHandler {
                 if must_be_sent_again(&answer, details) {
                     return self.again(runtime, &**gateway, &charge).await;
                 }
-                report(answer, false, runtime.world().now()).map(Carried::from)
+                let now = runtime.world().now();
+                match past(&answer, details, now) {
+                    Some(reports) => Ok(reports.into()),
+                    None => report(answer, false, now).map(Carried::from),
+                }
             }
             Call::Void(charge) => {
                 let answer = within(runtime, &**gateway, "void", gateway.void(&charge)).await?;
                 report(answer, true, runtime.world().now()).map(Carried::from)
             }
-            Call::Refund(refund) => {
+            Call::Refund(refund_id, refund) => {
                 let made = gateway.refund(&refund);
                 let answer = within(runtime, &**gateway, "refund", made).await?;
                 let failed = points::try_reach("gateway.after_refund").await;
                 failed.map_err(|failed| Failure::transient(failed.to_string()))?;
-                refunded(details, answer, runtime.world().now())
+                refunded(details, refund_id, answer, runtime.world().now())
             }
         }
     }
@@ -287,28 +329,29 @@ async fn within<T>(
     }
 }
 
-fn refunded(
+pub(super) fn refunded(
     details: &PaymentDetails,
+    refund_id: RefundId,
     answer: RefundAnswer,
     now: Timestamp,
 ) -> Result<Carried, Failure> {
     match answer {
         RefundAnswer::Refunded { provider_reference } => {
-            let command = PaymentCommand::RecordRefunded { provider_reference, now };
-            Ok(vec![("refunded".into(), command)].into())
+            let command = PaymentCommand::RecordRefunded { refund_id, provider_reference, now };
+            Ok(vec![(format!("refunded {refund_id}").into(), command)].into())
         }
         RefundAnswer::Pending => {
             Err(Failure::transient("the payment provider has not given the money back yet"))
         }
         RefundAnswer::Failed(reason) => {
             let again = Some(now.plus(REFUND_AGAIN_AFTER));
-            Ok(vec![refund_failed(details, reason, again, now)].into())
+            Ok(vec![refund_failed(details, refund_id, reason, again, now)].into())
         }
         RefundAnswer::Refused(reason) => Ok(Carried {
             letter: Some(Failure::permanent(format!(
                 "the payment provider will not give the money back: {reason}"
             ))),
-            reports: vec![refund_failed(details, reason, None, now)],
+            reports: vec![refund_failed(details, refund_id, reason, None, now)],
         }),
     }
 }
@@ -382,12 +425,12 @@ mod tests {
             provider_reference: None,
             failure: None,
             cancelled: None,
-            refund_requested: false,
+            refunds: Vec::new(),
             misfit_reference: None,
             initiated_at: AT,
             asked: 0,
             still_open: false,
-            refunds_failed: 0,
+            given_up_at: None,
         }
     }
 
@@ -400,9 +443,18 @@ mod tests {
         })
     }
 
+    fn whole() -> RefundId {
+        RefundId::of(PaymentId::of(order()))
+    }
+
+    fn wanted(refund_id: RefundId, amount: i64) -> RefundDetails {
+        let reason = "order_cancelled".to_owned();
+        RefundDetails { refund_id, amount, reason, done: false, failed: 0, refused: false }
+    }
+
     fn wanted_back() -> PaymentDetails {
         PaymentDetails {
-            refund_requested: true,
+            refunds: vec![wanted(whole(), 1_500)],
             provider_reference: Some("SBX-1".to_owned()),
             ..details(PaymentStatus::Captured)
         }
@@ -448,6 +500,9 @@ mod tests {
         assert_eq!(charge.idempotency_key, PaymentId::of(order()).to_string());
         assert!(matches!(call(&timed_out, &open), Some(Call::Query(same)) if same == charge));
         assert!(matches!(call(&void, &open), Some(Call::Void(same)) if same == charge));
+        let given_up = PaymentDetails { cancelled: Some("late".to_owned()), ..open };
+        assert_eq!(call(&timed_out, &given_up), None);
+        assert!(matches!(call(&void, &given_up), Some(Call::Void(_))));
         for status in [PaymentStatus::Captured, PaymentStatus::Failed, PaymentStatus::Voided] {
             for event in events() {
                 assert_eq!(call(&event, &details(status)), None, "{event:?} of {status:?}");
@@ -489,7 +544,7 @@ mod tests {
 
     #[test]
     fn a_refund_that_failed_is_tried_again_and_a_refused_one_is_somebodys_to_see() {
-        let of = |answer| refunded(&wanted_back(), answer, AT);
+        let of = |answer| refunded(&wanted_back(), whole(), answer, AT);
         let failed = of(RefundAnswer::Failed("refund_failed".to_owned())).unwrap();
         let [(_, PaymentCommand::RecordRefundFailed { next_attempt_at, .. })] = &failed.reports[..]
         else {
@@ -509,7 +564,7 @@ mod tests {
         let event = PaymentEvent::RefundRequested(PaymentRefundRequested {
             order_id: order(),
             payment_id: PaymentId::of(order()),
-            refund_id: RefundId::of(PaymentId::of(order())),
+            refund_id: whole(),
             amount: 1_500,
             currency: Currency::Vnd,
             provider_reference: "SBX-1".to_owned(),
@@ -517,15 +572,41 @@ mod tests {
             requested_at: AT,
         });
         let asked = call(&event, &wanted_back());
-        let Some(Call::Refund(refund)) = asked else { panic!("a refund") };
-        assert_eq!(call(&inquiry(), &wanted_back()), Some(Call::Refund(refund.clone())));
+        let Some(Call::Refund(_, refund)) = asked else { panic!("a refund") };
+        assert_eq!(call(&inquiry(), &wanted_back()), Some(Call::Refund(whole(), refund.clone())));
         assert_eq!(refund.charge_key, PaymentId::of(order()).to_string());
-        let again = PaymentDetails { refunds_failed: 1, ..wanted_back() };
-        let Some(Call::Refund(another)) = call(&event, &again) else { panic!("a refund") };
+        let failed = RefundDetails { failed: 1, ..wanted(whole(), 1_500) };
+        let again = PaymentDetails { refunds: vec![failed], ..wanted_back() };
+        let Some(Call::Refund(_, another)) = call(&event, &again) else { panic!("a refund") };
         assert_ne!(another.idempotency_key, refund.idempotency_key);
-        assert_eq!(refund.idempotency_key, RefundId::of(PaymentId::of(order())).to_string());
+        assert_eq!(refund.idempotency_key, whole().to_string());
         assert_eq!(refund.provider_reference, "SBX-1");
         assert_eq!(call(&event, &details(PaymentStatus::Refunded)), None);
+    }
+
+    #[test]
+    fn of_several_refunds_each_is_asked_for_by_its_own_event_and_in_its_turn() {
+        let other = RefundId(Uuid::from_u128(77));
+        let both = PaymentDetails {
+            refunds: vec![wanted(whole(), 500), wanted(other, 300)],
+            ..wanted_back()
+        };
+        let asked = |event: &PaymentEvent| match call(event, &both) {
+            Some(Call::Refund(refund_id, refund)) => (refund_id, refund.amount.amount),
+            asked => panic!("{asked:?}"),
+        };
+        let attempt = |attempt| {
+            let PaymentEvent::InquiryRequested(inquiry) = inquiry() else { panic!("an inquiry") };
+            PaymentEvent::InquiryRequested(PaymentInquiryRequested { attempt, ..inquiry })
+        };
+        let turns = [asked(&attempt(1)), asked(&attempt(2)), asked(&attempt(3))];
+        assert_eq!(turns, [(other, 300), (whole(), 500), (other, 300)]);
+        let report = refunded(&both, other, RefundAnswer::Failed("refund_failed".to_owned()), AT);
+        let reports = report.unwrap().reports;
+        let [(_, PaymentCommand::RecordRefundFailed { refund_id, .. })] = &reports[..] else {
+            panic!("it failed")
+        };
+        assert_eq!(*refund_id, other);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! A template is named by what notifications store. `<name>.txt` has the subject (a title, inside the
 //! marketplace) in its first line and then the words; `<name>.html` is the page of a mail, put into
-//! `layout.html`. A page fills its gaps escaped, so that nobody's first
+//! `layout.html`; `<name>.sms.txt` is a text message, all of it. A page fills its gaps escaped, so that nobody's first
 //! name becomes markup, and a subject is one line, so that it becomes no header. A gap without a value
 //! is an error.
 
@@ -15,6 +15,8 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 
 /// How the first line of a `.txt` begins.
 const SUBJECT: &str = "Subject: ";
+/// How the names of text messages end, before `.txt`.
+const SMS: &str = ".sms";
 /// The largest template that is read from a folder.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 
@@ -31,34 +33,55 @@ static FILES: &[(&str, &str)] = files![
     "account_reinstated.txt",
     "account_suspended.html",
     "account_suspended.txt",
+    "invoice.html",
     "dead_letter.txt",
+    "dispute_opened.txt",
+    "dispute_resolved.html",
+    "dispute_resolved.txt",
     "email_verified.html",
     "email_verified.txt",
+    "new_listing.txt",
     "new_order.txt",
+    "new_review.html",
+    "new_review.txt",
+    "notice_escalated.html",
+    "notice_escalated.txt",
     "order_cancelled.html",
     "order_cancelled.txt",
     "order_completed.txt",
     "order_confirmation.html",
     "order_confirmation.txt",
     "order_delivered.txt",
+    "order_disputed.txt",
     "order_failed.html",
     "order_failed.txt",
     "order_paid.txt",
     "order_payment_failed.html",
     "order_payment_failed.txt",
     "order_placed.html",
+    "order_placed.sms.txt",
     "order_placed.txt",
     "order_rejected.html",
     "order_rejected.txt",
+    "order_shipped.sms.txt",
     "order_shipped.txt",
     "password_changed.html",
     "password_changed.txt",
     "password_reset.html",
     "password_reset.txt",
+    "payment_received.sms.txt",
     "payment_received.txt",
     "payment_rejected.txt",
+    "price_drop.txt",
     "receipt.html",
     "receipt.txt",
+    "refund_refused.txt",
+    "return_accepted.html",
+    "return_accepted.txt",
+    "return_refused.html",
+    "return_refused.txt",
+    "return_requested.html",
+    "return_requested.txt",
     "sale_receipt.html",
     "sale_receipt.txt",
     "seller_onboarding.txt",
@@ -158,7 +181,7 @@ impl Templates {
         for (name, built_in) in FILES {
             let source = replaced(name).unwrap_or_else(|| (*built_in).to_owned());
             let mut parts = vec![((*name).to_owned(), source.clone())];
-            if let Some(stem) = name.strip_suffix(".txt") {
+            if let Some(stem) = name.strip_suffix(".txt").filter(|stem| !stem.ends_with(SMS)) {
                 let Some((subject, text)) = split(&source) else {
                     return Err(FolderError::Invalid {
                         file: (*name).to_owned(),
@@ -195,6 +218,22 @@ impl Templates {
         template.render(values).map_err(unusable)
     }
 
+    /// Writes a page by itself, from texts and one list whose lines have texts.
+    pub fn page(
+        &self,
+        file: &str,
+        texts: BTreeMap<&'static str, String>,
+        (list, lines): (&'static str, Vec<BTreeMap<&'static str, String>>),
+    ) -> Result<String, RenderError> {
+        let named = |texts: BTreeMap<&'static str, String>| -> BTreeMap<String, Value> {
+            texts.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text))).collect()
+        };
+        let lines: Vec<Value> = lines.into_iter().map(|line| Value::from(named(line))).collect();
+        let mut values = named(texts);
+        values.insert(list.to_owned(), Value::from(lines));
+        self.fill(file, values)
+    }
+
     /// Writes a message: a mail, or what is read inside the marketplace.
     pub fn render(
         &self,
@@ -218,6 +257,21 @@ impl Templates {
             String::new()
         };
         Ok(Rendered { subject, text, html })
+    }
+}
+
+impl Templates {
+    /// Writes a text message: one line.
+    pub fn sms(
+        &self,
+        name: &str,
+        values: &BTreeMap<String, String>,
+    ) -> Result<String, RenderError> {
+        let file = format!("{name}{SMS}.txt");
+        if !self.has(&file) {
+            return Err(RenderError::UnknownTemplate(file));
+        }
+        Ok(one_line(self.fill(&file, values.clone())?.trim()))
     }
 }
 

@@ -106,8 +106,8 @@ async fn every_version_of_an_order_can_be_seen(partitions: u16) {
 async fn every_type_of_aggregate_has_a_state_and_a_history() {
     let server = Server::start().await;
     shipped(&server).await;
-    server.pause("mail-sender").await;
-    server.resume("mail-sender").await;
+    server.pause("notification-email").await;
+    server.resume("notification-email").await;
     server.caught_up("events-index").await;
     let mut types = std::collections::BTreeMap::new();
     for event in server.events("").await {

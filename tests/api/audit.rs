@@ -75,8 +75,10 @@ async fn a_healthy_system_lacks_nothing_and_has_nothing_twice(partitions: u16) {
         "users-view",
         "sessions-view",
         "sagas-view",
+        "search-view",
+        "analytics-view",
         "notifications",
-        "mail-sender",
+        "notification-email",
         "email-claims",
         "payment-gateway",
         "order_saga-facts",
@@ -149,7 +151,7 @@ async fn what_is_taken_away_or_put_in_by_hand_is_found() {
     for (sql, rows) in [
         ("DELETE FROM listings_v2", 1),
         ("DELETE FROM events_v1 WHERE position = 7", 1),
-        ("UPDATE orders_v1 SET status = 'PAID' WHERE status = 'SHIPPED'", 1),
+        ("UPDATE orders_v2 SET status = 'PAID' WHERE status = 'SHIPPED'", 1),
         (
             "INSERT INTO users_v1 SELECT '01990000-0000-7000-8000-000000000000', status, roles, \
              seller_status, registered_ms, updated_ms, email_verified FROM users_v1 LIMIT 1",

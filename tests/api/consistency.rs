@@ -84,7 +84,7 @@ async fn a_list_includes_what_its_reader_has_written(partitions: u16) {
             }
             let correlation = wrote.header("x-correlation-id");
             let events = format!("/api/v1/events?correlationId={correlation}");
-            let events = format!("{events}&min_position={position}");
+            let events = format!("{events}&eventType=listing.updated&min_position={position}");
             let events = server.admin().get(&events).await.expect(200);
             assert_eq!(events.items().len(), 1, "{events:?}");
         }
@@ -114,6 +114,7 @@ async fn a_list_that_does_not_get_there_says_so() {
         ("notifications-view", "/api/v1/notifications"),
         ("categories-view", "/api/v1/categories"),
         ("sagas-view", "/api/v1/admin/sagas"),
+        ("search-view", "/api/v1/search"),
         ("events-index", "/api/v1/events"),
         ("events-index", "/api/v1/traces"),
     ] {

@@ -314,12 +314,12 @@ async fn administrators_hear_of_letters_but_not_of_each() {
 #[tokio::test]
 async fn a_notice_that_becomes_a_letter_makes_no_notice() {
     let server = impatient().start().await;
-    server.fault("mail-sender", "fail", json!({ "kind": "permanent" })).await;
+    server.fault("notification-email", "fail", json!({ "kind": "permanent" })).await;
     server.newcomer("Ann").await;
     server.at_rest().await;
     // Of the mail, of the notice of that, and of nothing else.
     let told = server.events("eventType=system.event_dead_lettered").await;
-    let mail_sender = |of: &&Value| of["data"]["subscription"] == "mail-sender";
+    let mail_sender = |of: &&Value| of["data"]["subscription"] == "notification-email";
     assert_eq!(told.iter().filter(mail_sender).count(), 2, "{told:#?}");
     assert_eq!((told.len(), notices(&server).await.len()), (2, 1));
 }

@@ -211,10 +211,10 @@ async fn a_slow_handler_delays_nobody() {
 #[tokio::test]
 async fn while_a_provider_is_away_nothing_is_lost() {
     let server = impatient().start().await;
-    let fault = server.fault("mail-sender", "fail", json!({ "kind": "system" })).await;
+    let fault = server.fault("notification-email", "fail", json!({ "kind": "system" })).await;
     let ann = server.newcomer("Ann").await;
     eventually("the circuit to open", || async {
-        let status = server.subscription("mail-sender").await;
+        let status = server.subscription("notification-email").await;
         let open = |of: &Value| of["circuit"] == "open";
         status["partitions"].as_array().unwrap().iter().any(open).then_some(())
     })
@@ -468,18 +468,21 @@ async fn subscriptions_are_steered_from_the_command_line() {
     };
     let listed = souk(&["list"]);
     assert_eq!(listed.code, 0, "{}", listed.errors);
-    assert!(listed.output.contains("mail-sender") && listed.output.contains("LAG"));
+    assert!(listed.output.contains("notification-email") && listed.output.contains("LAG"));
     let few = souk(&["list", "--event-type", "OrderPlaced"]).output;
     assert!(few.contains("order_saga-facts") && !few.contains("users-view"), "{few}");
-    let paused = souk(&["pause", "mail-sender", "--reason", "a look"]);
-    assert_eq!(paused.output.trim(), "mail-sender: paused", "{}", paused.errors);
-    let shown = souk(&["show", "mail-sender"]).output;
+    let paused = souk(&["pause", "notification-email", "--reason", "a look"]);
+    assert_eq!(paused.output.trim(), "notification-email: paused", "{}", paused.errors);
+    let shown = souk(&["show", "notification-email"]).output;
     assert!(shown.contains("Paused: a look") && shown.contains("PARTITION"), "{shown}");
-    assert_eq!(souk(&["resume", "mail-sender"]).output.trim(), "mail-sender: running");
-    let set = souk(&["retry-policy", "mail-sender", "--max-retries", "7", "--json"]);
+    assert_eq!(
+        souk(&["resume", "notification-email"]).output.trim(),
+        "notification-email: running"
+    );
+    let set = souk(&["retry-policy", "notification-email", "--max-retries", "7", "--json"]);
     let set: Value = serde_json::from_str(&set.output).unwrap();
     assert_eq!((&set["max_retries"], &set["is_default"]), (&json!(7), &json!(false)));
-    let reset = souk(&["retry-policy", "mail-sender", "--reset", "--json"]);
+    let reset = souk(&["retry-policy", "notification-email", "--reset", "--json"]);
     let reset: Value = serde_json::from_str(&reset.output).unwrap();
     assert_eq!(reset["is_default"], true);
     let missing = souk(&["show", "nobody"]);

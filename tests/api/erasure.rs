@@ -158,14 +158,14 @@ async fn a_seller_who_is_forgotten_sells_nothing_any_more() {
 async fn a_letter_that_is_retried_after_an_erasure_has_no_effect() {
     let server = Start::default().with("RETRY_DELAY_MS", 20).start().await;
     let parked = json!({ "kind": "permanent" });
-    let fault = server.fault("mail-sender", "fail", parked).await;
+    let fault = server.fault("notification-email", "fail", parked).await;
     let (ann, bob) = (server.newcomer("Ann").await, server.newcomer("Bob").await);
     // Whoever runs the marketplace is told of letters, which is a letter too.
     let waits = async |person: &Person| {
         eventually("the letter", || async {
             let told = server.notifications(&person.user_id).await;
             let id = told.first()?["notification_id"].clone();
-            let letters = server.letters(Some("mail-sender")).await;
+            let letters = server.letters(Some("notification-email")).await;
             letters.iter().any(|letter| letter["key"] == id).then_some(())
         })
         .await;
@@ -175,9 +175,9 @@ async fn a_letter_that_is_retried_after_an_erasure_has_no_effect() {
     server.mend(fault).await;
     erase_me(&ann).await.expect(204);
     server.at_rest().await;
-    for letter in server.letters(Some("mail-sender")).await {
+    for letter in server.letters(Some("notification-email")).await {
         let (partition, key) = (&letter["partition"], letter["key"].as_str().unwrap());
-        let path = format!("/api/v1/dlq/mail-sender/{partition}/{key}/retry");
+        let path = format!("/api/v1/dlq/notification-email/{partition}/{key}/retry");
         let retried = server.admin().post(&path, &json!({})).await.expect(200);
         assert_eq!(retried["handled"], 1, "{retried:?}");
     }

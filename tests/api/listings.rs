@@ -151,3 +151,140 @@ async fn lists_come_in_pages() {
     }
     server.finish().await;
 }
+
+/// A draft is its seller's until it is published.
+#[tokio::test]
+async fn a_draft_is_seen_by_its_seller_alone() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let mut offer = server.offer(2).await;
+    offer["draft"] = json!("yes");
+    assert_eq!(sam.client.post("/api/v1/listings", &offer).await.pointers(), ["/draft"]);
+    offer["draft"] = json!(true);
+    offer["sku"] = json!("DRAFT-1");
+    let made = sam.client.post("/api/v1/listings", &offer).await.expect(201);
+    assert_eq!(made["status"], "DRAFT");
+    let id = made.text("listing_id");
+    let (path, position) = (format!("/api/v1/listings/{id}"), made.header("souk-position"));
+    for client in [&server.visitor(), &bea.client] {
+        client.get(&path).await.problem(404, "not_found");
+        for list in ["listings?status=ALL", "listings?status=DRAFT", "search?q=bicycle"] {
+            let list = format!("/api/v1/{list}&min_position={position}");
+            assert!(client.get(&list).await.expect(200).items().is_empty(), "{list}");
+        }
+    }
+    let all = format!("/api/v1/listings?status=ALL&seller_id={}", sam.user_id);
+    assert!(bea.client.get(&all).await.expect(200).items().is_empty());
+    assert_eq!(sam.client.get(&all).await.expect(200).items().len(), 1);
+    assert_eq!(sam.client.get("/api/v1/me/listings").await.expect(200).items().len(), 1);
+    assert_eq!(server.admin().get(&path).await.expect(200)["status"], "DRAFT");
+    let order = crate::support::wish(&id, 1, "sandbox");
+    bea.client.post("/api/v1/orders", &order).await.problem(409, "listing_unavailable");
+    let publish = format!("{path}/publish");
+    bea.client.post(&publish, &json!({})).await.problem(403, "forbidden");
+    server.at_rest().await;
+    assert_eq!(server.events_counted("listing.indexed").await, 0);
+
+    let shown = sam.client.post(&publish, &json!({})).await.expect(200);
+    assert_eq!((&shown["status"], shown.header("etag")), (&json!("ACTIVE"), "\"2\""));
+    server.event("listing.published", shown.header("x-correlation-id")).await;
+    server.event("listing.indexed", shown.header("x-correlation-id")).await;
+    assert_eq!(server.visitor().get(&path).await.expect(200).json(), shown.json());
+    assert_eq!(sam.client.post(&publish, &json!({})).await.expect(200).header("etag"), "\"2\"");
+    let found = format!("/api/v1/search?q=bicycle&min_position={}", shown.header("souk-position"));
+    assert_eq!(server.visitor().get(&found).await.expect(200).items().len(), 1);
+    bea.client.post("/api/v1/orders", &order).await.expect(201);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_comes_back() {
+    let server = Server::start().await;
+    let (sam, tom) = (server.seller("Sam").await, server.seller("Tom").await);
+    let id = server.listing(&sam, 1).await;
+    let path = format!("/api/v1/listings/{id}");
+    let (archive, reactivate) = (format!("{path}/archive"), format!("{path}/reactivate"));
+    sam.client.post(&archive, &json!({})).await.expect(200);
+    tom.client.post(&reactivate, &json!({})).await.problem(403, "forbidden");
+    let publish = format!("{path}/publish");
+    sam.client.post(&publish, &json!({})).await.problem(409, "listing_archived");
+    let back = sam.client.post(&reactivate, &json!({})).await.expect(200);
+    assert_eq!(back["status"], "ACTIVE");
+    server.event("listing.reactivated", back.header("x-correlation-id")).await;
+    server.at_rest().await;
+    assert_eq!(server.visitor().get("/api/v1/listings").await.expect(200).items().len(), 1);
+    server.finish().await;
+}
+
+/// S1-104, S0-83.
+#[tokio::test]
+async fn more_units_bring_back_what_was_sold_out() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let id = server.listing(&sam, 1).await;
+    let order = server.place_order(&bea.client, &id, 1, "sandbox").await;
+    server.order_eventually(&order.id, "SHIPPED").await;
+    assert_eq!(server.listing_now(&id).await["status"], "SOLD");
+    let path = format!("/api/v1/listings/{id}/restock");
+    let restock =
+        async |quantity: i64| sam.client.post(&path, &json!({ "quantity": quantity })).await;
+    assert_eq!(restock(0).await.pointers(), ["/quantity"]);
+    assert_eq!(restock(1_000_001).await.pointers(), ["/quantity"]);
+    bea.client.post(&path, &json!({})).await.problem(403, "forbidden");
+    let more = sam.client.keyed("more").post(&path, &json!({ "quantity": 4 })).await.expect(200);
+    assert_eq!((&more["status"], &more["available_quantity"]), (&json!("ACTIVE"), &json!(4)));
+    let again = sam.client.keyed("more").post(&path, &json!({ "quantity": 4 })).await.expect(200);
+    assert_eq!(again.json(), more.json());
+    assert_eq!(server.stock(&id).await, (4, 0, 1));
+    let correlation = more.header("x-correlation-id");
+    let event = server.event("inventory.restocked", correlation).await;
+    assert_eq!((&event["data"]["quantity"], &event["data"]["available"]), (&json!(4), &json!(4)));
+    server.event("listing.relisted", correlation).await;
+    server.at_rest().await;
+    let listings = server.visitor().get("/api/v1/listings").await.expect(200);
+    assert_eq!(listings.items()[0]["available_quantity"], 4);
+    server.finish().await;
+}
+
+/// S1-103.
+#[tokio::test]
+async fn what_is_sent_off_was_picked() {
+    let server = Server::start().await;
+    let sale = server.sale(3, 2, "sandbox").await;
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    let shipments = format!("/api/v1/shipments?order_id={}", sale.order.id);
+    let shipments = sale.seller.client.get(&shipments).await.expect(200);
+    let shipment = shipments.items()[0]["shipment_id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/shipments/{shipment}/dispatch");
+    let sent = sale.seller.client.post(&path, &json!({})).await.expect(200);
+    let event = server.event("inventory.picked", sent.header("x-correlation-id")).await;
+    assert_eq!(event["data"]["order_id"], sale.order.id.as_str());
+    assert_eq!(event["data"]["listing_id"], sale.listing_id.as_str());
+    assert_eq!(event["data"]["quantity"], 2);
+    sale.seller.client.post(&path, &json!({})).await.expect(200);
+    server.at_rest().await;
+    assert_eq!(server.events_counted("inventory.picked").await, 1);
+    assert_eq!(server.stock(&sale.listing_id).await, (1, 0, 2));
+    server.finish().await;
+}
+
+/// S0-45, S0-59.
+#[tokio::test]
+async fn a_seller_knows_what_listings_begin_with_and_how_many_there_are() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let path = format!("/api/v1/users/{}/listing-preferences", sam.user_id);
+    let preferences = sam.client.get(&path).await.expect(200);
+    assert_eq!(preferences["may_list"], true);
+    assert_eq!(preferences["default_currency"], "VND");
+    bea.client.get(&path).await.problem(403, "forbidden");
+    let mut last = String::new();
+    for _ in 0..5 {
+        last = server.listing(&sam, 1).await;
+    }
+    sam.client.post(&format!("/api/v1/listings/{last}/archive"), &json!({})).await.expect(200);
+    server.at_rest().await;
+    let profile = format!("/api/v1/users/{}/seller-profile", sam.user_id);
+    assert_eq!(server.visitor().get(&profile).await.expect(200)["listing_count"], 4);
+    server.finish().await;
+}

@@ -120,7 +120,7 @@ async fn what_is_refused_is_a_letter_and_what_is_put_off_goes_out_later() {
     let told = notification(&server, &bob, "welcome_verification").await;
     assert_eq!(told["status"], "failed");
     assert_eq!(history(&server, &told).await, ["attempted", "failed"]);
-    let letter = server.letters(Some("mail-sender")).await.swap_remove(0);
+    let letter = server.letters(Some("notification-email")).await.swap_remove(0);
     assert_eq!((&letter["class"], &letter["attempts"]), (&json!("permanent"), &json!(1)));
     assert!(!letter.to_string().contains(&bob.email), "{letter}");
     retry(&server, &letter).await;
@@ -131,7 +131,7 @@ async fn what_is_refused_is_a_letter_and_what_is_put_off_goes_out_later() {
 
 async fn retry(server: &Server, letter: &Value) {
     let (partition, key) = (&letter["partition"], letter["key"].as_str().unwrap());
-    let path = format!("/api/v1/dlq/mail-sender/{partition}/{key}/retry");
+    let path = format!("/api/v1/dlq/notification-email/{partition}/{key}/retry");
     server.admin().post(&path, &json!({})).await.expect(200);
 }
 
@@ -149,7 +149,7 @@ async fn a_mail_whose_outcome_is_unknown_is_repeated_once_and_then_asked_about()
     assert_eq!(history(&server, &told).await, lost);
     assert_eq!(provider.subjects().len(), 3);
     // Whoever decides to send it all the same does so.
-    let letter = server.letters(Some("mail-sender")).await.swap_remove(0);
+    let letter = server.letters(Some("notification-email")).await.swap_remove(0);
     retry(&server, &letter).await;
     assert_eq!(notification(&server, &ann, "email_verified").await["status"], "sent");
     assert_eq!(provider.subjects().len(), 4);
@@ -257,7 +257,7 @@ async fn a_mail_server_is_given_each_mail_once() {
     let bob = server.newcomer("Bob").await;
     let told = notification(&server, &bob, "welcome_verification").await;
     assert_eq!(told["status"], "failed");
-    let letter = server.letters(Some("mail-sender")).await.swap_remove(0);
+    let letter = server.letters(Some("notification-email")).await.swap_remove(0);
     assert!(letter["error"].as_str().unwrap().contains("smtp_550"), "{letter}");
     mail_server.unknown.lock().unwrap().clear();
     retry(&server, &letter).await;

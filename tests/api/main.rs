@@ -7,7 +7,9 @@
 mod support;
 
 mod address_book;
+mod after_sales;
 mod aggregates;
+mod analytics;
 mod audit;
 mod backup;
 #[cfg(feature = "bench")]
@@ -26,9 +28,11 @@ mod documents;
 mod duplicates;
 mod durability;
 mod erasure;
+mod escalations;
 mod event_store;
 mod explain;
 mod failures;
+mod followers;
 mod limits;
 #[cfg(feature = "chaos")]
 mod linearizability;
@@ -41,16 +45,20 @@ mod notifications;
 mod overload;
 mod passwords;
 mod permissions;
+mod preferences;
 mod program;
 mod projections;
 mod publishing;
 mod purchases;
 mod registration;
 mod replays;
+mod reviews;
 mod sagas;
 mod scopes;
+mod search;
 mod sellers;
 mod sessions;
+mod sms;
 mod standing;
 mod stream;
 mod webhooks;

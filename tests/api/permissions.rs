@@ -22,8 +22,14 @@ enum For {
     ItsUser,
     /// Buyer and seller of the order, and administrators; for others it is not there.
     Parties,
+    /// The seller whose payout it is, and administrators; for others it is not there.
+    ItsPayee,
     /// The buyer of the order, and administrators; the seller hears 403, others 404.
     ItsBuyer,
+    /// The buyer of the order alone; everybody else hears 403.
+    ItsReviewer,
+    /// The seller whom the review is about alone; everybody else hears 403.
+    ItsReviewee,
     /// Whom the notification is for, and administrators; for others it is not there.
     ItsRecipient,
     /// The seller of the order, and administrators; the buyer hears 403, others 404.
@@ -57,7 +63,10 @@ fn meant_for(operation: &Operation) -> For {
     match (operation.method.as_str(), path) {
         ("GET", "/events" | "/events/{id}" | "/events/await" | "/events/stream") => For::Readers,
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
+        ("POST", "/notifications/webhook/bounce") => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
+        ("GET", _) if starts(&["/analytics/"]) => For::Staff,
+        ("POST", "/analytics/events") | ("GET", "/users/me/analytics") => For::SignedIn,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
         ("POST", "/auth/password/forgot" | "/auth/password/reset") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,
@@ -67,18 +76,32 @@ fn meant_for(operation: &Operation) -> For {
         // Whoever signs with the provider's key.
         ("POST", "/payments/webhook/momo") => For::All,
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
-        ("GET", "/listings" | "/listings/{id}" | "/categories" | "/categories/{id}") => For::All,
+        ("GET", "/listings" | "/listings/{id}" | "/search") => For::All,
+        ("GET", "/categories" | "/categories/{id}") => For::All,
+        ("GET", "/reviews" | "/reviews/{id}" | "/users/{id}/reviews/summary") => For::All,
+        ("GET", "/users/{id}/followers/count") => For::All,
+        ("POST" | "DELETE", "/users/{id}/follow") => For::SignedIn,
+        ("POST", "/reviews") => For::ItsReviewer,
+        ("POST" | "PUT", "/reviews/{id}/reply") => For::ItsReviewee,
         ("POST", "/auth/logout" | "/auth/logout-all") => For::SignedIn,
         ("POST", "/users/upgrade-to-seller") => For::SignedIn,
-        ("POST", "/orders" | "/transactions") => For::SignedIn,
+        ("POST", "/orders" | "/transactions" | "/checkouts") => For::SignedIn,
+        ("GET", "/checkouts/{id}") => For::Parties,
+        ("POST", "/me/payouts") => For::SignedIn,
+        ("GET", "/me/payouts/{id}") => For::ItsPayee,
         ("GET", "/notifications" | "/shipments") => For::SignedIn,
         _ if starts(&["/notifications/{id}"]) => For::ItsRecipient,
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
         ("PATCH" | "DELETE", "/users/{id}") => For::Themselves,
         ("GET", "/users/{id}/export") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
-        ("PATCH", "/listings/{id}") | ("POST", "/listings/{id}/archive") => For::ItsSeller,
-        ("POST", "/orders/{id}/cancel") => For::ItsBuyer,
+        ("PATCH", "/listings/{id}") => For::ItsSeller,
+        ("POST", _) if starts(&["/listings/{id}/"]) => For::ItsSeller,
+        ("GET", "/users/{id}/listing-preferences") => For::Themselves,
+        ("POST", "/orders/{id}/cancel" | "/orders/{id}/returns" | "/orders/{id}/dispute") => {
+            For::ItsBuyer
+        }
+        ("POST", _) if starts(&["/orders/{id}/returns/{return_id}/"]) => For::WhoeverSends,
         ("POST", "/shipments/{id}/dispatch") => For::WhoeverSends,
         _ if starts(&["/orders/{id}", "/transactions/{id}", "/shipments/{id}"]) => For::Parties,
         ("POST", "/categories") => For::Staff,
@@ -99,8 +122,11 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
         (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
-        (For::ItsRecipient, Buyer | Admin) | (For::ItsUser, Buyer) => Ok(()),
-        (For::ItsRecipient | For::ItsUser, _) => Err((404, "not_found")),
+        (For::ItsRecipient, Buyer | Admin) | (For::ItsPayee, Seller | Admin) => Ok(()),
+        (For::ItsUser, Buyer) => Ok(()),
+        (For::ItsRecipient | For::ItsPayee | For::ItsUser, _) => Err((404, "not_found")),
+        (For::ItsReviewer, Buyer) | (For::ItsReviewee, Seller) => Ok(()),
+        (For::ItsReviewer | For::ItsReviewee, _) => forbidden,
         (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),
         (For::ItsBuyer, Seller) | (For::WhoeverSends, Buyer) => forbidden,
         (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {
@@ -125,6 +151,9 @@ async fn ask(client: &Client, operation: &Operation) -> Answer {
     }
     if operation.path.ends_with("/events/await") {
         target.push_str("?aggregateId=00000000-0000-7000-8000-000000000000&timeout=0");
+    }
+    if operation.path.ends_with("/analytics/metrics") {
+        target.push_str("?name=gmv");
     }
     if operation.path.ends_with("/stream") {
         target.push_str("?seconds=0");

@@ -24,6 +24,7 @@ fn new() -> Box<NewListing> {
         sku: None,
         quantity: 3,
         images: Vec::new(),
+        draft: false,
         now: at(0),
     })
 }
@@ -61,6 +62,23 @@ fn expire(number: u128) -> ListingCommand {
 
 fn archive() -> ListingCommand {
     ListingCommand::Archive { caller: seller(), now: at(5) }
+}
+
+fn reactivate() -> ListingCommand {
+    let category_standing = CategoryStanding::Active;
+    ListingCommand::Reactivate { caller: seller(), category_standing, now: at(6) }
+}
+
+fn publish(caller: Caller, category_standing: CategoryStanding) -> ListingCommand {
+    ListingCommand::Publish { caller, category_standing, now: at(6) }
+}
+
+fn restock(caller: Caller, quantity: u32) -> ListingCommand {
+    ListingCommand::Restock { caller, quantity, now: at(6) }
+}
+
+fn pick(number: u128) -> ListingCommand {
+    ListingCommand::Pick { order_id: order(number), now: at(6) }
 }
 
 fn update(caller: Caller, title: Option<&str>, price: Option<Money>) -> ListingCommand {
@@ -170,6 +188,101 @@ fn a_withdrawn_listing_keeps_its_word_and_sells_no_more() {
         .and_state(|listing| assert_eq!(status(listing), ListingStatus::Archived))
         .then_types(&["inventory.released"]);
     refused(after(&[archive()]), reserve(1, 1), ReservationFailure::NotActive);
+}
+
+#[test]
+fn a_draft_sells_nothing_until_it_is_published() {
+    let draft = || create_with(|new| new.draft = true);
+    let drafted = |commands: &[ListingCommand]| {
+        let mut all = vec![draft()];
+        all.extend_from_slice(commands);
+        Scenario::<Listing>::given(run::<Listing>(&all).1)
+    };
+    refused(drafted(&[]), reserve(1, 1), ReservationFailure::NotActive);
+    drafted(&[])
+        .when(update(seller(), Some("Book"), None))
+        .and_state(|listing| assert_eq!(status(listing), ListingStatus::Draft))
+        .then_types(&["listing.updated"])
+        .when(publish(stranger(), CategoryStanding::Active))
+        .then_rejected("forbidden")
+        .when(publish(seller(), CategoryStanding::Inactive))
+        .then_rejected("category_inactive")
+        .when(publish(seller(), CategoryStanding::Active))
+        .and_state(|listing| assert_eq!(status(listing), ListingStatus::Active))
+        .then_types(&["listing.published"])
+        .when(publish(seller(), CategoryStanding::Active))
+        .then([])
+        .when(reserve(1, 1))
+        .then_types(&["inventory.reserved"]);
+    // A draft that was withdrawn is a draft again.
+    drafted(&[archive()])
+        .when(publish(seller(), CategoryStanding::Active))
+        .then_rejected("listing_archived")
+        .when(reactivate())
+        .and_state(|listing| assert_eq!(status(listing), ListingStatus::Draft))
+        .then_types(&["listing.reactivated"]);
+    after(&[]).when(publish(seller(), CategoryStanding::Active)).then([]);
+}
+
+#[test]
+fn what_was_withdrawn_is_offered_again_as_its_stock_allows() {
+    let back = |commands: &[ListingCommand]| {
+        let decided = after(commands).when(archive()).then_types(&["listing.archived"]);
+        let decided = decided.when(reactivate());
+        decided.outcome.as_ref().unwrap();
+        status(&decided.state)
+    };
+    assert_eq!(back(&[]), ListingStatus::Active);
+    assert_eq!(back(&[reserve(1, 2)]), ListingStatus::Active);
+    assert_eq!(back(&[reserve(1, 3)]), ListingStatus::Reserved);
+    assert_eq!(back(&[reserve(1, 3), allocate(1)]), ListingStatus::Sold);
+    after(&[]).when(reactivate()).then([]);
+    let inactive = ListingCommand::Reactivate {
+        caller: seller(),
+        category_standing: CategoryStanding::Inactive,
+        now: at(6),
+    };
+    after(&[archive()]).when(inactive).then_rejected("category_inactive");
+}
+
+#[test]
+fn more_units_bring_a_listing_back() {
+    after(&[])
+        .when(restock(stranger(), 1))
+        .then_rejected("forbidden")
+        .when(restock(seller(), 0))
+        .then_rejected("invalid")
+        .when(restock(seller(), QUANTITY_MAX - 2))
+        .then_rejected("invalid")
+        .when(restock(seller(), 5))
+        .and_state(|listing| assert_eq!(stock(listing), (8, 0, 0)))
+        .then_types(&["inventory.restocked"]);
+    for before in [&[reserve(1, 3)][..], &[reserve(1, 3), allocate(1)]] {
+        after(before)
+            .when(restock(seller(), 2))
+            .and_state(|listing| {
+                assert_eq!(status(listing), ListingStatus::Active);
+                assert_eq!(stock(listing).0, 2);
+            })
+            .then_types(&["inventory.restocked", "listing.relisted"]);
+    }
+    after(&[archive()]).when(restock(seller(), 1)).then_rejected("listing_archived");
+}
+
+#[test]
+fn what_is_sold_is_picked_once() {
+    after(&[reserve(1, 2)])
+        .when(pick(1))
+        .then([])
+        .when(allocate(1))
+        .then_types(&["inventory.allocated"])
+        .when(pick(1))
+        .then_types(&["inventory.picked"])
+        .when(pick(1))
+        .then([])
+        .when(pick(2))
+        .then([]);
+    after(&[reserve(1, 2), allocate(1), release(1)]).when(pick(1)).then([]);
 }
 
 #[test]
@@ -350,6 +463,10 @@ fn any_command() -> impl Strategy<Value = ListingCommand> {
         3 => number().prop_map(release),
         2 => number().prop_map(expire),
         1 => Just(create_with(|_| {})),
+        1 => number().prop_map(pick),
+        1 => (0u32..3).prop_map(|quantity| restock(seller(), quantity)),
+        1 => Just(archive()),
+        2 => Just(reactivate()),
         1 => (499i64..502).prop_map(|price| update(seller(), None, Some(dong(price)))),
     ]
 }
@@ -362,22 +479,27 @@ proptest! {
         let mut state = Listing::default();
         let mut all = vec![create_with(|_| {})];
         all.extend(commands);
-        let mut history = Vec::new();
+        let (mut history, mut all_units) = (Vec::new(), 3);
         for command in &all {
             let events = state.decide(command).unwrap_or_default();
             for event in events {
+                if let ListingEvent::Restocked(event) = &event {
+                    all_units += event.quantity;
+                }
                 state.apply(&event);
                 history.push(event);
             }
             let Stock { available, reserved, sold } = state.details.as_ref().unwrap().stock;
-            prop_assert_eq!(available + reserved + sold, 3);
+            prop_assert_eq!(available + reserved + sold, all_units);
             let of = |wanted: HoldState| -> u32 {
                 let holds = state.holds.iter().filter(|(_, hold)| hold.state == wanted);
                 holds.map(|(_, hold)| hold.quantity).sum()
             };
             prop_assert_eq!(of(HoldState::Held), reserved);
             prop_assert_eq!(of(HoldState::Allocated), sold);
+            let withdrawn = status(&state) == ListingStatus::Archived;
             let expected = match (available, reserved) {
+                _ if withdrawn => ListingStatus::Archived,
                 (0, 0) => ListingStatus::Sold,
                 (0, _) => ListingStatus::Reserved,
                 _ => ListingStatus::Active,

@@ -16,6 +16,7 @@ fn request_by(channel: Channel, audience: Audience) -> NotificationCommand {
         params: Personal::new(subject, Params::from([("name".into(), "Ann".into())])),
         order_id: Some(order(1)),
         cause_event_id,
+        muted: false,
         now: at(0),
     }))
 }
@@ -77,6 +78,101 @@ fn a_mail_is_attempted_and_sent() {
         .then_rejected("already_sent")
         .when(failed())
         .then_rejected("already_sent");
+}
+
+#[test]
+fn what_is_muted_is_recorded_and_goes_nowhere() {
+    for channel in [Channel::Email, Channel::Sms, Channel::InApp] {
+        let NotificationCommand::Request(mut new) = request_by(channel, Audience::User) else {
+            panic!("a request")
+        };
+        new.muted = true;
+        Scenario::<Notification>::new()
+            .when(NotificationCommand::Request(new))
+            .and_state(|it| assert_eq!(status(it), NotificationStatus::Muted))
+            .then_types(&["notification.requested", "notification.muted"])
+            .when(attempt())
+            .then_rejected("already_sent")
+            .when(request_by(channel, Audience::User))
+            .then([]);
+    }
+}
+
+#[test]
+fn a_text_message_is_told_of_by_its_own_name() {
+    let by_sms = || after(&[request_by(Channel::Sms, Audience::User)]);
+    let unknown = || NotificationCommand::RecordUnknown { reason: "lost".into(), now: at(2) };
+    by_sms().when(attempt()).then_types(&["notification.sms.attempted"]);
+    let tried = || after(&[request_by(Channel::Sms, Audience::User), attempt()]);
+    tried()
+        .when(unknown())
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Unknown))
+        .then_types(&["notification.sms.outcome_unknown"]);
+    let deferred = NotificationCommand::RecordDeferred { reason: "busy".into(), now: at(2) };
+    tried().when(deferred).then_types(&["notification.sms.deferred"]);
+    tried().when(failed()).then_types(&["notification.sms.failed"]);
+    tried()
+        .when(sent())
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Sent))
+        .then_types(&["notification.sms.sent"]);
+}
+
+#[test]
+fn a_mail_that_comes_back_is_told_of_once() {
+    let bounced = |for_good| NotificationCommand::RecordBounced {
+        for_good,
+        reason: "bounced".into(),
+        now: at(3),
+    };
+    after(&[request()]).when(bounced(true)).then([]);
+    after(&[request_by(Channel::InApp, Audience::User)]).when(bounced(true)).then([]);
+    after(&[request(), attempt(), sent()])
+        .when(bounced(false))
+        .and_state(|it| assert_eq!(status(it), NotificationStatus::Bounced))
+        .then_types(&["notification.email.bounced"])
+        .when(bounced(false))
+        .then([])
+        .when(bounced(true))
+        .then_types(&["notification.email.bounced"])
+        .when(bounced(true))
+        .then([])
+        .when(attempt())
+        .then_rejected("already_sent")
+        .when(sent())
+        .then([]);
+}
+
+#[test]
+fn a_notice_that_nobody_acknowledges_is_escalated_once() {
+    let acknowledge = |caller| NotificationCommand::Acknowledge { caller, now: at(3) };
+    let escalate = |notification: &Notification| notification.on_timer(ESCALATE, at(900));
+    let notice = request_by(Channel::InApp, Audience::Admin);
+    let (state, history) = run::<Notification>(std::slice::from_ref(&notice));
+    let timers: Vec<_> = history.iter().flat_map(|event| state.timers(event)).collect();
+    let due = at(0).plus(ACKNOWLEDGED_WITHIN);
+    assert_eq!(timers, [TimerChange::Set { name: ESCALATE.into(), at: due }]);
+    after(std::slice::from_ref(&notice))
+        .when(acknowledge(buyer()))
+        .then_rejected("forbidden")
+        .when(acknowledge(admin()))
+        .and_state(|it| assert_eq!(escalate(it), None))
+        .then_types(&["notification.read", "notification.acknowledged"])
+        .when(acknowledge(admin()))
+        .then([])
+        .when(NotificationCommand::Escalate { now: at(900) })
+        .then([]);
+    after(&[notice.clone(), read(admin())])
+        .when(escalate(&state).unwrap())
+        .and_state(|it| assert_eq!(escalate(it), None))
+        .then_types(&["notification.admin.escalated"])
+        .when(NotificationCommand::Escalate { now: at(900) })
+        .then([])
+        .when(acknowledge(admin()))
+        .then_types(&["notification.acknowledged"]);
+    // What is for one person is nobody else's business.
+    let (own, history) = run::<Notification>(&[request_by(Channel::InApp, Audience::User)]);
+    assert!(history.iter().all(|event| own.timers(event).is_empty()));
+    assert_eq!(escalate(&own), None);
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn place_with(change: impl FnOnce(&mut Placement)) -> OrderCommand {
         delivery_address: address(),
         payment_method: PaymentMethod::new(PaymentMethod::SANDBOX),
         saga_definition: SagaDefinition::default(),
+        checkout_id: None,
         as_transaction: false,
         now: at(0),
     };
@@ -73,6 +74,38 @@ fn fail() -> OrderCommand {
 
 fn cancel(caller: Caller) -> OrderCommand {
     OrderCommand::Cancel { caller, reason: None, now: at(6) }
+}
+
+fn review() -> OrderCommand {
+    OrderCommand::RecordReviewed { review_id: ReviewId::of(order(1)), now: at(8) }
+}
+
+#[test]
+fn an_order_knows_that_it_was_reviewed_and_since_when_it_is_there() {
+    let details = |order: &Order| order.details.clone().unwrap();
+    after(&[place(), confirm(), pay(), ship()])
+        .when(deliver())
+        .and_state(|order| {
+            assert_eq!(details(order).arrived_at(), Some(at(4)));
+            assert_eq!(details(order).review_id, None);
+        })
+        .then_types(&["order.delivered"])
+        .when(review())
+        .and_state(|order| {
+            assert_eq!(details(order).review_id, Some(ReviewId::of(details(order).order_id)));
+            assert_eq!(details(order).status, OrderStatus::Delivered);
+        })
+        .then_types(&["order.reviewed"])
+        .when(review())
+        .then([])
+        .when(complete())
+        .and_state(|order| assert_eq!(details(order).arrived_at(), Some(at(4))))
+        .then_types(&["order.completed"]);
+    after(&[place(), confirm(), pay(), ship()])
+        .when(complete())
+        .and_state(|order| assert_eq!(details(order).arrived_at(), Some(at(5))))
+        .then_types(&["order.completed"]);
+    Scenario::<Order>::new().when(review()).then_rejected("not_found");
 }
 
 fn after(commands: &[OrderCommand]) -> Scenario<Order> {

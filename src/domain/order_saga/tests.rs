@@ -335,6 +335,7 @@ impl Market {
                 sku: None,
                 quantity: stock,
                 images: Vec::new(),
+                draft: false,
                 now: at(0),
             };
             market.listings.insert(listing_id, Listing::default());
@@ -357,6 +358,7 @@ impl Market {
             delivery_address: address(),
             payment_method: PaymentMethod::new(SANDBOX),
             saga_definition: definition,
+            checkout_id: None,
             as_transaction: false,
             now: at(0),
         };
@@ -442,9 +444,12 @@ impl Market {
             }
             let now = self.now;
             if self.seen.last().is_some_and(|last| last == "payment.refund_requested") {
-                let refunded =
-                    PaymentCommand::RecordRefunded { provider_reference: "r".into(), now };
                 let id = PaymentId::of(order(1));
+                let refunded = PaymentCommand::RecordRefunded {
+                    refund_id: RefundId::of(id),
+                    provider_reference: "r".into(),
+                    now,
+                };
                 self.send(MarketCommand::Payment(id, refunded)).unwrap();
             }
             if self.seen.last().is_some_and(|last| last == "payment.void_requested") {

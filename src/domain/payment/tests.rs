@@ -56,6 +56,7 @@ fn inquire(seconds: u64) -> PaymentCommand {
 
 fn refund_failed(next_attempt_at: Option<u64>) -> PaymentCommand {
     PaymentCommand::RecordRefundFailed {
+        refund_id: RefundId::of(id()),
         reason: "refund_failed".into(),
         next_attempt_at: next_attempt_at.map(at),
         now: at(3),
@@ -63,7 +64,20 @@ fn refund_failed(next_attempt_at: Option<u64>) -> PaymentCommand {
 }
 
 fn refunded() -> PaymentCommand {
-    PaymentCommand::RecordRefunded { provider_reference: "momo-r1".into(), now: at(3) }
+    refunded_as(RefundId::of(id()))
+}
+
+fn refunded_as(refund_id: RefundId) -> PaymentCommand {
+    PaymentCommand::RecordRefunded { refund_id, provider_reference: "momo-r1".into(), now: at(3) }
+}
+
+fn part(number: u128) -> RefundId {
+    RefundId(uuid::Uuid::from_u128(1_000 + number))
+}
+
+fn refund_part(number: u128, amount: i64) -> PaymentCommand {
+    let reason = "returned".to_owned();
+    PaymentCommand::Refund { refund_id: part(number), amount, reason, now: at(4) }
 }
 
 fn instruct(text: &str) -> PaymentCommand {
@@ -99,7 +113,7 @@ fn a_payment_is_captured_once() {
         .when(initiate())
         .then([])
         .when(voided())
-        .then_rejected("invalid_transition")
+        .then([])
         .when(refunded())
         .then_rejected("invalid_transition");
     assert_eq!(capture().name(), "ProcessPayment");
@@ -318,6 +332,11 @@ fn what_was_given_up_and_can_be_paid_still_is_watched_for_a_day() {
     let (payment, _) = run::<Payment>(&[initiate(), cancel(), still_open()]);
     let day = 24 * 60 * 60;
     assert!(payment.on_timer(INQUIRY_TIMER, at(day - 1)).is_some());
+    // Until its provider says once more that nothing has come.
+    assert!(payment.on_timer(INQUIRY_TIMER, at(9 * day)).is_some());
+    let details = payment.details.unwrap();
+    assert!(!details.is_past(at(day)) && details.is_past(at(day + 3)));
+    let (payment, _) = run::<Payment>(&[initiate(), cancel(), still_open(), decline()]);
     assert!(payment.on_timer(INQUIRY_TIMER, at(day)).is_none());
     // What nobody knows the outcome of is asked after for as long as it takes.
     let (payment, _) = run::<Payment>(&[initiate(), unknown()]);
@@ -335,7 +354,8 @@ fn a_refund_that_came_to_nothing_is_made_under_another_key() {
         .when(refund_failed(Some(3_600)))
         .and_state(|payment| {
             let details = payment.details.as_ref().unwrap();
-            assert_eq!((details.refunds_failed, details.is_wanted_back()), (1, true));
+            let failed: Vec<_> = details.wanted_back().map(|refund| refund.failed).collect();
+            assert_eq!(failed, [1]);
         })
         .then_types(&["payment.refund_failed"])
         .when(inquire(3_600))
@@ -351,6 +371,55 @@ fn a_refund_that_came_to_nothing_is_made_under_another_key() {
     assert_eq!(refund.key(0), refund.uuid());
     assert_ne!(refund.key(1), refund.uuid());
     assert_ne!(refund.key(1), refund.key(2));
+}
+
+#[test]
+fn parts_go_back_one_by_one_and_never_more_than_came() {
+    let captured = [initiate(), capture()];
+    let parts = [captured.as_slice(), &[refund_part(1, 500), refunded_as(part(1))]].concat();
+    after(&parts)
+        .when(refund_part(1, 500))
+        .then([])
+        .when(refund_part(2, 1_001))
+        .then_rejected("refund_too_large")
+        .when(refund_part(2, 0))
+        .then_rejected("refund_too_large")
+        .when(refund_part(2, 1_000))
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Captured))
+        .then_types(&["payment.refund_requested"])
+        .when(refund_part(3, 1))
+        .then_rejected("refund_too_large")
+        .when(cancel())
+        .then([])
+        .when(refunded_as(part(2)))
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Refunded))
+        .then_types(&["payment.refunded"])
+        .when(refund_part(3, 1))
+        .then_rejected("invalid_transition");
+    // What is left goes back when all of it is wanted.
+    let decided = after(&parts).when(cancel());
+    let [PaymentEvent::RefundRequested(rest)] = decided.outcome.as_ref().unwrap().as_slice() else {
+        panic!("a refund")
+    };
+    assert_eq!((rest.amount, rest.refund_id), (1_000, RefundId::of(id())));
+    after(&[initiate()]).when(refund_part(1, 1)).then_rejected("invalid_transition");
+}
+
+#[test]
+fn a_payment_is_asked_after_until_the_last_refund_is_made() {
+    let (payment, events) = run::<Payment>(&[
+        initiate(),
+        capture(),
+        refund_part(1, 500),
+        refund_part(2, 500),
+        refunded_as(part(2)),
+    ]);
+    assert!(payment.on_timer(INQUIRY_TIMER, at(60)).is_some());
+    assert_eq!(payment.timers(events.last().unwrap()), []);
+    let (payment, events) =
+        run::<Payment>(&[initiate(), capture(), refund_part(1, 500), refunded_as(part(1))]);
+    assert!(payment.on_timer(INQUIRY_TIMER, at(60)).is_none());
+    assert!(matches!(payment.timers(events.last().unwrap())[..], [TimerChange::Clear { .. }]));
 }
 
 #[test]
@@ -386,12 +455,23 @@ fn any_command() -> impl Strategy<Value = PaymentCommand> {
         1 => Just(refund_failed(Some(9))),
         1 => Just(inquire(7)),
         1 => Just(instruct("*1#")),
+        2 => (1u128..4, 1i64..1_000).prop_map(|(number, amount)| refund_part(number, amount)),
+        2 => (1u128..4).prop_map(|number| refunded_as(part(number))),
     ]
 }
 
+/// How much was wanted back and how much went back.
+fn given_back(history: &[PaymentEvent]) -> (i64, i64) {
+    history.iter().fold((0, 0), |(wanted, gone), event| match event {
+        PaymentEvent::RefundRequested(event) => (wanted + event.amount, gone),
+        PaymentEvent::Refunded(event) => (wanted, gone + event.amount),
+        _ => (wanted, gone),
+    })
+}
+
 proptest! {
-    /// Whatever comes: at most one capture, at most one refund, no refund without a capture, and
-    /// once somebody wants no money, none is kept.
+    /// Whatever comes: at most one capture, never more given back than was captured and no refund
+    /// made twice, and once somebody wants no money, none is kept.
     #[test]
     fn nobody_is_charged_or_refunded_twice(
         commands in prop::collection::vec(any_command(), 0..25),
@@ -403,13 +483,15 @@ proptest! {
             .collect();
         let count = |wanted: &str| types.iter().filter(|&&found| found == wanted).count();
         prop_assert!(count("payment.captured") <= 1);
-        prop_assert!(count("payment.refund_requested") <= count("payment.captured"));
+        let captured = if count("payment.captured") == 1 { 1_500 } else { 0 };
+        let (wanted, gone) = given_back(&history);
+        prop_assert!(gone <= wanted && wanted <= captured);
         prop_assert!(count("payment.refunded") <= count("payment.refund_requested"));
         let cancelled = state.details.as_ref().is_some_and(|details| {
             details.cancelled.is_some() || details.failure.is_some()
         });
         if cancelled || state.barred {
-            prop_assert_eq!(count("payment.refund_requested"), count("payment.captured"));
+            prop_assert_eq!(wanted, captured);
         }
         assert_folds(&state, &history);
     }

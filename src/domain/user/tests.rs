@@ -57,7 +57,83 @@ fn suspend() -> UserCommand {
 
 fn rename(caller: Caller, first_name: Option<&str>) -> UserCommand {
     let first_name = first_name.map(str::to_owned);
-    UserCommand::UpdateProfile { caller, first_name, last_name: None, now: at(5) }
+    UserCommand::UpdateProfile {
+        caller,
+        first_name,
+        last_name: None,
+        phone: None,
+        sms_opt_in: None,
+        now: at(5),
+    }
+}
+
+fn contact(phone: Option<&str>, sms_opt_in: Option<bool>, seconds: u64) -> UserCommand {
+    UserCommand::UpdateProfile {
+        caller: buyer(),
+        first_name: None,
+        last_name: None,
+        phone: phone.map(str::to_owned),
+        sms_opt_in,
+        now: at(seconds),
+    }
+}
+
+#[test]
+fn text_messages_need_a_number_and_consent() {
+    let number =
+        |user: &User, seconds| user.details.as_ref().unwrap().sms_number(at(seconds)).cloned();
+    after(&[register()])
+        .when(contact(None, Some(true), 5))
+        .then_rejected("invalid")
+        .when(contact(Some("12"), None, 5))
+        .then_rejected("invalid")
+        .when(contact(Some(""), Some(false), 5))
+        .then([])
+        .when(contact(Some("+84 90 123 45 67"), None, 5))
+        .and_state(|user| assert_eq!(number(user, 9), None))
+        .then_types(&["user.contact_updated"])
+        .when(contact(Some("+84901234567"), Some(false), 5))
+        .then([])
+        .when(contact(None, Some(true), 6))
+        .and_state(|user| {
+            assert_eq!(number(user, 5), None, "what was before is not told");
+            assert_eq!(number(user, 6).unwrap(), "+84901234567");
+        })
+        .then_types(&["user.contact_updated"])
+        .when(contact(Some("+84 90 765 43 21"), None, 7))
+        .and_state(|user| assert_eq!(number(user, 6).unwrap(), "+84907654321"))
+        .then_types(&["user.contact_updated"])
+        .when(contact(Some(""), None, 8))
+        .and_state(|user| {
+            assert_eq!(number(user, 9), None);
+            assert!(!user.details.as_ref().unwrap().sms_opt_in());
+        })
+        .then_types(&["user.contact_updated"]);
+    let forgotten = [
+        register(),
+        contact(Some("+84901234567"), Some(true), 5),
+        UserCommand::Erase { caller: buyer(), now: at(9) },
+    ];
+    let (user, _) = run::<User>(&forgotten);
+    assert!(!serde_json::to_string(&user).unwrap().contains("4567"));
+    assert_eq!(number(&user, 9), None);
+}
+
+#[test]
+fn names_and_number_change_together_or_not_at_all() {
+    let both = |phone: &str| UserCommand::UpdateProfile {
+        caller: buyer(),
+        first_name: Some("Anna".into()),
+        last_name: None,
+        phone: Some(phone.into()),
+        sms_opt_in: Some(true),
+        now: at(5),
+    };
+    after(&[register()])
+        .when(both("0901"))
+        .then_rejected("invalid")
+        .when(both("+84901234567"))
+        .then_types(&["user.profile_updated", "user.contact_updated"]);
 }
 
 fn after(commands: &[UserCommand]) -> Scenario<User> {
@@ -462,6 +538,90 @@ fn the_documents_command_names_are_kept() {
     assert_eq!(upgrade(buyer()).name(), "UpgradeToSeller");
 }
 
+fn learn(caller: Caller, position: u64, rating: u8) -> UserCommand {
+    let news = LearntReview {
+        review_id: crate::domain::ids::ReviewId(Uuid::from_u128(position.into())),
+        change: rating::RatingChange::Added,
+        rating,
+        at: souk_actors::event::Position { partition: 0, position },
+    };
+    UserCommand::LearnReview { caller, news, now: at(7) }
+}
+
+#[test]
+fn a_sellers_rating_counts_each_review_once() {
+    let stars = |user: &User| user.details.as_ref().unwrap().rating.stars;
+    Scenario::<User>::new().when(learn(Caller::System, 1, 5)).then_rejected("not_found");
+    let seller = [register(), verify("aa", 1), upgrade(buyer()), verify_seller(admin())];
+    after(&seller)
+        .when(learn(buyer(), 1, 5))
+        .then_rejected("forbidden")
+        .when(learn(admin(), 1, 5))
+        .then_rejected("forbidden")
+        .when(learn(Caller::System, 4, 5))
+        .and_state(|user| assert_eq!((stars(user).five, stars(user).count()), (1, 1)))
+        .then_types(&["seller.rating_updated"])
+        .when(learn(Caller::System, 4, 5))
+        .then([])
+        .when(learn(Caller::System, 3, 1))
+        .then([])
+        .when(UserCommand::Erase { caller: admin(), now: at(8) })
+        .then_types(&["user.erased"])
+        .when(learn(Caller::System, 5, 4))
+        .and_state(|user| assert_eq!(stars(user).average().unwrap().to_string(), "4.5"))
+        .then_types(&["seller.rating_updated"]);
+}
+
+fn mute(kinds: &[NotificationKind]) -> UserCommand {
+    let channel = crate::domain::notification::Channel::Email;
+    let muted = kinds.iter().map(|kind| Muted { channel, kind: *kind }).collect();
+    UserCommand::SetPreferences { caller: buyer(), muted, now: at(6) }
+}
+
+#[test]
+fn people_choose_what_not_to_be_told_but_for_their_account() {
+    use NotificationKind as K;
+    let count = |user: &User| user.details.as_ref().unwrap().muted.len();
+    after(&[register()])
+        .when(mute(&[]))
+        .then([])
+        .when(mute(&[K::Orders, K::Account]))
+        .then_rejected("invalid")
+        .when(mute(&[K::Orders, K::News]))
+        .and_state(|user| assert_eq!(count(user), 2))
+        .then_types(&["user.preferences_updated"])
+        .when(mute(&[K::News, K::Orders]))
+        .then([])
+        .when(mute(&[]))
+        .and_state(|user| assert_eq!(count(user), 0))
+        .then_types(&["user.preferences_updated"]);
+}
+
+fn bounce(caller: Caller) -> UserCommand {
+    UserCommand::RecordBounce { caller, reason: "bounced".into(), now: at(7) }
+}
+
+#[test]
+fn an_address_that_does_not_exist_is_known_until_an_administrator_says_otherwise() {
+    let clear = |caller| UserCommand::ClearBounce { caller, now: at(8) };
+    let since = |user: &User| user.details.as_ref().unwrap().email_unreachable_since;
+    after(&[register()])
+        .when(bounce(buyer()))
+        .then_rejected("forbidden")
+        .when(clear(admin()))
+        .then([])
+        .when(bounce(Caller::System))
+        .and_state(|user| assert_eq!(since(user), Some(at(7))))
+        .then_types(&["user.email_unreachable"])
+        .when(bounce(Caller::System))
+        .then([])
+        .when(clear(buyer()))
+        .then_rejected("forbidden")
+        .when(clear(admin()))
+        .and_state(|user| assert_eq!(since(user), None))
+        .then_types(&["user.email_reachable"]);
+}
+
 fn any_command() -> impl Strategy<Value = UserCommand> {
     prop_oneof![
         Just(register()),
@@ -483,6 +643,14 @@ fn any_command() -> impl Strategy<Value = UserCommand> {
             .prop_map(|(n, first)| { change_address(buyer(), n, AddressChange::default(), first) }),
         (0u128..4).prop_map(remove_address),
         Just(UserCommand::EndSessions { caller: buyer(), now: at(9) }),
+        Just(bounce(Caller::System)),
+        Just(mute(&[NotificationKind::News])),
+        Just(mute(&[])),
+        Just(UserCommand::ClearBounce { caller: admin(), now: at(8) }),
+        prop_oneof![Just(None), Just(Some("")), Just(Some("+84901234567"))]
+            .prop_map(|phone| contact(phone, None, 5)),
+        prop::option::of(any::<bool>()).prop_map(|wanted| contact(None, wanted, 6)),
+        (0u64..9, 1u8..6).prop_map(|(position, rating)| learn(Caller::System, position, rating)),
     ]
 }
 

@@ -221,9 +221,10 @@ pub(super) async fn fetch_of(tx: &mut Tx, sql: &str, keys: &[Uuid]) -> Result<Ve
 }
 
 pub(super) async fn copy_shape(tx: &mut Tx, from: &str, to: &str) -> Result<(), ReadError> {
-    // The table before its indexes.
-    const MADE_BY: &str = "SELECT sql FROM sqlite_schema WHERE tbl_name = $1 AND sql IS NOT NULL \
-        ORDER BY type DESC, name";
+    // The table before its full text and its indexes, and those before the triggers.
+    const MADE_BY: &str = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL \
+        AND tbl_name IN ($1, $1 || '_text', $1 || '_text_words') \
+        ORDER BY type = 'trigger', type DESC, name";
     // What the planner is told of the one is as true of the other.
     const STATISTICS: &str = "INSERT INTO sqlite_stat1 (tbl, idx, stat) \
         SELECT $2, replace(idx, $1, $2), stat FROM sqlite_stat1 WHERE tbl = $1";

@@ -96,9 +96,9 @@ mod tests {
             let told = stored_event("e", "dead_letter_log", cause, &serde_json::json!({}));
             notice(letter).request(&told, Timestamp::from_millis(0)).notification_id
         };
-        let first = id(&letter("mail-sender", 0));
-        assert_eq!(id(&letter("mail-sender", WINDOW_MS - 1)), first);
-        assert_ne!(id(&letter("mail-sender", WINDOW_MS)), first);
+        let first = id(&letter("notification-email", 0));
+        assert_eq!(id(&letter("notification-email", WINDOW_MS - 1)), first);
+        assert_ne!(id(&letter("notification-email", WINDOW_MS)), first);
         assert_ne!(id(&letter("notifications", 0)), first);
     }
 }

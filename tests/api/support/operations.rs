@@ -45,6 +45,14 @@ pub struct Things {
     pub session_id: String,
     /// Somebody whom nobody misses.
     pub other_id: String,
+    /// An order that was delivered and not reviewed.
+    pub delivered_id: String,
+    pub review_id: String,
+    /// An order of which something is to come back.
+    pub completed_id: String,
+    pub return_id: String,
+    pub payout_id: String,
+    pub checkout_id: String,
 }
 
 impl Server {
@@ -76,6 +84,17 @@ impl Server {
         let session = self.login(&buyer.email, &buyer.password).await.expect(200);
         let session_id = session.text("session_id");
         let other_id = self.register("Otis").await.expect(201).text("user_id");
+        let delivered_id = self.delivered(&buyer.client, &listing_id).await;
+        let reviewed = self.delivered(&buyer.client, &listing_id).await;
+        let review = json!({ "transaction_id": reviewed, "rating": 4, "comment": "Good." });
+        let review = buyer.client.post("/api/v1/reviews", &review).await.expect(201);
+        let review_id = review.text("review_id");
+        self.at_rest().await;
+        let (completed_id, return_id, payout_id) =
+            self.completed(&seller, &buyer, &listing_id).await;
+        let basket = wish(&listing_id, 1, "sandbox");
+        let checkout = buyer.client.keyed("basket").post("/api/v1/checkouts", &basket).await;
+        let checkout_id = checkout.expect(201).text("checkout_id");
         Things {
             seller,
             buyer,
@@ -90,7 +109,37 @@ impl Server {
             replay_id,
             session_id,
             other_id,
+            delivered_id,
+            review_id,
+            completed_id,
+            return_id,
+            payout_id,
+            checkout_id,
         }
+    }
+
+    /// A sale that is over: an order that was delivered, a return of it that waits for its answer,
+    /// and the seller's payout.
+    async fn completed(
+        &self,
+        seller: &Person,
+        buyer: &Person,
+        listing_id: &str,
+    ) -> (String, String, String) {
+        let order = self.place_order(&buyer.client, listing_id, 2, "sandbox").await;
+        let shipped = self.order_eventually(&order.id, "SHIPPED").await;
+        let path = format!("/api/v1/shipments/{}", shipped.text("shipment_id"));
+        seller.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
+        buyer.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
+        self.order_eventually(&order.id, "COMPLETED").await;
+        let path = format!("/api/v1/orders/{}/returns", order.id);
+        let back = json!({
+            "items": [{ "listing_id": listing_id, "quantity": 1 }], "reason": "damaged",
+        });
+        let asked = buyer.client.post(&path, &back).await.expect(201);
+        self.caught_up("ledger").await;
+        let payout = seller.client.post("/api/v1/me/payouts", &new_payout()).await.expect(201);
+        (order.id, asked.text("return_id"), payout.text("payout_id"))
     }
 
     /// Every operation, about these things; last those after which their callers' tokens are over.
@@ -130,18 +179,22 @@ fn operation(
 
 fn filled_in(path: &str, things: &Things) -> String {
     let id = match path {
+        _ if path.contains("/returns/") => &things.completed_id,
+        _ if path.contains("/payouts/") => &things.payout_id,
+        _ if path.contains("/checkouts/") => &things.checkout_id,
         _ if path.contains("/orders/") || path.contains("/transactions/") => &things.order_id,
         _ if path.contains("/sagas/") => &things.order_id,
         _ if path.contains("/shipments/") => &things.shipment_id,
         _ if path.contains("/categories/") => &things.category_id,
         _ if path.contains("/events/") => &things.event_id,
-        _ if path.contains("/sellers/") => &things.seller.user_id,
+        _ if path.contains("/sellers/") || path.ends_with("/follow") => &things.seller.user_id,
         _ if path.contains("/sessions/") => &things.session_id,
         _ if path.contains("/admin/users/") => &things.other_id,
         _ if path.contains("/users/") => &things.buyer.user_id,
         _ if path.contains("/webhooks/") => &things.webhook_id,
         _ if path.contains("/notifications/") => &things.notification_id,
         _ if path.contains("/replays/") => &things.replay_id,
+        _ if path.contains("/reviews/{id}") => &things.review_id,
         _ if path.contains("/faults/") => "1",
         _ => &things.listing_id,
     };
@@ -153,12 +206,14 @@ fn filled_in(path: &str, things: &Things) -> String {
     }
     [
         ("{id}", id),
+        ("{listing_id}", &things.listing_id),
         ("{key}", &things.order_id),
+        ("{return_id}", &things.return_id),
         ("{correlation_id}", &things.correlation_id),
         ("{partition}", "0"),
         // One whose pauses hold nobody up.
-        ("{name}", "mail-sender"),
-        ("{subscription}", "mail-sender"),
+        ("{name}", "notification-email"),
+        ("{subscription}", "notification-email"),
         ("{projection}", "shipments-view"),
         ("{aggregate_type}", "listing"),
         ("{event_type}", "order.placed"),
@@ -180,10 +235,18 @@ fn new_webhook() -> Value {
     })
 }
 
+/// The smallest payout there is.
+fn new_payout() -> Value {
+    json!({
+        "amount": 1,
+        "destination": { "bank": "Vietcombank", "holder": "Sam Tester", "number": "0011 0012" },
+    })
+}
+
 /// A replay of nothing: nobody is called so.
 fn new_replay() -> Value {
     json!({
-        "subscription": "mail-sender",
+        "subscription": "notification-email",
         "from": "1970-01-01T00:00:00Z",
         "filter": "metadata.actor_id = \"nobody\"",
         "reason": "To see that it can be asked for",
@@ -193,7 +256,7 @@ fn new_replay() -> Value {
 /// Bodies that do what they are for, rather than merely fit the schema.
 fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
     Some(match (method.as_str(), path) {
-        ("POST", "/api/v1/orders") => wish(&things.listing_id, 1, "sandbox"),
+        ("POST", "/api/v1/orders" | "/api/v1/checkouts") => wish(&things.listing_id, 1, "sandbox"),
         ("POST", "/api/v1/transactions") => json!({
             "listing_id": things.listing_id,
             "quantity": 1,
@@ -202,6 +265,9 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
         }),
         ("POST", "/api/v1/users/me/addresses") => json!({ "label": "Home", "address": address() }),
         ("PATCH", "/api/v1/users/me/addresses/{id}") => json!({ "label": "Work" }),
+        ("POST", "/api/v1/reviews") => json!({
+            "transaction_id": things.delivered_id, "rating": 5, "comment": "As new.",
+        }),
         ("POST", "/api/v1/listings") => json!({
             "title": "A blue bicycle",
             "description": "Ridden only on Sundays.",
@@ -216,7 +282,11 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "description": "Ridden on Mondays too.",
             "price": { "amount": PRICE + 1, "currency": "VND" },
         }),
+        ("POST", "/api/v1/analytics/events") => json!({ "action": "page_viewed" }),
         ("POST", "/api/v1/webhooks") => new_webhook(),
+        ("POST", "/api/v1/me/payouts") => new_payout(),
+        ("POST", "/api/v1/orders/{id}/returns") => json!({ "reason": "damaged" }),
+        ("POST", "/api/v1/orders/{id}/dispute") => json!({ "reason": "damaged" }),
         ("POST", "/api/v1/webhooks/{id}/redeliver") => json!({
             "from_position": "0:1", "to_position": "0:9", "dry_run": true,
         }),

@@ -54,6 +54,13 @@ impl Server {
         outbox.items().iter().filter(|mail| mail["to"] == email).cloned().collect()
     }
 
+    /// The text messages to a number, the newest first.
+    pub async fn texts(&self, number: &str) -> Vec<Value> {
+        let outbox = self.visitor().get("/api/v1/dev/outbox?channel=sms&limit=200").await;
+        let outbox = outbox.expect(200);
+        outbox.items().iter().filter(|text| text["to"] == number).cloned().collect()
+    }
+
     /// The token in the mail to an address, once it is there: its longest word.
     pub async fn mailed_token(&self, email: &str) -> String {
         eventually(&format!("a token mailed to {email}"), || async {

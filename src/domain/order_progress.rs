@@ -1,0 +1,101 @@
+//! What follows from what an order that has been shipped says: its escrow, its payment and its
+//! listings are told. Behind the saga, which is done by then.
+//!
+//! | event | commands |
+//! | --- | --- |
+//! | `order.settlement_due` | the escrow lets the money go |
+//! | `order.returned` | the escrow and the payment give the money back, the listings take the goods |
+//! | `order.dispute_resolved` | the escrow and the payment give a part back, the rest is let go |
+//! | `order.return_refused`, `order.returned` | the order is complete, if the seller has the money |
+//!
+//! Every command bears being sent twice: refunds and returns are known by their ids.
+
+use souk_actors::world::Timestamp;
+
+use super::caller::Caller;
+use super::escrow::{EscrowCommand, EscrowStatus};
+use super::ids::{EscrowId, OrderId, PaymentId, RefundId};
+use super::listing::ListingCommand;
+use super::order::after_sales::{OrderDisputeResolved, OrderReturned};
+use super::order::{OrderCommand, OrderEvent, OrderStatus};
+use super::order_saga::MarketCommand;
+use super::payment::PaymentCommand;
+
+/// Why money goes back for goods that came back. Stored; never rename.
+pub const RETURNED: &str = "returned";
+/// Why money goes back after a dispute. Stored; never rename.
+pub const DISPUTE_RESOLVED: &str = "dispute_resolved";
+
+/// The commands that follow from an event of an order, where the escrow stands so.
+pub fn follow(event: &OrderEvent, escrow: EscrowStatus, now: Timestamp) -> Vec<MarketCommand> {
+    match event {
+        OrderEvent::SettlementDue(event) => vec![let_go(event.order_id, now)],
+        OrderEvent::ReturnRefused(event) => {
+            caught_up(event.order_id, event.status, escrow, now).into_iter().collect()
+        }
+        OrderEvent::Returned(event) => {
+            let mut commands = taken_back(event, now);
+            commands.extend(caught_up(event.order_id, event.status, escrow, now));
+            commands
+        }
+        OrderEvent::DisputeResolved(event) => resolved(event, now),
+        _ => Vec::new(),
+    }
+}
+
+/// The seller gets the money.
+pub fn let_go(order_id: OrderId, now: Timestamp) -> MarketCommand {
+    let release = EscrowCommand::Release { caller: Caller::System, now };
+    MarketCommand::Escrow(EscrowId::of(order_id), release)
+}
+
+/// The seller has got the money while a return was open: the order could not be told then.
+fn caught_up(
+    order_id: OrderId,
+    status: OrderStatus,
+    escrow: EscrowStatus,
+    now: Timestamp,
+) -> Option<MarketCommand> {
+    let waits = status == OrderStatus::Delivered && escrow == EscrowStatus::Released;
+    waits.then_some(MarketCommand::Order(order_id, OrderCommand::Complete { now }))
+}
+
+fn give_back(
+    order_id: OrderId,
+    refund_id: RefundId,
+    amount: i64,
+    reason: &str,
+    now: Timestamp,
+) -> [MarketCommand; 2] {
+    let of_escrow = EscrowCommand::RefundPart { refund_id, amount, reason: reason.to_owned(), now };
+    let of_payment = PaymentCommand::Refund { refund_id, amount, reason: reason.to_owned(), now };
+    [
+        MarketCommand::Escrow(EscrowId::of(order_id), of_escrow),
+        MarketCommand::Payment(PaymentId::of(order_id), of_payment),
+    ]
+}
+
+fn taken_back(event: &OrderReturned, now: Timestamp) -> Vec<MarketCommand> {
+    let (order_id, return_id) = (event.order_id, event.return_id);
+    let mut commands = Vec::from(give_back(order_id, event.refund_id, event.amount, RETURNED, now));
+    let lines = event.items.iter().filter(|_| event.restock);
+    commands.extend(lines.map(|line| {
+        let quantity = line.quantity;
+        let take_back = ListingCommand::TakeBack { order_id, return_id, quantity, now };
+        MarketCommand::Listing(line.listing_id, take_back)
+    }));
+    commands
+}
+
+fn resolved(event: &OrderDisputeResolved, now: Timestamp) -> Vec<MarketCommand> {
+    let order_id = event.order_id;
+    let mut commands: Vec<_> = event
+        .refund_id
+        .into_iter()
+        .flat_map(|id| give_back(order_id, id, event.amount, DISPUTE_RESOLVED, now))
+        .collect();
+    if event.status != OrderStatus::Refunded {
+        commands.push(let_go(order_id, now));
+    }
+    commands
+}

@@ -1,0 +1,80 @@
+//! What people want to be told, and by which way.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::notification::Channel;
+
+/// What a message is about, as far as people choose by it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum NotificationKind {
+    /// The account and its security: nobody can do without.
+    Account,
+    /// Orders, and the money for them.
+    Orders,
+    /// Reviews.
+    Reviews,
+    /// News of sellers and listings.
+    News,
+}
+
+impl NotificationKind {
+    /// Its name in paths and fields.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Orders => "orders",
+            Self::Reviews => "reviews",
+            Self::News => "news",
+        }
+    }
+
+    /// What a text is about. One that is not named here is about the account: it is told.
+    pub fn of(template: &str) -> Self {
+        match template {
+            "new_review" => Self::Reviews,
+            "new_listing" | "price_drop" => Self::News,
+            // What the buyer has in hand of a purchase is told in any case.
+            "order_confirmation" | "receipt" | "sale_receipt" => Self::Account,
+            "new_order" | "payment_received" => Self::Orders,
+            _ if template.starts_with("order_") => Self::Orders,
+            _ => Self::Account,
+        }
+    }
+}
+
+/// Something that somebody does not want to be told, by one way.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct Muted {
+    /// By which way.
+    pub channel: Channel,
+    /// What about.
+    pub kind: NotificationKind,
+}
+
+impl Muted {
+    /// What is to be muted so that a text is not told by a way.
+    pub fn of(channel: Channel, template: &str) -> Self {
+        Self { channel, kind: NotificationKind::of(template) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_told() {
+        for template in ["welcome_verification", "seller_rejected", "dead_letter", "who_knows"] {
+            assert_eq!(NotificationKind::of(template), NotificationKind::Account, "{template}");
+        }
+        assert_eq!(NotificationKind::of("order_shipped"), NotificationKind::Orders);
+        assert_eq!(NotificationKind::of("order_confirmation"), NotificationKind::Account);
+        assert_eq!(NotificationKind::of("price_drop"), NotificationKind::News);
+    }
+}

@@ -1,0 +1,173 @@
+//! Figures (S0-96, S1-9, S1-82, S1-83, S1-95, S4-37).
+
+use serde_json::{Value, json};
+
+use crate::support::{Server, Start, on_postgres};
+
+impl Server {
+    /// A figure, of everything until now.
+    async fn figure(&self, name: &str) -> Value {
+        let path = format!("/api/v1/analytics/metrics?name={name}&bucket=1m");
+        self.admin().get(&path).await.expect(200)["total"].clone()
+    }
+
+    /// What `/analytics/events` counts.
+    async fn counted(&self, query: &str) -> (u64, Vec<Value>) {
+        let path = format!("/api/v1/analytics/events?{query}");
+        let body = self.admin().get(&path).await.expect(200);
+        (body["total"].as_u64().unwrap(), body.items().to_vec())
+    }
+}
+
+fn one(value: i64) -> Value {
+    json!([{ "value": value, "currency": null }])
+}
+
+/// A bought, a declined and a completed purchase.
+async fn business(server: &Server) -> crate::support::Person {
+    let sale = server.sale(9, 1, "sandbox").await;
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    let declined =
+        server.place_order(&sale.buyer.client, &sale.listing_id, 1, "test_decline").await;
+    server.order_eventually(&declined.id, "PAYMENT_FAILED").await;
+    let done = server.place_order(&sale.buyer.client, &sale.listing_id, 2, "sandbox").await;
+    server.order_eventually(&done.id, "SHIPPED").await;
+    let shipments = format!("/api/v1/shipments?order_id={}", done.id);
+    let shipments = sale.seller.client.get(&shipments).await.expect(200);
+    let shipment = shipments.items()[0]["shipment_id"].as_str().unwrap().to_owned();
+    let path = format!("/api/v1/shipments/{shipment}");
+    sale.seller.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
+    sale.buyer.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
+    server.order_eventually(&done.id, "COMPLETED").await;
+    server.at_rest().await;
+    sale.seller
+}
+
+#[tokio::test]
+async fn the_business_in_figures() {
+    let mut server = Start::default().partitions(if on_postgres() { 3 } else { 1 }).start().await;
+    let mut sam = business(&server).await;
+    let figures = async |server: &Server| {
+        let mut all = Vec::new();
+        for name in [
+            "users_registered",
+            "users_verified",
+            "listings_created",
+            "orders_placed",
+            "orders_paid",
+            "orders_completed",
+            "orders_lost",
+            "gmv",
+            "revenue",
+            "conversion",
+        ] {
+            all.push((name, server.figure(name).await));
+        }
+        all
+    };
+    let dong = |amount: i64| json!([{ "value": amount, "currency": "VND" }]);
+    let before = figures(&server).await;
+    assert_eq!(
+        before[..9],
+        [
+            ("users_registered", one(2)),
+            ("users_verified", one(2)),
+            ("listings_created", one(1)),
+            ("orders_placed", one(3)),
+            ("orders_paid", one(2)),
+            ("orders_completed", one(1)),
+            ("orders_lost", one(1)),
+            ("gmv", dong(450_000)),
+            ("revenue", dong(300_000)),
+        ]
+    );
+    let conversion = before[9].1[0]["value"].as_f64().unwrap();
+    assert!((conversion - 2.0 / 3.0).abs() < 1e-9, "{conversion}");
+    // A seller sees their own, and nothing else.
+    let shop = sam.client.get("/api/v1/users/me/analytics").await.expect(200);
+    let gmv = |shop: &crate::support::Answer| {
+        let metrics = shop["metrics"].as_array().unwrap();
+        metrics.iter().find(|of| of["name"] == "gmv").unwrap()["total"].clone()
+    };
+    assert_eq!((gmv(&shop), &shop["listing_count"]), (dong(450_000), &json!(1)));
+    let tom = server.seller("Tom").await;
+    let other = tom.client.get("/api/v1/users/me/analytics").await.expect(200);
+    assert_eq!(gmv(&other), json!([]));
+    let path = "/api/v1/analytics/metrics?name=gmv";
+    sam.client.get(path).await.problem(403, "insufficient_scope");
+    for wrong in ["name=nothing", "bucket=1h", "name=gmv&bucket=2h", "name=gmv&seller_id=x"] {
+        let path = format!("/api/v1/analytics/metrics?{wrong}");
+        server.admin().get(&path).await.problem(400, "invalid_parameter");
+    }
+    // They are what they were after a restart, and when the views are made anew.
+    let before = figures(&server).await;
+    assert!(server.terminate().await.success());
+    server.start_again().await;
+    assert_eq!(figures(&server).await, before);
+    assert!(server.terminate().await.success());
+    server.forget_read_models().await;
+    server.start_again().await;
+    server.at_rest().await;
+    assert_eq!(figures(&server).await, before);
+    sam.log_in_again().await;
+    assert_eq!(gmv(&sam.client.get("/api/v1/users/me/analytics").await.expect(200)), dong(450_000));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn events_are_counted_as_the_journal_has_them() {
+    let server = Start::default().partitions(3).start().await;
+    business(&server).await;
+    let events = server.events("").await;
+    let all = events.len() as u64;
+    for group_by in ["event_type", "context", "service", "context,event_type"] {
+        for bucket in ["1m", "1h", "1d"] {
+            let (total, rows) =
+                server.counted(&format!("group_by={group_by}&bucket={bucket}")).await;
+            let sum: u64 = rows.iter().map(|row| row["count"].as_u64().unwrap()).sum();
+            assert_eq!((total, sum), (all, all), "{group_by} {bucket}");
+        }
+    }
+    let (_, rows) = server.counted("group_by=context,event_type&bucket=1d").await;
+    for row in &rows {
+        let count = events.iter().filter(|event| event["event_type"] == row["event_type"]).count();
+        assert_eq!(row["count"], count, "{row}");
+        assert!(row["context"].is_string() && row["service"].is_null(), "{row}");
+    }
+    let none = "from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00Z";
+    assert_eq!(server.counted(none).await.0, 0);
+    let admin = server.admin();
+    admin.get("/api/v1/analytics/events?group_by=colour").await.problem(400, "invalid_parameter");
+    // As files.
+    let path = "/api/v1/analytics/events?group_by=context,event_type&bucket=1d";
+    let csv = admin.with("accept", "text/csv").get(path).await.expect(200);
+    assert_eq!(csv.header("content-type"), "text/csv; charset=utf-8");
+    let lines: Vec<_> = csv.raw().lines().collect();
+    assert_eq!(lines[0], "at,context,service,event_type,count");
+    assert_eq!(lines.len(), rows.len() + 1);
+    let lines = admin.get(&format!("{path}&format=ndjson")).await.expect(200);
+    assert_eq!(lines.header("content-type"), "application/x-ndjson");
+    let lines: Vec<Value> =
+        lines.raw().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, rows);
+    server.finish().await;
+}
+
+/// S4-37.
+#[tokio::test]
+async fn what_people_do_is_noted() {
+    let server = Server::start().await;
+    let ann = server.buyer("Ann").await;
+    let path = "/api/v1/analytics/events";
+    let action = json!({ "action": "page_viewed", "subject": "listing" });
+    let noted = ann.client.post(path, &action).await.expect(202);
+    let event = server.event("analytics.event.recorded", noted.header("x-correlation-id")).await;
+    assert_eq!(event["data"]["action"], "page_viewed");
+    assert_eq!(event["data"]["user_id"], ann.user_id.as_str());
+    for action in ["", "a b", "=1+1", &"x".repeat(101)] {
+        let body = json!({ "action": action });
+        assert_eq!(ann.client.post(path, &body).await.pointers(), ["/action"], "{action}");
+    }
+    server.visitor().post(path, &action).await.problem(401, "unauthenticated");
+    server.finish().await;
+}
