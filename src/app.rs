@@ -45,8 +45,8 @@ use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
 use crate::domain::publication::Publication;
 use crate::domain::review::Review;
-use crate::domain::seller_account::SellerAccount;
 use crate::domain::search_entry::SearchEntry;
+use crate::domain::seller_account::SellerAccount;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
@@ -58,11 +58,13 @@ use crate::gateways::momo::{self, MoMo};
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::webhook::{Reach, WebhookSender};
+use crate::identity::access::Access;
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::announcements::Announcements;
 use crate::subscribers::bounces::MailBounces;
 use crate::subscribers::email_claims::EmailClaims;
+use crate::subscribers::erasures::Erasures;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
@@ -74,11 +76,13 @@ use crate::subscribers::payment_gateway::PaymentGatewayHandler;
 use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::search_indexer::SearchIndexer;
 use crate::subscribers::seller_ratings::SellerRatings;
+use crate::subscribers::session_endings::SessionEndings;
 use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    announcements, bounces, email_claims, mail_sender, notifications, order_progress,
-    payment_gateway, search_indexer, seller_ratings, sequence_gaps, sms_sender, webhooks,
+    announcements, bounces, email_claims, erasures, mail_sender, notifications, order_progress,
+    payment_gateway, search_indexer, seller_ratings, sequence_gaps, session_endings, sms_sender,
+    webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -152,6 +156,8 @@ pub struct App {
     pub sandbox: Arc<Sandbox>,
     /// Where events are sent to.
     pub webhooks: Webhooks,
+    /// How people and their logins stand.
+    pub access: Access,
 }
 
 impl App {
@@ -215,7 +221,9 @@ impl App {
             read_models.clone(),
             settings.event_type_prefix,
         );
-        for subscription in webhook_handlers(&webhooks) {
+        let access = Access::default();
+        let leavings = leavings(&access, &read_models);
+        for subscription in leavings.into_iter().chain(webhook_handlers(&webhooks)) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         for subscription in read_models.subscriptions() {
@@ -230,7 +238,7 @@ impl App {
         let rebuilds = Rebuilder::start(read_models.clone(), runtime.clone()).await;
         let rebuilds = rebuilds.context("cannot go on with what was being rebuilt")?;
         let outbox = Outbox::new(runtime.clone(), read_models.clone(), composer.clone());
-        Ok(Self { runtime, read_models, rebuilds, composer, outbox, sandbox, webhooks })
+        Ok(Self { runtime, read_models, rebuilds, composer, outbox, sandbox, webhooks, access })
     }
 
     /// Takes no more commands, lets what is under way finish, and closes. Returns whether all of
@@ -335,6 +343,17 @@ fn handlers(
     .into_iter()
     .chain(sequence_gaps::subscriptions().map(|of| of.in_lanes(LANES)))
     .collect()
+}
+
+/// What follows when somebody leaves, or may not come in any more.
+fn leavings(access: &Access, read_models: &ReadModels) -> [Subscription; 2] {
+    let endings = Arc::new(SessionEndings::new(access.clone(), read_models.clone()));
+    let erased = Arc::new(Erasures(read_models.clone()));
+    [
+        Subscription::handler(session_endings::NAME, "users", session_endings::TOPICS, endings)
+            .in_lanes(LANES),
+        Subscription::handler(erasures::NAME, "users", erasures::TOPICS, erased).in_lanes(LANES),
+    ]
 }
 
 fn webhook_handlers(webhooks: &Webhooks) -> [Subscription; 2] {

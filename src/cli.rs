@@ -52,6 +52,7 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
                              subscription stands still [10000]
   AGGREGATE_IDLE_TIMEOUT     How long an unused aggregate stays in memory [5m]
   EVENT_TYPE_PREFIX          What stands before the type of a CloudEvent [souk]
+  CORS_ALLOWED_ORIGINS       Whose pages may ask and read, with commas between [nobody's]
   HTTP_STREAMS_MAX           How many streams of events are served at once [200]
   STREAM_RETENTION           How old the next event may be where a stream goes on [30d]
   HTTP_CONNECTIONS_MAX       How many connections are served at once [10000]

@@ -164,6 +164,8 @@ pub struct Http {
     pub shutdown_delay: Duration,
     /// `SHUTDOWN_TIMEOUT`: how long open requests and actors may take to finish.
     pub shutdown_timeout: Duration,
+    /// `CORS_ALLOWED_ORIGINS`: the pages of which sites may read answers; none: no other site's.
+    pub cors_allowed_origins: Vec<String>,
     /// `REVEAL_VERIFICATION_TOKEN`: answer a registration with its token (development only).
     pub reveal_verification_token: bool,
 }
@@ -368,6 +370,7 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
         header_timeout: reader.duration("HTTP_HEADER_TIMEOUT", Duration::from_secs(20)),
         body_timeout: reader.duration("HTTP_BODY_TIMEOUT", Duration::from_secs(15)),
         write_timeout: reader.duration("HTTP_WRITE_TIMEOUT", Duration::from_secs(20)),
+        cors_allowed_origins: origins(reader),
         streams_max: reader.number("HTTP_STREAMS_MAX", 200, 1..=100_000),
         stream_retention: reader
             .duration("STREAM_RETENTION", Duration::from_secs(30 * 24 * 60 * 60)),
@@ -441,6 +444,24 @@ fn publishing(reader: &mut Reader<'_>) -> Publishing {
         rate_window,
         sequence_gap_timeout: reader.duration("SEQUENCE_GAP_TIMEOUT", default.sequence_gap_timeout),
     }
+}
+
+/// Origins as browsers send them: scheme, host, and a port that is not the scheme's own.
+fn origins(reader: &mut Reader<'_>) -> Vec<String> {
+    const NAME: &str = "CORS_ALLOWED_ORIGINS";
+    let text = reader.text(NAME).unwrap_or_default();
+    let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+    let mut all = Vec::new();
+    for origin in origins {
+        let read =
+            url::Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        if read.is_some_and(|url| url.origin().ascii_serialization() == origin) {
+            all.push(origin.to_owned());
+        } else {
+            reader.error(NAME, "must be origins with commas between (https://shop.example.com)");
+        }
+    }
+    all
 }
 
 fn webhooks(reader: &mut Reader<'_>, mode: Mode) -> Reach {

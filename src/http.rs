@@ -5,10 +5,12 @@
 //! status codes. Every route is declared with its documentation, and the OpenAPI document is made
 //! from that.
 
+pub mod address_book;
 pub mod after_sales;
 pub mod aggregates;
 pub mod analytics;
 pub mod answer;
+mod attempts;
 pub mod audit;
 mod auth;
 pub mod body;
@@ -19,12 +21,14 @@ pub mod categories;
 pub mod checkouts;
 pub mod conditional;
 mod connection;
+mod cors;
 pub mod cursor;
 #[cfg(test)]
 mod decoders;
 pub mod dev;
 pub mod dlq;
 pub mod dlq_bulk;
+pub mod erasure;
 mod event_json;
 pub mod event_sources;
 pub mod event_types;
@@ -47,6 +51,7 @@ pub mod notifications;
 pub mod openapi;
 pub mod orders;
 pub mod params;
+pub mod passwords;
 pub mod payments;
 pub mod prefer;
 pub mod preferences;
@@ -66,7 +71,9 @@ pub mod schemas;
 pub mod search;
 pub mod server;
 pub mod service_tokens;
+pub mod sessions;
 pub mod shipments;
+pub mod standing;
 pub mod subscriptions;
 #[cfg(test)]
 mod tests;
@@ -92,6 +99,7 @@ use crate::app::App as Market;
 use crate::audit::watch::Watch;
 use crate::config::Config;
 use crate::gateways::sandbox::SandboxCall;
+use crate::identity::access::Access;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
 use crate::projections::ReadModels;
@@ -109,6 +117,9 @@ pub const PROJECTION_POSITION: HeaderName = HeaderName::from_static("souk-projec
 
 /// How long a read waits for `min_position` when the caller does not say.
 const PROJECTION_WAIT: Duration = Duration::from_secs(5);
+
+/// How much may go on behind answers that do not wait for it.
+const UNHURRIED_MAX: usize = 64;
 
 /// What the HTTP layer is built from.
 pub struct Parts {
@@ -136,6 +147,8 @@ struct Shared {
     stopping: watch::Sender<bool>,
     streams: Arc<Semaphore>,
     rate_limits: rate_limit::RateLimits,
+    attempts: attempts::Attempts,
+    unhurried: Arc<Semaphore>,
     checks: registered::Checks,
 }
 
@@ -152,6 +165,8 @@ impl App {
             stopping: watch::Sender::new(false),
             streams: Arc::new(Semaphore::new(parts.config.http.streams_max)),
             rate_limits: rate_limit::RateLimits::default(),
+            attempts: attempts::Attempts::default(),
+            unhurried: Arc::new(Semaphore::new(UNHURRIED_MAX)),
             checks: registered::Checks::default(),
             parts,
         }))
@@ -170,6 +185,11 @@ impl App {
     /// Where events are sent to.
     pub fn webhooks(&self) -> &Webhooks {
         &self.0.parts.market.webhooks
+    }
+
+    /// How people and their logins stand.
+    pub fn access(&self) -> &Access {
+        &self.0.parts.market.access
     }
 
     /// Rebuilds of the read models.
@@ -245,6 +265,16 @@ impl App {
     /// What publishers have used of their quotas.
     fn rate_limits(&self) -> &rate_limit::RateLimits {
         &self.0.rate_limits
+    }
+
+    /// Wrong passwords of late.
+    fn attempts(&self) -> &attempts::Attempts {
+        &self.0.attempts
+    }
+
+    /// A place for work that goes on behind an answer, if one is free.
+    fn unhurried_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.unhurried.clone().try_acquire_owned().ok()
     }
 
     /// The checks of registered schemas.
@@ -331,7 +361,12 @@ impl App {
 fn routes(development: bool) -> OpenApiRouter<App> {
     let api = OpenApiRouter::default()
         .merge(auth::routes())
+        .merge(sessions::routes())
+        .merge(passwords::routes())
         .merge(users::routes())
+        .merge(address_book::routes())
+        .merge(erasure::routes())
+        .merge(standing::routes())
         .merge(categories::routes())
         .merge(listings::routes())
         .merge(search::routes())
@@ -377,10 +412,13 @@ fn routes(development: bool) -> OpenApiRouter<App> {
 /// The router of the whole API.
 pub fn router(app: &App) -> Router {
     let (router, document) = routes(app.settings().mode.is_development()).split_for_parts();
-    openapi::with_document(router, document, app)
+    let router = openapi::with_document(router, document, app)
         .fallback(nowhere)
-        .layer(axum::middleware::from_fn_with_state(app.clone(), middleware::around))
-        .with_state(app.clone())
+        .layer(axum::middleware::from_fn_with_state(app.clone(), middleware::around));
+    match cors::layer(&app.settings().http.cors_allowed_origins) {
+        Some(layer) => router.layer(layer).with_state(app.clone()),
+        None => router.with_state(app.clone()),
+    }
 }
 
 async fn nowhere() -> problem::ApiError {

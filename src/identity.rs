@@ -1,6 +1,7 @@
 //! Who somebody is: passwords, tokens and sessions.
 #![warn(missing_docs)]
 
+pub mod access;
 #[cfg(test)]
 mod decoders;
 pub mod password;

@@ -26,6 +26,7 @@ pub mod rebuild;
 pub mod reviews;
 pub mod sagas;
 pub mod search;
+pub mod sessions;
 pub mod shipments;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -54,6 +55,7 @@ pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
 pub use reviews::{ReviewFilter, ReviewRow};
 pub use sagas::{SagaFilter, SagaRow};
 pub use search::{Hit, SearchFilter, SearchOrder, Terms};
+pub use sessions::SessionRow;
 pub use shipments::ShipmentRow;
 pub use users::{UserFilter, UserRow};
 pub use webhooks::DeliveryRow;
@@ -78,6 +80,8 @@ pub const NOTIFICATIONS_VIEW: &str = "notifications-view";
 pub const CATEGORIES_VIEW: &str = "categories-view";
 /// The users.
 pub const USERS_VIEW: &str = "users-view";
+/// The logins.
+pub const SESSIONS_VIEW: &str = "sessions-view";
 /// The sagas.
 pub const SAGAS_VIEW: &str = "sagas-view";
 /// The projection of the tokens of services.
@@ -100,7 +104,7 @@ pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 pub const LEDGER: &str = "ledger";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 17] = [
+pub const PROJECTIONS: [&str; 18] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -108,6 +112,7 @@ pub const PROJECTIONS: [&str; 17] = [
     NOTIFICATIONS_VIEW,
     CATEGORIES_VIEW,
     USERS_VIEW,
+    SESSIONS_VIEW,
     SAGAS_VIEW,
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
@@ -133,6 +138,7 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<notifications::NotificationsView>>(),
         of::<ViewTable<categories::CategoriesView>>(),
         of::<ViewTable<users::UsersView>>(),
+        of::<ViewTable<sessions::SessionsView>>(),
         of::<ViewTable<sagas::SagasView>>(),
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
@@ -159,6 +165,7 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<notifications::NotificationsView>>(db),
         of::<ViewTable<categories::CategoriesView>>(db),
         of::<ViewTable<users::UsersView>>(db),
+        of::<ViewTable<sessions::SessionsView>>(db),
         of::<ViewTable<sagas::SagasView>>(db),
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
@@ -258,6 +265,7 @@ impl ReadModels {
             self.view::<notifications::NotificationsView>(),
             self.view::<categories::CategoriesView>(),
             self.view::<users::UsersView>(),
+            self.view::<sessions::SessionsView>(),
             self.view::<sagas::SagasView>(),
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
@@ -284,6 +292,7 @@ impl ReadModels {
             of::<notifications::NotificationsView>(self),
             of::<categories::CategoriesView>(self),
             of::<users::UsersView>(self),
+            of::<sessions::SessionsView>(self),
             of::<sagas::SagasView>(self),
             of::<publishing::ServiceTokensView>(self),
             of::<publishing::EventTypesView>(self),
@@ -361,6 +370,18 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<UserRow>, ReadError> {
         users::find(&self.db, filter, before, limit).await
+    }
+
+    /// A user's logins, the newest first, before a time and id; with `open_at` only those that are
+    /// open then.
+    pub async fn sessions(
+        &self,
+        user_id: Uuid,
+        open_at: Option<Timestamp>,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<SessionRow>, ReadError> {
+        sessions::of_user(&self.db, user_id, open_at, before, limit).await
     }
 
     /// The first administrators who can act, in the order in which they registered.

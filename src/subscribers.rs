@@ -1,8 +1,8 @@
 //! Subscribers: what follows from events, beyond the aggregate that they happened to.
 //!
 //! ```text
-//!   event ──▶ handler ──command──▶ another aggregate      email-claims, notifications
-//!                                                         search-indexer
+//!   event ──▶ handler ──command──▶ another aggregate      email-claims, erasures, notifications,
+//!                    │                                     search-indexer, session-endings
 //!                    └──call────▶ the outside, then a     payment-gateway, notification-email
 //!                                 command that reports it             webhooks
 //! ```
@@ -15,6 +15,7 @@
 pub mod announcements;
 pub mod bounces;
 pub mod email_claims;
+pub mod erasures;
 #[cfg(test)]
 mod interleavings;
 pub mod mail_sender;
@@ -27,6 +28,7 @@ pub mod saga_router;
 pub mod search_indexer;
 pub mod seller_ratings;
 pub mod sequence_gaps;
+pub mod session_endings;
 pub mod sms_sender;
 pub mod templates;
 pub mod webhooks;

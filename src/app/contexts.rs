@@ -8,9 +8,10 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    announcements, bounces, email_claims, mail_sender, notifications,
+    announcements, bounces, email_claims, erasures, mail_sender, notifications,
     notifications::{escalations, letters},
-    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps, sms_sender, webhooks,
+    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps,
+    session_endings, sms_sender, webhooks,
 };
 
 /// A bounded context.
@@ -54,8 +55,10 @@ const CONTEXTS: [(&str, &str); 14] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 16] = [
+const HANDLERS: [(&str, &str, &[&str]); 18] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
+    ("users", session_endings::NAME, session_endings::TOPICS),
+    ("users", erasures::NAME, erasures::TOPICS),
     ("listings", search_indexer::NAME, search_indexer::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),

@@ -28,7 +28,7 @@ use crate::domain::order::{
 use crate::domain::user::{Registration, UserCommand, VerificationStatus};
 use crate::projections::{
     BUFFERS_VIEW, EVENT_TYPES_VIEW, EventFilter, INTERESTS_VIEW, ListingFilter, OrderFilter,
-    PROJECTIONS, REVIEWS_VIEW, SERVICE_TOKENS_VIEW, SagaFilter, UserFilter,
+    PROJECTIONS, REVIEWS_VIEW, SERVICE_TOKENS_VIEW, SESSIONS_VIEW, SagaFilter, UserFilter,
     WEBHOOK_DELIVERIES_VIEW,
 };
 
@@ -285,13 +285,14 @@ async fn a_purchase_goes_through_and_everybody_hears_of_it() {
         let subscriptions = market.app.runtime.subscriptions();
         assert_eq!(subscriptions.position(projection, 0), Some(head), "{projection}");
         // Nobody outside has told anything, or is to be told, and nobody has written a
-        // review or follows anybody.
+        // review, follows anybody or has logged in.
         let concerned = ![
             SERVICE_TOKENS_VIEW,
             EVENT_TYPES_VIEW,
             BUFFERS_VIEW,
             REVIEWS_VIEW,
             INTERESTS_VIEW,
+            SESSIONS_VIEW,
             WEBHOOK_DELIVERIES_VIEW,
         ]
         .contains(&projection);
@@ -366,7 +367,8 @@ async fn a_letter_that_is_retried_after_an_erasure_tells_nobody() {
     assert!(runtime.subscriptions().quiesce(PATIENCE).await);
     let letters = runtime.dead_letters();
     assert_eq!(letters.list(Some(notifications::NAME), 10).await.unwrap().len(), 2);
-    let erase = UserCommand::Erase { caller: Caller::System, now: runtime.world().now() };
+    let erase =
+        UserCommand::Erase { caller: Caller::System, reason: None, now: runtime.world().now() };
     market.user(ada, erase).await;
     runtime.control().forget(ada.uuid()).await.unwrap();
     for user in [ada, bob] {

@@ -12,7 +12,7 @@ use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
     analytics, categories, events_index, interests, listings, notifications, orders, publishing,
-    reviews, sagas, search, shipments, users,
+    reviews, sagas, search, sessions, shipments, users,
 };
 
 /// One view.
@@ -77,6 +77,7 @@ pub(super) struct Views {
     notifications: Folded<notifications::NotificationsView>,
     categories: Folded<categories::CategoriesView>,
     users: Folded<users::UsersView>,
+    sessions: Folded<sessions::SessionsView>,
     sagas: Folded<sagas::SagasView>,
     service_tokens: Folded<publishing::ServiceTokensView>,
     event_types: Folded<publishing::EventTypesView>,
@@ -96,6 +97,7 @@ impl Views {
         self.notifications.take(event, ledger);
         self.categories.take(event, ledger);
         self.users.take(event, ledger);
+        self.sessions.take(event, ledger);
         self.sagas.take(event, ledger);
         self.service_tokens.take(event, ledger);
         self.event_types.take(event, ledger);
@@ -114,6 +116,7 @@ impl Views {
         self.notifications.compare(db, ledger).await?;
         self.categories.compare(db, ledger).await?;
         self.users.compare(db, ledger).await?;
+        self.sessions.compare(db, ledger).await?;
         self.sagas.compare(db, ledger).await?;
         self.service_tokens.compare(db, ledger).await?;
         self.event_types.compare(db, ledger).await?;

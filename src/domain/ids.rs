@@ -89,6 +89,8 @@ ids! {
     EmailClaimId = "email_claim";
     /// A login.
     SessionId = "session";
+    /// An address in somebody's address book.
+    AddressId = "address";
     /// A category of listings.
     CategoryId = "category";
     /// A listing, also called a product.

@@ -188,6 +188,21 @@ pub struct Address {
 }
 
 impl Address {
+    /// An address that says nothing: for the repeat of an order, which keeps the one it has.
+    pub fn nowhere() -> Self {
+        Self {
+            recipient: None,
+            line1: String::new(),
+            line2: None,
+            ward: None,
+            district: String::new(),
+            city: String::new(),
+            postal_code: None,
+            country: String::new(),
+            phone: None,
+        }
+    }
+
     /// The address cleaned, its errors noted under `pointer`.
     pub fn checked(&self, fields: &mut Fields, pointer: &str) -> Self {
         let at = |name: &str| format!("{pointer}/{name}");

@@ -24,8 +24,8 @@ use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
 use super::publication::PublicationEvent;
 use super::review::ReviewEvent;
-use super::seller_account::SellerAccountEvent;
 use super::search_entry::SearchEntryEvent;
+use super::seller_account::SellerAccountEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
@@ -199,6 +199,14 @@ mod tests {
         "user.email_unreachable",
         "user.email_reachable",
         "user.erased",
+        "user.verification_requested",
+        "user.password_reset_requested",
+        "user.password_reset",
+        "user.password_changed",
+        "user.sessions_ended",
+        "user.address_added",
+        "user.address_changed",
+        "user.address_removed",
         "email_claim.claimed",
         "email_claim.confirmed",
         "email_claim.lapsed",

@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_stored_under_its_code_and_read_back() {
-        check(UserRejection::TokenUnknown, "token_unknown", "this verification token is not known");
+        check(UserRejection::TokenUnknown, "token_unknown", "this token is not known");
         let from = OrderStatus::Shipped;
         let message = "the order does not allow this any more";
         check(OrderRejection::InvalidTransition { from }, "invalid_transition", message);

@@ -14,6 +14,10 @@ use super::text::{self, FieldError, Fields};
 
 /// May publish events: of all types, or `publisher:<topic pattern>` of some.
 const PUBLISHER: &str = "publisher";
+/// May read events: of all types, or `events:read:<topic pattern>` of some.
+const READER: &str = "events:read";
+/// May read what is personal in them.
+const PERSONAL: &str = "pii:read";
 /// How many scopes a token may have.
 const SCOPES_MAX: usize = 16;
 /// How much a token may be allowed at most: events, and seconds.
@@ -155,13 +159,28 @@ impl ServiceTokenDetails {
 
     /// Which types it may publish.
     pub fn topics(&self) -> Vec<Pattern> {
-        self.scopes.iter().filter_map(|scope| topic(scope)).collect()
+        self.scopes.iter().filter_map(|scope| topic(PUBLISHER, scope)).collect()
+    }
+
+    /// Which types it may read.
+    pub fn readable(&self) -> Vec<Pattern> {
+        self.scopes.iter().filter_map(|scope| topic(READER, scope)).collect()
+    }
+
+    /// Whether it may read what is personal in events.
+    pub fn reads_personal(&self) -> bool {
+        self.scopes.iter().any(|scope| scope == PERSONAL)
     }
 }
 
-/// The types that a scope lets publish.
-fn topic(scope: &str) -> Option<Pattern> {
-    let pattern = match scope.strip_prefix(PUBLISHER)? {
+/// Whether there is such a scope.
+fn is_scope(scope: &str) -> bool {
+    scope == PERSONAL || topic(PUBLISHER, scope).is_some() || topic(READER, scope).is_some()
+}
+
+/// The types that a scope is for, if it lets do this.
+fn topic(what: &str, scope: &str) -> Option<Pattern> {
+    let pattern = match scope.strip_prefix(what)? {
         "" => "#",
         rest => rest.strip_prefix(':').filter(|pattern| !pattern.starts_with('~'))?,
     };
@@ -178,9 +197,10 @@ fn issue(command: &ServiceTokenCommand) -> Result<Vec<ServiceTokenEvent>, Servic
     let count = (1..=SCOPES_MAX).contains(&scopes.len());
     fields.require(count, "/scopes", "out_of_range", "must have 1 to 16 items");
     for (index, scope) in scopes.iter().enumerate() {
-        let detail = "must be publisher, or publisher:<topic pattern> (publisher:partner.*)";
+        let detail = "must be publisher, events:read, either with :<topic pattern> behind it \
+            (publisher:partner.*, events:read:order.#), or pii:read";
         let pointer = format!("/scopes/{index}");
-        fields.require(topic(scope).is_some(), &pointer, "unknown_scope", detail);
+        fields.require(is_scope(scope), &pointer, "unknown_scope", detail);
     }
     fields.require(expires_at > now, "/expires_in", "out_of_range", "must be longer than nothing");
     let fits = quota.is_none_or(|quota| {
@@ -288,9 +308,36 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_read_is_one_thing_and_what_may_be_published_another() {
+        let scopes = ["events:read:order.*", "events:read:payment.captured", "publisher:partner.#"];
+        let (state, _) = run::<ServiceToken>(&[issue(&scopes)]);
+        let details = state.details.unwrap();
+        let reads = |event_type| details.readable().iter().any(|of| of.matches(event_type));
+        assert!(reads("order.placed") && reads("payment.captured"));
+        assert!(!reads("payment.failed") && !reads("partner.counted"));
+        assert!(!details.topics().iter().any(|of| of.matches("order.placed")));
+        assert!(!details.reads_personal());
+        let (state, _) = run::<ServiceToken>(&[issue(&["events:read", "pii:read"])]);
+        let details = state.details.unwrap();
+        assert!(details.readable()[0].matches("any.thing.at_all") && details.reads_personal());
+        assert!(details.topics().is_empty());
+    }
+
+    #[test]
     fn only_administrators_issue_tokens_and_only_with_scopes_that_there_are() {
         let state = ServiceToken::default();
-        for scopes in [&[][..], &["admin"], &["publisher:"], &["publisher:~.*"], &["publishers"]] {
+        for scopes in [
+            &[][..],
+            &["admin"],
+            &["publisher:"],
+            &["publisher:~.*"],
+            &["publishers"],
+            &["events"],
+            &["events:read:"],
+            &["events:read:~.*"],
+            &["events:write"],
+            &["pii:read:order.*"],
+        ] {
             let refused = state.decide(&issue(scopes)).unwrap_err();
             assert!(matches!(refused, ServiceTokenRejection::Invalid { .. }), "{scopes:?}");
         }

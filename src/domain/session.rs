@@ -23,6 +23,8 @@ pub enum SessionCommand {
         session_id: SessionId,
         /// Whose.
         user_id: UserId,
+        /// The user's epoch when the password was asked for.
+        epoch: u32,
         /// When.
         now: Timestamp,
         /// When it ends, however often it is refreshed.
@@ -61,7 +63,7 @@ souk_actors::events! {
     /// What happens to sessions.
     pub enum SessionEvent in "users" as "user-service" {
         /// A user logged in.
-        Started(SessionStarted) = "session.started", "SessionStarted", 1.0, [];
+        Started(SessionStarted) = "session.started", "SessionStarted", 1.1, [];
         /// The token was replaced.
         Refreshed(SessionRefreshed) = "session.refreshed", "SessionRefreshed", 1.0, [];
         /// The session ended before its time.
@@ -76,6 +78,9 @@ pub struct SessionStarted {
     pub session_id: SessionId,
     /// Whose.
     pub user_id: UserId,
+    /// The user's epoch when the password was asked for.
+    #[serde(default)]
+    pub epoch: u32,
     /// When.
     pub started_at: Timestamp,
     /// When it ends.
@@ -138,6 +143,9 @@ pub struct SessionDetails {
     pub session_id: SessionId,
     /// Whose.
     pub user_id: UserId,
+    /// The user's epoch when the password was asked for.
+    #[serde(default)]
+    pub epoch: u32,
     /// The generation of the token that works.
     pub generation: u32,
     /// When it ends.
@@ -172,13 +180,14 @@ impl Aggregate for Session {
 
     fn decide(&self, command: &SessionCommand) -> Decision {
         match command {
-            SessionCommand::Start { session_id, user_id, now, expires_at } => {
+            SessionCommand::Start { session_id, user_id, epoch, now, expires_at } => {
                 if self.details.is_some() {
                     return Err(SessionRejection::AlreadyStarted);
                 }
                 Ok(vec![SessionEvent::Started(SessionStarted {
                     session_id: *session_id,
                     user_id: *user_id,
+                    epoch: *epoch,
                     started_at: *now,
                     expires_at: *expires_at,
                 })])
@@ -203,6 +212,7 @@ impl Aggregate for Session {
                 *details = Some(SessionDetails {
                     session_id: event.session_id,
                     user_id: event.user_id,
+                    epoch: event.epoch,
                     generation: 1,
                     expires_at: event.expires_at,
                     revoked: None,

@@ -34,6 +34,25 @@ impl Topics {
         Self::parse(text.split(',').map(str::trim))
     }
 
+    /// Whether each of them is allowed, at least in part: a type is when one of the patterns has it; a
+    /// pattern when it is one of them, or one of the `known` types is of both.
+    pub fn are_among<'a>(
+        &self,
+        allowed: &[Pattern],
+        known: impl Iterator<Item = &'a str> + Clone,
+    ) -> bool {
+        let may = |event_type: &str| allowed.iter().any(|pattern| pattern.matches(event_type));
+        self.0.iter().all(|topic| match topic {
+            Topic::Type(wanted, _) => may(wanted),
+            Topic::Pattern(wanted) => {
+                let text = wanted.as_str();
+                allowed.iter().any(|pattern| pattern.as_str() == text)
+                    || !text.contains(['*', '#', '~']) && may(text)
+                    || known.clone().any(|name| wanted.matches(name) && may(name))
+            }
+        })
+    }
+
     /// Whether events of this type and major version are among them.
     pub fn include(&self, event_type: &str, major: u16) -> bool {
         let fits = |topic: &Topic| match topic {
@@ -49,6 +68,31 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wanted_is_held_against_what_is_allowed() {
+        let allowed = [Pattern::parse("order.*").unwrap(), Pattern::parse("partner.#").unwrap()];
+        let known = ["order.placed", "payment.captured"];
+        let table = [
+            ("order.placed", true),
+            ("OrderPlaced", true),
+            ("order.*", true),
+            ("order.#", true),
+            ("#", true),
+            ("~^order", true),
+            ("partner.stock.counted", true),
+            ("payment.captured", false),
+            ("payment.*", false),
+            ("order.placed,payment.captured", false),
+            ("~^payment", false),
+            ("other.thing", false),
+        ];
+        for (list, expected) in table {
+            let topics = Topics::parse_list(list).unwrap();
+            assert_eq!(topics.are_among(&allowed, known.into_iter()), expected, "{list}");
+        }
+        assert!(Topics::default().are_among(&[], known.into_iter()));
+    }
 
     #[test]
     fn names_and_patterns_select_types() {

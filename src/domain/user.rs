@@ -3,10 +3,14 @@
 //! The uniqueness of addresses is not decided here but by [`crate::domain::email_claim`]: the
 //! claim comes first, then the user. A claim whose user never came asks with
 //! [`UserCommand::AbandonRegistration`], after which that user can never come.
+//!
+//! A login belongs to an epoch of its user. A new password, or the wish to be logged out everywhere,
+//! begins the next one: logins of earlier epochs are over, but for one that may be kept.
 
 pub mod rating;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,11 +19,17 @@ use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
-use super::ids::{EmailClaimId, UserId};
+use super::ids::{AddressId, EmailClaimId, SessionId, UserId};
+use super::order::Address;
 use super::preferences::{Muted, NotificationKind};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
 use rating::{LearntReview, Rating, SellerRatingUpdated};
+
+/// The most addresses in one address book.
+pub const ADDRESSES_MAX: usize = 50;
+/// How long a mail with a token keeps another one of its kind from going out.
+pub const MAIL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// How a user stands.
 #[derive(
@@ -176,9 +186,143 @@ pub enum UserCommand {
     Erase {
         /// Who asks.
         caller: Caller,
+        /// Why, when it is not the user who asks.
+        reason: Option<String>,
         /// When.
         now: Timestamp,
     },
+    /// Mail a new verification token. The earlier one is good no longer.
+    RequestVerification {
+        /// The new token.
+        token: OneTimeToken,
+        /// When.
+        now: Timestamp,
+    },
+    /// Mail a token with which the password can be replaced.
+    RequestPasswordReset {
+        /// The token.
+        token: OneTimeToken,
+        /// When.
+        now: Timestamp,
+    },
+    /// Replace the password with the token that was mailed. The new credential goes along with the
+    /// command.
+    ResetPassword {
+        /// The hash of the token, in hexadecimal.
+        token_hash: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Replace the password; the caller has proved to know the old one. The new credential goes
+    /// along with the command.
+    ChangePassword {
+        /// Who asks.
+        caller: Caller,
+        /// The login that goes on.
+        kept: Option<SessionId>,
+        /// When.
+        now: Timestamp,
+    },
+    /// Keep an address in the address book.
+    AddAddress {
+        /// Who asks.
+        caller: Caller,
+        /// The new entry.
+        address_id: AddressId,
+        /// What the user calls it.
+        label: Option<String>,
+        /// Where it is.
+        address: Box<Address>,
+        /// Whether it is the one to offer first; the first one is.
+        is_default: bool,
+        /// When.
+        now: Timestamp,
+    },
+    /// Change an entry; what is `None` stays, what may be missing goes when it is empty.
+    ChangeAddress {
+        /// Who asks.
+        caller: Caller,
+        /// The entry.
+        address_id: AddressId,
+        /// What the user calls it.
+        label: Option<String>,
+        /// What changes of the address.
+        change: Box<AddressChange>,
+        /// Whether it is the one to offer first from now on.
+        is_default: bool,
+        /// When.
+        now: Timestamp,
+    },
+    /// Keep an address no longer.
+    RemoveAddress {
+        /// Who asks.
+        caller: Caller,
+        /// The entry.
+        address_id: AddressId,
+        /// When.
+        now: Timestamp,
+    },
+    /// End every login.
+    EndSessions {
+        /// Who asks.
+        caller: Caller,
+        /// When.
+        now: Timestamp,
+    },
+}
+
+/// What changes of an address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressChange {
+    /// Who takes it.
+    pub recipient: Option<String>,
+    /// House and street.
+    pub line1: Option<String>,
+    /// Flat, floor, building.
+    pub line2: Option<String>,
+    /// The ward.
+    pub ward: Option<String>,
+    /// The district.
+    pub district: Option<String>,
+    /// The city.
+    pub city: Option<String>,
+    /// The postal code.
+    pub postal_code: Option<String>,
+    /// The country.
+    pub country: Option<String>,
+    /// Whom the carrier can call.
+    pub phone: Option<String>,
+}
+
+impl AddressChange {
+    /// The address with what changes.
+    fn of(&self, before: &Address) -> Address {
+        let with = |new: &Option<String>, old: &String| new.as_ref().unwrap_or(old).clone();
+        let maybe =
+            |new: &Option<String>, old: &Option<String>| new.clone().or_else(|| old.clone());
+        Address {
+            recipient: maybe(&self.recipient, &before.recipient),
+            line1: with(&self.line1, &before.line1),
+            line2: maybe(&self.line2, &before.line2),
+            ward: maybe(&self.ward, &before.ward),
+            district: with(&self.district, &before.district),
+            city: with(&self.city, &before.city),
+            postal_code: maybe(&self.postal_code, &before.postal_code),
+            country: with(&self.country, &before.country),
+            phone: maybe(&self.phone, &before.phone),
+        }
+    }
+}
+
+/// A token that is mailed and works once: what of it may be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneTimeToken {
+    /// Its hash, in hexadecimal.
+    pub hash: String,
+    /// What it is made from together with a secret.
+    pub nonce: String,
+    /// When it stops being accepted.
+    pub expires_at: Timestamp,
 }
 
 /// What a registration brings along.
@@ -222,6 +366,14 @@ impl Command for UserCommand {
             Self::RecordBounce { .. } => "RecordBounce",
             Self::ClearBounce { .. } => "ClearBounce",
             Self::Erase { .. } => "EraseUser",
+            Self::RequestVerification { .. } => "RequestVerification",
+            Self::RequestPasswordReset { .. } => "RequestPasswordReset",
+            Self::ResetPassword { .. } => "ResetPassword",
+            Self::ChangePassword { .. } => "ChangePassword",
+            Self::EndSessions { .. } => "EndSessions",
+            Self::AddAddress { .. } => "AddAddress",
+            Self::ChangeAddress { .. } => "ChangeAddress",
+            Self::RemoveAddress { .. } => "RemoveAddress",
         }
     }
 }
@@ -268,7 +420,25 @@ souk_actors::events! {
         /// The address can be written to again.
         EmailReachable(UserEmailReachable) = "user.email_reachable", "UserEmailReachable", 1.0, [];
         /// The user is to be forgotten.
-        Erased(UserErased) = "user.erased", "UserErased", 1.0, [];
+        Erased(UserErased) = "user.erased", "UserErased", 1.1, [];
+        /// A new verification token is to be mailed.
+        VerificationRequested(TokenRequested) = "user.verification_requested",
+            "UserVerificationRequested", 1.0, [];
+        /// A token for a new password is to be mailed.
+        PasswordResetRequested(TokenRequested) = "user.password_reset_requested",
+            "UserPasswordResetRequested", 1.0, [];
+        /// The password was replaced by whoever had the mailed token.
+        PasswordReset(SessionsEnded) = "user.password_reset", "UserPasswordReset", 1.0, [];
+        /// The user has another password.
+        PasswordChanged(SessionsEnded) = "user.password_changed", "UserPasswordChanged", 1.0, [];
+        /// The user is logged out everywhere.
+        SessionsEnded(SessionsEnded) = "user.sessions_ended", "UserSessionsEnded", 1.0, [];
+        /// There is another address in the address book.
+        AddressAdded(AddressKept) = "user.address_added", "UserAddressAdded", 1.0, [];
+        /// An address in the address book is another one now.
+        AddressChanged(AddressKept) = "user.address_changed", "UserAddressChanged", 1.0, [];
+        /// An address is in the address book no longer.
+        AddressRemoved(AddressRemoved) = "user.address_removed", "UserAddressRemoved", 1.0, [];
     }
 }
 
@@ -448,8 +618,69 @@ pub struct UserErased {
     pub user_id: UserId,
     /// The claim on the address, which can be released.
     pub email_claim_id: EmailClaimId,
+    /// Why, when it was not the user who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// When.
     pub erased_at: Timestamp,
+}
+
+/// A token is to be mailed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenRequested {
+    /// The user.
+    pub user_id: UserId,
+    /// The hash of the token, in hexadecimal.
+    pub token_hash: String,
+    /// What the token is made from together with a secret.
+    pub token_nonce: String,
+    /// When the token stops being accepted.
+    pub expires_at: Timestamp,
+    /// When.
+    pub requested_at: Timestamp,
+}
+
+/// The logins of earlier epochs are over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionsEnded {
+    /// The user.
+    pub user_id: UserId,
+    /// The epoch that begins.
+    pub epoch: u32,
+    /// The login that goes on all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_session_id: Option<SessionId>,
+    /// When.
+    pub ended_at: Timestamp,
+}
+
+/// An entry of the address book, as it is from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressKept {
+    /// The user.
+    pub user_id: UserId,
+    /// The entry.
+    pub address_id: AddressId,
+    /// What the user calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Personal<String>>,
+    /// Where it is.
+    pub address: Personal<Address>,
+    /// Whether it is the one to offer first from now on.
+    pub is_default: bool,
+    /// When.
+    pub kept_at: Timestamp,
+}
+
+/// An entry of the address book is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressRemoved {
+    /// The user.
+    pub user_id: UserId,
+    /// The entry.
+    pub address_id: AddressId,
+    /// When.
+    pub removed_at: Timestamp,
 }
 
 rejections! {
@@ -469,9 +700,9 @@ rejections! {
         /// Forgotten.
         Erased = "erased", "this user has been erased";
         /// Not the token that was mailed.
-        TokenUnknown = "token_unknown", "this verification token is not known";
+        TokenUnknown = "token_unknown", "this token is not known";
         /// Too late.
-        TokenExpired = "token_expired", "this verification token has expired";
+        TokenExpired = "token_expired", "this token has expired";
         /// Proved before.
         AlreadyVerified = "already_verified", "this e-mail address is already verified";
         /// Not proved yet.
@@ -482,6 +713,11 @@ rejections! {
         NotASeller = "not_a_seller", "this user is not a seller";
         /// Decided before.
         SellerAlreadyVerified = "seller_already_verified", "this seller is already verified";
+        /// Not in the address book.
+        AddressNotFound = "address_not_found", "there is no such address in your address book";
+        /// No room.
+        TooManyAddresses = "too_many_addresses",
+            "an address book has room for fifty addresses; remove one first";
         /// Fields are wrong.
         Invalid {
             /// Which, and how.
@@ -533,6 +769,24 @@ pub struct UserDetails {
     pub verification_token_hash: String,
     /// When the token stops being accepted.
     pub verification_expires_at: Timestamp,
+    /// When it was mailed.
+    #[serde(default)]
+    pub verification_requested_at: Option<Timestamp>,
+    /// The token for a new password, while there is one.
+    #[serde(default)]
+    pub password_reset: Option<PendingToken>,
+    /// The epoch of logins.
+    #[serde(default)]
+    pub epoch: u32,
+    /// A login of an earlier epoch that goes on.
+    #[serde(default)]
+    pub kept_session: Option<SessionId>,
+    /// The address book, the oldest entry first.
+    #[serde(default)]
+    pub addresses: Vec<SavedAddress>,
+    /// The one to offer first.
+    #[serde(default)]
+    pub default_address: Option<AddressId>,
     /// The business, once the user wants to sell.
     pub seller: Option<SellerProfile>,
     /// What the user does not want to be told, by which way.
@@ -543,6 +797,28 @@ pub struct UserDetails {
     pub rating: Rating,
     /// When.
     pub registered_at: Timestamp,
+}
+
+/// An entry of an address book.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedAddress {
+    /// The entry.
+    pub address_id: AddressId,
+    /// What the user calls it.
+    pub label: Option<Personal<String>>,
+    /// Where it is.
+    pub address: Personal<Address>,
+}
+
+/// A token that was mailed and not used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingToken {
+    /// Its hash, in hexadecimal.
+    pub hash: String,
+    /// When it stops being accepted.
+    pub expires_at: Timestamp,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
 }
 
 /// A seller's business.
@@ -564,6 +840,104 @@ impl UserDetails {
     /// Whether the address is proved.
     pub fn email_verified(&self) -> bool {
         self.email_verified_at.is_some()
+    }
+
+    /// Whether a login of this epoch is not over for the user's part.
+    pub fn goes_on(&self, session: SessionId, epoch: u32) -> bool {
+        self.epoch == epoch || self.kept_session == Some(session)
+    }
+
+    fn saved(&self, address_id: AddressId) -> Result<&SavedAddress, UserRejection> {
+        let mut all = self.addresses.iter();
+        all.find(|saved| saved.address_id == address_id).ok_or(UserRejection::AddressNotFound)
+    }
+
+    fn decide_address(&self, command: &UserCommand) -> Decision {
+        match command {
+            UserCommand::AddAddress { address_id, label, address, is_default, now, .. } => {
+                if self.addresses.len() >= ADDRESSES_MAX {
+                    return Err(UserRejection::TooManyAddresses);
+                }
+                let is_default = *is_default || self.addresses.is_empty();
+                let label = label.as_deref();
+                let kept = self.kept(*address_id, (label, address), is_default, *now)?;
+                Ok(vec![UserEvent::AddressAdded(kept)])
+            }
+            UserCommand::ChangeAddress { address_id, label, change, is_default, now, .. } => {
+                let saved = self.saved(*address_id)?;
+                // What is erased cannot be changed, and its owner cannot ask any more.
+                let before = saved.address.get().ok_or(UserRejection::Erased)?;
+                let address = change.of(before);
+                let old = saved.label.as_ref().and_then(Personal::get).map(String::as_str);
+                let label = label.as_deref().or(old);
+                let was_default = self.default_address == Some(*address_id);
+                let is_default = *is_default || was_default;
+                let kept = self.kept(*address_id, (label, &address), is_default, *now)?;
+                let is_same = kept.label == saved.label && kept.address == saved.address;
+                if is_same && is_default == was_default {
+                    return Ok(Vec::new());
+                }
+                Ok(vec![UserEvent::AddressChanged(kept)])
+            }
+            UserCommand::RemoveAddress { address_id, now, .. } => {
+                self.saved(*address_id)?;
+                let (user_id, address_id) = (self.user_id, *address_id);
+                let event = AddressRemoved { user_id, address_id, removed_at: *now };
+                Ok(vec![UserEvent::AddressRemoved(event)])
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn kept(
+        &self,
+        address_id: AddressId,
+        (label, address): (Option<&str>, &Address),
+        is_default: bool,
+        now: Timestamp,
+    ) -> Result<AddressKept, UserRejection> {
+        let mut fields = Fields::default();
+        let label = fields.optional_line("/label", label, text::NAME_MAX);
+        let address = address.checked(&mut fields, "/address");
+        fields.finish()?;
+        let subject = self.user_id.uuid();
+        Ok(AddressKept {
+            user_id: self.user_id,
+            address_id,
+            label: label.map(|label| Personal::new(subject, label)),
+            address: Personal::new(subject, address),
+            is_default,
+            kept_at: now,
+        })
+    }
+
+    fn keep(&mut self, event: &AddressKept) {
+        let AddressKept { address_id, label, address, .. } = event.clone();
+        let saved = SavedAddress { address_id, label, address };
+        match self.addresses.iter_mut().find(|known| known.address_id == address_id) {
+            Some(known) => *known = saved,
+            None => self.addresses.push(saved),
+        }
+        if event.is_default {
+            self.default_address = Some(address_id);
+        }
+    }
+
+    fn keep_no_longer(&mut self, address_id: AddressId) {
+        self.addresses.retain(|saved| saved.address_id != address_id);
+        if self.default_address == Some(address_id) {
+            self.default_address = self.addresses.first().map(|saved| saved.address_id);
+        }
+    }
+
+    /// The end of the logins so far.
+    fn next_epoch(&self, kept: Option<SessionId>, now: Timestamp) -> SessionsEnded {
+        SessionsEnded {
+            user_id: self.user_id,
+            epoch: self.epoch.saturating_add(1),
+            kept_session_id: kept,
+            ended_at: now,
+        }
     }
 
     /// Whether text messages are wanted.
@@ -639,7 +1013,15 @@ impl Aggregate for User {
             C::LearnReview { caller, news, now } => self.learn_review(caller, *news, *now),
             C::RecordBounce { caller, reason, now } => self.record_bounce(caller, reason, *now),
             C::ClearBounce { caller, now } => self.clear_bounce(caller, *now),
-            C::Erase { caller, now } => self.erase(caller, *now),
+            C::Erase { caller, reason, now } => self.erase(caller, reason.as_deref(), *now),
+            C::RequestVerification { token, now } => self.request_verification(token, *now),
+            C::RequestPasswordReset { token, now } => self.request_password_reset(token, *now),
+            C::ResetPassword { token_hash, now } => self.reset_password(token_hash, *now),
+            C::ChangePassword { caller, kept, now } => self.change_password(caller, *kept, *now),
+            C::EndSessions { caller, now } => self.end_sessions(caller, *now),
+            C::AddAddress { caller, .. }
+            | C::ChangeAddress { caller, .. }
+            | C::RemoveAddress { caller, .. } => self.address_book(caller)?.decide_address(command),
         }
     }
 
@@ -925,7 +1307,7 @@ impl User {
         Ok(vec![UserEvent::EmailReachable(event)])
     }
 
-    fn erase(&self, caller: &Caller, now: Timestamp) -> Decision {
+    fn erase(&self, caller: &Caller, reason: Option<&str>, now: Timestamp) -> Decision {
         let details = self.details()?;
         if !caller.may_act_for(details.user_id) {
             return Err(UserRejection::Forbidden);
@@ -936,8 +1318,76 @@ impl User {
         Ok(vec![UserEvent::Erased(UserErased {
             user_id: details.user_id,
             email_claim_id: details.email_claim_id,
+            reason: reason.map(reason_of).transpose()?,
             erased_at: now,
         })])
+    }
+
+    fn request_verification(&self, token: &OneTimeToken, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        details.must_be_in()?;
+        if details.email_verified() {
+            return Err(UserRejection::AlreadyVerified);
+        }
+        let before = details.verification_requested_at.unwrap_or(details.registered_at);
+        if now < before.plus(MAIL_AGAIN_AFTER) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::VerificationRequested(details.requested(token, now))])
+    }
+
+    fn request_password_reset(&self, token: &OneTimeToken, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        details.must_be_in()?;
+        let before = details.password_reset.as_ref().map(|token| token.requested_at);
+        if before.is_some_and(|before| now < before.plus(MAIL_AGAIN_AFTER)) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![UserEvent::PasswordResetRequested(details.requested(token, now))])
+    }
+
+    fn reset_password(&self, token_hash: &str, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        let pending = details.password_reset.as_ref().filter(|token| token.hash == token_hash);
+        let pending = pending.ok_or(UserRejection::TokenUnknown)?;
+        details.must_be_in()?;
+        if now >= pending.expires_at {
+            return Err(UserRejection::TokenExpired);
+        }
+        Ok(vec![UserEvent::PasswordReset(details.next_epoch(None, now))])
+    }
+
+    fn change_password(
+        &self,
+        caller: &Caller,
+        kept: Option<SessionId>,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.details()?;
+        if !caller.is(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        Ok(vec![UserEvent::PasswordChanged(details.next_epoch(kept, now))])
+    }
+
+    fn end_sessions(&self, caller: &Caller, now: Timestamp) -> Decision {
+        let details = self.details()?;
+        if !caller.may_act_for(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        Ok(vec![UserEvent::SessionsEnded(details.next_epoch(None, now))])
+    }
+
+    /// The user whose address book it is: nobody else touches it.
+    fn address_book(&self, caller: &Caller) -> Result<&UserDetails, UserRejection> {
+        let details = self.details()?;
+        if !caller.is(details.user_id) {
+            return Err(UserRejection::Forbidden);
+        }
+        details.must_be_in()?;
+        Ok(details)
     }
 
     fn for_staff(&self, caller: &Caller) -> Result<&UserDetails, UserRejection> {
@@ -961,6 +1411,12 @@ impl UserDetails {
             email_verified_at: None,
             verification_token_hash: event.verification_token_hash.clone(),
             verification_expires_at: event.verification_expires_at,
+            verification_requested_at: None,
+            password_reset: None,
+            epoch: 0,
+            kept_session: None,
+            addresses: Vec::new(),
+            default_address: None,
             seller: None,
             muted: BTreeSet::new(),
             rating: Rating::default(),
@@ -997,7 +1453,10 @@ impl UserDetails {
             }
             UserEvent::SellerVerified(_) => self.set_standing(VerificationStatus::Verified),
             UserEvent::SellerRejected(_) => self.set_standing(VerificationStatus::Rejected),
-            UserEvent::Suspended(_) => self.status = UserStatus::Suspended,
+            UserEvent::Suspended(_) => {
+                self.status = UserStatus::Suspended;
+                self.over(self.epoch.saturating_add(1), None);
+            }
             UserEvent::Reinstated(_) => {
                 self.status =
                     if self.email_verified() { UserStatus::Active } else { UserStatus::Pending };
@@ -1009,6 +1468,41 @@ impl UserDetails {
             UserEvent::EmailUnreachable(event) => self.email_unreachable_since = Some(event.since),
             UserEvent::EmailReachable(_) => self.email_unreachable_since = None,
             UserEvent::Erased(_) => self.forget(),
+            UserEvent::VerificationRequested(event) => {
+                self.verification_token_hash = event.token_hash.clone();
+                self.verification_expires_at = event.expires_at;
+                self.verification_requested_at = Some(event.requested_at);
+            }
+            UserEvent::PasswordResetRequested(event) => {
+                self.password_reset = Some(PendingToken {
+                    hash: event.token_hash.clone(),
+                    expires_at: event.expires_at,
+                    requested_at: event.requested_at,
+                });
+            }
+            UserEvent::PasswordReset(event)
+            | UserEvent::PasswordChanged(event)
+            | UserEvent::SessionsEnded(event) => self.over(event.epoch, event.kept_session_id),
+            UserEvent::AddressAdded(event) | UserEvent::AddressChanged(event) => self.keep(event),
+            UserEvent::AddressRemoved(event) => self.keep_no_longer(event.address_id),
+        }
+    }
+
+    /// The logins so far are over. Whoever has another password now, or may not come in, has no use
+    /// for a token, and a mail that is under way gives none.
+    fn over(&mut self, epoch: u32, kept: Option<SessionId>) {
+        self.epoch = epoch;
+        self.kept_session = kept;
+        self.password_reset = None;
+    }
+
+    fn requested(&self, token: &OneTimeToken, now: Timestamp) -> TokenRequested {
+        TokenRequested {
+            user_id: self.user_id,
+            token_hash: token.hash.clone(),
+            token_nonce: token.nonce.clone(),
+            expires_at: token.expires_at,
+            requested_at: now,
         }
     }
 
@@ -1022,9 +1516,16 @@ impl UserDetails {
     fn forget(&mut self) {
         let subject = self.user_id.uuid();
         self.status = UserStatus::Erased;
+        self.over(self.epoch.saturating_add(1), None);
         self.email = Personal::Erased { subject };
         self.first_name = Personal::Erased { subject };
         self.last_name = Personal::Erased { subject };
+        for saved in &mut self.addresses {
+            saved.address = Personal::Erased { subject };
+            if let Some(label) = &mut saved.label {
+                *label = Personal::Erased { subject };
+            }
+        }
         self.phone = self.phone.as_ref().map(|_| Personal::Erased { subject });
         self.sms_since = None;
         if let Some(seller) = &mut self.seller {

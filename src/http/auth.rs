@@ -2,6 +2,10 @@
 //!
 //! A login says the same and takes as long whether the address exists or not. Login and refresh
 //! take no idempotency key: to repeat a login is to log in twice.
+//!
+//! A login belongs to the epoch that its user was in before the password was looked up. A password that
+//! is replaced meanwhile begins another epoch in the same transaction, so that no login with an old
+//! password outlives it.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +20,9 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, nothing_after};
+use super::attempts::Peer;
 use super::body::{Fields, FromFields, Nothing, Valid};
-use super::call::{Call, SignedIn};
+use super::call::{Call, SignedIn, suspended};
 use super::problem::ApiError;
 use crate::domain::caller::Role;
 use crate::domain::email_claim::EmailClaim;
@@ -100,22 +105,27 @@ pub struct TokensBody {
 struct Standing {
     status: UserStatus,
     roles: BTreeSet<Role>,
+    epoch: u32,
+    kept_session: Option<SessionId>,
 }
 
-async fn standing(app: &App, user: UserId) -> Result<Option<Standing>, ApiError> {
+async fn standing(app: &App, user: Uuid) -> Result<Option<Standing>, ApiError> {
     let view = |user: &User| {
         let details = user.details.as_ref()?;
-        Some(Standing { status: details.status, roles: details.roles.clone() })
+        Some(Standing {
+            status: details.status,
+            roles: details.roles.clone(),
+            epoch: details.epoch,
+            kept_session: details.kept_session,
+        })
     };
-    Ok(app.runtime().aggregate::<User>().read(user.uuid(), view).await?.value)
+    Ok(app.runtime().aggregate::<User>().read(user, view).await?.value)
 }
 
 /// The standing of somebody who may be let in.
-async fn admitted(app: &App, user: UserId) -> Result<Standing, ApiError> {
-    match standing(app, user).await? {
-        Some(standing) if standing.status == UserStatus::Suspended => {
-            Err(ApiError::forbidden("suspended", "this user is suspended"))
-        }
+fn admitted(standing: Option<Standing>) -> Result<Standing, ApiError> {
+    match standing {
+        Some(standing) if standing.status == UserStatus::Suspended => Err(suspended()),
         Some(standing) if standing.status != UserStatus::Erased => Ok(standing),
         _ => Err(wrong_credentials()),
     }
@@ -126,25 +136,34 @@ fn wrong_credentials() -> ApiError {
 }
 
 /// Log in
+///
+/// After ten wrong passwords for an address from one place there is a pause: 429 with `Retry-After`.
 #[utoipa::path(post, path = "/auth/login", tag = "auth", request_body = Login,
     responses((status = 200, description = "Tokens", body = TokensBody)))]
 async fn login(
     State(app): State<App>,
     call: Call,
+    peer: Peer,
     valid: Valid<Login>,
 ) -> Result<Answer<TokensBody>, ApiError> {
     let Login { email, password } = valid.body;
     let claim = email_claim_id(&app, &email);
+    app.attempts().may_try(claim, peer, app.now())?;
     let claims = app.runtime().aggregate::<EmailClaim>();
     let holder = claims.read(claim.uuid(), |claim| claim.holder.as_ref().map(|of| of.user_id));
     let holder = holder.await?.value;
     // Whoever is not there is looked up all the same.
     let row = holder.map_or(Uuid::nil(), UserId::uuid);
+    let standing = standing(&app, row).await?;
     let phc = app.runtime().control().get(password::SPACE, row.as_bytes()).await?;
     let phc = phc.and_then(|bytes| String::from_utf8(bytes).ok());
     let fits = app.passwords().matches(password, phc).await?;
-    let Some(user) = holder.filter(|_| fits) else { return Err(wrong_credentials()) };
-    let standing = admitted(&app, user).await?;
+    let Some(user) = holder.filter(|_| fits) else {
+        app.attempts().failed(claim, peer, app.now());
+        return Err(wrong_credentials());
+    };
+    app.attempts().succeeded(claim, peer);
+    let standing = admitted(standing)?;
 
     let now = app.now();
     let session = SessionId(app.runtime().world().new_id());
@@ -153,7 +172,9 @@ async fn login(
     let mut context = call.plain_context(&app);
     context.actor_id = user.to_string().into();
     context.attach = vec![refresh.row(app.settings().keys.token.bytes(), expires_at)];
-    let start = SessionCommand::Start { session_id: session, user_id: user, now, expires_at };
+    let epoch = standing.epoch;
+    let start =
+        SessionCommand::Start { session_id: session, user_id: user, epoch, now, expires_at };
     let sessions = app.runtime().aggregate::<Session>();
     let done = sessions.send(session.uuid(), start, context, |_| ()).await?;
     Ok(Answer::ok(tokens(&app, user, session, standing.roles, &refresh)).after(&done))
@@ -204,10 +225,16 @@ async fn refresh_session(
     }
     let sessions = app.runtime().aggregate::<Session>();
     let found = sessions.read(shown.session, |session| {
-        session.details.as_ref().map(|details| (details.user_id, details.expires_at))
+        let details = session.details.as_ref()?;
+        Some((details.user_id, details.expires_at, details.epoch))
     });
-    let (user, expires_at) = found.await?.value.ok_or_else(not_valid)?;
-    let standing = admitted(&app, user).await?;
+    let (user, expires_at, epoch) = found.await?.value.ok_or_else(not_valid)?;
+    let standing = admitted(standing(&app, user.uuid()).await?)?;
+    let session = SessionId(shown.session);
+    if !(epoch == standing.epoch || standing.kept_session == Some(session)) {
+        let detail = "this session has ended; log in again";
+        return Err(ApiError::unauthorized("session_revoked", detail));
+    }
 
     let world = app.runtime().world();
     let next = RefreshToken::new(shown.session, shown.generation.saturating_add(1), &**world);
@@ -220,19 +247,19 @@ async fn refresh_session(
     };
     let done = sessions.send(shown.session, rotate, context, is_open).await?;
     if !done.value {
+        app.access().login_changed(app.runtime(), session).await?;
         return Err(ApiError::unauthorized(
             "session_revoked",
             "this refresh token was used before, so its session has ended",
         ));
     }
-    let body = tokens(&app, user, SessionId(shown.session), standing.roles, &next);
+    let body = tokens(&app, user, session, standing.roles, &next);
     Ok(Answer::ok(body).after(&done))
 }
 
 /// Log out
 ///
-/// Ends the session of the access token. Its refresh token no longer works; the access token itself
-/// works until it expires.
+/// Ends the session of the access token. Neither that nor the refresh token works from then on.
 #[utoipa::path(post, path = "/auth/logout", tag = "auth",
     responses((status = 204, description = "The session has ended")))]
 async fn logout(
@@ -249,6 +276,7 @@ async fn logout(
         let sessions = app.runtime().aggregate::<Session>();
         let context = call.plain_context(&app);
         let done = sessions.send(session.uuid(), revoke, context, |_| ()).await?;
+        app.access().login_changed(app.runtime(), session).await?;
         return Ok(nothing_after(&done));
     }
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use souk_actors::broker::Pattern;
 use souk_actors::command::CommandContext;
 use souk_actors::event::StoredEvent;
+use souk_actors::journal::codec::Reveal;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
@@ -20,6 +21,7 @@ use crate::cloudevents::metadata;
 use crate::domain::caller::{Caller, Role};
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenDetails};
+use crate::domain::user::UserStatus;
 use crate::identity::service_token;
 use crate::identity::token::{Claims, TokenError};
 
@@ -48,7 +50,7 @@ impl FromRequestParts<App> for Call {
             Some(token) if token.starts_with(service_token::PREFIX) => {
                 (None, Some(Arc::new(service(app, token).await?)))
             }
-            Some(token) => (Some(claims(app, token)?), None),
+            Some(token) => (Some(let_in(app, claims(app, token)?).await?), None),
             None => (None, None),
         };
         Ok(Self {
@@ -144,33 +146,80 @@ impl Publisher {
     }
 }
 
-/// A call of whoever may read single events: an administrator, or a service with a token for
-/// publishing, which may read what it published. Everybody else hears 401 or 403 first, as with
+/// A call of whoever may read single events: an administrator, or a service with a token, which may
+/// read what it published and what its scopes allow. Everybody else hears 401 or 403 first, as with
 /// [`SignedIn`].
-#[derive(Debug, Clone)]
-pub struct EventReader(Call);
+#[derive(Clone)]
+pub struct EventReader {
+    call: Call,
+    /// The types that may be read; none: all.
+    topics: Option<Arc<[Pattern]>>,
+    reveal: Reveal,
+}
 
 impl FromRequestParts<App> for EventReader {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let call = Call::from_request_parts(parts, app).await?;
-        if call.service.is_none() {
+        let Some(service) = call.service.clone() else {
             call.staff()?;
-        }
-        Ok(Self(call))
+            return Ok(Self { call, topics: None, reveal: Reveal::Clear });
+        };
+        let reveal = if service.reads_personal() { Reveal::Clear } else { Reveal::Redacted };
+        Ok(Self { call, topics: Some(service.readable().into()), reveal })
     }
 }
 
 impl EventReader {
-    /// Whether this event is one that they may read: others are not there for them.
-    pub fn may_read(&self, event: &StoredEvent) -> bool {
-        if self.0.service.is_none() {
-            return true;
-        }
+    /// The call.
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// How personal fields are shown.
+    pub fn reveal(&self) -> Reveal {
+        self.reveal
+    }
+
+    /// The types that may be read; none: all.
+    pub fn topics(&self) -> Option<&[Pattern]> {
+        self.topics.as_deref()
+    }
+
+    /// Whether events of this type may be read.
+    pub fn may_read_type(&self, event_type: &str) -> bool {
+        self.topics().is_none_or(|topics| topics.iter().any(|topic| topic.matches(event_type)))
+    }
+
+    /// Whether this event is one that was published with the token.
+    pub fn has_published(&self, event: &StoredEvent) -> bool {
         // The marketplace's own events have no attributes.
         metadata(event)
-            .is_some_and(|of| !of.attributes.is_empty() && of.actor_id == self.0.actor_id())
+            .is_some_and(|of| !of.attributes.is_empty() && of.actor_id == self.call.actor_id())
+    }
+
+    /// 403: what is asked for is not in the token's scopes.
+    pub fn out_of_scope(&self, what: &str) -> ApiError {
+        let detail = format!("the token's scopes do not allow to read {what}");
+        ApiError::forbidden("insufficient_scope", detail)
+    }
+}
+
+/// The same of whoever may read the log: what was published with a token is not enough.
+#[derive(Clone)]
+pub struct LogReader(pub EventReader);
+
+impl FromRequestParts<App> for LogReader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let reader = EventReader::from_request_parts(parts, app).await?;
+        if reader.topics().is_some_and(<[_]>::is_empty) {
+            let detail = "this needs a service token with the scope events:read";
+            return Err(ApiError::forbidden("insufficient_scope", detail));
+        }
+        Ok(Self(reader))
     }
 }
 
@@ -195,6 +244,30 @@ fn claims(app: &App, token: &str) -> Result<Claims, ApiError> {
     read.map_err(|error: TokenError| invalid(&error.to_string()))
 }
 
+/// Refuses a good token whose login is over, or whose holder may not come in any more. The development
+/// administrator's has no login.
+async fn let_in(app: &App, claims: Claims) -> Result<Claims, ApiError> {
+    let Some(session) = claims.session() else { return Ok(claims) };
+    let (user, runtime) = (UserId(claims.sub), app.runtime());
+    let person = app.access().person(runtime, user).await?.ok_or_else(session_over)?;
+    let login = app.access().login(runtime, session).await?.ok_or_else(session_over)?;
+    match person.status {
+        UserStatus::Suspended => Err(suspended()),
+        UserStatus::Erased => Err(session_over()),
+        _ if !person.lets(user, session, &login) => Err(session_over()),
+        UserStatus::Pending | UserStatus::Active => Ok(claims),
+    }
+}
+
+/// 403: an administrator has locked them out.
+pub(super) fn suspended() -> ApiError {
+    ApiError::forbidden("account_suspended", "this account is suspended")
+}
+
+fn session_over() -> ApiError {
+    ApiError::unauthorized("session_revoked", "this session has ended; log in again")
+}
+
 /// Which service's token it is, if it is still good: one that is taken back is so at once.
 async fn service(app: &App, token: &str) -> Result<ServiceTokenDetails, ApiError> {
     let not_valid = || invalid("the service token is not valid (any more)");
@@ -214,7 +287,7 @@ impl Call {
     /// Who asks, when it must be somebody.
     pub fn someone(&self) -> Result<UserId, ApiError> {
         if self.service.is_some() {
-            let detail = "a service token is for publishing events only";
+            let detail = "a service token is for events only";
             return Err(ApiError::forbidden("insufficient_scope", detail));
         }
         self.caller()
@@ -229,7 +302,8 @@ impl Call {
 
     /// When the token is over; never without one.
     pub fn expires_at(&self) -> Timestamp {
-        self.claims.as_ref().map_or(Timestamp::MAX, Claims::expires_at)
+        let service = self.service.as_ref().map(|service| service.expires_at);
+        service.or(self.claims.as_ref().map(Claims::expires_at)).unwrap_or(Timestamp::MAX)
     }
 
     /// Whether an administrator asks.

@@ -25,7 +25,7 @@ use super::orders::{
 use super::params::path_id;
 use super::problem::ApiError;
 use crate::domain::ids::{CheckoutId, ListingId, OrderId, UserId};
-use crate::domain::order::{Order, OrderCommand, OrderRejection, Placement, Wanted};
+use crate::domain::order::{Address, Order, OrderCommand, OrderRejection, Placement, Wanted};
 use crate::projections::OrderFilter;
 
 /// How many sellers one checkout may have.
@@ -80,11 +80,11 @@ async fn parts<'a>(
 }
 
 /// The command of one part. What is not placed yet must be possible as far as the door knows.
-fn placement(
+async fn placement(
     app: &App,
     call: &Call,
     checkout: CheckoutId,
-    wish: &Wish,
+    (wish, delivery_address): (&Wish, &Address),
     part: Part<'_>,
 ) -> Result<(OrderId, OrderCommand), ApiError> {
     let Part { order_id, lines, placed } = part;
@@ -92,7 +92,7 @@ fn placement(
     for (item, listing, offer) in lines {
         items.push(match placed {
             true => line(item, listing, offer),
-            false => for_buyer(call, item, listing, offer)?,
+            false => for_buyer(app, call, item, listing, offer).await?,
         });
     }
     if !placed {
@@ -102,7 +102,7 @@ fn placement(
         caller: call.caller(),
         order_id,
         items,
-        delivery_address: wish.delivery_address.clone(),
+        delivery_address: delivery_address.clone(),
         payment_method: wish.payment_method.clone(),
         saga_definition: wish.saga_definition,
         checkout_id: Some(checkout),
@@ -140,8 +140,12 @@ async fn check_out(
     usable(&app, &wish.payment_method)?;
     let checkout = CheckoutId(call.new_id(&app, "checkouts.create"));
     let mut commands = Vec::new();
-    for part in parts(&app, checkout, &wish).await?.into_values() {
-        commands.push(placement(&app, &call, checkout, &wish, part)?);
+    let parts = parts(&app, checkout, &wish).await?;
+    let repeated = parts.values().all(|part| part.placed);
+    let destination = wish.destination.clone();
+    let address = destination.find(&app, &call, repeated).await?;
+    for part in parts.into_values() {
+        commands.push(placement(&app, &call, checkout, (&wish, &address), part).await?);
     }
     let orders = app.runtime().aggregate::<Order>();
     let (mut bodies, mut positions) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! The event store, for administrators until topics have scopes.
+//! The event store, for administrators, and for services within the topics of their tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::Value;
+use souk_actors::broker::Pattern;
 use souk_actors::event::{Position, StoredEvent};
 use souk_actors::journal::codec::Reveal;
 use utoipa::ToSchema;
@@ -16,7 +17,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::answer::{Answer, Page};
-use super::call::{EventReader, Staff};
+use super::call::{EventReader, LogReader, Staff};
 use super::event_json::{EventName, Form, event_name, write};
 use super::params::{Params, wrong};
 use super::problem::ApiError;
@@ -94,9 +95,13 @@ pub(super) fn form(params: &Params, headers: &HeaderMap) -> Form {
 }
 
 /// One event as an answer.
-pub(super) async fn one(app: &App, event: &StoredEvent, form: Form) -> Result<Response, ApiError> {
-    // Administrators read personal fields in clear, and what publishers tell has none.
-    let answer = Answer::ok(write(app, event, form, Reveal::Clear).await?);
+pub(super) async fn one(
+    app: &App,
+    event: &StoredEvent,
+    form: Form,
+    reveal: Reveal,
+) -> Result<Response, ApiError> {
+    let answer = Answer::ok(write(app, event, form, reveal).await?);
     Ok(match form {
         Form::Cloud => answer.with(header::CONTENT_TYPE, CLOUDEVENT).into_response(),
         Form::Native | Form::Camel => answer.into_response(),
@@ -114,6 +119,46 @@ pub(super) fn filter(params: &Params) -> Result<EventFilter, ApiError> {
         None => (Vec::new(), None),
     };
     Ok(EventFilter { event_types, majors, ..about(params)? })
+}
+
+/// The filter of a query, within what its reader may read: to name anything else is 403, and to name
+/// nothing is to ask for all that may be read.
+pub(super) async fn allowed(
+    app: &App,
+    reader: &EventReader,
+    params: &Params,
+) -> Result<EventFilter, ApiError> {
+    let mut filter = filter(params)?;
+    let Some(topics) = reader.topics() else { return Ok(filter) };
+    if let Some(not) = filter.event_types.iter().find(|named| !reader.may_read_type(named)) {
+        return Err(reader.out_of_scope(not));
+    }
+    let is_all = |pattern: &Pattern| pattern.as_str() == "#";
+    if filter.event_types.is_empty() && !topics.iter().any(is_all) {
+        filter.event_types = readable_types(app, reader).await?;
+    }
+    Ok(filter)
+}
+
+/// Every type that may be read, of the marketplace's and of those that were registered. Never empty: an
+/// empty choice would be all of them.
+async fn readable_types(app: &App, reader: &EventReader) -> Result<Vec<String>, ApiError> {
+    const PAGE: u32 = 200;
+    let own = catalogue::all().iter().map(|descriptor| descriptor.event_type);
+    let mut types: Vec<_> =
+        own.filter(|own| reader.may_read_type(own)).map(str::to_owned).collect();
+    let mut after = String::new();
+    loop {
+        let rows = app.reads().event_types(&after, PAGE).await?;
+        let Some(last) = rows.last() else { break };
+        after.clone_from(&last.name);
+        types
+            .extend(rows.into_iter().map(|row| row.name).filter(|name| reader.may_read_type(name)));
+    }
+    if types.is_empty() {
+        types.push(String::new());
+    }
+    Ok(types)
 }
 
 /// The same but for the types of the events.
@@ -163,7 +208,9 @@ pub(super) fn positions(text: &str) -> Result<BTreeMap<u16, u64>, ApiError> {
 /// In the order of the log. `eventType` takes a canonical type, a name, an alias, or any of them
 /// with `.v<major>` behind it, and several with commas between. Times are half open: from, not to.
 /// `Accept: application/cloudevents-batch+json` gives CloudEvents; `case=camel` gives `eventId`,
-/// `eventType`, `aggregateId`, `aggregateType`, `occurredAt`, `payload` and `version`.
+/// `eventType`, `aggregateId`, `aggregateType`, `occurredAt`, `payload` and `version`. A service token
+/// reads the types of its scopes (`events:read:order.*`), personal fields as `[redacted]` unless it has
+/// `pii:read` too; another type is 403 `insufficient_scope`.
 #[utoipa::path(get, path = "/events", tag = "events",
     params(("eventType" = Option<String>, Query), ("aggregateId" = Option<String>, Query),
         ("aggregateType" = Option<String>, Query), ("correlationId" = Option<String>, Query),
@@ -174,11 +221,11 @@ pub(super) fn positions(text: &str) -> Result<BTreeMap<u16, u64>, ApiError> {
     responses((status = 200, description = "A page of events", body = Page<EventBody>)))]
 async fn list_events(
     State(app): State<App>,
-    _: Staff,
+    LogReader(reader): LogReader,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let filter = filter(&params)?;
+    let filter = allowed(&app, &reader, &params).await?;
     app.includes(VIEW, &params).await?;
     let (limit, mut at) = (params.limit()?, after(&app, &params)?);
     let mut positions = app.reads().events(&filter, &at, limit + 1).await?;
@@ -189,7 +236,7 @@ async fn list_events(
     let mut data = Vec::with_capacity(positions.len());
     for position in positions.into_iter().map(|found| found.at) {
         if let Some(event) = app.runtime().journal().event_at(position).await? {
-            data.push(write(&app, &event, form, Reveal::Clear).await?);
+            data.push(write(&app, &event, form, reader.reveal()).await?);
         }
         at.insert(position.partition, position.position);
     }
@@ -225,7 +272,8 @@ fn no_event() -> ApiError {
 ///
 /// By its id (a UUID), or by its number: `evt_<context>_<n>`, `evt_<n>`, `evt-<n>`. For
 /// administrators; a service token reads the events that were published with it, once they have come
-/// to pass.
+/// to pass, and the types of its scopes (`events:read:order.*`). Without any such scope the others are not
+/// there for it, with one they are 403.
 #[utoipa::path(get, path = "/events/{id}", tag = "events",
     params(("id" = String, Path), ("case" = Option<String>, Query)),
     responses((status = 200, description = "The event", body = EventBody)))]
@@ -237,10 +285,14 @@ async fn get_event(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let event = find(&app, &id).await?;
-    if !reader.may_read(&event) {
+    let may_read = reader.may_read_type(&event.event_type) || reader.has_published(&event);
+    if !may_read && reader.topics().is_some_and(<[_]>::is_empty) {
         return Err(no_event());
     }
-    one(&app, &event, form(&params, &headers)).await
+    if !may_read {
+        return Err(reader.out_of_scope(&event.event_type));
+    }
+    one(&app, &event, form(&params, &headers), reader.reveal()).await
 }
 
 /// What became of an event at one subscription.

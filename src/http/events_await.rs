@@ -11,7 +11,7 @@ use souk_actors::event::StoredEvent;
 use tokio::time::Instant;
 
 use super::App;
-use super::call::Staff;
+use super::call::LogReader;
 use super::events::{self, EventBody};
 use super::events_stream;
 use super::params::{Params, wrong};
@@ -42,11 +42,11 @@ const BATCH: usize = 256;
         (status = 204, description = "None has come in time")))]
 pub(super) async fn await_event(
     State(app): State<App>,
-    _: Staff,
+    LogReader(reader): LogReader,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut filter = events::filter(&params)?;
+    let mut filter = events::allowed(&app, &reader, &params).await?;
     if let Some(cause) = params.text("caused_by") {
         filter.causation_id = Some(cause.to_owned());
     }
@@ -63,7 +63,10 @@ pub(super) async fn await_event(
     let timeout = Duration::from_secs(seconds.min(TIMEOUT_MAX_SECONDS));
     let until = Instant::now() + preferred.unwrap_or(timeout);
     let mut response = match first(&app, &filter, after, until).await? {
-        Some(event) => events::one(&app, &event, events::form(&params, &headers)).await?,
+        Some(event) => {
+            let form = events::form(&params, &headers);
+            events::one(&app, &event, form, reader.reveal()).await?
+        }
         None => StatusCode::NO_CONTENT.into_response(),
     };
     let applied = Prefer { wait: preferred, respond_async: false }.applied();

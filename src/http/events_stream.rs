@@ -23,7 +23,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use hyper::body::Frame;
 use souk_actors::event::StoredEvent;
-use souk_actors::journal::codec::Reveal;
 use souk_actors::world::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -32,7 +31,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::call::{Call, Staff};
+use super::call::{Call, EventReader, LogReader, Staff};
+use super::catalogue;
 use super::connection::OpenRequest;
 use super::event_json::{Form, write};
 use super::events;
@@ -77,9 +77,26 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         ("Last-Event-ID" = Option<String>, Header)),
     responses((status = 200, description = "Events", body = String,
         content_type = "text/event-stream")))]
-async fn stream_events(request: StreamRequest) -> Result<Response, ApiError> {
-    let wanted = WantedEvents::read(&request.params, &request.headers)?;
+async fn stream_events(request: EventStreamRequest) -> Result<Response, ApiError> {
+    let EventStreamRequest { reader, request } = request;
+    let wanted = WantedEvents::read(reader, &request.params, &request.headers)?;
     open_stream(request, wanted).await
+}
+
+/// A request for a stream of events, by whoever may read some.
+struct EventStreamRequest {
+    reader: EventReader,
+    request: StreamRequest,
+}
+
+impl FromRequestParts<App> for EventStreamRequest {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let LogReader(reader) = LogReader::from_request_parts(parts, app).await?;
+        let request = StreamRequest::of(reader.call().clone(), parts, app).await?;
+        Ok(Self { reader, request })
+    }
 }
 
 /// An administrator's request for a stream.
@@ -97,6 +114,12 @@ impl FromRequestParts<App> for StreamRequest {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let Staff(call) = Staff::from_request_parts(parts, app).await?;
+        Self::of(call, parts, app).await
+    }
+}
+
+impl StreamRequest {
+    async fn of(call: Call, parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let params = Params::from_request_parts(parts, app).await?;
         let open = parts.extensions.get().cloned();
         Ok(Self { app: app.clone(), call, params, headers: parts.headers.clone(), open })
@@ -153,23 +176,31 @@ pub(super) trait Wanted: Send + 'static {
 
 /// The events themselves.
 struct WantedEvents {
+    reader: EventReader,
     topics: Topics,
     filter: EventFilter,
     form: Form,
 }
 
 impl WantedEvents {
-    fn read(params: &Params, headers: &HeaderMap) -> Result<Self, ApiError> {
+    fn read(reader: EventReader, params: &Params, headers: &HeaderMap) -> Result<Self, ApiError> {
         let topics = params.text("event_type").map(Topics::parse_list).transpose();
         let topics = topics.map_err(|error| {
             ApiError::invalid_field("eventType", "invalid_pattern", &error.to_string())
         })?;
+        let topics = topics.unwrap_or_default();
+        let known = catalogue::all().iter().map(|descriptor| descriptor.event_type);
+        if reader.topics().is_some_and(|allowed| !topics.are_among(allowed, known)) {
+            return Err(reader.out_of_scope(params.text("event_type").unwrap_or_default()));
+        }
         let (filter, form) = (events::about(params)?, events::form(params, headers));
-        Ok(Self { topics: topics.unwrap_or_default(), filter, form })
+        Ok(Self { reader, topics, filter, form })
     }
 
     fn includes(&self, event: &StoredEvent) -> bool {
-        self.topics.include(&event.event_type, event.major) && matches(&self.filter, event)
+        self.reader.may_read_type(&event.event_type)
+            && self.topics.include(&event.event_type, event.major)
+            && matches(&self.filter, event)
     }
 }
 
@@ -182,8 +213,7 @@ impl Wanted for WantedEvents {
         if !self.includes(event) {
             return Ok(None);
         }
-        // Only administrators come here, and they read personal fields in clear.
-        let data = write(app, event, self.form, Reveal::Clear).await?;
+        let data = write(app, event, self.form, self.reader.reveal()).await?;
         Ok(Some((event.event_type.to_string(), data.to_string())))
     }
 }

@@ -259,7 +259,7 @@ impl From<ListingRow> for ListingSummary {
     }
 }
 
-fn view(listing: &Listing) -> Option<ListingBody> {
+pub(super) fn view(listing: &Listing) -> Option<ListingBody> {
     listing.details.as_ref().map(ListingBody::new)
 }
 

@@ -165,7 +165,7 @@ fn missing() -> ApiError {
 
 /// The notification with its words, if there is one that the caller may see. A mail's words are
 /// between us and the mailbox: whoever could read them here would need no mailbox.
-async fn visible(
+pub(super) async fn visible(
     app: &App,
     call: &Call,
     id: NotificationId,

@@ -15,9 +15,9 @@ use crate::telemetry;
 
 const ABOUT: &str = "An actor-model marketplace. Every user, listing and order is one actor; what \
 it decides is an event, durable before anyone is told.\n\n\
-**Idempotency.** Every POST takes an `Idempotency-Key`, except login and refresh: the same key and \
-body get the first answer again (`Idempotent-Replayed: true`), also after a crash. Another body with \
-the same key is 422. Keys are remembered for 24 hours and belong to the caller and the operation.\n\n\
+**Idempotency.** Every POST takes an `Idempotency-Key`, except login, refresh, and asking for or \
+changing a password: the same key and body get the first answer again (`Idempotent-Replayed: \
+true`), also after a crash. Another body with the same key is 422. Keys are remembered for 24 hours and belong to the caller and the operation.\n\n\
 **Concurrency.** `ETag` is the version. `If-Match` makes a change rest on a version (412 otherwise), \
 `If-None-Match` answers 304.\n\n\
 **Reading your own writes.** Resources are never stale. Lists are projections: send the command's \
@@ -340,6 +340,19 @@ fn schema_at(path: &str, name: &str) -> Option<Value> {
             "type": "string",
             "enum": ["", "running", "completed", "cancelled", "failed"],
         })),
+        ("/api/v1/admin/users", "status") => Some(json!({
+            "type": "string",
+            "enum": ["", "PENDING", "ACTIVE", "SUSPENDED", "ERASED"],
+        })),
+        ("/api/v1/admin/users", "role") => {
+            Some(json!({ "type": "string", "enum": ["", "BUYER", "SELLER", "ADMIN"] }))
+        }
+        ("/api/v1/admin/users", "seller_status") => {
+            Some(json!({ "type": "string", "enum": ["", "PENDING", "VERIFIED", "REJECTED"] }))
+        }
+        ("/api/v1/admin/users", "q") => {
+            Some(json!({ "type": "string", "pattern": "^[^\\u0000]*$" }))
+        }
         ("/api/v1/traces", "status") => {
             Some(json!({ "type": "string", "enum": ["", "error", "ok"] }))
         }
@@ -475,13 +488,18 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     if method == "get" && is_conditional(path) {
         statuses.push("304");
     }
-    if path.starts_with("/api/v1/events") && changes {
+    if path.starts_with("/api/v1/events") && changes || asks_for_a_password(path, method) {
         statuses.push("429");
     }
     if changes {
         statuses.extend(["408", "409", "412", "413", "415", "422", "504"]);
     }
-    if path == "/api/v1/users/verify-email" {
+    if ["/api/v1/users/verify-email", "/api/v1/auth/password/reset"].contains(&path)
+        || path.starts_with("/api/v1/users/me")
+        || path.contains("/users/{id}/")
+        || path.starts_with("/api/v1/admin/sellers/")
+        || (path == "/api/v1/users/{id}" && changes)
+    {
         statuses.push("410");
     }
     if path.ends_with("/stream") {
@@ -502,6 +520,12 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     statuses
 }
 
+/// Where a wrong password counts.
+fn asks_for_a_password(path: &str, method: &str) -> bool {
+    ["/api/v1/auth/login", "/api/v1/users/me/password"].contains(&path)
+        || method == "delete" && path.starts_with("/api/v1/users/")
+}
+
 /// What can be done without a token.
 fn is_open(path: &str, method: &str) -> bool {
     !path.starts_with("/api/v1/")
@@ -510,23 +534,35 @@ fn is_open(path: &str, method: &str) -> bool {
             path,
             "/api/v1/auth/login"
                 | "/api/v1/auth/refresh"
+                | "/api/v1/auth/password/forgot"
+                | "/api/v1/auth/password/reset"
                 | "/api/v1/users/register"
                 | "/api/v1/users/verify-email"
+                | "/api/v1/users/verify-email/resend"
                 | "/api/v1/payments/webhook/momo"
                 | "/api/v1/search"
         )
         || (method == "get"
+            && path != "/api/v1/users/{id}/export"
             && !path.ends_with("/listing-preferences")
             && ["/api/v1/listings", "/api/v1/categories", "/api/v1/reviews", "/api/v1/users/{id}"]
                 .iter()
                 .any(|open| path.starts_with(open)))
 }
 
+/// What takes no idempotency key: a repeat is harmless, or is no repeat.
+const KEYLESS: [&str; 5] = [
+    "/api/v1/auth/login",
+    "/api/v1/auth/refresh",
+    "/api/v1/auth/password/forgot",
+    "/api/v1/users/verify-email/resend",
+    "/api/v1/users/me/password",
+];
+
 fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let parameter = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
     let mut parameters = Vec::new();
-    let keyless = path.ends_with("/auth/login")
-        || path.ends_with("/auth/refresh")
+    let keyless = KEYLESS.contains(&path)
         || path.starts_with("/api/v1/payments/webhook/")
         || (path.starts_with("/api/v1/dev/") && !path.ends_with("/echo"));
     if method == "post" && !keyless && !path.starts_with("/api/v1/events") {

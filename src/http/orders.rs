@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
+use super::address_book;
 use super::answer::{Answer, Page, composed, split};
 use super::body::{Fields, FromFields, Reason, Unread, Valid};
 use super::call::{Call, SignedIn};
@@ -26,7 +27,7 @@ use super::params::{Params, path_id};
 use super::prefer::{self, Prefer};
 use super::problem::ApiError;
 use crate::domain::escrow::{Escrow, EscrowDetails, EscrowStatus};
-use crate::domain::ids::{EscrowId, ListingId, OrderId, PaymentId, ReservationId};
+use crate::domain::ids::{AddressId, EscrowId, ListingId, OrderId, PaymentId, ReservationId};
 use crate::domain::listing::ListingStatus;
 use crate::domain::money::{Currency, Money};
 use crate::domain::order::{
@@ -34,6 +35,7 @@ use crate::domain::order::{
     SagaDefinition, Wanted,
 };
 use crate::domain::payment::{Instructions, Payment, PaymentDetails, PaymentStatus};
+use crate::domain::user::UserStatus;
 use crate::gateways::momo;
 use crate::projections::{OrderFilter, OrderRow};
 
@@ -66,8 +68,11 @@ pub struct NewOrder {
     /// What is wanted, all of one seller.
     #[schema(min_items = 1, max_items = 100)]
     pub items: Vec<NewItem>,
-    /// Where to deliver to.
-    pub delivery_address: AddressBody,
+    /// Where to deliver to; or `address_id`.
+    #[schema(value_type = Option<AddressBody>)]
+    pub delivery_address: Option<AddressBody>,
+    /// The same as an entry of the buyer's address book.
+    pub address_id: Option<Uuid>,
     /// By which means it will be paid.
     #[schema(example = "sandbox")]
     pub payment_method: String,
@@ -121,8 +126,44 @@ pub struct AddressBody {
     pub phone: Option<String>,
 }
 
-fn address(fields: &mut Fields<'_>) -> Option<Address> {
-    fields.object(&["delivery_address", "deliveryAddress", "address"], |fields| {
+/// Where to deliver to, as it was said.
+#[derive(Debug, Clone)]
+pub(super) enum Destination {
+    Given(Address),
+    Saved(AddressId),
+}
+
+impl Destination {
+    /// The address itself; of an order that there is already any will do.
+    pub(super) async fn find(
+        self,
+        app: &App,
+        call: &Call,
+        repeated: bool,
+    ) -> Result<Address, ApiError> {
+        match self {
+            Self::Given(address) => Ok(address),
+            Self::Saved(_) if repeated => Ok(Address::nowhere()),
+            Self::Saved(id) => address_book::saved(app, call, id).await,
+        }
+    }
+}
+
+fn destination(fields: &mut Fields<'_>) -> Option<Destination> {
+    const GIVEN: &[&str] = &["delivery_address", "deliveryAddress", "address"];
+    const SAVED: &[&str] = &["address_id", "addressId"];
+    if !fields.has(SAVED) {
+        return address_in(fields, GIVEN).map(Destination::Given);
+    }
+    if fields.has(GIVEN) {
+        fields.error("address_id", "ambiguous", "send either this or delivery_address");
+    }
+    fields.parsed(SAVED).map(Destination::Saved)
+}
+
+/// An address under one of these names.
+pub(super) fn address_in(fields: &mut Fields<'_>, names: &[&'static str]) -> Option<Address> {
+    fields.object(names, |fields| {
         let line1 = fields.text(&["line1", "street", "address_line1"]);
         let (district, city) = (fields.text(&["district"]), fields.text(&["city"]));
         Some(Address {
@@ -163,7 +204,7 @@ fn saga_definition(fields: &mut Fields<'_>) -> SagaDefinition {
 /// An order as it was asked for, whatever it was called.
 pub(super) struct Wish {
     pub items: Vec<NewItem>,
-    pub delivery_address: Address,
+    pub destination: Destination,
     pub payment_method: PaymentMethod,
     pub saga_definition: SagaDefinition,
 }
@@ -187,11 +228,11 @@ pub(super) struct OrderWish(pub Wish);
 impl FromFields for OrderWish {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
         let items = fields.objects(&["items"], ITEMS_MAX, item);
-        let (delivery_address, payment_method) = (address(fields), payment_method(fields));
+        let (destination, payment_method) = (destination(fields), payment_method(fields));
         let saga_definition = saga_definition(fields);
         Some(Self(Wish {
             items: items?,
-            delivery_address: delivery_address?,
+            destination: destination?,
             payment_method: payment_method?,
             saga_definition,
         }))
@@ -206,8 +247,11 @@ pub struct NewTransaction {
     /// How many units; one when absent.
     #[schema(minimum = 1)]
     pub quantity: Option<u32>,
-    /// Where to deliver to.
-    pub delivery_address: AddressBody,
+    /// Where to deliver to; or `address_id`.
+    #[schema(value_type = Option<AddressBody>)]
+    pub delivery_address: Option<AddressBody>,
+    /// The same as an entry of the buyer's address book.
+    pub address_id: Option<Uuid>,
     /// By which means it will be paid.
     #[schema(example = "sandbox")]
     pub payment_method: String,
@@ -220,13 +264,13 @@ impl FromFields for TransactionWish {
         let names = &["listing_id", "listingId", "product_id", "productId"];
         let listing_id = fields.parsed(names);
         let quantity = fields.optional_count(&["quantity"]).unwrap_or(1);
-        let (delivery_address, payment_method) = (address(fields), payment_method(fields));
+        let (destination, payment_method) = (destination(fields), payment_method(fields));
         let saga_definition = saga_definition(fields);
         let items =
             vec![NewItem { listing_id: Some(listing_id?), sku: None, quantity, unit_price: None }];
         Some(Self(Wish {
             items,
-            delivery_address: delivery_address?,
+            destination: destination?,
             payment_method: payment_method?,
             saga_definition,
         }))
@@ -445,7 +489,7 @@ impl OrderBody {
     }
 }
 
-fn shown_address(address: &Personal<Address>) -> serde_json::Value {
+pub(super) fn shown_address(address: &Personal<Address>) -> serde_json::Value {
     match address.get() {
         Some(address) => serde_json::to_value(address).unwrap_or_default(),
         None => serde_json::Value::from("[erased]"),
@@ -508,7 +552,7 @@ pub(super) async fn named(app: &App, call: &Call, name: &str) -> Result<OrderBod
 /// listings, when the saga asks them.
 async fn wanted(app: &App, call: &Call, index: usize, item: &NewItem) -> Result<Wanted, ApiError> {
     let (listing, offer) = offered(app, index, item).await?;
-    for_buyer(call, item, listing, offer)
+    for_buyer(app, call, item, listing, offer).await
 }
 
 /// The listing of a line, and what it offers.
@@ -530,7 +574,8 @@ pub(super) async fn offered(
 }
 
 /// The line, if this buyer can buy what is offered.
-pub(super) fn for_buyer(
+pub(super) async fn for_buyer(
+    app: &App,
     call: &Call,
     item: &NewItem,
     listing: ListingId,
@@ -539,6 +584,13 @@ pub(super) fn for_buyer(
     let buyer = call.someone()?;
     if offer.seller_id == buyer {
         return Err(ApiError::conflict("self_purchase", "nobody can buy their own listing"));
+    }
+    let seller = app.access().person(app.runtime(), offer.seller_id).await?;
+    if seller
+        .is_some_and(|seller| matches!(seller.status, UserStatus::Suspended | UserStatus::Erased))
+    {
+        let detail = format!("the seller of the listing {listing} cannot sell now");
+        return Err(ApiError::conflict("listing_unavailable", detail));
     }
     if offer.status != ListingStatus::Active {
         let detail = format!("the listing {listing} cannot be bought now");
@@ -620,11 +672,12 @@ async fn place(
     if !repeated {
         payable(&wish.payment_method, &items)?;
     }
+    let delivery_address = wish.destination.find(app, call, repeated).await?;
     let placement = OrderCommand::Place(Box::new(Placement {
         caller: call.caller(),
         order_id,
         items,
-        delivery_address: wish.delivery_address,
+        delivery_address,
         payment_method: wish.payment_method,
         saga_definition: wish.saga_definition,
         checkout_id: None,

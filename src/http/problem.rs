@@ -206,6 +206,13 @@ impl ApiError {
         self
     }
 
+    /// The same with what it names.
+    #[must_use]
+    pub fn naming(mut self, errors: Vec<FieldProblem>) -> Self {
+        self.0.errors = errors;
+        self
+    }
+
     /// The same with the aggregate's version.
     #[must_use]
     pub fn with_version(mut self, version: u64) -> Self {
@@ -278,7 +285,7 @@ fn status_of(code: &str) -> StatusCode {
     match code {
         "invalid" | "category_unknown" => StatusCode::UNPROCESSABLE_ENTITY,
         "not_found" | "token_unknown" | "listing_not_found" | "category_not_found"
-        | "return_not_found" => StatusCode::NOT_FOUND,
+        | "return_not_found" | "address_not_found" => StatusCode::NOT_FOUND,
         "forbidden" | "not_owner" | "not_the_owner" | "suspended" | "not_a_seller" => {
             StatusCode::FORBIDDEN
         }
@@ -427,6 +434,15 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("unauthenticated", 401, "Send Authorization: Bearer with an access token."),
     ("invalid_token", 401, "The token is not valid (any more). Log in or refresh it."),
     ("invalid_credentials", 401, "The address or the password is wrong."),
+    ("session_revoked", 401, "The session has ended. Log in again."),
+    ("account_suspended", 403, "An administrator has suspended this account."),
+    ("wrong_password", 403, "The password is wrong; nothing happened."),
+    ("open_orders", 409, "Orders are not finished; errors names each with what is to be done."),
+    (
+        "too_many_attempts",
+        429,
+        "Too many wrong passwords of late. Retry after Retry-After, or have the password reset.",
+    ),
     ("insufficient_scope", 403, "The token is valid but does not allow this."),
     ("forbidden", 403, "The caller may not do this."),
     ("foreign_host", 403, "The routes of development mode are reached as localhost only."),
@@ -461,6 +477,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("unsupported_media_type", 415, "Send application/json, not compressed."),
     ("invalid", 422, "Some fields are missing or wrong; errors names every one by JSON pointer."),
     ("idempotency_key_reused", 422, "The key was used before with another body."),
+    ("address_unknown", 422, "There is no such address in the buyer's address book."),
     ("sku_unknown", 422, "Nothing is offered under this sku."),
     ("sku_ambiguous", 422, "Several sellers offer this sku; name the listing instead."),
     (

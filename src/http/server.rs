@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tower::Service as _;
 
+use super::attempts::Peer;
 use super::connection::{self, Activity, Impatient, Version};
 use super::middleware::CameAs;
 use crate::config;
@@ -170,11 +171,13 @@ async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = &error as &dyn std::error::Error, "no TCP_NODELAY");
     }
+    let peer = stream.peer_addr().ok().map(|address| address.ip());
     let activity = Arc::new(Activity::default());
     let requests = activity.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let open = Arc::new(requests.request());
         request.extensions_mut().insert(open.clone());
+        request.extensions_mut().insert(Peer(peer));
         let answer = call(router.clone(), request);
         async move {
             let answer = answer.await;

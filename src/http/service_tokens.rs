@@ -50,7 +50,8 @@ pub struct NewServiceToken {
     /// What people call it.
     #[schema(max_length = 100, example = "the warehouse")]
     pub name: String,
-    /// `publisher`, or `publisher:<topic pattern>` for some event types only.
+    /// `publisher` and `events:read`, each also with `:<topic pattern>` for some event types only;
+    /// `pii:read`, to read personal fields too.
     #[schema(example = json!(["publisher"]))]
     pub scopes: Vec<String>,
     /// For how many seconds it is good; 90 days when absent.

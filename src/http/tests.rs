@@ -13,11 +13,14 @@ use crate::identity::token::{LIFETIME, Tokens};
 use crate::serve::Running;
 
 /// Operations that anybody may ask for and that read a body.
-const FOR_ANYBODY: [&str; 8] = [
+const FOR_ANYBODY: [&str; 11] = [
     "/api/v1/auth/login",
     "/api/v1/auth/refresh",
+    "/api/v1/auth/password/forgot",
+    "/api/v1/auth/password/reset",
     "/api/v1/users/register",
     "/api/v1/users/verify-email",
+    "/api/v1/users/verify-email/resend",
     "/api/v1/dev/clock/advance",
     "/api/v1/dev/echo",
     "/api/v1/dev/faults",

@@ -62,13 +62,7 @@ pub struct Register {
 impl FromFields for Register {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
         let email = checked(fields, &["email"], |check, text| check.email("", text));
-        let password = fields.text(&["password"]);
-        if let Some(password) = &password {
-            let length = password.chars().count();
-            if !(password::LENGTH_MIN..=password::LENGTH_MAX).contains(&length) {
-                fields.error("password", "password_length", "must have 8 to 256 characters");
-            }
-        }
+        let password = new_password(fields, &["password"]);
         let name = |check: &mut text::Fields, text: &str| check.line("", text, text::NAME_MAX);
         let first_name = checked(fields, &["first_name", "firstName"], name);
         let last_name = checked(fields, &["last_name", "lastName"], name);
@@ -79,6 +73,16 @@ impl FromFields for Register {
             last_name: last_name?,
         })
     }
+}
+
+/// Reads a password that is to be somebody's from now on.
+pub(super) fn new_password(fields: &mut Fields<'_>, names: &[&'static str]) -> Option<String> {
+    let password = fields.text(names)?;
+    let length = password.chars().count();
+    if !(password::LENGTH_MIN..=password::LENGTH_MAX).contains(&length) {
+        fields.error(names[0], "password_length", "must have 8 to 256 characters");
+    }
+    Some(password)
 }
 
 /// Reads a text and lets the domain check it, so that one answer names missing and wrong fields.
@@ -293,7 +297,7 @@ pub struct SellerBody {
 }
 
 impl UserBody {
-    fn new(details: &UserDetails, may_see: bool) -> Self {
+    pub(super) fn new(details: &UserDetails, may_see: bool) -> Self {
         let seller = details.seller.as_ref();
         Self {
             id: details.user_id.uuid(),
@@ -316,11 +320,11 @@ impl UserBody {
     }
 }
 
-fn view(may_see: bool) -> impl FnOnce(&User) -> Option<UserBody> + Send + 'static {
+pub(super) fn view(may_see: bool) -> impl FnOnce(&User) -> Option<UserBody> + Send + 'static {
     move |user| user.details.as_ref().map(|details| UserBody::new(details, may_see))
 }
 
-fn missing() -> ApiError {
+pub(super) fn missing() -> ApiError {
     ApiError::not_found("there is no such user")
 }
 
@@ -466,7 +470,7 @@ async fn get_user(
 }
 
 /// Sends a command to a user and shows the user as it is then.
-async fn change_user(
+pub(super) async fn change_user(
     app: &App,
     call: &Call,
     user: UserId,

@@ -84,6 +84,11 @@ pub fn row(user_id: Uuid, phc: String) -> ControlWrite {
     }
 }
 
+/// The same without one: there is no way in by a password any more.
+pub fn no_row(user_id: Uuid) -> ControlWrite {
+    ControlWrite { space: SPACE, key: user_id.as_bytes().to_vec(), value: None, expires_at: None }
+}
+
 fn argon2() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT)
 }

@@ -17,12 +17,21 @@ use crate::domain::text::hex;
 
 /// How long a token is accepted.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a token for a new password is accepted.
+pub const RESET_LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// What the nonces of tokens for a new password begin with: such a token is none of the other kind.
+const RESET: &str = "password_reset.";
 
 /// A new nonce, in hexadecimal.
 pub fn new_nonce(world: &dyn World) -> String {
     let mut nonce = [0; 16];
     world.fill(&mut nonce);
     hex(&nonce)
+}
+
+/// A new nonce of a token for a new password.
+pub fn new_reset_nonce(world: &dyn World) -> String {
+    format!("{RESET}{}", new_nonce(world))
 }
 
 /// The token that `nonce` (in hexadecimal, as events hold it) makes for a user.

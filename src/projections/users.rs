@@ -34,6 +34,10 @@ pub struct UserRow {
 pub struct UserFilter {
     /// Who stand so.
     pub status: Option<UserStatus>,
+    /// Who are this.
+    pub role: Option<Role>,
+    /// This one.
+    pub user_id: Option<Uuid>,
     /// Who stand so as sellers (the ones waiting for an administrator are `PENDING`).
     pub seller_status: Option<VerificationStatus>,
 }
@@ -139,8 +143,11 @@ pub async fn find(
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<UserRow>, ReadError> {
+    let role = filter.role.map(|role| format!("%{}%", role.as_str()));
     let query = Query::select(UsersView::COLUMNS, &db.table(UsersView::NAME, UsersView::TABLE))
         .when(" AND status = ", filter.status.as_ref().map(Param::word))
+        .when(" AND user_id = ", filter.user_id)
+        .when(" AND roles LIKE ", role.as_deref())
         .when(" AND seller_status = ", filter.seller_status.as_ref().map(Param::word))
         .before("registered_ms, user_id", before)
         .then(" ORDER BY registered_ms DESC, user_id DESC LIMIT ")

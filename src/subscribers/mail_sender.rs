@@ -48,7 +48,7 @@ pub struct MailSender {
 /// After how many lost answers a mail is not sent again by itself.
 const UNKNOWN_MAX: u32 = 2;
 /// Mails that may come twice: their tokens work once.
-const MAY_REPEAT: &[&str] = &["welcome_verification"];
+const MAY_REPEAT: &[&str] = &["welcome_verification", "password_reset"];
 
 /// What an answer means: what to record, and what to tell the runtime.
 fn verdict(

@@ -9,7 +9,7 @@ use souk_actors::runtime::Runtime;
 use uuid::Uuid;
 
 use super::command_failed;
-use super::notifications::NONCE;
+use super::notifications::{NONCE, RESET_NONCE};
 use super::templates::{RenderError, Rendered, Templates};
 use crate::domain::notification::{Notification, NotificationDetails};
 use crate::domain::user::{User, UserDetails};
@@ -68,6 +68,10 @@ impl Composer {
         if let Some(nonce) = values.remove(NONCE) {
             let token = (self.token_of)(details.recipient.uuid(), &nonce);
             values.insert("verification_token".to_owned(), token);
+        }
+        if let Some(nonce) = values.remove(RESET_NONCE) {
+            let token = (self.token_of)(details.recipient.uuid(), &nonce);
+            values.insert("reset_token".to_owned(), token);
         }
         Ok(values)
     }

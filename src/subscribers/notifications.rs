@@ -6,6 +6,10 @@
 //! | `user.email_verified` | the user, by mail | `email_verified` |
 //! | `user.upgraded_to_seller` | the user, by mail and in the marketplace | `seller_welcome`, `seller_onboarding` |
 //! | | administrators | `seller_pending` |
+//! | `user.verification_requested` | the user, by mail | `welcome_verification` |
+//! | `user.password_reset_requested` | the user, by mail | `password_reset` |
+//! | `user.password_reset`, `user.password_changed` | the user, by mail | `password_changed` |
+//! | `user.suspended`, `user.reinstated` | the user, by mail | `account_suspended`, `account_reinstated` |
 //! | `seller.verified`, `seller.rejected` | the seller, also by mail | `seller_verified`, `seller_rejected` |
 //! | `order.placed` | the buyer, by mail and text message | `order_placed` |
 //! | `order.confirmed` | the seller | `new_order` |
@@ -69,6 +73,12 @@ pub const TOPICS: &[&str] = &[
     "user.registered",
     "user.email_verified",
     "user.upgraded_to_seller",
+    "user.verification_requested",
+    "user.password_reset_requested",
+    "user.password_reset",
+    "user.password_changed",
+    "user.suspended",
+    "user.reinstated",
     "seller.*",
     "order.*",
     "payment.rejected",
@@ -79,6 +89,8 @@ pub const TOPICS: &[&str] = &[
 /// Parameter of `welcome_verification`: what the token is made from, together with a secret. The
 /// token itself is in no event.
 pub const NONCE: &str = "verification_token_nonce";
+/// Parameter of `password_reset`, likewise.
+pub const RESET_NONCE: &str = "reset_token_nonce";
 
 /// The handler.
 pub struct Notifications;
@@ -185,6 +197,22 @@ fn about_user(event: &UserEvent, by_operator: bool) -> Vec<Message> {
                 Message::admin(user_id, "seller_pending").with("business_name", name),
             ]
         }
+        UserEvent::VerificationRequested(token) => {
+            let mail = Message::mail(token.user_id, "welcome_verification");
+            vec![mail.with(NONCE, &token.token_nonce)]
+        }
+        UserEvent::PasswordResetRequested(token) => {
+            let mail = Message::mail(token.user_id, "password_reset");
+            vec![mail.with(RESET_NONCE, &token.token_nonce)]
+        }
+        UserEvent::PasswordReset(ended) | UserEvent::PasswordChanged(ended) => {
+            vec![Message::mail(ended.user_id, "password_changed")]
+        }
+        UserEvent::Suspended(suspended) => {
+            let mail = Message::mail(suspended.user_id, "account_suspended");
+            vec![mail.with("reason", &suspended.reason)]
+        }
+        UserEvent::Reinstated(user) => vec![Message::mail(user.user_id, "account_reinstated")],
         UserEvent::SellerVerified(seller) => {
             Message::in_app(seller.user_id, "seller_verified").and_by_mail().into()
         }

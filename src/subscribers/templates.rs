@@ -29,6 +29,10 @@ macro_rules! files {
 /// Every file. A template is stored by its name: never rename one.
 static FILES: &[(&str, &str)] = files![
     "layout.html",
+    "account_reinstated.html",
+    "account_reinstated.txt",
+    "account_suspended.html",
+    "account_suspended.txt",
     "invoice.html",
     "dead_letter.txt",
     "dispute_opened.txt",
@@ -61,6 +65,10 @@ static FILES: &[(&str, &str)] = files![
     "order_rejected.txt",
     "order_shipped.sms.txt",
     "order_shipped.txt",
+    "password_changed.html",
+    "password_changed.txt",
+    "password_reset.html",
+    "password_reset.txt",
     "payment_received.sms.txt",
     "payment_received.txt",
     "payment_rejected.txt",

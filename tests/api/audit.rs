@@ -73,6 +73,7 @@ async fn a_healthy_system_lacks_nothing_and_has_nothing_twice(partitions: u16) {
         "notifications-view",
         "categories-view",
         "users-view",
+        "sessions-view",
         "sagas-view",
         "search-view",
         "analytics-view",

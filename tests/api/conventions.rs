@@ -271,6 +271,50 @@ async fn answers_are_not_cached_nor_sniffed() {
     server.finish().await;
 }
 
+/// The pages of other sites get nothing, but those of the sites that are listed.
+#[tokio::test]
+async fn pages_of_listed_sites_may_read_answers() {
+    let shop = "https://shop.example.com";
+    let server = Start::default()
+        .with("CORS_ALLOWED_ORIGINS", format!("{shop}, http://localhost:3000"))
+        .start()
+        .await;
+    let path = "/api/v1/categories";
+    let from = |origin: &str| server.visitor().with("origin", origin);
+    for origin in [shop, "http://localhost:3000"] {
+        let read = from(origin).get(path).await.expect(200);
+        assert_eq!(read.header("access-control-allow-origin"), origin);
+        assert!(read.header("access-control-expose-headers").contains("souk-position"));
+        assert!(read.header("vary").contains("origin"));
+        assert_eq!(read.header("access-control-allow-credentials"), "");
+    }
+    // Also where the answer is a refusal, which the page has to understand.
+    let refused = from(shop).get("/api/v1/users/me").await.problem(401, "unauthenticated");
+    assert_eq!(refused.header("access-control-allow-origin"), shop);
+    let ask = |origin: &str| {
+        from(origin)
+            .with("access-control-request-method", "PATCH")
+            .with("access-control-request-headers", "authorization,if-match,idempotency-key")
+    };
+    let options = reqwest::Method::OPTIONS;
+    let asked = ask(shop).send(options.clone(), path, None).await.expect(200);
+    assert!(asked.header("access-control-allow-methods").contains("PATCH"));
+    for name in ["authorization", "if-match", "idempotency-key", "prefer"] {
+        assert!(asked.header("access-control-allow-headers").contains(name), "{name}");
+    }
+    for origin in ["https://shop.example.com.evil.example", "http://shop.example.com", "null"] {
+        let read = from(origin).get(path).await.expect(200);
+        assert_eq!(read.header("access-control-allow-origin"), "", "{origin}");
+        let asked = ask(origin).send(options.clone(), path, None).await;
+        assert_eq!(asked.header("access-control-allow-origin"), "", "{origin}");
+    }
+    server.finish().await;
+    let closed = Server::start().await;
+    let read = closed.visitor().with("origin", shop).get(path).await.expect(200);
+    assert_eq!(read.header("access-control-allow-origin"), "");
+    closed.finish().await;
+}
+
 #[tokio::test]
 async fn who_may_not_ask_is_not_told_what_is_wrong() {
     let server = Server::start().await;

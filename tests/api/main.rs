@@ -6,6 +6,7 @@
 
 mod support;
 
+mod address_book;
 mod after_sales;
 mod aggregates;
 mod analytics;
@@ -26,6 +27,7 @@ mod disk;
 mod documents;
 mod duplicates;
 mod durability;
+mod erasure;
 mod escalations;
 mod event_store;
 mod explain;
@@ -41,6 +43,7 @@ mod momo_storm;
 mod mutations;
 mod notifications;
 mod overload;
+mod passwords;
 mod permissions;
 mod preferences;
 mod program;
@@ -51,9 +54,11 @@ mod registration;
 mod replays;
 mod reviews;
 mod sagas;
+mod scopes;
 mod search;
 mod sellers;
 mod sessions;
 mod sms;
+mod standing;
 mod stream;
 mod webhooks;

@@ -18,6 +18,8 @@ enum For {
     ItsSeller,
     /// Anybody who sells.
     Sellers,
+    /// The one user that it is of; for others it is not there, for administrators neither.
+    ItsUser,
     /// Buyer and seller of the order, and administrators; for others it is not there.
     Parties,
     /// The seller whose payout it is, and administrators; for others it is not there.
@@ -32,6 +34,8 @@ enum For {
     ItsRecipient,
     /// The seller of the order, and administrators; the buyer hears 403, others 404.
     WhoeverSends,
+    /// Administrators, and services within the topics of their tokens.
+    Readers,
     /// Administrators.
     Staff,
 }
@@ -46,6 +50,8 @@ enum Who {
     Seller,
     OtherBuyer,
     OtherSeller,
+    /// A service whose token may read `order.*`.
+    Service,
     Admin,
 }
 
@@ -55,13 +61,18 @@ fn meant_for(operation: &Operation) -> For {
     let Some(path) = operation.path.strip_prefix("/api/v1") else { return For::All };
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
     match (operation.method.as_str(), path) {
+        ("GET", "/events" | "/events/{id}" | "/events/await" | "/events/stream") => For::Readers,
         _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/webhooks"]) => For::Staff,
         ("POST", "/notifications/webhook/bounce") => For::Staff,
         _ if starts(&["/dev/"]) => For::All,
         ("GET", _) if starts(&["/analytics/"]) => For::Staff,
         ("POST", "/analytics/events") | ("GET", "/users/me/analytics") => For::SignedIn,
         ("POST", "/auth/login" | "/auth/refresh") => For::All,
+        ("POST", "/auth/password/forgot" | "/auth/password/reset") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,
+        ("POST", "/users/verify-email/resend") => For::All,
+        _ if starts(&["/users/me/sessions/{id}"]) => For::ItsUser,
+        _ if starts(&["/users/me"]) => For::SignedIn,
         // Whoever signs with the provider's key.
         ("POST", "/payments/webhook/momo") => For::All,
         ("GET", "/users/{id}" | "/users/{id}/seller-profile") => For::All,
@@ -70,26 +81,19 @@ fn meant_for(operation: &Operation) -> For {
         ("GET", "/reviews" | "/reviews/{id}" | "/users/{id}/reviews/summary") => For::All,
         ("GET", "/users/{id}/followers/count") => For::All,
         ("POST" | "DELETE", "/users/{id}/follow") => For::SignedIn,
-        _ if starts(&[
-            "/users/me/favourites",
-            "/users/me/following",
-            "/users/me/notification-preferences",
-        ]) =>
-        {
-            For::SignedIn
-        }
         ("POST", "/reviews") => For::ItsReviewer,
         ("POST" | "PUT", "/reviews/{id}/reply") => For::ItsReviewee,
-        ("POST", "/auth/logout" | "/users/upgrade-to-seller") => For::SignedIn,
+        ("POST", "/auth/logout" | "/auth/logout-all") => For::SignedIn,
+        ("POST", "/users/upgrade-to-seller") => For::SignedIn,
         ("POST", "/orders" | "/transactions" | "/checkouts") => For::SignedIn,
         ("GET", "/checkouts/{id}") => For::Parties,
         ("POST", "/me/payouts") => For::SignedIn,
         ("GET", "/me/payouts/{id}") => For::ItsPayee,
-        ("GET", "/users/me" | "/notifications" | "/shipments") => For::SignedIn,
+        ("GET", "/notifications" | "/shipments") => For::SignedIn,
         _ if starts(&["/notifications/{id}"]) => For::ItsRecipient,
         ("GET", _) if starts(&["/me/"]) => For::SignedIn,
-        ("PATCH", "/users/me") => For::SignedIn,
-        ("PATCH", "/users/{id}") => For::Themselves,
+        ("PATCH" | "DELETE", "/users/{id}") => For::Themselves,
+        ("GET", "/users/{id}/export") => For::Themselves,
         ("POST", "/listings") => For::Sellers,
         ("PATCH", "/listings/{id}") => For::ItsSeller,
         ("POST", _) if starts(&["/listings/{id}/"]) => For::ItsSeller,
@@ -107,17 +111,20 @@ fn meant_for(operation: &Operation) -> For {
 
 /// Whether somebody gets past the door, or the status and code that keep them out.
 fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
-    use Who::{Admin, Buyer, Expired, Forger, Nobody, OtherBuyer, OtherSeller, Seller};
+    use Who::{Admin, Buyer, Expired, Forger, Nobody, OtherBuyer, OtherSeller, Seller, Service};
     let forbidden = Err((403, "forbidden"));
     match (to, who) {
         (For::All, _) => Ok(()),
         (_, Nobody) => Err((401, "unauthenticated")),
         (_, Forger | Expired) => Err((401, "invalid_token")),
+        (For::Readers, Service | Admin) => Ok(()),
+        (_, Service) => Err((403, "insufficient_scope")),
         (For::SignedIn, _) | (For::Sellers, Seller | OtherSeller) => Ok(()),
         (For::Themselves, Buyer | Admin) | (For::ItsSeller, Seller | Admin) => Ok(()),
         (For::Parties, Buyer | Seller | Admin) | (For::Staff, Admin) => Ok(()),
         (For::ItsRecipient, Buyer | Admin) | (For::ItsPayee, Seller | Admin) => Ok(()),
-        (For::ItsRecipient | For::ItsPayee, _) => Err((404, "not_found")),
+        (For::ItsUser, Buyer) => Ok(()),
+        (For::ItsRecipient | For::ItsPayee | For::ItsUser, _) => Err((404, "not_found")),
         (For::ItsReviewer, Buyer) | (For::ItsReviewee, Seller) => Ok(()),
         (For::ItsReviewer | For::ItsReviewee, _) => forbidden,
         (For::ItsBuyer, Buyer | Admin) | (For::WhoeverSends, Seller | Admin) => Ok(()),
@@ -125,7 +132,7 @@ fn expected(to: For, who: Who) -> Result<(), (u16, &'static str)> {
         (For::Parties | For::ItsBuyer | For::WhoeverSends, OtherBuyer | OtherSeller) => {
             Err((404, "not_found"))
         }
-        (For::Staff, _) => Err((403, "insufficient_scope")),
+        (For::Staff | For::Readers, _) => Err((403, "insufficient_scope")),
         (For::Sellers | For::Themselves | For::ItsSeller, _) => forbidden,
     }
 }
@@ -169,6 +176,9 @@ async fn everybody_may_do_what_they_may_and_nothing_else() {
     }
     let mut parts: Vec<_> = things.buyer.access_token.split('.').map(str::to_owned).collect();
     parts[1] = server.admin_token().split('.').nth(1).unwrap().to_owned();
+    let wish = json!({ "name": "the ledger", "scopes": ["events:read:order.*"] });
+    let path = "/api/v1/admin/service-tokens";
+    let service = server.admin().post(path, &wish).await.expect(201).text("token");
     let clients = [
         (Who::Nobody, server.visitor()),
         // An administrator's claims under the signature of somebody else's.
@@ -178,6 +188,7 @@ async fn everybody_may_do_what_they_may_and_nothing_else() {
         (Who::OtherSeller, rival.client),
         (Who::Buyer, things.buyer.client.clone()),
         (Who::Seller, things.seller.client.clone()),
+        (Who::Service, server.visitor().with_token(&service)),
         (Who::Admin, server.admin()),
     ];
     let operations = server.operations(&things).await;

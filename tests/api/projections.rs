@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::purchases::with_one_and_three_partitions;
 use crate::support::{Answer, Client, Server, Start, eventually, parallel};
 
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
     "events-index",
     "listings-view",
     "orders-view",
@@ -15,6 +15,7 @@ const ALL: [&str; 10] = [
     "notifications-view",
     "categories-view",
     "users-view",
+    "sessions-view",
     "sagas-view",
     "search-view",
     "analytics-view",

@@ -24,6 +24,7 @@ use super::{Aggregate, Command, TimerChange};
 use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavailable};
 use crate::event::{EventPayload, Given, Metadata};
 use crate::faults::points;
+use crate::journal::codec;
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
 use crate::journal::{Batch, Outcome, Timer, TimerKey, TimerWrite};
 use crate::planted::Bug;
@@ -61,6 +62,8 @@ pub(crate) struct Live<A: Aggregate> {
     snapshot_version: u64,
     timers: KnownTimers,
     correlation_id: Option<Arc<str>>,
+    /// So many destroyed keys have had their effect on the state.
+    destroyed: u64,
 }
 
 /// Outcomes decided in this life, by command id.
@@ -144,7 +147,7 @@ impl<A: Aggregate> AggregateActor<A> {
                 return Ok(());
             }
             while let Some(job) = jobs.pop_front() {
-                if live.incarnation.failed() {
+                if live.incarnation.failed() || !live.forget() {
                     jobs.push_front(job);
                     self.slot.put_back(jobs);
                     return Err(Ends(Exit::Lost));
@@ -167,6 +170,7 @@ impl<A: Aggregate> AggregateActor<A> {
         {
             previous.settled().await;
         }
+        let destroyed = self.slot.shared().keys.destroyed_count();
         let folded = match fold::<A>(self.slot.shared(), self.slot.id, None).await {
             Ok(folded) => folded,
             Err(load::Error::Journal(error @ crate::journal::Error::Database(_))) => {
@@ -186,6 +190,7 @@ impl<A: Aggregate> AggregateActor<A> {
             snapshot_version: folded.snapshot_version,
             timers: KnownTimers::new(),
             correlation_id: folded.correlation_id,
+            destroyed,
         })
     }
 
@@ -229,6 +234,23 @@ impl<A: Aggregate> AggregateActor<A> {
 impl<A: Aggregate> Live<A> {
     fn shared(&self) -> &Arc<Shared> {
         self.slot.shared()
+    }
+
+    /// Takes out of the state what belongs to people whose keys have been destroyed since it was made:
+    /// it reads then as it would from the journal. False: only the journal can tell.
+    fn forget(&mut self) -> bool {
+        let keys = &self.shared().keys;
+        if keys.destroyed_count() == self.destroyed {
+            return true;
+        }
+        let Some((count, people)) = keys.destroyed_since(self.destroyed) else { return false };
+        match codec::without(&self.state, &people) {
+            Ok(Some(state)) => self.state = state,
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+        self.destroyed = count;
+        true
     }
 
     /// Runs one job. An error ends the actor; the job has been answered.

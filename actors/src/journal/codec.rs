@@ -7,13 +7,17 @@
 //! master key and stored in the transaction of the first event that uses it. Destroying it erases
 //! the person everywhere; no stored event changes.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use dashmap::DashMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -25,6 +29,8 @@ use crate::world::World;
 
 /// How many persons' keys are kept in memory: about 10 MB.
 const KEYS_MAX: usize = 100_000;
+/// How many destroyed keys are remembered in the order of their end, for states that are in memory.
+const DESTROYED_MAX: usize = 1_024;
 
 /// Stored in every sealed box's associated data; never change.
 const FORMAT: &str = "souk.sealed.v1";
@@ -56,6 +62,14 @@ pub struct Keyring {
     held: DashMap<Uuid, Held>,
     making: tokio::sync::Mutex<()>,
     world: Arc<dyn World>,
+    destroyed: Destroyed,
+}
+
+/// Whose keys were destroyed in this life, the latest of them by name.
+#[derive(Default)]
+struct Destroyed {
+    count: AtomicU64,
+    latest: Mutex<VecDeque<Uuid>>,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -72,6 +86,7 @@ impl Keyring {
             held: DashMap::new(),
             making: tokio::sync::Mutex::new(()),
             world,
+            destroyed: Destroyed::default(),
         }
     }
 
@@ -184,6 +199,27 @@ impl Keyring {
     /// This person's key has been destroyed in the journal: forget it.
     pub fn destroyed(&self, subject: Uuid) {
         self.held.insert(subject, Held::Gone);
+        let mut latest = self.destroyed.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.push_back(subject);
+        if latest.len() > DESTROYED_MAX {
+            latest.pop_front();
+        }
+        self.destroyed.count.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many keys have been destroyed in this life.
+    pub(crate) fn destroyed_count(&self) -> u64 {
+        self.destroyed.count.load(Ordering::Acquire)
+    }
+
+    /// Whose keys have been destroyed behind the first `seen`, with how many there are now; none when
+    /// that is longer ago than is remembered.
+    pub(crate) fn destroyed_since(&self, seen: u64) -> Option<(u64, Vec<Uuid>)> {
+        let latest = self.destroyed.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.destroyed_count();
+        let new = usize::try_from(count.saturating_sub(seen)).unwrap_or(usize::MAX);
+        let known = latest.len().checked_sub(new)?;
+        Some((count, latest.range(known..).copied().collect()))
     }
 
     async fn hold(
@@ -302,6 +338,32 @@ pub(crate) fn show(value: &mut Value, reveal: Reveal) {
     match marked(value, CLEAR_MARK) {
         Some((_, inner)) => *value = shown(reveal, inner.get("value").cloned()),
         None => children(value, &mut String::new(), &mut |child, _| show(child, reveal)),
+    }
+}
+
+/// A state without what belongs to these people; none: it has nothing of theirs.
+pub(crate) fn without<A: Serialize + DeserializeOwned>(
+    state: &A,
+    people: &[Uuid],
+) -> Result<Option<A>, serde_json::Error> {
+    let text = Zeroizing::new(serde_json::to_string(state)?);
+    let concerns = |person: &Uuid| text.contains(&person.to_string());
+    if !text.contains(CLEAR_MARK) || !people.iter().any(concerns) {
+        return Ok(None);
+    }
+    let mut value = serde_json::from_str(&text)?;
+    erase(&mut value, people);
+    serde_json::from_value(value).map(Some)
+}
+
+/// Takes these people's values out of a working form.
+fn erase(value: &mut Value, people: &[Uuid]) {
+    match marked(value, CLEAR_MARK) {
+        Some((subject, _)) if people.contains(&subject) => {
+            *value = json!({ CLEAR_MARK: { "subject": subject } });
+        }
+        Some(_) => {}
+        None => children(value, &mut String::new(), &mut |child, _| erase(child, people)),
     }
 }
 

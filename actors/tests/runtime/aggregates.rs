@@ -452,6 +452,9 @@ async fn personal_fields_are_sealed_in_the_file_and_erased_with_their_key() {
     let erased = rig.accounts().at_version(id(1), 1, |account| account.owner.clone()).await;
     let owner = erased.unwrap().unwrap().unwrap();
     assert_eq!((owner.get(), owner.subject()), (None, id(77)));
+    // Nor does the actor know it any more, which has been in memory all the time.
+    let live = rig.accounts().read(id(1), |account| account.owner.clone()).await.unwrap();
+    assert_eq!((live.version, live.value.unwrap().get()), (1, None));
     let verified = chain::verify(&*rig.store, 0, |_| {}).await.unwrap();
     assert_eq!(verified.damage, None, "an erasure leaves the chain whole");
     for entry in std::fs::read_dir(rig.folder.as_ref().unwrap().path()).unwrap() {

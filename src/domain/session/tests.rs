@@ -6,7 +6,8 @@ use crate::domain::testing::{BUYER, admin, assert_folds, at, buyer, run, strange
 
 fn start() -> SessionCommand {
     let session_id = SessionId(Uuid::from_u128(4));
-    SessionCommand::Start { session_id, user_id: user(BUYER), now: at(0), expires_at: at(100) }
+    let (user_id, now, expires_at) = (user(BUYER), at(0), at(100));
+    SessionCommand::Start { session_id, user_id, epoch: 2, now, expires_at }
 }
 
 fn rotate(generation: u32, seconds: u64) -> SessionCommand {

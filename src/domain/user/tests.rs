@@ -316,14 +316,14 @@ fn suspending_and_reinstating_restore_the_status() {
 
 #[test]
 fn an_erased_user_is_forgotten() {
-    let erase = |caller| UserCommand::Erase { caller, now: at(9) };
-    after(&[register(), verify("aa", 1), upgrade(buyer())])
+    let erase = |caller| UserCommand::Erase { caller, reason: None, now: at(9) };
+    after(&[register(), verify("aa", 1), upgrade(buyer()), add_address(1, "1 Loom Lane", true)])
         .when(erase(stranger()))
         .then_rejected("forbidden")
         .when(erase(buyer()))
         .and_state(|user| {
             let text = serde_json::to_string(user).unwrap();
-            for secret in ["ann@example.com", "Lee", "Book Street", "3825"] {
+            for secret in ["ann@example.com", "Lee", "Book Street", "3825", "Loom", "Home"] {
                 assert!(!text.contains(secret), "{secret}");
             }
         })
@@ -336,6 +336,183 @@ fn an_erased_user_is_forgotten() {
         .then_rejected("erased")
         .when(UserCommand::Reinstate { caller: admin(), now: at(10) })
         .then_rejected("erased");
+}
+
+fn request_verification(seconds: u64) -> UserCommand {
+    let token = OneTimeToken { hash: "dd".into(), nonce: "n".into(), expires_at: at(500) };
+    UserCommand::RequestVerification { token, now: at(seconds) }
+}
+
+fn request_reset(seconds: u64) -> UserCommand {
+    let token = OneTimeToken { hash: "cc".into(), nonce: "n".into(), expires_at: at(3_600) };
+    UserCommand::RequestPasswordReset { token, now: at(seconds) }
+}
+
+fn reset(hash: &str, seconds: u64) -> UserCommand {
+    UserCommand::ResetPassword { token_hash: hash.into(), now: at(seconds) }
+}
+
+fn change_password(caller: Caller) -> UserCommand {
+    UserCommand::ChangePassword { caller, kept: Some(SessionId(Uuid::from_u128(8))), now: at(9) }
+}
+
+fn add_address(n: u128, line1: &str, is_default: bool) -> UserCommand {
+    let address = Address {
+        recipient: Some("Aunt".into()),
+        line1: line1.into(),
+        line2: None,
+        ward: None,
+        district: "1".into(),
+        city: "Hue".into(),
+        postal_code: None,
+        country: "VN".into(),
+        phone: Some("+84901234567".into()),
+    };
+    UserCommand::AddAddress {
+        caller: buyer(),
+        address_id: AddressId(Uuid::from_u128(n)),
+        label: Some("Home".into()),
+        address: Box::new(address),
+        is_default,
+        now: at(4),
+    }
+}
+
+fn change_address(caller: Caller, n: u128, change: AddressChange, first: bool) -> UserCommand {
+    UserCommand::ChangeAddress {
+        caller,
+        address_id: AddressId(Uuid::from_u128(n)),
+        label: None,
+        change: Box::new(change),
+        is_default: first,
+        now: at(5),
+    }
+}
+
+fn remove_address(n: u128) -> UserCommand {
+    let address_id = AddressId(Uuid::from_u128(n));
+    UserCommand::RemoveAddress { caller: buyer(), address_id, now: at(6) }
+}
+
+fn default_address(user: &User) -> Option<u128> {
+    user.details.as_ref().unwrap().default_address.map(|id| id.uuid().as_u128())
+}
+
+#[test]
+fn an_address_book_has_one_address_to_offer_first() {
+    let kept = || after(&[register(), add_address(1, "1 Loom Lane", false)]);
+    kept()
+        .when(add_address(2, "2 Loom Lane", false))
+        .and_state(|user| assert_eq!(default_address(user), Some(1)))
+        .then_types(&["user.address_added"])
+        .when(change_address(buyer(), 2, AddressChange::default(), true))
+        .and_state(|user| assert_eq!(default_address(user), Some(2)))
+        .then_types(&["user.address_changed"])
+        .when(change_address(buyer(), 2, AddressChange::default(), false))
+        .then([])
+        .when(remove_address(2))
+        .and_state(|user| assert_eq!(default_address(user), Some(1)))
+        .then_types(&["user.address_removed"])
+        .when(remove_address(2))
+        .then_rejected("address_not_found");
+    kept()
+        .when(change_address(admin(), 1, AddressChange::default(), true))
+        .then_rejected("forbidden");
+    kept().when(add_address(3, " ", true)).then_rejected("invalid");
+    after(&[register()]).when(remove_address(1)).then_rejected("address_not_found");
+}
+
+#[test]
+fn what_is_absent_of_a_change_stays_and_what_is_empty_goes() {
+    let line1 = Some("9 Loom Lane".to_owned());
+    let change = AddressChange { line1, phone: Some(String::new()), ..AddressChange::default() };
+    after(&[register(), add_address(1, "1 Loom Lane", false)])
+        .when(change_address(buyer(), 1, change, false))
+        .and_state(|user| {
+            let saved = &user.details.as_ref().unwrap().addresses[0];
+            let address = saved.address.get().unwrap();
+            assert_eq!((address.line1.as_str(), address.city.as_str()), ("9 Loom Lane", "Hue"));
+            assert_eq!(
+                (address.phone.as_ref(), address.recipient.as_deref()),
+                (None, Some("Aunt"))
+            );
+            assert_eq!(saved.label.as_ref().unwrap().get().unwrap(), "Home");
+        })
+        .then_types(&["user.address_changed"]);
+}
+
+#[test]
+fn an_address_book_is_bounded() {
+    let mut commands = vec![register()];
+    commands.extend((0..ADDRESSES_MAX as u128).map(|n| add_address(n, "1 Loom Lane", false)));
+    after(&commands)
+        .when(add_address(99, "1 Loom Lane", false))
+        .then_rejected("too_many_addresses");
+}
+
+fn epoch(user: &User) -> u32 {
+    user.details.as_ref().unwrap().epoch
+}
+
+#[test]
+fn a_new_verification_token_takes_the_place_of_the_first() {
+    after(&[register()])
+        .when(request_verification(59))
+        .then([])
+        .when(request_verification(60))
+        .then_types(&["user.verification_requested"])
+        .when(request_verification(119))
+        .then([])
+        .when(verify("aa", 61))
+        .then_rejected("token_unknown")
+        .when(verify("dd", 499))
+        .then_types(&["user.email_verified"])
+        .when(request_verification(600))
+        .then_rejected("already_verified");
+    Scenario::<User>::new().when(request_verification(1)).then_rejected("not_found");
+}
+
+#[test]
+fn a_password_is_reset_once_in_time_with_the_token_and_ends_all_logins() {
+    after(&[register()]).when(reset("cc", 1)).then_rejected("token_unknown");
+    after(&[register(), request_reset(1)]).when(reset("aa", 2)).then_rejected("token_unknown");
+    after(&[register(), request_reset(1)]).when(reset("cc", 3_600)).then_rejected("token_expired");
+    after(&[register(), suspend()]).when(request_reset(9)).then_rejected("suspended");
+    after(&[register(), request_reset(1)])
+        .when(request_reset(60))
+        .then([])
+        .when(reset("cc", 3_599))
+        .and_state(|user| assert_eq!(epoch(user), 1))
+        .then_types(&["user.password_reset"])
+        .when(reset("cc", 3_599))
+        .then_rejected("token_unknown")
+        .when(request_reset(3_600))
+        .then_types(&["user.password_reset_requested"]);
+}
+
+#[test]
+fn a_new_password_ends_the_other_logins_and_voids_the_token_under_way() {
+    let (kept, other) = (SessionId(Uuid::from_u128(8)), SessionId(Uuid::from_u128(9)));
+    after(&[register(), request_reset(1)])
+        .when(change_password(admin()))
+        .then_rejected("forbidden")
+        .when(change_password(buyer()))
+        .and_state(move |user| {
+            let details = user.details.as_ref().unwrap();
+            assert!(details.goes_on(kept, 0) && details.goes_on(other, 1));
+            assert!(!details.goes_on(other, 0));
+        })
+        .then_types(&["user.password_changed"])
+        .when(reset("cc", 10))
+        .then_rejected("token_unknown")
+        .when(UserCommand::EndSessions { caller: stranger(), now: at(11) })
+        .then_rejected("forbidden")
+        .when(UserCommand::EndSessions { caller: buyer(), now: at(11) })
+        .and_state(move |user| {
+            let details = user.details.as_ref().unwrap();
+            assert!(!details.goes_on(kept, 0) && details.goes_on(kept, 2));
+        })
+        .then_types(&["user.sessions_ended"]);
 }
 
 #[test]
@@ -456,7 +633,16 @@ fn any_command() -> impl Strategy<Value = UserCommand> {
         Just(suspend()),
         Just(UserCommand::Reinstate { caller: admin(), now: at(6) }),
         "[a-z]{1,3}".prop_map(|name| rename(buyer(), Some(&name))),
-        Just(UserCommand::Erase { caller: buyer(), now: at(9) }),
+        Just(UserCommand::Erase { caller: buyer(), reason: None, now: at(9) }),
+        (0u64..200).prop_map(request_verification),
+        (0u64..200).prop_map(request_reset),
+        (0u64..9_000).prop_map(|seconds| reset("cc", seconds)),
+        Just(change_password(buyer())),
+        (0u128..4, any::<bool>()).prop_map(|(n, first)| add_address(n, "1 Loom Lane", first)),
+        (0u128..4, any::<bool>())
+            .prop_map(|(n, first)| { change_address(buyer(), n, AddressChange::default(), first) }),
+        (0u128..4).prop_map(remove_address),
+        Just(UserCommand::EndSessions { caller: buyer(), now: at(9) }),
         Just(bounce(Caller::System)),
         Just(mute(&[NotificationKind::News])),
         Just(mute(&[])),

@@ -41,6 +41,10 @@ pub struct Things {
     pub webhook_id: String,
     pub notification_id: String,
     pub replay_id: String,
+    /// Another login of the buyer.
+    pub session_id: String,
+    /// Somebody whom nobody misses.
+    pub other_id: String,
     /// An order that was delivered and not reviewed.
     pub delivered_id: String,
     pub review_id: String,
@@ -77,6 +81,9 @@ impl Server {
         .await;
         let replay = self.admin().post("/api/v1/admin/replays", &new_replay()).await.expect(202);
         let replay_id = replay.text("replay_id");
+        let session = self.login(&buyer.email, &buyer.password).await.expect(200);
+        let session_id = session.text("session_id");
+        let other_id = self.register("Otis").await.expect(201).text("user_id");
         let delivered_id = self.delivered(&buyer.client, &listing_id).await;
         let reviewed = self.delivered(&buyer.client, &listing_id).await;
         let review = json!({ "transaction_id": reviewed, "rating": 4, "comment": "Good." });
@@ -100,6 +107,8 @@ impl Server {
             webhook_id,
             notification_id,
             replay_id,
+            session_id,
+            other_id,
             delivered_id,
             review_id,
             completed_id,
@@ -133,7 +142,7 @@ impl Server {
         (order.id, asked.text("return_id"), payout.text("payout_id"))
     }
 
-    /// Every operation, about these things.
+    /// Every operation, about these things; last those after which their callers' tokens are over.
     pub async fn operations(&self, things: &Things) -> Vec<Operation> {
         let document = self.visitor().get("/openapi.json").await.expect(200);
         let paths = document["paths"].as_object().unwrap();
@@ -144,6 +153,7 @@ impl Server {
                 all.push(operation(document.json(), method, path, described, things));
             }
         }
+        all.sort_by_key(|operation| operation.path.starts_with("/api/v1/auth/logout"));
         all
     }
 }
@@ -178,6 +188,8 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/categories/") => &things.category_id,
         _ if path.contains("/events/") => &things.event_id,
         _ if path.contains("/sellers/") || path.ends_with("/follow") => &things.seller.user_id,
+        _ if path.contains("/sessions/") => &things.session_id,
+        _ if path.contains("/admin/users/") => &things.other_id,
         _ if path.contains("/users/") => &things.buyer.user_id,
         _ if path.contains("/webhooks/") => &things.webhook_id,
         _ if path.contains("/notifications/") => &things.notification_id,
@@ -251,6 +263,8 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "delivery_address": address(),
             "payment_method": "sandbox",
         }),
+        ("POST", "/api/v1/users/me/addresses") => json!({ "label": "Home", "address": address() }),
+        ("PATCH", "/api/v1/users/me/addresses/{id}") => json!({ "label": "Work" }),
         ("POST", "/api/v1/reviews") => json!({
             "transaction_id": things.delivered_id, "rating": 5, "comment": "As new.",
         }),

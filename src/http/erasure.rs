@@ -1,0 +1,281 @@
+//! What a person may ask for: all that is stored of them, and that it be forgotten.
+//!
+//! An erasure is an event of the user; what it leads to is done by subscribers (`erasures`,
+//! `session-endings`, `email-claims`). The key is destroyed here too, before the answer, so that who is
+//! told that it is done can rely on it.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::App;
+use super::address_book::{self, SavedAddressBody};
+use super::answer::{Answer, nothing_after};
+use super::attempts::Peer;
+use super::body::{Fields, FromFields, Reason, Unread};
+use super::call::{Call, SignedIn};
+use super::listings::{self, ListingBody};
+use super::notifications::{self, NotificationBody};
+use super::orders::{self, OrderBody, OrderSummary};
+use super::params::path_id;
+use super::passwords::confirmed;
+use super::problem::{ApiError, FieldProblem};
+use super::sessions::{self, SessionBody};
+use super::standing::required;
+use super::users::{UserBody, missing, view};
+use crate::domain::ids::{ListingId, NotificationId, OrderId, UserId};
+use crate::domain::listing::Listing;
+use crate::domain::user::{User, UserCommand, UserRejection};
+use crate::identity::password;
+use crate::projections::{
+    LISTINGS_VIEW, ListingFilter, NOTIFICATIONS_VIEW, ORDERS_VIEW, OrderFilter, OrderRow,
+    SESSIONS_VIEW,
+};
+use crate::subscribers::erasures::forget;
+
+/// Rows of a view that are read at a time.
+const PAGE: u32 = 200;
+/// How many unfinished orders are named.
+const NAMED_MAX: usize = 50;
+/// How orders stand that are not finished, and what their buyer and their seller can do about it.
+const UNFINISHED: [(&str, &str, &str); 6] = [
+    ("PENDING", "cancel it", "wait until it is confirmed"),
+    ("CONFIRMED", "pay for it or cancel it", "wait for the payment"),
+    ("PAID", "wait until it is sent, or cancel it", "wait until it is sent"),
+    ("SHIPPED", "confirm its delivery", "send it, and wait for its delivery"),
+    ("DELIVERED", "wait until the money is released", "wait until the money is released"),
+    ("RETURN_REQUESTED", "wait for the seller's answer", "answer the return"),
+];
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(erase_me))
+        .routes(routes!(erase_user))
+        .routes(routes!(export_user))
+}
+
+/// What an erasure takes.
+#[derive(ToSchema)]
+pub struct Erasure {
+    /// The password of whoever wants to be forgotten.
+    #[schema(format = Password)]
+    pub password: Option<String>,
+    /// Why somebody else is to be forgotten. It is recorded for good: name nobody in it.
+    #[schema(max_length = 500)]
+    pub reason: Option<String>,
+}
+
+impl FromFields for Erasure {
+    fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+        let Reason { reason } = Reason::from_fields(fields)?;
+        Some(Self { password: fields.optional_text(&["password"]), reason })
+    }
+}
+
+/// Refuses to forget somebody whom others still wait for.
+async fn nothing_is_open(app: &App, user: UserId) -> Result<(), ApiError> {
+    app.projected_all(ORDERS_VIEW).await?;
+    let mut open = Vec::new();
+    for (status, by_buyer, by_seller) in UNFINISHED {
+        let of = |buyer_id, seller_id| {
+            let status = Some(status.to_owned());
+            OrderFilter { buyer_id, seller_id, status }
+        };
+        let user = Some(user.uuid());
+        for (filter, to_do) in [(of(user, None), by_buyer), (of(None, user), by_seller)] {
+            let rows = app.reads().orders(&filter, None, PAGE).await?;
+            open.extend(rows.into_iter().map(|row| {
+                let detail = format!("{} is {status}: {to_do}", row.order_number);
+                FieldProblem::new(format!("/orders/{}", row.order_id), "unfinished", detail)
+            }));
+        }
+    }
+    if open.is_empty() {
+        return Ok(());
+    }
+    let detail =
+        format!("{} orders are not finished; see errors for what is to be done", open.len());
+    open.truncate(NAMED_MAX);
+    Err(ApiError::conflict("open_orders", detail).naming(open))
+}
+
+async fn erase(
+    app: &App,
+    call: &Call,
+    user: UserId,
+    peer: Peer,
+    unread: Unread,
+) -> Result<Response, ApiError> {
+    if !call.caller().may_act_for(user) {
+        return Err(ApiError::forbidden("forbidden", UserRejection::Forbidden.to_string()));
+    }
+    let Erasure { password, reason } = unread.read::<Erasure>(app).await?.body;
+    let reason = if call.caller().is(user) {
+        let password = password.ok_or_else(|| {
+            ApiError::invalid(vec![FieldProblem::new("/password", "required", "is required")])
+        })?;
+        confirmed(app, user, peer, password).await?;
+        None
+    } else {
+        Some(required(Reason { reason })?)
+    };
+    nothing_is_open(app, user).await?;
+    let mut context = call.plain_context(app);
+    context.attach = vec![password::no_row(user.uuid())];
+    let command = UserCommand::Erase { caller: call.caller(), reason, now: app.now() };
+    let users = app.runtime().aggregate::<User>();
+    let done = users.send(user.uuid(), command, context, |_| ()).await?;
+    app.access().person_changed(app.runtime(), user).await?;
+    forget(app.runtime(), user.uuid()).await?;
+    Ok(nothing_after(&done))
+}
+
+/// Be forgotten
+///
+/// Takes the password. What is personal cannot be read any more, anywhere: it shows as `[erased]`,
+/// also in the orders of others, which stay as they are otherwise. Sessions end, listings are archived,
+/// and the address can be registered anew. With unfinished orders, bought or sold, it is 409
+/// `open_orders`, and `errors` names each with what is to be done.
+#[utoipa::path(delete, path = "/users/me", tag = "users", request_body = Erasure,
+    responses((status = 204, description = "Forgotten")))]
+async fn erase_me(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    peer: Peer,
+    unread: Unread,
+) -> Result<Response, ApiError> {
+    let user = call.someone()?;
+    erase(&app, &call, user, peer, unread).await
+}
+
+/// Forget a user
+///
+/// As `DELETE /users/me`, which needs the password; administrators give a reason instead.
+#[utoipa::path(delete, path = "/users/{id}", tag = "users", params(("id" = String, Path)),
+    request_body = Erasure, responses((status = 204, description = "Forgotten")))]
+async fn erase_user(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+    peer: Peer,
+    unread: Unread,
+) -> Result<Response, ApiError> {
+    erase(&app, &call, path_id(&id)?, peer, unread).await
+}
+
+/// All that is stored of a person.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ExportBody {
+    /// When this was put together.
+    #[schema(format = DateTime)]
+    pub exported_at: String,
+    /// Who it is.
+    pub profile: UserBody,
+    /// The address book.
+    pub addresses: Vec<SavedAddressBody>,
+    /// What was bought.
+    pub orders: Vec<OrderBody>,
+    /// What was sold. Where it went is the buyer's.
+    pub sales: Vec<OrderSummary>,
+    /// What is or was for sale.
+    pub listings: Vec<ListingBody>,
+    /// Where the user is logged in.
+    pub sessions: Vec<SessionBody>,
+    /// What the user was told. A mail's words are in the mailbox only.
+    pub notifications: Vec<NotificationBody>,
+}
+
+/// All orders that match, the newest first.
+async fn all_orders(app: &App, filter: &OrderFilter) -> Result<Vec<OrderRow>, ApiError> {
+    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
+    loop {
+        let rows = app.reads().orders(filter, before, PAGE).await?;
+        let Some(last) = rows.last() else { return Ok(all) };
+        before = Some((last.placed_at.millis(), last.order_id));
+        all.extend(rows);
+    }
+}
+
+async fn all_listings(app: &App, user: UserId) -> Result<Vec<ListingBody>, ApiError> {
+    let filter = ListingFilter { seller_id: Some(user.uuid()), ..ListingFilter::default() };
+    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
+    loop {
+        let rows = app.reads().listings(&filter, before, PAGE).await?;
+        let Some(last) = rows.last() else { return Ok(all) };
+        before = Some((last.created_at.millis(), last.listing_id));
+        for row in rows {
+            let listing = ListingId(row.listing_id).uuid();
+            let read = app.runtime().aggregate::<Listing>().read(listing, listings::view).await?;
+            all.extend(read.value.map(|body| ListingBody { version: read.version, ..body }));
+        }
+    }
+}
+
+async fn all_notifications(
+    app: &App,
+    call: &Call,
+    user: UserId,
+) -> Result<Vec<NotificationBody>, ApiError> {
+    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
+    loop {
+        let user = Some(user.uuid());
+        let rows = app.reads().notifications(user, false, false, before, PAGE).await?;
+        let Some(last) = rows.last() else { return Ok(all) };
+        before = Some((last.created_at.millis(), last.notification_id));
+        for row in rows {
+            let id = NotificationId(row.notification_id);
+            all.extend(notifications::visible(app, call, id).await?);
+        }
+    }
+}
+
+/// All that is stored of a person
+///
+/// For the person, and for administrators; `me` stands for the caller. It includes everything that had
+/// happened when it was asked for.
+#[utoipa::path(get, path = "/users/{id}/export", tag = "users", params(("id" = String, Path)),
+    responses((status = 200, description = "Everything", body = ExportBody)))]
+async fn export_user(
+    State(app): State<App>,
+    SignedIn(call): SignedIn,
+    Path(id): Path<String>,
+) -> Result<Answer<ExportBody>, ApiError> {
+    let user = match id.as_str() {
+        "me" => call.someone()?,
+        id => path_id(id)?,
+    };
+    if !call.caller().may_act_for(user) {
+        return Err(ApiError::forbidden("forbidden", UserRejection::Forbidden.to_string()));
+    }
+    let look = |user: &User| {
+        let addresses = address_book::all(user.details.as_ref()?);
+        view(true)(user).map(|profile| (profile, addresses))
+    };
+    let done = app.runtime().aggregate::<User>().read(user.uuid(), look).await?;
+    let (profile, addresses) = done.value.ok_or_else(missing)?;
+    let profile = UserBody { version: done.version, ..profile };
+    for view in [ORDERS_VIEW, LISTINGS_VIEW, SESSIONS_VIEW, NOTIFICATIONS_VIEW] {
+        app.projected_all(view).await?;
+    }
+    let buys = OrderFilter { buyer_id: Some(user.uuid()), ..OrderFilter::default() };
+    let mut bought = Vec::new();
+    for row in all_orders(&app, &buys).await? {
+        bought.push(orders::current(&app, OrderId(row.order_id)).await?);
+    }
+    let sells = OrderFilter { seller_id: Some(user.uuid()), ..OrderFilter::default() };
+    let sales = all_orders(&app, &sells).await?.into_iter().map(OrderSummary::from).collect();
+    Ok(Answer::ok(ExportBody {
+        exported_at: app.now().to_string(),
+        profile,
+        addresses,
+        orders: bought,
+        sales,
+        listings: all_listings(&app, user).await?,
+        sessions: sessions::all_of(&app, &call, user).await?,
+        notifications: all_notifications(&app, &call, user).await?,
+    }))
+}

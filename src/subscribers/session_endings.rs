@@ -1,0 +1,158 @@
+//! `session-endings`: whoever may not come in any more is told so, and the logins that are over end.
+//!
+//! | event | what follows |
+//! | --- | --- |
+//! | `user.password_reset`, `.password_changed`, `.sessions_ended` | the user's logins of earlier epochs are revoked |
+//! | `user.suspended`, `user.erased` | all of them |
+//! | `session.revoked`, `user.reinstated` | what is remembered of them is read again |
+//!
+//! That a login is over is decided by the user's aggregate, in the transaction of the event. What this
+//! adds is that each login says so itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use souk_actors::command::CommandContext;
+use souk_actors::event::StoredEvent;
+use souk_actors::retry::Failure;
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::Handler;
+use uuid::Uuid;
+
+use super::command_failed;
+use crate::domain::caller::Caller;
+use crate::domain::ids::{SessionId, UserId};
+use crate::domain::session::{Session, SessionCommand};
+use crate::domain::user::User;
+use crate::identity::access::Access;
+use crate::projections::{ReadModels, SESSIONS_VIEW};
+
+/// The subscription's name. Stored; never rename.
+pub const NAME: &str = "session-endings";
+/// What it listens to.
+pub const TOPICS: &[&str] = &[
+    "user.suspended",
+    "user.reinstated",
+    "user.erased",
+    "user.password_reset",
+    "user.password_changed",
+    "user.sessions_ended",
+    "session.revoked",
+];
+
+/// Logins looked at in one go.
+const PAGE: u32 = 100;
+/// How long the view of logins may take to catch up with what happened before.
+const VIEW_WITHIN: Duration = Duration::from_secs(5);
+
+/// The handler.
+pub struct SessionEndings {
+    access: Access,
+    read_models: ReadModels,
+}
+
+/// Why a login ends, as its event says; none: it does not.
+fn reason(event_type: &str) -> Option<&'static str> {
+    Some(match event_type {
+        "user.suspended" => "suspended",
+        "user.erased" => "erased",
+        "user.password_reset" => "password_reset",
+        "user.password_changed" => "password_changed",
+        "user.sessions_ended" => "logged_out_everywhere",
+        _ => return None,
+    })
+}
+
+/// Waits until a view has everything that has happened until now.
+pub(super) async fn caught_up(runtime: &Runtime, view: &'static str) -> Result<(), Failure> {
+    for head in runtime.journal().heads() {
+        if !runtime.subscriptions().wait_for(view, head, VIEW_WITHIN).await {
+            return Err(Failure::transient(format!("{view} has not come to {head} yet")));
+        }
+    }
+    Ok(())
+}
+
+impl SessionEndings {
+    /// With what is remembered of who may come in.
+    pub fn new(access: Access, read_models: ReadModels) -> Self {
+        Self { access, read_models }
+    }
+
+    async fn end(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+        user: UserId,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        let view = |user: &User| user.details.clone();
+        let read = runtime.aggregate::<User>().read_inside(user.uuid(), view).await;
+        let Some(details) = read.map_err(|error| command_failed(&error))?.value else {
+            return Ok(());
+        };
+        caught_up(runtime, SESSIONS_VIEW).await?;
+        let (now, mut before) = (runtime.world().now(), None::<(i64, Uuid)>);
+        loop {
+            let rows = self.read_models.sessions(user.uuid(), Some(now), before, PAGE).await?;
+            for row in &rows {
+                let session = SessionId(row.session_id);
+                if !details.goes_on(session, row.epoch) {
+                    self.revoke(runtime, event, session, reason).await?;
+                }
+            }
+            match rows.last() {
+                Some(last) => before = Some((last.started_at.millis(), last.session_id)),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn revoke(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+        session: SessionId,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        let context = CommandContext::because_of(event, "end-session", session.uuid());
+        let now = runtime.world().now();
+        let revoke =
+            SessionCommand::Revoke { caller: Caller::System, reason: reason.to_owned(), now };
+        let sessions = runtime.aggregate::<Session>();
+        let sent = sessions.send(session.uuid(), revoke, context, |_| ()).await;
+        sent.map(drop).map_err(|error| command_failed(&error))
+    }
+}
+
+#[async_trait]
+impl Handler for SessionEndings {
+    async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        if &*event.aggregate_type == "session" {
+            let session = SessionId(event.aggregate_id);
+            let looked = self.access.login_changed(runtime, session).await;
+            return looked.map_err(|error| command_failed(&error));
+        }
+        let user = UserId(event.aggregate_id);
+        let looked = self.access.person_changed(runtime, user).await;
+        looked.map_err(|error| command_failed(&error))?;
+        match reason(&event.event_type) {
+            Some(reason) => self.end(runtime, event, user, reason).await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_of_a_user_but_the_reinstatement_ends_logins() {
+        for topic in TOPICS {
+            let ends = topic.starts_with("user.") && *topic != "user.reinstated";
+            assert_eq!(reason(topic).is_some(), ends, "{topic}");
+        }
+    }
+}
