@@ -18,6 +18,7 @@ use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::ids::{InterestId, ListingId, UserId};
 use crate::domain::interest::{Interest, InterestCommand, InterestKind, InterestOf};
+use crate::domain::listing::ListingStatus;
 use crate::domain::user::User;
 use crate::projections::{INTERESTS_VIEW, InterestRow};
 
@@ -181,7 +182,8 @@ async fn add_favourite(
     _: Valid<Nothing>,
 ) -> Result<Answer<FavouriteBody>, ApiError> {
     let listing: ListingId = path_id(&listing_id)?;
-    let offer = offer(&app, listing).await?;
+    // What is not published is not there for anybody else.
+    let offer = offer(&app, listing).await?.filter(|offer| offer.status != ListingStatus::Draft);
     offer.ok_or_else(|| ApiError::not_found("there is no such listing"))?;
     let done = change(&app, &call, InterestOf::Listing(listing), true).await?;
     let body = FavouriteBody { listing_id: listing.uuid(), since: done.value.clone() };

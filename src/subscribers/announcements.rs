@@ -2,7 +2,7 @@
 //!
 //! | event | to | template |
 //! | --- | --- | --- |
-//! | `listing.created` | the seller's followers | `new_listing` |
+//! | `listing.created`, unless a draft, and `listing.published` | the seller's followers | `new_listing` |
 //! | `catalog.price.changed`, to a lower one | those whose favourite it is | `price_drop` |
 //! | `announcement.started`, `.advanced` | the next of them | |
 //!
@@ -42,8 +42,13 @@ use crate::projections::{INTERESTS_VIEW, InterestRow, ReadModels};
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "announcements";
 /// What it listens to.
-pub const TOPICS: &[&str] =
-    &["listing.created", "catalog.price.changed", "announcement.started", "announcement.advanced"];
+pub const TOPICS: &[&str] = &[
+    "listing.created",
+    "listing.published",
+    "catalog.price.changed",
+    "announcement.started",
+    "announcement.advanced",
+];
 /// How many are told in one part. Several parts are under way at once, and the budget of commands
 /// from inside is for purchases too.
 pub const TOLD_AT_ONCE: u32 = 64;
@@ -76,7 +81,9 @@ fn news(change: &ListingEvent, listing: &ListingDetails) -> Option<News> {
         ])
     };
     match change {
-        ListingEvent::Created(_) => Some(News {
+        // A draft is news once it is published.
+        ListingEvent::Created(created) if created.draft => None,
+        ListingEvent::Created(_) | ListingEvent::Published(_) => Some(News {
             kind: InterestKind::Seller,
             target_id: listing.seller_id.uuid(),
             template: "new_listing",

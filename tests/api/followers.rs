@@ -87,6 +87,26 @@ async fn who_can_be_followed() {
     server.finish().await;
 }
 
+#[tokio::test]
+async fn a_draft_is_news_once_it_is_published() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    bea.client.post(&follow_path(&sam), &json!({})).await.expect(200);
+    let mut offer = server.offer(1).await;
+    offer["draft"] = json!(true);
+    let draft = sam.client.post("/api/v1/listings", &offer).await.expect(201).text("listing_id");
+    let favourite = format!("/api/v1/users/me/favourites/{draft}");
+    let put = bea.client.send(reqwest::Method::PUT, &favourite, None).await;
+    put.problem(404, "not_found");
+    server.at_rest().await;
+    assert!(told(&server, &bea, "new_listing").await.is_empty());
+    let publish = format!("/api/v1/listings/{draft}/publish");
+    sam.client.post(&publish, &json!({})).await.expect(200);
+    server.at_rest().await;
+    assert_eq!(told(&server, &bea, "new_listing").await.len(), 1);
+    server.finish().await;
+}
+
 /// More followers than are told at once, and the server dies among them.
 #[tokio::test]
 async fn many_followers_are_told_once_each_across_a_crash() {
