@@ -253,7 +253,7 @@ impl App {
 
 fn handlers(
     gateways: PaymentGateways,
-    (mails, texts): (MailSender, SmsHandler),
+    senders: (MailSender, SmsHandler),
     reads: &ReadModels,
 ) -> Vec<Subscription> {
     let calls = [Some(&gateways.sandbox), gateways.momo.as_ref()];
@@ -290,6 +290,16 @@ fn handlers(
         )
         .keyed_by(seller_ratings::key)
         .in_lanes(LANES),
+    ]
+    .into_iter()
+    .chain(tellers(senders, reads))
+    .chain(sequence_gaps::subscriptions().map(|of| of.in_lanes(LANES)))
+    .collect()
+}
+
+/// What tells people.
+fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Subscription; 7] {
+    [
         Subscription::handler(
             notifications::NAME,
             "notifications",
@@ -340,9 +350,6 @@ fn handlers(
         )
         .in_lanes(LANES_BUSY),
     ]
-    .into_iter()
-    .chain(sequence_gaps::subscriptions().map(|of| of.in_lanes(LANES)))
-    .collect()
 }
 
 /// What follows when somebody leaves, or may not come in any more.

@@ -87,6 +87,20 @@ const ONCE: &[&str] = &[
     "shipment.created",
     "user.registered",
 ];
+/// What becomes of a mail that is asked for.
+const EMAIL_OUTCOMES: &[&str] = &[
+    "notification.email.sent",
+    "notification.email.failed",
+    "notification.email.outcome_unknown",
+    "notification.muted",
+];
+/// What becomes of a text message that is asked for.
+const SMS_OUTCOMES: &[&str] = &[
+    "notification.sms.sent",
+    "notification.sms.failed",
+    "notification.sms.outcome_unknown",
+    "notification.muted",
+];
 /// What an aggregate can have at most one of for each of these.
 const ONCE_PER: &[(&str, &str)] = &[
     ("inventory.allocated", "order_id"),
@@ -652,25 +666,9 @@ impl<'a> Auditor<'a> {
                 return Ok(None);
             }
             mail_sender::NAME if data["channel"] != "email" => return Ok(None),
-            mail_sender::NAME => (
-                Some(event.aggregate_id),
-                &[
-                    "notification.email.sent",
-                    "notification.email.failed",
-                    "notification.email.outcome_unknown",
-                    "notification.muted",
-                ],
-            ),
+            mail_sender::NAME => (Some(event.aggregate_id), EMAIL_OUTCOMES),
             sms_sender::NAME if data["channel"] != "sms" => return Ok(None),
-            sms_sender::NAME => (
-                Some(event.aggregate_id),
-                &[
-                    "notification.sms.sent",
-                    "notification.sms.failed",
-                    "notification.sms.outcome_unknown",
-                    "notification.muted",
-                ],
-            ),
+            sms_sender::NAME => (Some(event.aggregate_id), SMS_OUTCOMES),
             email_claims::NAME => {
                 (id_in(&data, "email_claim_id"), &["email_claim.confirmed", "email_claim.released"])
             }
