@@ -24,7 +24,7 @@ use crate::app::contexts::context_of;
 use crate::domain::activity::{Activity, ActivityCommand};
 use crate::domain::registry;
 use crate::projections::analytics::{Metric, Point, Span, Value};
-use crate::projections::{ANALYTICS_VIEW, EVENTS_INDEX};
+use crate::projections::{ANALYTICS_VIEW, EVENTS_INDEX, REVIEWS_VIEW};
 
 /// The most steps of one answer, and how many there are when nobody says from when.
 const STEPS_MAX: i64 = 1_500;
@@ -47,7 +47,7 @@ pub struct MetricBody {
     /// Its name.
     #[schema(example = "gmv")]
     pub name: String,
-    /// `count`, `amount` (of money, in minor units) or `ratio`.
+    /// `count`, `amount` (of money, in minor units), `ratio` or `average`.
     #[schema(example = "amount")]
     pub unit: &'static str,
     /// How long a step is.
@@ -244,12 +244,13 @@ async fn figure(
 /// For administrators. `name` is `users_registered`, `users_verified`, `sellers_verified`,
 /// `listings_created`, `listings_sold_out`, `reviews_created`, `orders_placed`, `orders_paid`,
 /// `orders_completed`, `orders_lost` (rejected, unpaid, cancelled, failed), `gmv` (the sum of paid
-/// orders), `revenue` (of completed ones) or `conversion` (which share of the orders placed was paid).
+/// orders), `revenue` (of completed ones), `conversion` (which share of the orders placed was paid) or
+/// `review_average` (of the reviews that are shown).
 /// At most 1,500 steps are given, the latest of them. As CSV or NDJSON by `format` or `Accept`.
 #[utoipa::path(get, path = "/analytics/metrics", tag = "analytics",
     params(("name" = String, Query), ("bucket" = Option<String>, Query),
         ("from" = Option<String>, Query), ("to" = Option<String>, Query),
-        ("seller_id" = Option<String>, Query, description = "Of this seller's orders only"),
+        ("seller_id" = Option<String>, Query, description = "Of this seller's orders or reviews only"),
         ("format" = Option<String>, Query), ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "The figure",
         content((MetricBody = "application/json"), (String = "text/csv"),
@@ -268,7 +269,7 @@ async fn business_metrics(
     })?;
     let seller = params.parsed::<crate::domain::ids::UserId>("seller_id")?;
     if seller.is_some() && !metric.is_of_sellers() {
-        return Err(wrong("seller_id", "this figure is not one of orders"));
+        return Err(wrong("seller_id", "this figure is not one of orders or reviews"));
     }
     let (bucket, step_ms) = bucket(&params)?;
     let span = span(&app, &params, step_ms)?;
@@ -453,13 +454,13 @@ pub struct ShopBody {
     pub user_id: Uuid,
     /// How many listings can be bought now.
     pub listing_count: u64,
-    /// The figures of the orders.
+    /// The figures of the orders and reviews.
     pub metrics: Vec<MetricBody>,
 }
 
 /// How my shop does
 ///
-/// The figures of `GET /analytics/metrics` that are of orders, of the caller's own.
+/// The figures of `GET /analytics/metrics` that are of orders and reviews, of the caller's own.
 #[utoipa::path(get, path = "/users/me/analytics", tag = "analytics",
     params(("bucket" = Option<String>, Query), ("from" = Option<String>, Query),
         ("to" = Option<String>, Query), ("min_position" = Option<String>, Query)),
@@ -473,6 +474,7 @@ async fn my_analytics(
     let (bucket, step_ms) = bucket(&params)?;
     let span = span(&app, &params, step_ms)?;
     app.includes(ANALYTICS_VIEW, &params).await?;
+    app.includes(REVIEWS_VIEW, &params).await?;
     let mut metrics = Vec::new();
     for metric in Metric::all().filter(|metric| metric.is_of_sellers()) {
         metrics.push(figure(&app, metric, (bucket, span), Some(user_id)).await?);

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::db::{Param, Query, ReadDb, ReadError, Row};
 use super::events_index::{self, EventFilter};
+use super::reviews::ReviewsView;
 use super::view::{View, read_data};
 use crate::domain::order::OrderEvent;
 use crate::domain::registry;
@@ -141,6 +142,8 @@ pub enum Unit {
     Amount,
     /// A share from 0 to 1.
     Ratio,
+    /// What numbers come to on average.
+    Average,
 }
 
 impl Unit {
@@ -150,6 +153,7 @@ impl Unit {
             Self::Count => "count",
             Self::Amount => "amount",
             Self::Ratio => "ratio",
+            Self::Average => "average",
         }
     }
 }
@@ -164,6 +168,8 @@ enum Source {
     Amounts(&'static str),
     /// Which share of the orders placed was paid.
     Conversion,
+    /// The ratings of the reviews that are shown.
+    Ratings,
 }
 
 /// A figure of the business.
@@ -180,14 +186,15 @@ const fn metric(name: &'static str, unit: Unit, source: Source) -> Metric {
     Metric { name, unit, source }
 }
 
-/// Every figure. Those of orders are there for each seller too.
-pub static METRICS: [Metric; 13] = [
+/// Every figure. Those of orders and ratings are there for each seller too.
+pub static METRICS: [Metric; 14] = [
     metric("users_registered", Unit::Count, Source::Events("user.registered")),
     metric("users_verified", Unit::Count, Source::Events("user.email_verified")),
     metric("sellers_verified", Unit::Count, Source::Events("seller.verified")),
     metric("listings_created", Unit::Count, Source::Events("listing.created")),
     metric("listings_sold_out", Unit::Count, Source::Events("listing.sold")),
     metric("reviews_created", Unit::Count, Source::Events("review.created")),
+    metric("review_average", Unit::Average, Source::Ratings),
     metric("orders_placed", Unit::Count, Source::Orders("placed_ms")),
     metric("orders_paid", Unit::Count, Source::Orders("paid_ms")),
     metric("orders_completed", Unit::Count, Source::Orders("completed_ms")),
@@ -220,7 +227,11 @@ impl Metric {
 
     /// The projection that it rests on.
     pub fn projection(&self) -> &'static str {
-        if self.is_of_sellers() { super::ANALYTICS_VIEW } else { super::EVENTS_INDEX }
+        match self.source {
+            Source::Events(_) => super::EVENTS_INDEX,
+            Source::Ratings => super::REVIEWS_VIEW,
+            Source::Orders(_) | Source::Amounts(_) | Source::Conversion => super::ANALYTICS_VIEW,
+        }
     }
 }
 
@@ -240,7 +251,7 @@ pub struct Span {
 pub enum Value {
     /// A count or an amount.
     Whole(i64),
-    /// A ratio.
+    /// A ratio or an average.
     Share(f64),
 }
 
@@ -276,6 +287,8 @@ impl Sum {
             Unit::Amount => Value::Whole(i64::try_from(self.amount).unwrap_or(i64::MAX)),
             #[expect(clippy::cast_precision_loss, reason = "a share")]
             Unit::Ratio => Value::Share(self.paid as f64 / self.all.max(1) as f64),
+            #[expect(clippy::cast_precision_loss, reason = "an average")]
+            Unit::Average => Value::Share(self.amount as f64 / self.all.max(1) as f64),
         }
     }
 }
@@ -292,6 +305,7 @@ pub async fn figure(
         Source::Events(event_type) => events(db, event_type, span).await?,
         Source::Orders(time) | Source::Amounts(time) => orders(db, time, span, seller).await?,
         Source::Conversion => orders(db, "placed_ms", span, seller).await?,
+        Source::Ratings => ratings(db, span, seller).await?,
     };
     // Money is told by currency, all else in one number.
     let key = |currency: &Option<String>| match metric.unit {
@@ -304,7 +318,8 @@ pub async fn figure(
         steps.entry((*start, key(currency))).or_default().add(sum);
         whole.entry(key(currency)).or_default().add(sum);
     }
-    if metric.unit != Unit::Amount && whole.is_empty() {
+    // Nothing is no amount of any currency, and has no average.
+    if matches!(metric.unit, Unit::Count | Unit::Ratio) && whole.is_empty() {
         whole.insert(None, Sum::default());
     }
     let steps = steps.into_iter().map(|((start, currency), sum)| Point {
@@ -369,6 +384,30 @@ async fn orders(
         let amount = i128::from(row.int(4)?) * PART + i128::from(row.int(5)?);
         let sum = Sum { all: row.count(2)?, paid: row.count(3)?, amount };
         Ok((row.int(0)?, Some(row.text(1)?), sum))
+    })
+    .await
+}
+
+async fn ratings(
+    db: &ReadDb,
+    span: Span,
+    seller: Option<Uuid>,
+) -> Result<Vec<(i64, Option<String>, Sum)>, ReadError> {
+    let query = Query::new("SELECT created_ms / ")
+        .value(span.step_ms)
+        .then(" * ")
+        .value(span.step_ms)
+        .then(" AS start, COUNT(*), CAST(SUM(rating) AS BIGINT) FROM ")
+        .table(&db.table(ReviewsView::NAME, ReviewsView::TABLE))
+        .then(" WHERE hidden = 0 AND created_ms >= ")
+        .value(span.from.millis())
+        .then(" AND created_ms < ")
+        .value(span.to.millis())
+        .when(" AND seller_id = ", seller)
+        .then(" GROUP BY start ORDER BY start");
+    db.fetch_as(query, |row| {
+        let sum = Sum { all: row.count(1)?, amount: row.int(2)?.into(), ..Sum::default() };
+        Ok((row.int(0)?, None, sum))
     })
     .await
 }

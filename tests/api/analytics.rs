@@ -39,6 +39,8 @@ async fn business(server: &Server) -> crate::support::Person {
     sale.seller.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
     sale.buyer.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
     server.order_eventually(&done.id, "COMPLETED").await;
+    let review = json!({ "transaction_id": done.id, "rating": 4, "comment": "It rides well." });
+    sale.buyer.client.post("/api/v1/reviews", &review).await.expect(201);
     server.at_rest().await;
     sale.seller
 }
@@ -60,6 +62,8 @@ async fn the_business_in_figures() {
             "gmv",
             "revenue",
             "conversion",
+            "reviews_created",
+            "review_average",
         ] {
             all.push((name, server.figure(name).await));
         }
@@ -83,6 +87,9 @@ async fn the_business_in_figures() {
     );
     let conversion = before[9].1[0]["value"].as_f64().unwrap();
     assert!((conversion - 2.0 / 3.0).abs() < 1e-9, "{conversion}");
+    // S0-96.
+    assert_eq!(before[10].1, one(1));
+    assert_eq!(before[11].1[0]["value"], 4.0);
     // A seller sees their own, and nothing else.
     let shop = sam.client.get("/api/v1/users/me/analytics").await.expect(200);
     let gmv = |shop: &crate::support::Answer| {
@@ -93,6 +100,9 @@ async fn the_business_in_figures() {
     let tom = server.seller("Tom").await;
     let other = tom.client.get("/api/v1/users/me/analytics").await.expect(200);
     assert_eq!(gmv(&other), json!([]));
+    let metrics = other["metrics"].as_array().unwrap();
+    let average = metrics.iter().find(|of| of["name"] == "review_average").unwrap();
+    assert_eq!(average["total"], json!([]), "nothing has no average");
     let path = "/api/v1/analytics/metrics?name=gmv";
     sam.client.get(path).await.problem(403, "insufficient_scope");
     for wrong in ["name=nothing", "bucket=1h", "name=gmv&bucket=2h", "name=gmv&seller_id=x"] {
