@@ -83,7 +83,7 @@ async fn nothing_is_open(app: &App, user: UserId) -> Result<(), ApiError> {
     for (status, by_buyer, by_seller) in UNFINISHED {
         let of = |buyer_id, seller_id| {
             let status = Some(status.to_owned());
-            OrderFilter { buyer_id, seller_id, status }
+            OrderFilter { buyer_id, seller_id, status, ..OrderFilter::default() }
         };
         let user = Some(user.uuid());
         for (filter, to_do) in [(of(user, None), by_buyer), (of(None, user), by_seller)] {

@@ -5,8 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, PRICE, Person, Sale, Server, Start, address, eventually, order_of, types_of,
-    wish,
+    Answer, PRICE, Person, Sale, Server, Start, address, eventually, order_of, types_of, wish,
 };
 
 const DAY: u64 = 24 * 60 * 60;

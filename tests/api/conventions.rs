@@ -296,7 +296,7 @@ async fn pages_of_listed_sites_may_read_answers() {
             .with("access-control-request-method", "PATCH")
             .with("access-control-request-headers", "authorization,if-match,idempotency-key")
     };
-    let options = reqwest::Method::OPTIONS;
+    let options = Method::OPTIONS;
     let asked = ask(shop).send(options.clone(), path, None).await.expect(200);
     assert!(asked.header("access-control-allow-methods").contains("PATCH"));
     for name in ["authorization", "if-match", "idempotency-key", "prefer"] {

@@ -112,7 +112,7 @@ fn text_messages_need_a_number_and_consent() {
     let forgotten = [
         register(),
         contact(Some("+84901234567"), Some(true), 5),
-        UserCommand::Erase { caller: buyer(), now: at(9) },
+        UserCommand::Erase { caller: buyer(), reason: None, now: at(9) },
     ];
     let (user, _) = run::<User>(&forgotten);
     assert!(!serde_json::to_string(&user).unwrap().contains("4567"));
@@ -565,7 +565,7 @@ fn a_sellers_rating_counts_each_review_once() {
         .then([])
         .when(learn(Caller::System, 3, 1))
         .then([])
-        .when(UserCommand::Erase { caller: admin(), now: at(8) })
+        .when(UserCommand::Erase { caller: admin(), reason: Some("asked".into()), now: at(8) })
         .then_types(&["user.erased"])
         .when(learn(Caller::System, 5, 4))
         .and_state(|user| assert_eq!(stars(user).average().unwrap().to_string(), "4.5"))
