@@ -71,6 +71,8 @@ const ENDS: [&str; 7] = [
     "order.cancelled",
     "order.failed",
 ];
+/// What happens to an order that stands as it did.
+const SILENT: [&str; 3] = ["order.disputed", "order.reviewed", "order.settlement_due"];
 /// What has led to goods on their way.
 const GOOD_ENDS: [&str; 3] = ["order.shipped", "order.delivered", "order.completed"];
 
@@ -112,6 +114,10 @@ impl Books {
                     _ => &mut stock.reserved,
                 };
                 *from -= quantity;
+                stock.available += quantity;
+            }
+            "inventory.restocked" => {
+                stock.quantity += quantity;
                 stock.available += quantity;
             }
             "inventory.returned" => {
@@ -279,7 +285,7 @@ impl Told {
             "saga.completed" | "saga.failed" => self.saga_ends += 1,
             _ => {}
         }
-        if event.event_type.starts_with("order.") {
+        if event.event_type.starts_with("order.") && !SILENT.contains(&&*event.event_type) {
             (*event.event_type).clone_into(&mut self.status);
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! | event | commands |
 //! | --- | --- |
-//! | `order.settlement_due` | the escrow lets the money go |
+//! | `order.settlement_due` | the escrow lets the money go, if the goods were sent; else the order is disputed |
 //! | `order.returned` | the escrow and the payment give the money back, the listings take the goods |
 //! | `order.dispute_resolved` | the escrow and the payment give a part back, the rest is let go |
 //! | `order.return_refused`, `order.returned` | the order is complete, if the seller has the money |
@@ -16,7 +16,7 @@ use super::caller::Caller;
 use super::escrow::{EscrowCommand, EscrowStatus};
 use super::ids::{EscrowId, OrderId, PaymentId, RefundId};
 use super::listing::ListingCommand;
-use super::order::after_sales::{OrderDisputeResolved, OrderReturned};
+use super::order::after_sales::{DisputeReason, OrderDisputeResolved, OrderReturned};
 use super::order::{OrderCommand, OrderEvent, OrderStatus};
 use super::order_saga::MarketCommand;
 use super::payment::PaymentCommand;
@@ -26,10 +26,21 @@ pub const RETURNED: &str = "returned";
 /// Why money goes back after a dispute. Stored; never rename.
 pub const DISPUTE_RESOLVED: &str = "dispute_resolved";
 
-/// The commands that follow from an event of an order, where the escrow stands so.
-pub fn follow(event: &OrderEvent, escrow: EscrowStatus, now: Timestamp) -> Vec<MarketCommand> {
+/// How the other parts of an order stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// Its escrow.
+    pub escrow: EscrowStatus,
+    /// Whether its seller has said that the goods are on their way.
+    pub was_sent: bool,
+}
+
+/// The commands that follow from an event of an order whose other parts stand so.
+pub fn follow(event: &OrderEvent, parts: Parts, now: Timestamp) -> Vec<MarketCommand> {
+    let Parts { escrow, was_sent } = parts;
     match event {
-        OrderEvent::SettlementDue(event) => vec![let_go(event.order_id, now)],
+        OrderEvent::SettlementDue(event) if was_sent => vec![let_go(event.order_id, now)],
+        OrderEvent::SettlementDue(event) => vec![never_sent(event.order_id, now)],
         OrderEvent::ReturnRefused(event) => {
             caught_up(event.order_id, event.status, escrow, now).into_iter().collect()
         }
@@ -47,6 +58,12 @@ pub fn follow(event: &OrderEvent, escrow: EscrowStatus, now: Timestamp) -> Vec<M
 pub fn let_go(order_id: OrderId, now: Timestamp) -> MarketCommand {
     let release = EscrowCommand::Release { caller: Caller::System, now };
     MarketCommand::Escrow(EscrowId::of(order_id), release)
+}
+
+/// Nobody is paid for what never left, and nobody has said so: an administrator decides.
+fn never_sent(order_id: OrderId, now: Timestamp) -> MarketCommand {
+    let (caller, reason) = (Caller::System, DisputeReason::NotReceived);
+    MarketCommand::Order(order_id, OrderCommand::Dispute { caller, reason, comment: None, now })
 }
 
 /// The seller has got the money while a return was open: the order could not be told then.

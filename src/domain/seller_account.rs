@@ -192,6 +192,8 @@ rejections! {
     pub enum SellerAccountRejection {
         /// No such payout, or it has ended long ago.
         NotFound = "not_found", "there is no such payout on its way";
+        /// The other word has been said.
+        Over = "payout_over", "this payout has ended the other way";
         /// Not theirs to ask.
         Forbidden = "forbidden", "the caller may not do this to this account";
         /// More than there is.
@@ -380,6 +382,7 @@ impl SellerAccount {
         match self.open.get(&payout_id) {
             Some(open) => Ok(Some(open)),
             None if self.ended.contains(&(payout_id, sent)) => Ok(None),
+            None if self.ended.contains(&(payout_id, !sent)) => Err(SellerAccountRejection::Over),
             None => Err(SellerAccountRejection::NotFound),
         }
     }

@@ -18,6 +18,7 @@ use super::answer::{Answer, nothing_after};
 use super::attempts::Peer;
 use super::body::{Fields, FromFields, Reason, Unread};
 use super::call::{Call, SignedIn};
+use super::ledger;
 use super::listings::{self, ListingBody};
 use super::notifications::{self, NotificationBody};
 use super::orders::{self, OrderBody, OrderSummary};
@@ -93,6 +94,9 @@ async fn nothing_is_open(app: &App, user: UserId) -> Result<(), ApiError> {
                 FieldProblem::new(format!("/orders/{}", row.order_id), "unfinished", detail)
             }));
         }
+    }
+    if let Some(detail) = ledger::owed(app, user).await? {
+        open.push(FieldProblem::new("/balance", "unfinished", detail));
     }
     if open.is_empty() {
         return Ok(());

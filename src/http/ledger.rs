@@ -62,6 +62,22 @@ fn of_currency(amounts: &[(String, i64)], currency: &str) -> i64 {
     amounts.iter().filter(|(of, _)| of == currency).map(|(_, amount)| amount).sum()
 }
 
+/// What keeps a seller from being forgotten: money that is still theirs, or on its way to them.
+pub(super) async fn owed(app: &App, seller: UserId) -> Result<Option<String>, ApiError> {
+    app.projected_all(LEDGER).await?;
+    let balances = app.reads().balances(&account_of(seller)).await?;
+    let accounts = app.runtime().aggregate::<SellerAccount>();
+    let (taken, open) = accounts.read(SellerAccountId::of(seller).uuid(), taken).await?.value;
+    if !open.is_empty() {
+        return Ok(Some("a payout is on its way: wait until it is completed or failed".to_owned()));
+    }
+    let left = |balance: &crate::projections::Balance| {
+        balance.earned.saturating_sub(of_currency(&taken, &balance.currency))
+    };
+    let due = balances.iter().find(|balance| left(balance) > 0);
+    Ok(due.map(|due| format!("{} {} are to be paid out first", left(due), due.currency)))
+}
+
 /// What I have earned
 ///
 /// Money is a seller's once the escrow of an order has let it go.

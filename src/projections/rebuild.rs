@@ -101,10 +101,15 @@ impl<T: Table> Versioned for Projected<T> {
         let mut tx = self.db().begin().await?;
         versions::lock(&mut tx, T::NAME, partition).await?;
         let all = versions::in_partition(&mut tx, T::NAME, partition).await?;
+        let serving = all.iter().find(|of| of.serves).map_or(0, |of| of.position);
         let Some(at) = all.into_iter().find(|of| of.version == version) else { return Ok(None) };
         if at.state != VersionState::Filling {
             return Ok(Some((at.state, at.position)));
         }
+        // Nothing that the one that serves has not taken: two that are level have the same rows.
+        let (events, later) =
+            events.split_at(events.partition_point(|event| event.position <= serving));
+        let to = later.first().map_or(to, |event| to.min(event.position - 1));
         let position = self.take(&mut tx, &at, events, to).await?;
         tx.commit().await?;
         Ok(Some((at.state, position)))

@@ -24,11 +24,11 @@ use uuid::Uuid;
 
 use super::saga_router::MarketRouter;
 use super::{command_failed, decode_failed};
-use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus};
-use crate::domain::ids::{EscrowId, OrderId};
+use crate::domain::escrow::{Escrow, EscrowEvent};
+use crate::domain::ids::{EscrowId, OrderId, ShipmentId};
 use crate::domain::listing::ListingCommand;
 use crate::domain::order::{Order, OrderCommand, OrderEvent};
-use crate::domain::order_progress;
+use crate::domain::order_progress::{self, Parts};
 use crate::domain::order_saga::MarketCommand;
 use crate::domain::review::ReviewEvent;
 use crate::domain::shipment::{Shipment, ShipmentEvent};
@@ -54,7 +54,9 @@ pub struct OrderProgress;
 /// that has gone to one side already.
 fn is_settled(command: &MarketCommand, refused: &Refused) -> bool {
     match command {
-        MarketCommand::Order(..) => refused.code == "invalid_transition",
+        MarketCommand::Order(..) => {
+            ["invalid_transition", "dispute_decided", "return_open"].contains(&refused.code)
+        }
         MarketCommand::Escrow(_, command) => {
             matches!(command, crate::domain::escrow::EscrowCommand::Release { .. })
                 && ["escrow_closed", "escrow_not_funded"].contains(&refused.code)
@@ -88,12 +90,20 @@ async fn is_said_by_buyer(runtime: &Runtime, event: &StoredEvent) -> Result<bool
     Ok(buyer.is_some_and(|buyer| said_by(event, buyer.uuid())))
 }
 
-async fn escrow_status(runtime: &Runtime, order: OrderId) -> Result<EscrowStatus, Failure> {
-    let look = |escrow: &Escrow| escrow.details.as_ref().map(|details| details.status);
+/// How the escrow and the shipment of an order stand.
+async fn parts(runtime: &Runtime, order: OrderId) -> Result<Parts, Failure> {
+    let status = |escrow: &Escrow| escrow.details.as_ref().map(|details| details.status);
     let escrows = runtime.aggregate::<Escrow>();
-    let read = escrows.read_inside(EscrowId::of(order).uuid(), look).await;
-    let status = read.map_err(|error| command_failed(&error))?.value;
-    status.ok_or_else(|| Failure::permanent("the order has no escrow"))
+    let read = escrows.read_inside(EscrowId::of(order).uuid(), status).await;
+    let escrow = read.map_err(|error| command_failed(&error))?.value;
+    let sent = |shipment: &Shipment| {
+        shipment.details.as_ref().is_some_and(|details| details.dispatched_at.is_some())
+    };
+    let shipments = runtime.aggregate::<Shipment>();
+    let read = shipments.read_inside(ShipmentId::of(order).uuid(), sent).await;
+    let was_sent = read.map_err(|error| command_failed(&error))?.value;
+    let escrow = escrow.ok_or_else(|| Failure::permanent("the order has no escrow"))?;
+    Ok(Parts { escrow, was_sent })
 }
 
 fn said_by(event: &StoredEvent, user: Uuid) -> bool {
@@ -150,8 +160,8 @@ async fn reviewed(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure>
 
 async fn about_order(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
     let change: OrderEvent = runtime.journal().decode(event).await.map_err(decode_failed)?;
-    let escrow = escrow_status(runtime, OrderId(event.aggregate_id)).await?;
-    for command in order_progress::follow(&change, escrow, runtime.world().now()) {
+    let parts = parts(runtime, OrderId(event.aggregate_id)).await?;
+    for command in order_progress::follow(&change, parts, runtime.world().now()) {
         send(runtime, event, command).await?;
     }
     Ok(())

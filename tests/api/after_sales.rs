@@ -288,7 +288,7 @@ async fn the_seller_gets_the_money_when_nobody_says_anything() {
         server.order_eventually(&order.id, "SHIPPED").await;
         order
     };
-    let (second, disputed) = (buy().await, buy().await);
+    let (second, disputed, forgotten) = (buy().await, buy().await, buy().await);
     let shipment = server.order_now(&second.id).await.text("shipment_id");
     for verb in ["dispatch", "deliver"] {
         let path = format!("/api/v1/shipments/{shipment}/{verb}");
@@ -306,6 +306,11 @@ async fn the_seller_gets_the_money_when_nobody_says_anything() {
     let history = server.history(&sale.order.id).await;
     assert_eq!(history, ["PENDING", "CONFIRMED", "PAID", "SHIPPED", "COMPLETED"]);
     server.at_rest().await;
+    // Nobody is paid for what was never sent: an administrator hears of it.
+    assert_eq!(server.order_now(&forgotten.id).await["status"], "SHIPPED");
+    let path = format!("/api/v1/orders/{}/dispute", forgotten.id);
+    let raised = server.admin().get(&path).await.expect(200);
+    assert_eq!((&raised["status"], &raised["reason"]), (&json!("OPEN"), &json!("not_received")));
     assert_eq!(server.order_now(&disputed.id).await["status"], "SHIPPED");
     assert_eq!(server.escrow(&disputed.id).await["status"], "FUNDED");
     sale.seller.log_in_again().await;
@@ -382,7 +387,7 @@ async fn money_is_paid_out_once_and_never_more_than_was_earned() {
     let other = format!("/api/v1/admin/payouts/{}/fail", ids[1]);
     server.admin().post(&other, &json!({ "reason": "no such account" })).await.expect(200);
     let failed = server.admin().post(&format!("{one}/fail"), &json!({ "reason": "late" })).await;
-    failed.problem(404, "not_found");
+    failed.problem(409, "payout_over");
     assert_eq!(balance(&server, &sale.seller).await, (PRICE, 0, 2 * PRICE));
     let mine = seller.get("/api/v1/me/payouts").await.expect(200);
     let statuses: Vec<_> = mine.items().iter().map(|of| of["status"].as_str().unwrap()).collect();

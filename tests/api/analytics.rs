@@ -110,6 +110,7 @@ async fn the_business_in_figures() {
         server.admin().get(&path).await.problem(400, "invalid_parameter");
     }
     // They are what they were after a restart, and when the views are made anew.
+    server.at_rest().await;
     let before = figures(&server).await;
     assert!(server.terminate().await.success());
     server.start_again().await;

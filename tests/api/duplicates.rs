@@ -35,6 +35,7 @@ const UNTOLD: &[&str] = &[
     "notification.sms.failed",
     "notification.sms.outcome_unknown",
     "order.failed",
+    "order.settlement_due",
     "payment.closed",
     "payment.inquiry_requested",
     "payment.refund_failed",
@@ -158,6 +159,7 @@ async fn story(server: &Server) {
     server.order_eventually(&delivered, "COMPLETED").await;
     followers(server, &sam, &bea, &listing).await;
     reviews(server, &sam, &bea, &delivered).await;
+    after_sales(server, &sam, &bea).await;
     last_unit(server, &sam, &bea).await;
     letters(server).await;
     let gone = server.listing(&sam, 1).await;
@@ -180,6 +182,41 @@ async fn story(server: &Server) {
     let body = json!({ "refresh_token": fresh.text("refresh_token") });
     bea.client.post("/api/v1/auth/logout", &body).await;
     server.at_rest().await;
+}
+
+/// Something is sent back, refused, disputed, sent back again and taken; the seller is paid out once and
+/// once not.
+async fn after_sales(server: &Server, sam: &Person, bea: &Person) {
+    let listing = server.listing(sam, 3).await;
+    let order = server.place_order(&bea.client, &listing, 2, "sandbox").await.id;
+    let shipped = server.order_eventually(&order, "SHIPPED").await;
+    let path = format!("/api/v1/shipments/{}", shipped.text("shipment_id"));
+    sam.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
+    bea.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
+    server.order_eventually(&order, "COMPLETED").await;
+    let path = format!("/api/v1/orders/{order}");
+    let back = async |verdict: &str| {
+        let wish = json!({ "reason": "damaged", "comment": "Look at it." });
+        let asked = bea.client.post(&format!("{path}/returns"), &wish).await.expect(201);
+        let decide = format!("{path}/returns/{}/{verdict}", asked.text("return_id"));
+        sam.client.post(&decide, &json!({ "reason": "it is whole" })).await.expect(200);
+    };
+    back("refuse").await;
+    let wish = json!({ "reason": "return_refused", "comment": "It is not." });
+    bea.client.post(&format!("{path}/dispute"), &wish).await.expect(201);
+    let decision = json!({ "refund_amount": 1_000, "reason": "A scratch." });
+    let decide = format!("/api/v1/admin/orders/{order}/dispute/resolve");
+    server.admin().post(&decide, &decision).await.expect(200);
+    server.at_rest().await;
+    back("accept").await;
+    server.at_rest().await;
+    let to = json!({ "bank": "B", "holder": "Sam", "number": "0011 0012" });
+    for (verb, word) in [("complete", "reference"), ("fail", "reason")] {
+        let wish = json!({ "amount": 1_000, "destination": to });
+        let payout = sam.client.post("/api/v1/me/payouts", &wish).await.expect(201);
+        let path = format!("/api/v1/admin/payouts/{}/{verb}", payout.text("payout_id"));
+        server.admin().post(&path, &json!({ word: "FT-1" })).await.expect(200);
+    }
 }
 
 /// A listing comes back, another is restocked, a draft is published.

@@ -73,6 +73,8 @@ fn money_leaves_through_the_hands_of_an_administrator() {
         .when(complete(1))
         .then([])
         .when(fail(1))
+        .then_rejected("payout_over")
+        .when(fail(9))
         .then_rejected("not_found")
         .when(fail(2))
         .and_state(|account| assert_eq!(account.taken(Currency::Vnd), 400))

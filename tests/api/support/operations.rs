@@ -95,6 +95,7 @@ impl Server {
         let basket = wish(&listing_id, 1, "sandbox");
         let checkout = buyer.client.keyed("basket").post("/api/v1/checkouts", &basket).await;
         let checkout_id = checkout.expect(201).text("checkout_id");
+        self.at_rest().await;
         Things {
             seller,
             buyer,
