@@ -535,10 +535,14 @@ async fn fill_page(
     }
     for event in &events {
         let one = std::slice::from_ref(event);
-        let filled = found.fill(number, partition, one, event.position).await;
-        if let Err(failure) = filled {
-            let message = format!("{} at {}: {failure}", event.event_type, event.at());
-            return Err(Failure { message, ..failure });
+        match found.fill(number, partition, one, event.position).await {
+            Err(failure) => {
+                let message = format!("{} at {}: {failure}", event.event_type, event.at());
+                return Err(Failure { message, ..failure });
+            }
+            // It is not its turn yet.
+            Ok(Some((state, at))) if at < event.position => return Ok(Some((state, at))),
+            Ok(_) => {}
         }
     }
     found.fill(number, partition, &[], to).await
