@@ -22,7 +22,7 @@ use souk_actors::command::{CommandContext, CommandError, Origin};
 use souk_actors::journal::Store;
 use souk_actors::journal::codec::Keyring;
 use souk_actors::retry::RetryPolicy;
-use souk_actors::runtime::{Options, Runtime};
+use souk_actors::runtime::{Builder, Options, Runtime};
 use souk_actors::subscriber::Subscription;
 use souk_actors::world::World;
 
@@ -178,31 +178,8 @@ impl App {
             momo: momo.map(|momo| Arc::new(momo) as Arc<dyn PaymentGateway>),
         };
         let keys = Arc::new(Keyring::new(&settings.master_key, settings.world.clone()));
-        let mut builder = Runtime::builder(store, settings.world, keys, settings.options)
-            .aggregate::<User>()
-            .aggregate::<EmailClaim>()
-            .aggregate::<Session>()
-            .aggregate::<Category>()
-            .aggregate::<Listing>()
-            .aggregate::<SearchEntry>()
-            .aggregate::<Activity>()
-            .aggregate::<Order>()
-            .aggregate::<Payment>()
-            .aggregate::<Escrow>()
-            .aggregate::<SellerAccount>()
-            .aggregate::<Shipment>()
-            .aggregate::<Review>()
-            .aggregate::<Interest>()
-            .aggregate::<Announcement>()
-            .aggregate::<Notification>()
-            .aggregate::<ServiceToken>()
-            .aggregate::<EventType>()
-            .aggregate::<EventSources>()
-            .aggregate::<Publication>()
-            .aggregate::<WebhookEndpoint>()
-            .aggregate::<WebhookDelivery>()
-            .aggregate::<ProjectionCare>()
-            .saga::<OrderSaga>(Arc::new(MarketRouter));
+        let builder = Runtime::builder(store, settings.world, keys, settings.options);
+        let mut builder = with_aggregates(builder);
         let address_hash = address_hash(settings.lookup_key);
         let Messaging { mailer, sms, templates, .. } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
@@ -249,6 +226,35 @@ impl App {
         self.read_models.close().await;
         finished
     }
+}
+
+/// Everything there is that decides.
+fn with_aggregates(builder: Builder) -> Builder {
+    builder
+        .aggregate::<User>()
+        .aggregate::<EmailClaim>()
+        .aggregate::<Session>()
+        .aggregate::<Category>()
+        .aggregate::<Listing>()
+        .aggregate::<SearchEntry>()
+        .aggregate::<Activity>()
+        .aggregate::<Order>()
+        .aggregate::<Payment>()
+        .aggregate::<Escrow>()
+        .aggregate::<SellerAccount>()
+        .aggregate::<Shipment>()
+        .aggregate::<Review>()
+        .aggregate::<Interest>()
+        .aggregate::<Announcement>()
+        .aggregate::<Notification>()
+        .aggregate::<ServiceToken>()
+        .aggregate::<EventType>()
+        .aggregate::<EventSources>()
+        .aggregate::<Publication>()
+        .aggregate::<WebhookEndpoint>()
+        .aggregate::<WebhookDelivery>()
+        .aggregate::<ProjectionCare>()
+        .saga::<OrderSaga>(Arc::new(MarketRouter))
 }
 
 fn handlers(

@@ -970,7 +970,7 @@ impl UserDetails {
         fields.require(!asks_in_vain, "/sms_opt_in", "phone_required", detail);
         let opt_in = sms_opt_in.unwrap_or_else(|| self.sms_opt_in()) && new.is_some();
         let is_changed = new != self.phone || opt_in != self.sms_opt_in();
-        is_changed.then(|| UserContactUpdated {
+        is_changed.then_some(UserContactUpdated {
             user_id: self.user_id,
             phone: new,
             sms_opt_in: opt_in,

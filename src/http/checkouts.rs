@@ -1,6 +1,7 @@
 //! Purchases across sellers: one order each, placed together.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
@@ -62,11 +63,11 @@ async fn parts<'a>(
     for (index, item) in wish.items.iter().enumerate() {
         let (listing, offer) = offered(app, index, item).await?;
         let seller = offer.seller_id;
-        if !parts.contains_key(&seller) {
+        if let Entry::Vacant(place) = parts.entry(seller) {
             let order_id = OrderId::of_checkout(checkout, seller);
             let known = |order: &Order| order.details.is_some();
             let placed = orders.read(order_id.uuid(), known).await?.value;
-            parts.insert(seller, Part { order_id, lines: Vec::new(), placed });
+            place.insert(Part { order_id, lines: Vec::new(), placed });
         }
         if let Some(part) = parts.get_mut(&seller) {
             part.lines.push((item, listing, offer));

@@ -412,7 +412,7 @@ impl Market {
             let index = u64::try_from(index).unwrap().to_be_bytes();
             derived("model", &[id.as_bytes(), step.as_bytes(), purpose.as_bytes(), &index])
         };
-        for transition in transitions.to_vec() {
+        for transition in transitions.iter().cloned() {
             let saga = &self.sagas[&id];
             let (state, failure) = (saga.state.clone(), saga.failure.clone());
             let step_of = |name: &str| state.steps().iter().find(|step| step.name == name).unwrap();

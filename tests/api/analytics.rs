@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, Start, on_postgres};
+use crate::support::{Person, Server, Start, on_postgres};
 
 impl Server {
     /// A figure, of everything until now.
@@ -24,7 +24,7 @@ fn one(value: i64) -> Value {
 }
 
 /// A bought, a declined and a completed purchase.
-async fn business(server: &Server) -> crate::support::Person {
+async fn business(server: &Server) -> Person {
     let sale = server.sale(9, 1, "sandbox").await;
     server.order_eventually(&sale.order.id, "SHIPPED").await;
     let declined =
@@ -43,6 +43,16 @@ async fn business(server: &Server) -> crate::support::Person {
     sale.buyer.client.post("/api/v1/reviews", &review).await.expect(201);
     server.at_rest().await;
     sale.seller
+}
+
+/// What is wrong is said, and to nobody else.
+async fn refused(server: &Server, sam: &Person) {
+    let path = "/api/v1/analytics/metrics?name=gmv";
+    sam.client.get(path).await.problem(403, "insufficient_scope");
+    for wrong in ["name=nothing", "bucket=1h", "name=gmv&bucket=2h", "name=gmv&seller_id=x"] {
+        let path = format!("/api/v1/analytics/metrics?{wrong}");
+        server.admin().get(&path).await.problem(400, "invalid_parameter");
+    }
 }
 
 #[tokio::test]
@@ -103,12 +113,7 @@ async fn the_business_in_figures() {
     let metrics = other["metrics"].as_array().unwrap();
     let average = metrics.iter().find(|of| of["name"] == "review_average").unwrap();
     assert_eq!(average["total"], json!([]), "nothing has no average");
-    let path = "/api/v1/analytics/metrics?name=gmv";
-    sam.client.get(path).await.problem(403, "insufficient_scope");
-    for wrong in ["name=nothing", "bucket=1h", "name=gmv&bucket=2h", "name=gmv&seller_id=x"] {
-        let path = format!("/api/v1/analytics/metrics?{wrong}");
-        server.admin().get(&path).await.problem(400, "invalid_parameter");
-    }
+    refused(&server, &sam).await;
     // They are what they were after a restart, and when the views are made anew.
     server.at_rest().await;
     let before = figures(&server).await;

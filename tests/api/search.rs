@@ -46,6 +46,8 @@ async fn market(server: &Server) -> (Person, String) {
     ] {
         let made = server.offered(&sam, title, description, price).await;
         made.header("souk-position").clone_into(&mut position);
+        // A position is one partition's: each listing may have another.
+        server.search(&[("q", title), ("min_position", &position)]).await;
     }
     (sam, position)
 }

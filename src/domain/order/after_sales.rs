@@ -629,9 +629,8 @@ impl OrderDetails {
     fn settle(&self, now: Timestamp) -> Option<OrderEvent> {
         let waits = matches!(self.status, OrderStatus::Shipped | OrderStatus::Delivered);
         let due = waits && !self.after_sales.is_disputed();
-        due.then(|| {
-            OrderEvent::SettlementDue(OrderSettlementDue { order_id: self.order_id, due_at: now })
-        })
+        let event = OrderSettlementDue { order_id: self.order_id, due_at: now };
+        due.then_some(OrderEvent::SettlementDue(event))
     }
 
     pub(super) fn apply_care(&mut self, event: &OrderEvent) {
