@@ -126,7 +126,6 @@ async fn placement(
 /// `Idempotency-Key` is required: whoever gets no answer repeats the request with the same one, and
 /// what has been placed is not placed again.
 #[utoipa::path(post, path = "/checkouts", tag = "orders", request_body = NewOrder,
-    params(("Idempotency-Key" = String, Header, description = "Required here")),
     responses((status = 201, description = "The orders", body = CheckoutBody)))]
 async fn check_out(
     State(app): State<App>,

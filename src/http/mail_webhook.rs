@@ -69,22 +69,6 @@ fn knows_token(app: &App, headers: &HeaderMap) -> bool {
     sent.is_some_and(|sent| hash(&sent) == hash(token.expose()))
 }
 
-/// Something that happened to a mail, as SendGrid's event webhook tells it. Other members are ignored.
-#[derive(ToSchema)]
-pub struct MailEvent {
-    /// `bounce`, `dropped`, or something that is passed over.
-    #[schema(example = "bounce")]
-    pub event: String,
-    /// Of a bounce: `bounce` for good, `blocked` for now.
-    #[schema(example = "bounce")]
-    pub r#type: Option<String>,
-    /// The mail's notification, which was sent along with it.
-    pub notification_id: Option<uuid::Uuid>,
-    /// The mailbox's words; not kept.
-    #[schema(example = "550 5.1.1 no such user")]
-    pub reason: Option<String>,
-}
-
 /// What became of them.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct MailEventsBody {
@@ -120,9 +104,10 @@ fn bounce(event: &Value) -> Option<Bounce> {
 ///
 /// SendGrid's event webhook: a list of events, of which those about mails that bounced are recorded
 /// (`notification.email.bounced`). An address that bounced for good is written to no more
-/// (`user.email_unreachable`).
+/// (`user.email_unreachable`). What is read of an event: `event` (`bounce` or `dropped`; others are passed over), `type`
+/// (`blocked` for now, else for good), `reason`, and `notification_id`, which was sent along with the mail.
 #[utoipa::path(post, path = "/notifications/webhook/bounce", tag = "notifications",
-    request_body = Vec<MailEvent>,
+    request_body = Vec<Value>,
     responses((status = 200, description = "What became of them", body = MailEventsBody)))]
 async fn mail_events(
     State(app): State<App>,
@@ -133,7 +118,6 @@ async fn mail_events(
     let (_, bytes) = unread.bytes(&app, is_json).await?;
     let events = match body::parse(&bytes)? {
         Value::Array(events) => events,
-        event @ Value::Object(_) => vec![event],
         _ => {
             let detail = "the body must be a list of events";
             return Err(ApiError::invalid_field("", "wrong_type", detail));

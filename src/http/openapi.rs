@@ -421,6 +421,17 @@ fn schema_of(name: &str) -> Option<Value> {
 
 /// Whether a read answers 304 to who has what it would give.
 fn is_conditional(path: &str) -> bool {
+    const WITHOUT_TAG: [&str; 9] = [
+        "/deliveries",
+        "/explain",
+        "/export",
+        "/followers/count",
+        "/invoice",
+        "/listing-preferences",
+        "/payouts/{id}",
+        "/returns",
+        "/reviews/summary",
+    ];
     let never = [
         "/api/v1/events/",
         "/api/v1/traces/",
@@ -432,9 +443,7 @@ fn is_conditional(path: &str) -> bool {
     ];
     path == "/api/v1/users/me"
         || (path.contains("/{")
-            && !path.ends_with("/explain")
-            && !path.ends_with("/deliveries")
-            && !path.ends_with("/followers/count")
+            && !WITHOUT_TAG.iter().any(|end| path.ends_with(end))
             && !never.iter().any(|start| path.starts_with(start)))
 }
 
@@ -482,7 +491,7 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
         // A token that is none is refused where none is needed too.
         statuses.extend(["401", "503"]);
     }
-    if changes || path.contains("/{") || path == "/api/v1/users/me" {
+    if changes || path.contains("/{") || path.starts_with("/api/v1/users/me") {
         statuses.push("404");
     }
     if method == "get" && is_conditional(path) {
@@ -566,7 +575,14 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
         || path.starts_with("/api/v1/payments/webhook/")
         || (path.starts_with("/api/v1/dev/") && !path.ends_with("/echo"));
     if method == "post" && !keyless && !path.starts_with("/api/v1/events") {
-        parameters.push(parameter("IdempotencyKey"));
+        parameters.push(match path {
+            "/api/v1/checkouts" => {
+                let mut required = self::parameters()["IdempotencyKey"].clone();
+                required["required"] = Value::from(true);
+                required
+            }
+            _ => parameter("IdempotencyKey"),
+        });
     }
     if rests_on_a_version(path, method) {
         parameters.push(parameter("IfMatch"));
