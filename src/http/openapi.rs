@@ -568,6 +568,16 @@ const KEYLESS: [&str; 5] = [
     "/api/v1/users/me/password",
 ];
 
+/// The key as a parameter: required where a repeat without one would buy twice.
+fn idempotency_key(path: &str) -> Value {
+    if path != "/api/v1/checkouts" {
+        return json!({ "$ref": "#/components/parameters/IdempotencyKey" });
+    }
+    let mut required = parameters()["IdempotencyKey"].clone();
+    required["required"] = Value::from(true);
+    required
+}
+
 fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let parameter = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
     let mut parameters = Vec::new();
@@ -575,14 +585,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
         || path.starts_with("/api/v1/payments/webhook/")
         || (path.starts_with("/api/v1/dev/") && !path.ends_with("/echo"));
     if method == "post" && !keyless && !path.starts_with("/api/v1/events") {
-        parameters.push(match path {
-            "/api/v1/checkouts" => {
-                let mut required = self::parameters()["IdempotencyKey"].clone();
-                required["required"] = Value::from(true);
-                required
-            }
-            _ => parameter("IdempotencyKey"),
-        });
+        parameters.push(idempotency_key(path));
     }
     if rests_on_a_version(path, method) {
         parameters.push(parameter("IfMatch"));
