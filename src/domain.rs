@@ -41,7 +41,7 @@ pub mod service_token;
 pub mod session;
 pub mod shipment;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod text;
 pub mod topics;
 pub mod user;

@@ -409,7 +409,7 @@ impl EscrowDetails {
                 seller_id: self.seller_id,
                 amount: self.balance,
                 currency: self.money.currency,
-                entries: transfer(self.own(), self.seller(), self.balance),
+                entries: transfer(self.own(), account_of(self.seller_id), self.balance),
                 released_at: now,
             })]),
             EscrowStatus::Released => Ok(Vec::new()),
@@ -460,7 +460,7 @@ impl EscrowDetails {
             EscrowStatus::Open => return Err(EscrowRejection::NotFunded),
             EscrowStatus::Refunded => return Err(EscrowRejection::Closed),
             EscrowStatus::Funded => self.own(),
-            EscrowStatus::Released => self.seller(),
+            EscrowStatus::Released => account_of(self.seller_id),
         };
         let left = self.left();
         if amount <= 0 || amount > left {
@@ -484,10 +484,6 @@ impl EscrowDetails {
         if self.left() <= 0 { EscrowStatus::Refunded } else { self.status }
     }
 
-    fn seller(&self) -> String {
-        format!("seller:{}", self.seller_id)
-    }
-
     fn own(&self) -> String {
         format!("escrow:{}", self.order_id)
     }
@@ -503,6 +499,11 @@ impl EscrowDetails {
         self.status = status;
         self.entries.extend_from_slice(entries);
     }
+}
+
+/// A seller's account in the ledger.
+pub fn account_of(seller: UserId) -> String {
+    format!("seller:{seller}")
 }
 
 /// The entries of so much money that goes from one account to another.

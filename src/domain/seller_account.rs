@@ -19,7 +19,7 @@ use souk_actors::personal::Personal;
 use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
-use super::escrow::{Entry, transfer};
+use super::escrow::{Entry, account_of, transfer};
 use super::ids::{PayoutId, UserId};
 use super::money::{Currency, Money};
 use super::rejection::{invalid_from_fields, rejections};
@@ -306,11 +306,6 @@ impl Aggregate for SellerAccount {
             }
         }
     }
-}
-
-/// The seller's account in the ledger.
-pub fn account_of(seller: UserId) -> String {
-    format!("seller:{seller}")
 }
 
 fn clearing(payout: PayoutId) -> String {

@@ -307,15 +307,7 @@ pub struct Acceptance {
 
 impl FromFields for Acceptance {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
-        let restock = match fields.value("restock") {
-            None => None,
-            Some(serde_json::Value::Bool(restock)) => Some(*restock),
-            Some(_) => {
-                fields.error("restock", "wrong_type", "must be true or false");
-                None
-            }
-        };
-        Some(Self { restock })
+        Some(Self { restock: fields.optional_bool(&["restock"]) })
     }
 }
 

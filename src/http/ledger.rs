@@ -15,10 +15,11 @@ use super::call::{Call, SignedIn, Staff};
 use super::money::MoneyBody;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
+use crate::domain::escrow::account_of;
 use crate::domain::ids::{PayoutId, SellerAccountId, UserId};
 use crate::domain::money::Currency;
 use crate::domain::seller_account::{
-    Destination, PayoutRequest, SellerAccount, SellerAccountCommand, account_of,
+    Destination, PayoutRequest, SellerAccount, SellerAccountCommand,
 };
 use crate::projections::{LEDGER, PayoutRow};
 

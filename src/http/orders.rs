@@ -1034,11 +1034,8 @@ impl From<OrderRow> for OrderSummary {
 pub(super) async fn list(
     app: &App,
     params: &Params,
-    mut filter: OrderFilter,
+    filter: OrderFilter,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
-    if filter.dispute.is_none() {
-        filter.status = params.text("status").map(str::to_ascii_uppercase);
-    }
     app.includes(VIEW, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let rows = app.reads().orders(&filter, before, limit + 1).await?;
@@ -1057,7 +1054,8 @@ async fn my_orders(
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
     let buyer_id = Some(call.someone()?.uuid());
-    list(&app, &params, OrderFilter { buyer_id, ..OrderFilter::default() }).await
+    let status = params.text("status").map(str::to_ascii_uppercase);
+    list(&app, &params, OrderFilter { buyer_id, status, ..OrderFilter::default() }).await
 }
 
 /// What I sell
@@ -1071,5 +1069,6 @@ async fn my_sales(
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
     let seller_id = Some(call.someone()?.uuid());
-    list(&app, &params, OrderFilter { seller_id, ..OrderFilter::default() }).await
+    let status = params.text("status").map(str::to_ascii_uppercase);
+    list(&app, &params, OrderFilter { seller_id, status, ..OrderFilter::default() }).await
 }

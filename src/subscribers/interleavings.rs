@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::payment_gateway::{self, Call};
 use crate::domain::caller::{Caller, Role};
-use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus};
+use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus, account_of};
 use crate::domain::ids::{
     CategoryId, EscrowId, ListingId, OrderId, PaymentId, ReturnId, ShipmentId, UserId,
 };
@@ -36,13 +36,13 @@ use crate::domain::order::after_sales::{
     DisputeReason, ReturnDecision, ReturnReason, ReturnRequest,
 };
 use crate::domain::order::{
-    Address, Order, OrderCommand, OrderEvent, OrderStatus, PaymentMethod, Placement,
-    SagaDefinition, Wanted,
+    Order, OrderCommand, OrderEvent, OrderStatus, PaymentMethod, Placement, SagaDefinition, Wanted,
 };
 use crate::domain::order_progress::{self, Parts};
 use crate::domain::order_saga::{Fact, MarketCommand, OrderSaga};
 use crate::domain::payment::{Outcome, Payment, PaymentCommand, PaymentEvent};
 use crate::domain::shipment::{Shipment, ShipmentCommand, ShipmentEvent};
+use crate::domain::testing::address;
 use crate::domain::user::VerificationStatus;
 use crate::gateways::payment::{Charge, ChargeAnswer, ChargeOutcome, Refund, RefundAnswer};
 
@@ -163,20 +163,6 @@ fn as_admin() -> Caller {
 
 fn listing(number: u128) -> ListingId {
     ListingId(Uuid::from_u128(0x40 + number))
-}
-
-fn address() -> Address {
-    Address {
-        recipient: None,
-        line1: "1 Street".to_owned(),
-        line2: None,
-        ward: None,
-        district: "1".to_owned(),
-        city: "Hue".to_owned(),
-        postal_code: None,
-        country: "VN".to_owned(),
-        phone: None,
-    }
 }
 
 type Put<E> = Result<(Vec<E>, Vec<TimerChange>), &'static str>;
@@ -938,7 +924,7 @@ impl Market {
             assert!(escrow.is_none_or(|escrow| closed.contains(&escrow.status)), "{id}");
         }
         assert_eq!(self.ledger.values().sum::<i64>(), 0, "{:?}", self.ledger);
-        let of_seller = self.ledger.get(&format!("seller:{}", seller()));
+        let of_seller = self.ledger.get(&account_of(seller()));
         assert_eq!(of_seller.copied().unwrap_or(0), earned);
         for number in 0..2 {
             let id = listing(number);

@@ -246,7 +246,23 @@ fn of_this_try(runtime: &Runtime, event: &StoredEvent) -> CommandContext {
     }
 }
 
-pub(super) async fn tell(
+/// A message that cannot be written: what its recipient is the reason of is no failure of ours.
+pub(super) async fn unwritable(
+    runtime: &Runtime,
+    event: &StoredEvent,
+    error: ComposeError,
+) -> Result<(), Failure> {
+    let (now, reason) = (runtime.world().now(), error.code().to_owned());
+    let id = event.aggregate_id;
+    let context = CommandContext::because_of(event, "unwritable", id);
+    tell(runtime, id, NotificationCommand::RecordFailed { reason, now }, context).await?;
+    match error {
+        ComposeError::Erased | ComposeError::NotWanted => Ok(()),
+        ComposeError::Render(error) => Err(Failure::permanent(error.to_string())),
+    }
+}
+
+async fn tell(
     runtime: &Runtime,
     id: Uuid,
     command: NotificationCommand,
@@ -272,16 +288,7 @@ impl Handler for MailSender {
         }
         match self.composer.mail(&details, user.as_ref()) {
             Ok((to, words)) => deliver(runtime, event, &details, &self.way(id, to, words)).await,
-            Err(error) => {
-                let (now, reason) = (runtime.world().now(), error.code().to_owned());
-                let context = CommandContext::because_of(event, "unwritable", id);
-                tell(runtime, id, NotificationCommand::RecordFailed { reason, now }, context)
-                    .await?;
-                match error {
-                    ComposeError::Erased | ComposeError::NotWanted => Ok(()),
-                    ComposeError::Render(error) => Err(Failure::permanent(error.to_string())),
-                }
-            }
+            Err(error) => unwritable(runtime, event, error).await,
         }
     }
 }

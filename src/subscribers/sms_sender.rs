@@ -7,15 +7,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use souk_actors::command::CommandContext;
 use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
 
-use super::mail_sender::{AddressHash, Way, deliver, tell};
-use super::messages::{ComposeError, Composer, look_up};
-use crate::domain::notification::{Channel, NotificationCommand};
+use super::mail_sender::{AddressHash, Way, deliver, unwritable};
+use super::messages::{Composer, look_up};
+use crate::domain::notification::Channel;
 use crate::gateways::mail::{Accepted, SendError};
 use crate::gateways::sms::{Sms, SmsSender};
 
@@ -87,16 +86,7 @@ impl Handler for SmsHandler {
                 let way = BySms { sender: &*self.sender, sms, to_hash };
                 deliver(runtime, event, &details, &way).await
             }
-            Err(error) => {
-                let (now, reason) = (runtime.world().now(), error.code().to_owned());
-                let context = CommandContext::because_of(event, "unwritable", id);
-                tell(runtime, id, NotificationCommand::RecordFailed { reason, now }, context)
-                    .await?;
-                match error {
-                    ComposeError::Erased | ComposeError::NotWanted => Ok(()),
-                    ComposeError::Render(error) => Err(Failure::permanent(error.to_string())),
-                }
-            }
+            Err(error) => unwritable(runtime, event, error).await,
         }
     }
 }

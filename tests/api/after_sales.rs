@@ -326,10 +326,7 @@ async fn the_seller_gets_the_money_when_nobody_says_anything() {
 async fn a_return_after_the_end_is_the_sellers_debt() {
     let server = Server::start().await;
     let sale = server.sale(5, 1, "sandbox").await;
-    sent(&server, &sale).await;
-    let path = format!("/api/v1/shipments/{}/deliver", shipment(&server, &sale).await);
-    sale.buyer.client.post(&path, &json!({})).await.expect(200);
-    server.order_eventually(&sale.order.id, "COMPLETED").await;
+    server.arrives(&sale.order.id, &sale.seller.client, &sale.buyer.client).await;
     assert_eq!(balance(&server, &sale.seller).await, (PRICE, 0, PRICE));
 
     let to =
@@ -352,10 +349,7 @@ async fn a_return_after_the_end_is_the_sellers_debt() {
 async fn money_is_paid_out_once_and_never_more_than_was_earned() {
     let server = Server::start().await;
     let sale = server.sale(5, 2, "sandbox").await;
-    sent(&server, &sale).await;
-    let path = format!("/api/v1/shipments/{}/deliver", shipment(&server, &sale).await);
-    sale.buyer.client.post(&path, &json!({})).await.expect(200);
-    server.order_eventually(&sale.order.id, "COMPLETED").await;
+    server.arrives(&sale.order.id, &sale.seller.client, &sale.buyer.client).await;
     server.caught_up("ledger").await;
     let to = json!({ "bank": "Vietcombank", "holder": "Sam Tester", "number": "0011 0012 3456" });
     let ask = |amount: i64| json!({ "amount": amount, "destination": to });

@@ -31,14 +31,7 @@ async fn business(server: &Server) -> Person {
         server.place_order(&sale.buyer.client, &sale.listing_id, 1, "test_decline").await;
     server.order_eventually(&declined.id, "PAYMENT_FAILED").await;
     let done = server.place_order(&sale.buyer.client, &sale.listing_id, 2, "sandbox").await;
-    server.order_eventually(&done.id, "SHIPPED").await;
-    let shipments = format!("/api/v1/shipments?order_id={}", done.id);
-    let shipments = sale.seller.client.get(&shipments).await.expect(200);
-    let shipment = shipments.items()[0]["shipment_id"].as_str().unwrap().to_owned();
-    let path = format!("/api/v1/shipments/{shipment}");
-    sale.seller.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
-    sale.buyer.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
-    server.order_eventually(&done.id, "COMPLETED").await;
+    server.arrives(&done.id, &sale.seller.client, &sale.buyer.client).await;
     let review = json!({ "transaction_id": done.id, "rating": 4, "comment": "It rides well." });
     sale.buyer.client.post("/api/v1/reviews", &review).await.expect(201);
     server.at_rest().await;

@@ -150,7 +150,7 @@ async fn story(server: &Server) {
     bea.client.post(&path, &json!({ "reason": "changed my mind" })).await.expect(200);
     server.mend(hold).await;
     server.at_rest().await;
-    arrives(server, &sam, &bea, &delivered).await;
+    server.arrives(&delivered, &sam.client, &bea.client).await;
     followers(server, &sam, &bea, &listing).await;
     reviews(server, &sam, &bea, &delivered).await;
     after_sales(server, &sam, &bea).await;
@@ -178,21 +178,12 @@ async fn story(server: &Server) {
     server.at_rest().await;
 }
 
-/// What was ordered is sent, and its buyer says that it is there.
-async fn arrives(server: &Server, sam: &Person, bea: &Person, order: &str) {
-    let shipped = server.order_eventually(order, "SHIPPED").await;
-    let path = format!("/api/v1/shipments/{}", shipped.text("shipment_id"));
-    sam.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
-    bea.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
-    server.order_eventually(order, "COMPLETED").await;
-}
-
 /// Something is sent back, refused, disputed, sent back again and taken; the seller is paid out once and
 /// once not.
 async fn after_sales(server: &Server, sam: &Person, bea: &Person) {
     let listing = server.listing(sam, 3).await;
     let order = server.place_order(&bea.client, &listing, 2, "sandbox").await.id;
-    arrives(server, sam, bea, &order).await;
+    server.arrives(&order, &sam.client, &bea.client).await;
     let path = format!("/api/v1/orders/{order}");
     let back = async |verdict: &str| {
         let wish = json!({ "reason": "damaged", "comment": "Look at it." });

@@ -88,15 +88,17 @@ impl Server {
     /// Orders one of a listing and has it delivered; returns the completed order.
     pub async fn delivered(&self, buyer: &Client, listing_id: &str) -> String {
         let order = self.place_order(buyer, listing_id, 1, "sandbox").await.id;
-        self.order_eventually(&order, "SHIPPED").await;
-        let path = format!("/api/v1/shipments?order_id={order}");
-        let shipments = buyer.get(&path).await.expect(200);
-        let shipment = shipments.items()[0]["shipment_id"].as_str().unwrap().to_owned();
-        let path = format!("/api/v1/shipments/{shipment}");
-        self.admin().post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
-        buyer.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
-        self.order_eventually(&order, "COMPLETED").await;
+        self.arrives(&order, &self.admin(), buyer).await;
         order
+    }
+
+    /// What was ordered is sent by one, and its buyer says that it is there.
+    pub async fn arrives(&self, order: &str, sender: &Client, buyer: &Client) {
+        let shipped = self.order_eventually(order, "SHIPPED").await;
+        let path = format!("/api/v1/shipments/{}", shipped.text("shipment_id"));
+        sender.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
+        buyer.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
+        self.order_eventually(order, "COMPLETED").await;
     }
 
     /// A seller, a buyer, a listing of `stock` units and an order of `quantity` of them.

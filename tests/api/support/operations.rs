@@ -128,11 +128,7 @@ impl Server {
         listing_id: &str,
     ) -> (String, String, String) {
         let order = self.place_order(&buyer.client, listing_id, 2, "sandbox").await;
-        let shipped = self.order_eventually(&order.id, "SHIPPED").await;
-        let path = format!("/api/v1/shipments/{}", shipped.text("shipment_id"));
-        seller.client.post(&format!("{path}/dispatch"), &json!({})).await.expect(200);
-        buyer.client.post(&format!("{path}/deliver"), &json!({})).await.expect(200);
-        self.order_eventually(&order.id, "COMPLETED").await;
+        self.arrives(&order.id, &seller.client, &buyer.client).await;
         let path = format!("/api/v1/orders/{}/returns", order.id);
         let back = json!({
             "items": [{ "listing_id": listing_id, "quantity": 1 }], "reason": "damaged",
