@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use souk_actors::circuit::Circuit;
 use souk_actors::command::{CommandContext, CommandError, Origin};
 use souk_actors::journal::Store;
 use souk_actors::journal::codec::Keyring;
@@ -54,6 +55,7 @@ use crate::domain::user::User;
 use crate::domain::webhook_delivery::WebhookDelivery;
 use crate::domain::webhook_endpoint::WebhookEndpoint;
 use crate::gateways::PaymentGateways;
+use crate::gateways::guarded::Guarded;
 use crate::gateways::momo::{self, MoMo};
 use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
@@ -154,6 +156,8 @@ pub struct App {
     pub outbox: Outbox,
     /// The built-in payment provider.
     pub sandbox: Arc<Sandbox>,
+    /// The circuits of the providers outside.
+    pub circuits: Vec<Arc<Circuit>>,
     /// Where events are sent to.
     pub webhooks: Webhooks,
     /// How people and their logins stand.
@@ -172,7 +176,8 @@ impl App {
         let read_models = open_read_models_for(&settings.storage, &*store).await?;
         let sandbox = Arc::new(Sandbox::default());
         let momo = settings.momo.map(|momo| MoMo::new(momo, settings.world.clone())).transpose();
-        let momo = momo.context("cannot make calls to MoMo")?;
+        let momo = momo.context("cannot make calls to MoMo")?.map(Guarded::new);
+        let circuits = momo.iter().map(Guarded::circuit).collect();
         let gateways = PaymentGateways {
             sandbox: sandbox.clone(),
             momo: momo.map(|momo| Arc::new(momo) as Arc<dyn PaymentGateway>),
@@ -215,7 +220,17 @@ impl App {
         let rebuilds = Rebuilder::start(read_models.clone(), runtime.clone()).await;
         let rebuilds = rebuilds.context("cannot go on with what was being rebuilt")?;
         let outbox = Outbox::new(runtime.clone(), read_models.clone(), composer.clone());
-        Ok(Self { runtime, read_models, rebuilds, composer, outbox, sandbox, webhooks, access })
+        Ok(Self {
+            runtime,
+            read_models,
+            rebuilds,
+            composer,
+            outbox,
+            sandbox,
+            circuits,
+            webhooks,
+            access,
+        })
     }
 
     /// Takes no more commands, lets what is under way finish, and closes. Returns whether all of

@@ -672,10 +672,13 @@ impl<'a> Auditor<'a> {
             email_claims::NAME => {
                 (id_in(&data, "email_claim_id"), &["email_claim.confirmed", "email_claim.released"])
             }
+            // A provider that does not answer is asked again, for as long as the payment is open.
+            payment_gateway::NAME if &*event.event_type == "payment.authorized" => return Ok(None),
             payment_gateway::NAME => (
                 Some(event.aggregate_id),
                 &[
                     "payment.instructed",
+                    "payment.authorized",
                     "payment.timed_out",
                     "payment.captured",
                     "payment.failed",

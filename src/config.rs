@@ -19,6 +19,7 @@ pub use messaging::Messaging;
 pub use reader::{ConfigError, ConfigErrors, Source, key_file};
 pub use secret::{Credential, Secret};
 
+use ipnet::IpNet;
 use messaging::messaging;
 use reader::Reader;
 use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
@@ -27,6 +28,7 @@ use souk_actors::retry::RetryPolicy;
 
 use crate::gateways::momo;
 use crate::gateways::webhook::Reach;
+use crate::tls;
 
 /// The journal's file in the data folder.
 pub const JOURNAL_FILE: &str = "journal.db";
@@ -166,6 +168,14 @@ pub struct Http {
     pub shutdown_timeout: Duration,
     /// `CORS_ALLOWED_ORIGINS`: the pages of which sites may read answers; none: no other site's.
     pub cors_allowed_origins: Vec<String>,
+    /// `RATE_LIMIT_REQUESTS`: how many requests one caller may make in `rate_window`; 0: nobody counts.
+    pub rate_requests: usize,
+    /// `RATE_LIMIT_WINDOW`.
+    pub rate_window: Duration,
+    /// `TRUSTED_PROXIES`: the networks of proxies that are believed when they say who asks.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `TLS_CERT_FILE`, `TLS_KEY_FILE`, `TLS_CLIENT_CA_FILE`: how TLS is spoken; none: it is not.
+    pub tls: Option<tls::Files>,
     /// `REVEAL_VERIFICATION_TOKEN`: answer a registration with its token (development only).
     pub reveal_verification_token: bool,
 }
@@ -362,7 +372,7 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
     if reveal_verification_token && !mode.is_development() {
         reader.error("REVEAL_VERIFICATION_TOKEN", "is for development mode only");
     }
-    let delay = if mode.is_development() { 0 } else { 3 };
+    let (delay, rate) = if mode.is_development() { (0, 0) } else { (3, 6_000) };
     Http {
         address,
         connections_max: reader.number("HTTP_CONNECTIONS_MAX", 10_000, 1..=1_000_000),
@@ -376,7 +386,34 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
             .duration("STREAM_RETENTION", Duration::from_secs(30 * 24 * 60 * 60)),
         shutdown_delay: reader.duration_or_none("SHUTDOWN_DELAY", Duration::from_secs(delay)),
         shutdown_timeout: reader.duration("SHUTDOWN_TIMEOUT", Duration::from_secs(20)),
+        rate_requests: reader.number("RATE_LIMIT_REQUESTS", rate, 0..=1_000_000_000),
+        rate_window: reader.duration("RATE_LIMIT_WINDOW", Duration::from_secs(60)),
+        trusted_proxies: networks(reader, "TRUSTED_PROXIES"),
+        tls: tls_files(reader),
         reveal_verification_token,
+    }
+}
+
+/// Both files or none; and what is in them must be good.
+fn tls_files(reader: &mut Reader<'_>) -> Option<tls::Files> {
+    let mut path = |name| reader.text(name).map(PathBuf::from);
+    let client_authority = path(tls::CLIENT_AUTHORITY);
+    let (certificate, key) = match (path(tls::CERTIFICATE), path(tls::KEY)) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) if client_authority.is_none() => return None,
+        (certificate, _) => {
+            let missing = if certificate.is_none() { tls::CERTIFICATE } else { tls::KEY };
+            reader.error(missing, "is required where TLS is spoken");
+            return None;
+        }
+    };
+    let files = tls::Files { certificate, key, client_authority };
+    match files.check() {
+        Ok(()) => Some(files),
+        Err(tls::FileError { variable, problem }) => {
+            reader.error(variable, problem);
+            None
+        }
     }
 }
 
@@ -465,17 +502,18 @@ fn origins(reader: &mut Reader<'_>) -> Vec<String> {
 }
 
 fn webhooks(reader: &mut Reader<'_>, mode: Mode) -> Reach {
-    let text = reader.text("WEBHOOK_ALLOWED_NETWORKS").unwrap_or_default();
-    let networks = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-    let networks = networks.map(str::parse).collect::<Result<_, _>>().unwrap_or_else(|_| {
-        reader.error(
-            "WEBHOOK_ALLOWED_NETWORKS",
-            "must be networks with commas between (10.1.0.0/16,fd00::/8)",
-        );
-        Vec::new()
-    });
+    let networks = networks(reader, "WEBHOOK_ALLOWED_NETWORKS");
     let allows_http = reader.flag("WEBHOOK_ALLOW_HTTP", mode.is_development());
     Reach { allows_http, networks }
+}
+
+fn networks(reader: &mut Reader<'_>, name: &'static str) -> Vec<IpNet> {
+    let text = reader.text(name).unwrap_or_default();
+    let networks = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    networks.map(str::parse).collect::<Result<_, _>>().unwrap_or_else(|_| {
+        reader.error(name, "must be networks with commas between (10.1.0.0/16,fd00::/8)");
+        Vec::new()
+    })
 }
 
 #[cfg(feature = "chaos")]

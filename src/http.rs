@@ -19,6 +19,7 @@ pub mod call;
 mod catalogue;
 pub mod categories;
 pub mod checkouts;
+pub mod circuits;
 pub mod conditional;
 mod connection;
 mod cors;
@@ -53,6 +54,7 @@ pub mod orders;
 pub mod params;
 pub mod passwords;
 pub mod payments;
+mod peer;
 pub mod prefer;
 pub mod preferences;
 pub mod probes;
@@ -94,10 +96,12 @@ use souk_actors::runtime::Runtime;
 use souk_actors::world::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
 
 use crate::app::App as Market;
 use crate::audit::watch::Watch;
 use crate::config::Config;
+use crate::domain::service_token::Quota;
 use crate::gateways::sandbox::SandboxCall;
 use crate::identity::access::Access;
 use crate::identity::password::Passwords;
@@ -146,7 +150,8 @@ struct Shared {
     started: AtomicBool,
     stopping: watch::Sender<bool>,
     streams: Arc<Semaphore>,
-    rate_limits: rate_limit::RateLimits,
+    publishing_limits: rate_limit::RateLimits<Uuid>,
+    request_limits: Option<(Quota, rate_limit::RateLimits<rate_limit::Caller>)>,
     attempts: attempts::Attempts,
     unhurried: Arc<Semaphore>,
     checks: registered::Checks,
@@ -164,7 +169,8 @@ impl App {
             started: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
             streams: Arc::new(Semaphore::new(parts.config.http.streams_max)),
-            rate_limits: rate_limit::RateLimits::default(),
+            publishing_limits: rate_limit::RateLimits::new(rate_limit::EVENTS),
+            request_limits: rate_limit::of_requests(&parts.config.http),
             attempts: attempts::Attempts::default(),
             unhurried: Arc::new(Semaphore::new(UNHURRIED_MAX)),
             checks: registered::Checks::default(),
@@ -263,8 +269,22 @@ impl App {
     }
 
     /// What publishers have used of their quotas.
-    fn rate_limits(&self) -> &rate_limit::RateLimits {
-        &self.0.rate_limits
+    fn publishing_limits(&self) -> &rate_limit::RateLimits<Uuid> {
+        &self.0.publishing_limits
+    }
+
+    /// Whether requests are counted.
+    fn counts_requests(&self) -> bool {
+        self.0.request_limits.is_some()
+    }
+
+    /// Counts a request of somebody, or refuses it; nothing where requests are not counted.
+    fn count_request(
+        &self,
+        caller: rate_limit::Caller,
+    ) -> Result<Option<rate_limit::Told>, problem::ApiError> {
+        let Some((quota, limits)) = &self.0.request_limits else { return Ok(None) };
+        limits.take(caller, *quota, 1, self.now()).map(Some)
     }
 
     /// Wrong passwords of late.
@@ -374,6 +394,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(orders::routes())
         .merge(after_sales::routes())
         .merge(checkouts::routes())
+        .merge(circuits::routes())
         .merge(invoices::routes())
         .merge(ledger::routes())
         .merge(payments::routes())

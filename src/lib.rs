@@ -23,3 +23,4 @@ pub mod schemas;
 pub mod serve;
 pub mod subscribers;
 pub mod telemetry;
+pub mod tls;

@@ -22,6 +22,7 @@ use crate::http::server::Server;
 use crate::http::{self, Parts};
 use crate::identity::token::{ADMIN_LIFETIME, Tokens};
 use crate::identity::verification::verification_token;
+use crate::tls::ServerTls;
 use crate::{audit, disk, telemetry};
 
 /// The file with the development administrator's token, in the data folder.
@@ -39,6 +40,7 @@ pub struct Running {
     app: http::App,
     server: Server,
     upkeep: JoinHandle<()>,
+    renewals: Option<JoinHandle<()>>,
     disk_watch: Option<JoinHandle<()>>,
     audits: JoinHandle<()>,
 }
@@ -108,7 +110,8 @@ impl Running {
             audits: audits.clone(),
         };
         let app = http::App::new(parts);
-        let server = Server::start(listener, http::router(&app), &config.http)?;
+        let tls = config.http.tls.clone().map(ServerTls::new).transpose()?.map(Arc::new);
+        let server = Server::start(listener, http::router(&app), &config.http, tls.clone())?;
         let admin_token_path = match config.mode.is_development() {
             true => Some(write_admin_token(&config, &market)?),
             false => None,
@@ -116,6 +119,7 @@ impl Running {
         points::reach("startup.before_ready").await;
         app.set_started();
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
+        let renewals = tls.map(|tls| tokio::spawn(tls.keep_current()));
         let audits = tokio::spawn(audits.run());
         let address = server.address();
         Ok(Self {
@@ -126,6 +130,7 @@ impl Running {
             app,
             server,
             upkeep,
+            renewals,
             disk_watch,
             audits,
         })
@@ -138,7 +143,8 @@ impl Running {
 
     /// How it is reached from here.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.config.http.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Where the development administrator's token is, in development mode.
@@ -178,6 +184,7 @@ impl Running {
         points::reach("shutdown.during_drain").await;
         let drained = self.market.drain(timeout).await;
         self.upkeep.abort();
+        self.renewals.inspect(JoinHandle::abort);
         self.disk_watch.inspect(JoinHandle::abort);
         if !(answered && drained) {
             tracing::warn!(answered, drained, "stopped before everything was finished");

@@ -13,7 +13,7 @@
 //!                          └ timers, dead letters
 //! ```
 //!
-//! The floors, from the ground: `event`, `world`, `id`, `retry`, `personal`, `command`, `filter`; `journal`
+//! The floors, from the ground: `event`, `world`, `id`, `retry`, `circuit`, `personal`, `command`, `filter`; `journal`
 //! (stores, codec, writer); `admission`, `aggregate`, `broker`, `timer`, `dead_letter`; `saga`,
 //! `subscriber`; `partition`; `runtime`. Nothing here knows a marketplace.
 #![warn(missing_docs)]
@@ -21,6 +21,7 @@
 pub mod admission;
 pub mod aggregate;
 pub mod broker;
+pub mod circuit;
 pub mod command;
 pub mod custody;
 pub mod dead_letter;

@@ -5,7 +5,6 @@
 //! through one lane, one after the other; a subscription that keeps no order uses its lanes in turn.
 //! A projection has one lane and takes batches, so that rows and checkpoint commit together.
 
-mod circuit;
 mod lane;
 mod lately;
 mod pull;
@@ -26,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::broker::{BrokerHandle, Pattern, Route};
+use crate::circuit::{Circuit, CircuitPolicy};
 pub use crate::command::DeliveryMetadata;
 use crate::command::{CommandContext, Origin};
 use crate::dead_letter::DeadLetterHandle;
@@ -39,8 +39,6 @@ use crate::oversight::{LettersBound, Oversight, OversightCommand, ReplayRequeste
 use crate::retry::{Backoff, Failure, RetryPolicy};
 use crate::runtime::Runtime;
 use crate::world::{Timestamp, World};
-use circuit::Circuit;
-pub use circuit::CircuitPolicy;
 pub use lately::Handled;
 use lately::Lately;
 pub(crate) use pull::run;
@@ -410,7 +408,7 @@ impl Cell {
             settings: watch::Sender::new(Settings::new(&subscription, &steered.set, 0)),
             unfinished: (subscription.ordering == Ordered::Not).then(Mutex::default),
             runtime: OnceLock::new(),
-            circuit: Circuit::new(subscription.name, partition, subscription.circuit.clone()),
+            circuit: Circuit::of(subscription.name, partition, subscription.circuit.clone()),
             lanes: (0..subscription.lanes).map(|_| LaneState::default()).collect(),
             dispatched: AtomicU64::new(0),
             damaged: AtomicBool::new(false),

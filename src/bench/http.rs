@@ -25,6 +25,7 @@ use super::server::Server;
 use super::{in_folder, percentiles};
 use crate::config::JOURNAL_FILE;
 use crate::telemetry::{REVISION, VERSION};
+use crate::tls::http_client;
 
 /// How many events the raw inserts take as samples: the listings of a spread load many times over.
 const SAMPLES: usize = 20_000;
@@ -358,7 +359,7 @@ const DIGITS: &str = "0000000000";
 impl Market {
     pub(super) async fn open(server: &Server, listings: usize) -> anyhow::Result<Self> {
         let url = format!("http://{}", server.address());
-        let admin = Client { http: reqwest::Client::new(), url, token: server.admin_token()? };
+        let admin = Client { http: http_client().build()?, url, token: server.admin_token()? };
         let seller = seller(&admin).await?;
         let category = admin.get("/api/v1/categories").await?["data"][0]["category_id"].clone();
         let body = json!({
@@ -388,7 +389,7 @@ impl Market {
     /// The same on a server that was started anew.
     pub(super) fn at(&self, server: &Server) -> anyhow::Result<Self> {
         let url = format!("http://{}", server.address());
-        let admin = Client { http: reqwest::Client::new(), url, token: server.admin_token()? };
+        let admin = Client { http: http_client().build()?, url, token: server.admin_token()? };
         let (token, listings) = (self.token.clone(), self.listings.clone());
         Ok(Self { admin, token, listings, next: self.next.clone() })
     }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::tls::http_client;
+
 /// How long a client waits for one answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What a client waits at first when the server does not answer, and at most.
@@ -105,7 +107,7 @@ fn unpoisoned<T>(lock: Result<T, PoisonError<T>>) -> T {
 
 impl Door {
     pub fn new() -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_WITHIN).build()?;
+        let http = http_client().no_proxy().timeout(ANSWER_WITHIN).build()?;
         Ok(Self {
             http,
             url: RwLock::default(),

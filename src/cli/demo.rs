@@ -16,6 +16,7 @@ use souk_actors::world::{SystemWorld, World as _};
 use crate::app::open_journal_read_only;
 use crate::config::{Config, Database, Storage};
 use crate::serve::{ADMIN_TOKEN_FILE, Running};
+use crate::tls::http_client;
 
 /// How often to look for what comes by itself, and how many times.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -237,7 +238,13 @@ struct Client {
 impl Client {
     fn new(url: &str, token: Option<String>) -> Self {
         let url = url.trim_end_matches('/').to_owned();
-        Self { http: reqwest::Client::new(), url, token, correlation: None, wait: false }
+        Self {
+            http: http_client().build().expect("TLS is set up"),
+            url,
+            token,
+            correlation: None,
+            wait: false,
+        }
     }
 
     fn with_token(&self, token: &str) -> Self {

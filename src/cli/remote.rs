@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::serve::ADMIN_TOKEN_FILE;
+use crate::tls::http_client;
 
 /// Where everything but probes and documents is.
 const API: &str = "/api/v1";
@@ -63,8 +64,9 @@ impl Connection {
             (None, Err(_)) => read_token(&data_dir.join(ADMIN_TOKEN_FILE))?,
         };
         let url = self.url.trim_end_matches('/').to_owned();
+        let http = http_client().build();
         Ok(Remote {
-            http: reqwest::Client::new(),
+            http: http.context("cannot make requests")?,
             url,
             token: token.trim().to_owned(),
             json: self.json,

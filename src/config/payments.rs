@@ -41,6 +41,7 @@ pub(super) fn momo(reader: &mut Reader<'_>, mode: Mode) -> Option<Settings> {
             Language::default()
         }
     };
+    let auto_capture = reader.flag("MOMO_AUTO_CAPTURE", true);
     let timeout = reader.duration("MOMO_TIMEOUT", TIMEOUT_DEFAULT);
     if timeout > TIMEOUT_MAX {
         reader.error("MOMO_TIMEOUT", "must be at most 2m");
@@ -53,6 +54,7 @@ pub(super) fn momo(reader: &mut Reader<'_>, mode: Mode) -> Option<Settings> {
         ipn_url: ipn_url?,
         redirect_url,
         language,
+        auto_capture,
         timeout,
     })
 }

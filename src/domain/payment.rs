@@ -14,6 +14,10 @@
 //! | a payment that nobody knows the outcome of | there is one |
 //! | one that was given up and that the provider cannot close | it says that nothing will come, or, when [`WATCHED_FOR`] is over, that nothing has |
 //! | a refund | the money is back, or the provider will not |
+//!
+//! A provider may hold the money first and take it when it is told to (`payment.authorized`, then
+//! `payment.captured`). It is told so at once, unless the order is off by then: money that is held and
+//! not taken is let go, and nothing has to go back.
 
 use std::time::Duration;
 
@@ -60,6 +64,8 @@ pub enum PaymentStatus {
     Initiated,
     /// The gateway's answer is not known: to be reconciled.
     Unknown,
+    /// The money is held for us and is to be taken.
+    Authorized,
     /// The money is here.
     Captured,
     /// The gateway said no.
@@ -73,6 +79,13 @@ pub enum PaymentStatus {
 /// What the gateway said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
+    /// The money is held for us, and can be taken.
+    Authorized {
+        /// The gateway's name for it.
+        provider_reference: String,
+        /// How much it is.
+        money: Money,
+    },
     /// The money is here.
     Captured {
         /// The gateway's name for the capture.
@@ -214,6 +227,8 @@ souk_actors::events! {
         Instructed(PaymentInstructed) = "payment.instructed", "PaymentInstructed", 1.0, [];
         /// The gateway's answer is not known.
         TimedOut(PaymentTimedOut) = "payment.timed_out", "PaymentTimedOut", 1.0, [];
+        /// The money is held for us: the gateway is to take it.
+        Authorized(PaymentAuthorized) = "payment.authorized", "PaymentAuthorized", 1.0, [];
         /// The money is here.
         Captured(PaymentCaptured) = "payment.captured", "PaymentCaptured", 1.0,
             ["PaymentCompleted", "PaymentProcessed", "payment.received"];
@@ -295,6 +310,23 @@ pub struct PaymentTimedOut {
     pub order_id: OrderId,
     /// When.
     pub timed_out_at: Timestamp,
+}
+
+/// The money is held for us: the gateway is to take it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PaymentAuthorized {
+    /// The order.
+    pub order_id: OrderId,
+    /// The payment.
+    pub payment_id: PaymentId,
+    /// How much, in minor units.
+    pub amount: i64,
+    /// Of what.
+    pub currency: Currency,
+    /// The gateway's name for what is held.
+    pub provider_reference: String,
+    /// When.
+    pub authorized_at: Timestamp,
 }
 
 /// The money is here.
@@ -588,6 +620,9 @@ impl Aggregate for Payment {
             C::Settle { outcome, now } => {
                 let details = self.details()?;
                 Ok(match outcome {
+                    Outcome::Authorized { provider_reference, money } => {
+                        details.authorize(provider_reference, *money, *now)
+                    }
                     Outcome::Captured { provider_reference, money } => {
                         details.capture(provider_reference, *money, *now)
                     }
@@ -717,9 +752,15 @@ impl PaymentDetails {
         }
     }
 
-    /// Whether the gateway has yet to answer.
+    /// Whether the gateway has yet to say what becomes of it for good.
     pub fn in_flight(&self) -> bool {
-        matches!(self.status, PaymentStatus::Initiated | PaymentStatus::Unknown)
+        use PaymentStatus as S;
+        matches!(self.status, S::Initiated | S::Unknown | S::Authorized)
+    }
+
+    /// Whether money is held that is to be taken.
+    pub fn is_to_be_captured(&self) -> bool {
+        self.status == PaymentStatus::Authorized && self.cancelled.is_none()
     }
 
     /// What is to go back and has not. Those that the gateway will not make are somebody's to see.
@@ -767,15 +808,21 @@ impl PaymentDetails {
     }
 
     fn inquire(&self, now: Timestamp) -> Vec<PaymentEvent> {
-        if !self.is_open() {
-            return Vec::new();
-        }
-        vec![PaymentEvent::InquiryRequested(PaymentInquiryRequested {
+        if self.is_open() { vec![self.inquiry(now)] } else { Vec::new() }
+    }
+
+    fn inquiry(&self, now: Timestamp) -> PaymentEvent {
+        PaymentEvent::InquiryRequested(PaymentInquiryRequested {
             order_id: self.order_id,
             payment_id: self.payment_id,
             attempt: self.asked.saturating_add(1),
             requested_at: now,
-        })]
+        })
+    }
+
+    /// Whether there is no money and none is wanted (any more).
+    pub fn is_unwanted(&self) -> bool {
+        matches!(self.status, PaymentStatus::Voided | PaymentStatus::Failed)
     }
 
     /// When it is asked after next, if an event changes that.
@@ -784,6 +831,7 @@ impl PaymentDetails {
         let clear = || Some(TimerChange::Clear { name: INQUIRY_TIMER.to_owned() });
         match event {
             PaymentEvent::Initiated(event) => set(event.initiated_at.plus(wait_after(0))),
+            PaymentEvent::Authorized(event) => set(event.authorized_at.plus(wait_after(0))),
             PaymentEvent::VoidRequested(event) => set(event.requested_at.plus(wait_after(0))),
             PaymentEvent::RefundRequested(event) => set(event.requested_at.plus(wait_after(0))),
             PaymentEvent::InquiryRequested(event) => {
@@ -811,7 +859,8 @@ impl PaymentDetails {
     }
 
     fn instruct(&self, instructions: &Instructions, now: Timestamp) -> Vec<PaymentEvent> {
-        if !self.in_flight() || self.instructions.as_ref() == Some(instructions) {
+        let is_awaited = self.in_flight() && self.status != PaymentStatus::Authorized;
+        if !is_awaited || self.instructions.as_ref() == Some(instructions) {
             return Vec::new();
         }
         vec![PaymentEvent::Instructed(PaymentInstructed {
@@ -822,18 +871,45 @@ impl PaymentDetails {
         })]
     }
 
-    fn capture(&self, reference: &str, money: Money, now: Timestamp) -> Vec<PaymentEvent> {
-        if self.provider_reference.as_deref() == Some(reference) {
-            return Vec::new();
-        }
-        let misfit = if self.provider_reference.is_some() {
-            Some(Misfit::DuplicateCapture)
-        } else if money.currency != self.money.currency {
+    /// Why a sum is not this payment's, if it is not.
+    fn mismatch(&self, money: Money) -> Option<Misfit> {
+        if money.currency != self.money.currency {
             Some(Misfit::CurrencyMismatch)
         } else if money.amount != self.money.amount {
             Some(Misfit::AmountMismatch)
         } else {
             None
+        }
+    }
+
+    /// What is held of a payment that is over is let go when it is asked after, which is at once; and
+    /// what is being given up is let go by that.
+    fn authorize(&self, reference: &str, money: Money, now: Timestamp) -> Vec<PaymentEvent> {
+        match self.status {
+            PaymentStatus::Initiated | PaymentStatus::Unknown if self.cancelled.is_none() => {}
+            PaymentStatus::Voided | PaymentStatus::Failed => return vec![self.inquiry(now)],
+            _ => return Vec::new(),
+        }
+        if let Some(reason) = self.mismatch(money) {
+            return self.misfit(reason, reference, money, now);
+        }
+        vec![PaymentEvent::Authorized(PaymentAuthorized {
+            order_id: self.order_id,
+            payment_id: self.payment_id,
+            amount: money.amount,
+            currency: money.currency,
+            provider_reference: reference.to_owned(),
+            authorized_at: now,
+        })]
+    }
+
+    fn capture(&self, reference: &str, money: Money, now: Timestamp) -> Vec<PaymentEvent> {
+        if self.provider_reference.as_deref() == Some(reference) {
+            return Vec::new();
+        }
+        let misfit = match self.provider_reference {
+            Some(_) => Some(Misfit::DuplicateCapture),
+            None => self.mismatch(money),
         };
         if let Some(reason) = misfit {
             return self.misfit(reason, reference, money, now);
@@ -914,7 +990,7 @@ impl PaymentDetails {
 
     fn void(&self, still_open: bool, now: Timestamp) -> Decision {
         match self.status {
-            PaymentStatus::Initiated | PaymentStatus::Unknown => {
+            PaymentStatus::Initiated | PaymentStatus::Unknown | PaymentStatus::Authorized => {
                 let reason = self.cancelled.clone().unwrap_or_else(|| "voided_by_gateway".into());
                 Ok(vec![PaymentEvent::Voided(PaymentVoided {
                     order_id: self.order_id,
@@ -932,7 +1008,7 @@ impl PaymentDetails {
 
     fn cancel(&self, reason: &str, now: Timestamp) -> Vec<PaymentEvent> {
         match (self.status, &self.provider_reference) {
-            (PaymentStatus::Initiated | PaymentStatus::Unknown, _) if self.cancelled.is_none() => {
+            _ if self.in_flight() && self.cancelled.is_none() => {
                 vec![PaymentEvent::VoidRequested(PaymentVoidRequested {
                     order_id: self.order_id,
                     payment_id: self.payment_id,
@@ -1046,6 +1122,10 @@ impl PaymentDetails {
                 self.instructions = Some(event.instructions.clone());
             }
             PaymentEvent::TimedOut(_) => self.status = PaymentStatus::Unknown,
+            PaymentEvent::Authorized(_) => {
+                self.status = PaymentStatus::Authorized;
+                self.asked = 0;
+            }
             PaymentEvent::Captured(event) => {
                 self.status = PaymentStatus::Captured;
                 self.provider_reference = Some(event.provider_reference.clone());

@@ -256,6 +256,7 @@ mod tests {
         "payment.initiated",
         "payment.instructed",
         "payment.timed_out",
+        "payment.authorized",
         "payment.captured",
         "payment.failed",
         "payment.rejected",

@@ -12,10 +12,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use url::Url;
 
 use super::mail::SendError;
+use crate::tls::client_config;
 
 /// How long it may take to be connected.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,16 +27,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Connects under TLS with whom the system trusts.
 pub(super) fn tls_connector() -> TlsConnector {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    let (added, ignored) = roots.add_parsable_certificates(found.certs);
-    tracing::debug!(added, ignored, "read the system's certificates");
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider knows the versions of TLS that it was built with")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
+    TlsConnector::from(Arc::new(client_config()))
 }
 
 /// A provider's answer.

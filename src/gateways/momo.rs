@@ -90,6 +90,9 @@ pub struct Settings {
     pub redirect_url: String,
     /// `MOMO_LANGUAGE`.
     pub language: Language,
+    /// `MOMO_AUTO_CAPTURE`: whether MoMo takes the money as soon as the buyer agrees; otherwise it holds
+    /// it until it is told to.
+    pub auto_capture: bool,
     /// `MOMO_TIMEOUT`: how long a call may take.
     pub timeout: Duration,
 }
@@ -151,14 +154,18 @@ impl MoMo {
             instructions: None,
         };
         Ok(match meaning(reply.code()) {
-            Meaning::Success | Meaning::Authorised => {
+            said @ (Meaning::Success | Meaning::Authorised) => {
                 let known = (reply.integer("transId"), reply.integer("amount"));
                 let (Some(trans_id), Some(amount)) = known else {
                     tracing::error!("MoMo says that money came, but not which or how much");
                     return Ok(answer(ChargeOutcome::Unknown));
                 };
+                let is_held = said == Meaning::Authorised && !self.settings().auto_capture;
                 ChargeAnswer {
-                    outcome: ChargeOutcome::Captured,
+                    outcome: match is_held {
+                        true => ChargeOutcome::Authorized,
+                        false => ChargeOutcome::Captured,
+                    },
                     provider_reference: Some(trans_id.to_string()),
                     amount: Money::new(amount, Currency::Vnd),
                     instructions: None,
@@ -173,6 +180,28 @@ impl MoMo {
                 answer(ChargeOutcome::Unknown)
             }
         })
+    }
+
+    /// The second step of a payment whose money is held. Whether it came in time is known by asking, as
+    /// is whether it was made before.
+    async fn second(&self, charge: &Charge, step: Second) -> Result<ChargeAnswer, GatewayError> {
+        let key = &charge.idempotency_key;
+        let reply = self.ask(key).await?;
+        if meaning(reply.code()) != Meaning::Authorised {
+            return self.outcome(charge, &reply);
+        }
+        let (request_id, amount) = (self.new_request_id(), charge.amount.amount);
+        self.client.confirm(step, key, &request_id, amount).await?;
+        let reply = self.ask(key).await?;
+        match meaning(reply.code()) {
+            Meaning::Authorised => Ok(ChargeAnswer {
+                outcome: ChargeOutcome::Unknown,
+                provider_reference: None,
+                amount: charge.amount,
+                instructions: None,
+            }),
+            _ => self.outcome(charge, &reply),
+        }
     }
 
     /// What became of opening a payment.
@@ -275,9 +304,9 @@ impl PaymentGateway for MoMo {
         MOMO
     }
 
-    /// Every call has its own limit, and a refund takes two calls.
+    /// Every call has its own limit, a refund takes two calls, and a second step three.
     fn answer_within(&self) -> Duration {
-        self.settings().timeout.saturating_mul(2).saturating_add(Duration::from_secs(1))
+        self.settings().timeout.saturating_mul(3).saturating_add(Duration::from_secs(1))
     }
 
     async fn charge(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
@@ -311,26 +340,13 @@ impl PaymentGateway for MoMo {
         self.outcome(charge, &reply)
     }
 
+    async fn capture(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
+        self.second(charge, Second::Capture).await
+    }
+
+    /// What is held is let go rather than taken and given back.
     async fn void(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
-        let key = &charge.idempotency_key;
-        let reply = self.ask(key).await?;
-        if meaning(reply.code()) != Meaning::Authorised {
-            return self.outcome(charge, &reply);
-        }
-        // Held, not taken: it is let go rather than taken and given back. Whether that came in time
-        // is known by asking.
-        let (request_id, amount) = (self.new_request_id(), charge.amount.amount);
-        self.client.confirm(Second::Cancel, key, &request_id, amount).await?;
-        let reply = self.ask(key).await?;
-        match meaning(reply.code()) {
-            Meaning::Authorised => Ok(ChargeAnswer {
-                outcome: ChargeOutcome::Unknown,
-                provider_reference: None,
-                amount: charge.amount,
-                instructions: None,
-            }),
-            _ => self.outcome(charge, &reply),
-        }
+        self.second(charge, Second::Cancel).await
     }
 
     async fn refund(&self, refund: &Refund) -> Result<RefundAnswer, GatewayError> {
@@ -387,6 +403,7 @@ mod tests {
             ipn_url: "https://shop.example/api/v1/payments/webhook/momo".to_owned(),
             redirect_url: String::new(),
             language: Language::default(),
+            auto_capture: true,
             timeout: Duration::from_secs(30),
         }
     }
@@ -436,6 +453,12 @@ mod tests {
             assert_eq!(said(code), ChargeOutcome::Unknown, "{code}");
         }
         assert_eq!(said(42), ChargeOutcome::Absent);
+        let held = json!({ "resultCode": 9000, "transId": 7, "amount": 50_000 });
+        assert_eq!(outcome(held.clone()).unwrap().outcome, ChargeOutcome::Captured);
+        let two_steps = Settings { auto_capture: false, ..settings() };
+        let two_steps = MoMo::new(two_steps, Arc::new(SystemWorld::new())).unwrap();
+        let answer = two_steps.outcome(&charge(), &reply(&held)).unwrap();
+        assert_eq!(answer.outcome, ChargeOutcome::Authorized);
         for code in [11, 12, 13] {
             let locked = outcome(json!({ "resultCode": code }));
             assert!(matches!(locked, Err(GatewayError::Locked(_))), "{code}");

@@ -42,6 +42,8 @@ pub struct Refund {
 /// What became of a charge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChargeOutcome {
+    /// The money is held, and comes when [`PaymentGateway::capture`] takes it.
+    Authorized,
     /// The money is there.
     Captured,
     /// It will not come, for this reason (a stable code).
@@ -117,8 +119,14 @@ pub trait PaymentGateway: Send + Sync + 'static {
     /// What became of a charge that was sent before.
     async fn query(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
 
+    /// Takes the money that is held for a charge, of a provider that holds it first. Anything but
+    /// captured or declined means ask again.
+    async fn capture(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
+        self.query(charge).await
+    }
+
     /// Gives a charge up that may still be under way: captured when it was too late, declined when
-    /// no money will come. Pending: the provider cannot close it, so the buyer may pay still.
+    /// no money will come; money that is only held is let go. Pending: the provider cannot close it, so the buyer may pay still.
     /// Anything else means ask again.
     async fn void(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError>;
 

@@ -9,6 +9,8 @@
 //! | `test_decline` | declined: `insufficient_funds` | the same | the same |
 //! | `test_timeout` | no answer within anybody's patience | captured | too late |
 //! | `test_late` | captured, but only after [`LATE_BY`] | captured | too late |
+//! | `test_authorize` | held; a capture takes it | held | too late |
+//! | `test_hold_lost` | held; a capture is declined: `hold_expired` | held | voided |
 //! | `test_pending` | waits for the buyer, and for ever | the same | voided |
 
 use std::time::Duration;
@@ -30,15 +32,20 @@ pub const SANDBOX: &str = "sandbox";
 pub const INSUFFICIENT_FUNDS: &str = "insufficient_funds";
 /// The reason of a charge that was given up.
 pub const VOIDED: &str = "voided";
+/// The reason of a `test_hold_lost`.
+pub const HOLD_EXPIRED: &str = "hold_expired";
 /// How long `test_late` takes: longer than people like to wait, shorter than the caller's limit.
 pub const LATE_BY: Duration = Duration::from_secs(2);
+/// Methods whose money is held first.
+const AUTHORIZE: &str = "test_authorize";
+const HOLD_LOST: &str = "test_hold_lost";
 /// How long `test_timeout` takes: longer than any caller's limit.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A charge or a refund that the sandbox was asked for, once per key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SandboxCall {
-    /// `charge` or `refund`.
+    /// `charge`, `capture` or `refund`.
     pub operation: &'static str,
     /// Under which key.
     pub idempotency_key: String,
@@ -133,16 +140,32 @@ impl PaymentGateway for Sandbox {
         Ok(answer(charge))
     }
 
+    async fn capture(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
+        self.remember(SandboxCall {
+            operation: "capture",
+            idempotency_key: charge.idempotency_key.clone(),
+            reference: charge.reference.clone(),
+            method: charge.method.clone(),
+            amount: charge.amount,
+        });
+        let outcome = match charge.method.as_str() {
+            HOLD_LOST => ChargeOutcome::Declined(HOLD_EXPIRED.to_owned()),
+            _ => ChargeOutcome::Captured,
+        };
+        Ok(ChargeAnswer { outcome, ..answer(charge) })
+    }
+
+    /// It cannot remember whether it has taken what was held, so that counts as taken.
     async fn void(&self, charge: &Charge) -> Result<ChargeAnswer, GatewayError> {
         let answer = answer(charge);
-        Ok(match answer.outcome {
-            ChargeOutcome::Pending => ChargeAnswer {
-                outcome: ChargeOutcome::Declined(VOIDED.to_owned()),
-                instructions: None,
-                ..answer
-            },
-            _ => answer,
-        })
+        let outcome = match answer.outcome {
+            ChargeOutcome::Authorized if charge.method == AUTHORIZE => ChargeOutcome::Captured,
+            ChargeOutcome::Pending | ChargeOutcome::Authorized => {
+                ChargeOutcome::Declined(VOIDED.to_owned())
+            }
+            outcome => outcome,
+        };
+        Ok(ChargeAnswer { outcome, instructions: None, ..answer })
     }
 
     async fn refund(&self, refund: &Refund) -> Result<RefundAnswer, GatewayError> {
@@ -163,6 +186,7 @@ fn answer(charge: &Charge) -> ChargeAnswer {
     let outcome = match charge.method.as_str() {
         "test_decline" => ChargeOutcome::Declined(INSUFFICIENT_FUNDS.to_owned()),
         "test_pending" => ChargeOutcome::Pending,
+        AUTHORIZE | HOLD_LOST => ChargeOutcome::Authorized,
         _ => ChargeOutcome::Captured,
     };
     let id = derived("sandbox charge", &[charge.idempotency_key.as_bytes()]);

@@ -8,19 +8,16 @@
 //! too many, so is every count of a single failure, and else all of them.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
-use axum::http::request::Parts;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
-use super::App;
+use super::peer::Peer;
 use super::problem::ApiError;
 use crate::domain::ids::EmailClaimId;
 
@@ -32,31 +29,6 @@ const ANYWHERE_MAX: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(15 * 60);
 /// So many counts are kept: some 10 MB.
 const REMEMBERED_MAX: usize = 100_000;
-
-/// Where a request comes from; nobody knows when it does not come by a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Peer(pub(super) Option<IpAddr>);
-
-impl FromRequestParts<App> for Peer {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get::<Self>().copied().unwrap_or(Self(None)))
-    }
-}
-
-impl Peer {
-    /// Who is counted as one: of IPv6 a customer has a whole network.
-    fn network(self) -> Option<IpAddr> {
-        match self.0?.to_canonical() {
-            IpAddr::V6(address) => {
-                let network = u128::from(address) >> 64 << 64;
-                Some(IpAddr::V6(network.into()))
-            }
-            address @ IpAddr::V4(_) => Some(address),
-        }
-    }
-}
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,8 +53,8 @@ impl Counted {
 
     fn of(account: EmailClaimId, peer: Peer) -> impl Iterator<Item = Self> {
         let (account, network) = (account.uuid(), peer.network());
-        let far = network.filter(|address| !address.is_loopback());
-        [Some(Self::Here(account, network)), Some(Self::Account(account)), far.map(Self::Address)]
+        let distant = peer.distant_network().map(Self::Address);
+        [Some(Self::Here(account, network)), Some(Self::Account(account)), distant]
             .into_iter()
             .flatten()
     }

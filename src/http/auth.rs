@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, nothing_after};
-use super::attempts::Peer;
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::{Call, SignedIn, suspended};
+use super::peer::Peer;
 use super::problem::ApiError;
 use crate::domain::caller::Role;
 use crate::domain::email_claim::EmailClaim;

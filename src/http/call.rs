@@ -16,7 +16,9 @@ use super::App;
 use super::conditional::IfMatch;
 use super::idempotency::{IdempotencyKey, Scope};
 use super::info::RequestInfo;
+use super::peer::Peer;
 use super::problem::ApiError;
+use super::rate_limit::{Caller as Counts, Counted};
 use crate::cloudevents::metadata;
 use crate::domain::caller::{Caller, Role};
 use crate::domain::ids::{SessionId, UserId};
@@ -46,13 +48,22 @@ impl FromRequestParts<App> for Call {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let info = parts.extensions.get::<RequestInfo>().cloned();
-        let (claims, service) = match bearer(parts)? {
-            Some(token) if token.starts_with(service_token::PREFIX) => {
-                (None, Some(Arc::new(service(app, token).await?)))
+        let known = identify(parts, app).await;
+        let counted = match &known {
+            Ok((_, Some(_))) => None,
+            Ok((Some(claims), None)) => Some(Counts::Person(claims.sub)),
+            // Whoever guesses at tokens is counted too.
+            Ok((None, None)) | Err(_) => {
+                let Ok(peer) = Peer::from_request_parts(parts, app).await;
+                peer.distant_network().map(Counts::Network)
             }
-            Some(token) => (Some(let_in(app, claims(app, token)?).await?), None),
-            None => (None, None),
         };
+        if let Some(told) = counted.map(|caller| app.count_request(caller)).transpose()?.flatten()
+            && let Some(counted) = parts.extensions.get::<Counted>()
+        {
+            counted.say(told);
+        }
+        let (claims, service) = known?;
         Ok(Self {
             info: info
                 .unwrap_or_else(|| RequestInfo::new(&parts.headers, &**app.runtime().world())),
@@ -62,6 +73,20 @@ impl FromRequestParts<App> for Call {
             key: IdempotencyKey::from_request_parts(parts, app).await?,
         })
     }
+}
+
+/// Who asks, by the token: a person or a service, or nobody.
+async fn identify(
+    parts: &Parts,
+    app: &App,
+) -> Result<(Option<Claims>, Option<Arc<ServiceTokenDetails>>), ApiError> {
+    Ok(match bearer(parts)? {
+        Some(token) if token.starts_with(service_token::PREFIX) => {
+            (None, Some(Arc::new(service(app, token).await?)))
+        }
+        Some(token) => (Some(let_in(app, claims(app, token)?).await?), None),
+        None => (None, None),
+    })
 }
 
 /// A call of somebody. Whoever is nobody hears 401 before anything else is said about the request:

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument as _;
@@ -18,6 +18,8 @@ use super::App;
 use super::info::{CORRELATION_ID, REQUEST_ID, RequestInfo, TRACEPARENT};
 use super::probes::Plain;
 use super::problem::{self, About, ApiError};
+use super::rate_limit::{Counted, Told};
+use super::server::HEAD_BYTES_MAX;
 
 /// The longest path and query together. A cursor and every filter fit several times over.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
@@ -35,6 +37,10 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
     let route = request.extensions().get::<MatchedPath>().cloned();
     let came_as = request.extensions_mut().remove::<CameAs>().map(|CameAs(path)| path);
     request.extensions_mut().insert(info.clone());
+    let counted = app.counts_requests().then(Counted::default);
+    if let Some(counted) = &counted {
+        request.extensions_mut().insert(counted.clone());
+    }
 
     let span = tracing::info_span!(
         "request",
@@ -42,7 +48,7 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
         trace_id = info.trace_id(),
         request_id = %info.request_id,
     );
-    let mut response = match acceptable(request.uri()) {
+    let mut response = match acceptable(request.uri(), request.headers()) {
         Ok(()) => match unwinding(next.run(request)).instrument(span.clone()).await {
             Ok(response) => response,
             Err(panic) => span.in_scope(|| after_panic(&*panic)).into_response(),
@@ -51,14 +57,24 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
     };
     let asked_for = came_as.as_deref().unwrap_or(&path);
     render_problem(&mut response, asked_for, &info);
+    for (name, value) in counted.and_then(|counted| counted.told()).iter().flat_map(Told::headers) {
+        response.headers_mut().append(name, value);
+    }
     add_headers(response.headers_mut(), &info, came_as.is_some().then_some(&*path));
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     span.in_scope(|| record(&method, route, response.status(), began));
     response
 }
 
-/// Refuses what no route could mean.
-fn acceptable(uri: &Uri) -> Result<(), ApiError> {
+/// Refuses what no route could mean, and heads that are larger than they may be: the connection
+/// notices that only while a head is incomplete.
+fn acceptable(uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len();
+    if headers.iter().map(bytes).sum::<usize>() > HEAD_BYTES_MAX {
+        let detail = format!("the header fields are longer than {HEAD_BYTES_MAX} bytes");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(ApiError::new(status, "head_too_large", detail));
+    }
     let target = uri.path_and_query().map_or("", |target| target.as_str());
     if target.len() > TARGET_BYTES_MAX {
         let detail = format!("the path and query are longer than {TARGET_BYTES_MAX} bytes");

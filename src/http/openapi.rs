@@ -480,7 +480,7 @@ fn needs_a_version(path: &str, method: &str) -> bool {
 /// What an operation may be answered besides what it says itself.
 fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     let changes = matches!(method, "post" | "patch" | "put" | "delete");
-    let mut statuses = vec!["400", "414", "500"];
+    let mut statuses = vec!["400", "414", "431", "500"];
     if !is_open(path, method) {
         statuses.extend(["401", "403"]);
     }
@@ -489,16 +489,14 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
     }
     if path.starts_with("/api/v1/") {
         // A token that is none is refused where none is needed too.
-        statuses.extend(["401", "503"]);
+        // And so is whoever asks too much.
+        statuses.extend(["401", "429", "503"]);
     }
     if changes || path.contains("/{") || path.starts_with("/api/v1/users/me") {
         statuses.push("404");
     }
     if method == "get" && is_conditional(path) {
         statuses.push("304");
-    }
-    if path.starts_with("/api/v1/events") && changes || asks_for_a_password(path, method) {
-        statuses.push("429");
     }
     if changes {
         statuses.extend(["408", "409", "412", "413", "415", "422", "504"]);
@@ -527,12 +525,6 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
         statuses.push("409");
     }
     statuses
-}
-
-/// Where a wrong password counts.
-fn asks_for_a_password(path: &str, method: &str) -> bool {
-    ["/api/v1/auth/login", "/api/v1/users/me/password"].contains(&path)
-        || method == "delete" && path.starts_with("/api/v1/users/")
 }
 
 /// What can be done without a token.

@@ -45,8 +45,16 @@ pub(super) const VIEW: &str = "orders-view";
 const LOOK_AT_LEAST: Duration = Duration::from_millis(100);
 const LOOK_AT_MOST: Duration = Duration::from_millis(3);
 /// The means of payment there are.
-const METHODS: &[&str] =
-    &["sandbox", "momo", "test_decline", "test_timeout", "test_late", "test_pending"];
+const METHODS: &[&str] = &[
+    "sandbox",
+    "momo",
+    "test_decline",
+    "test_timeout",
+    "test_late",
+    "test_pending",
+    "test_authorize",
+    "test_hold_lost",
+];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()

@@ -15,10 +15,10 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::answer::nothing_after;
-use super::attempts::Peer;
 use super::auth::email_claim_id;
 use super::body::{Fields, FromFields, Valid};
 use super::call::{Call, SignedIn};
+use super::peer::Peer;
 use super::problem::ApiError;
 use super::users::{checked, missing, new_password};
 use crate::domain::email_claim::EmailClaim;

@@ -156,8 +156,12 @@ fn command(app: &App, notice: &Notice, details: &PaymentDetails) -> Option<Payme
     let now = app.now();
     let money = Money::new(notice.amount, Currency::Vnd);
     let provider_reference = notice.trans_id.to_string();
+    let holds_first = app.settings().momo.as_ref().is_some_and(|momo| !momo.auto_capture);
     let is_begun_by_us = notice.request_id == details.payment_id.to_string();
     let outcome = match notice.meaning() {
+        Meaning::Authorised if is_begun_by_us && holds_first => {
+            Outcome::Authorized { provider_reference, money }
+        }
         Meaning::Success | Meaning::Authorised if is_begun_by_us => {
             Outcome::Captured { provider_reference, money }
         }

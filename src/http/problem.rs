@@ -304,6 +304,7 @@ fn code_of(status: StatusCode) -> &'static str {
         StatusCode::PAYLOAD_TOO_LARGE => "payload_too_large",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
         StatusCode::URI_TOO_LONG => "uri_too_long",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "head_too_large",
         status if status.is_server_error() => "internal",
         _ => "request_failed",
     }
@@ -474,6 +475,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ),
     ("payload_too_large", 413, "The body is larger than the service takes."),
     ("uri_too_long", 414, "The path and query are longer than the service takes."),
+    ("head_too_large", 431, "The header fields are larger than the service takes."),
     ("unsupported_media_type", 415, "Send application/json, not compressed."),
     ("invalid", 422, "Some fields are missing or wrong; errors names every one by JSON pointer."),
     ("idempotency_key_reused", 422, "The key was used before with another body."),

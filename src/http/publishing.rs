@@ -28,7 +28,6 @@ use super::call::{Publisher, TENANT};
 use super::event_json::reference_at;
 use super::incoming::{self, Incoming, NewEvent};
 use super::problem::{ApiError, FieldProblem};
-use super::rate_limit;
 use super::registered::{self, Registered};
 use super::{App, POSITION};
 use crate::domain::event_source::{EventSources, SequencePolicy};
@@ -204,8 +203,9 @@ async fn publish_batch(
 
 fn charge(app: &App, publisher: &Publisher, events: usize) -> Result<HeaderMap, ApiError> {
     let quota = publisher.quota(app);
-    let told = app.rate_limits().take(publisher.id(), quota, events, app.now());
-    told.map(rate_limit::Told::headers).inspect_err(|_| rejections("rate_limited", events))
+    let told = app.publishing_limits().take(publisher.id(), quota, events, app.now());
+    told.map(|told| HeaderMap::from_iter(told.headers()))
+        .inspect_err(|_| rejections("rate_limited", events))
 }
 
 fn with_headers(mut error: ApiError, headers: &HeaderMap) -> ApiError {

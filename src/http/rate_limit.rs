@@ -1,35 +1,90 @@
-//! How much a publisher may send: a quota of events in a window for each token, refilled evenly.
+//! How much one caller may ask for: a quota of events for each publisher, and one of requests for
+//! everybody. Both are of a window and refilled evenly.
 //!
 //! For each there is one number: how much of the quota is used, which shrinks as time passes. Whoever
-//! has nothing used is forgotten, so the memory is bounded by those who published lately.
+//! has nothing used is forgotten; when so many have used something that memory would grow, everybody
+//! begins anew.
+//!
+//! Requests are counted by whose token they have, and without a good one by the address that they come
+//! from. Services are not: their tokens have quotas of events. Probes and what providers tell ask for
+//! no token, and are not counted either.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use axum::http::StatusCode;
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::http::{HeaderMap, StatusCode};
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 use super::problem::ApiError;
+use crate::config;
 use crate::domain::service_token::Quota;
 
 /// What the quota is.
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// What is left of it.
 pub(super) const LEFT: HeaderName = HeaderName::from_static("ratelimit");
-/// The name of the one policy there is.
-const NAME: &str = "default";
+
+/// What is counted, and under which name clients see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Policy {
+    name: &'static str,
+    unit: &'static str,
+}
+
+/// Events of a publisher.
+pub(super) const EVENTS: Policy = Policy { name: "default", unit: "events" };
+/// Requests of anybody.
+pub(super) const REQUESTS: Policy = Policy { name: "requests", unit: "requests" };
+
+/// Whose requests are counted as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Caller {
+    /// Whoever has a token.
+    Person(Uuid),
+    /// Everybody else at an address.
+    Network(IpAddr),
+}
+
+/// Where a request's count is written for the layer around its handler, which says it in the answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counted(Arc<OnceLock<Told>>);
+
+impl Counted {
+    /// Writes it down. Who reads the token twice counts once.
+    pub(super) fn say(&self, told: Told) {
+        self.0.get_or_init(|| told);
+    }
+
+    /// Whether it was counted, and what that came to.
+    pub(super) fn told(&self) -> Option<Told> {
+        self.0.get().copied()
+    }
+}
+
+/// The limits of requests, where there are any.
+pub(super) fn of_requests(settings: &config::Http) -> Option<(Quota, RateLimits<Caller>)> {
+    let (events, window) = (settings.rate_requests as u64, settings.rate_window);
+    let quota = Quota { events, seconds: window.as_secs().max(1) };
+    (events > 0).then(|| (quota, RateLimits::new(REQUESTS)))
+}
+
 /// The registered kind of problem.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 /// From so many on, those who have nothing used are looked for and forgotten.
-const REMEMBERED_MAX: usize = 10_000;
+const REMEMBERED_MAX: usize = 100_000;
 
 /// What everybody has used.
-#[derive(Debug, Default)]
-pub(super) struct RateLimits(Mutex<HashMap<Uuid, Used>>);
+#[derive(Debug)]
+pub(super) struct RateLimits<K> {
+    policy: Policy,
+    used: Mutex<HashMap<K, Used>>,
+}
 
-/// What somebody has used: events times the milliseconds of the window, as of a time.
+/// What somebody has used: units times the milliseconds of the window, as of a time.
 #[derive(Debug, Clone, Copy)]
 struct Used {
     amount: u128,
@@ -39,6 +94,7 @@ struct Used {
 /// What a quota says after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Told {
+    policy: Policy,
     quota: Quota,
     left: u64,
     /// In how many seconds all of it is there again.
@@ -62,69 +118,77 @@ impl Used {
     }
 }
 
-impl RateLimits {
-    /// Takes so many events from somebody's quota, or refuses them all.
+impl<K: Copy + Eq + Hash> RateLimits<K> {
+    /// Nobody has used anything.
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { policy, used: Mutex::default() }
+    }
+
+    /// Takes so much from somebody's quota, or refuses all of it.
     pub(super) fn take(
         &self,
-        who: Uuid,
+        who: K,
         quota: Quota,
-        events: usize,
+        units: usize,
         now: Timestamp,
     ) -> Result<Told, ApiError> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= REMEMBERED_MAX && !all.contains_key(&who) {
             all.retain(|_, used| used.shrunk(quota, now) > 0);
+            if all.len() >= REMEMBERED_MAX {
+                all.clear();
+            }
         }
         let used = all.get(&who).map_or(0, |used| used.shrunk(quota, now));
         let whole = u128::from(quota.events) * window_ms(quota);
-        let wanted = events as u128 * window_ms(quota);
+        let wanted = units as u128 * window_ms(quota);
         if used + wanted > whole {
-            let told = told(quota, used);
+            let told = self.told(quota, used);
             let wait = (used + wanted).saturating_sub(whole).div_ceil(u128::from(quota.events));
-            return Err(exceeded(told, events, small(wait.div_ceil(1_000))));
+            return Err(exceeded(told, units, small(wait.div_ceil(1_000))));
         }
         all.insert(who, Used { amount: used + wanted, at: now });
-        Ok(told(quota, used + wanted))
+        Ok(self.told(quota, used + wanted))
+    }
+
+    fn told(&self, quota: Quota, used: u128) -> Told {
+        let whole = u128::from(quota.events) * window_ms(quota);
+        Told {
+            policy: self.policy,
+            quota,
+            left: small((whole - used.min(whole)) / window_ms(quota)),
+            seconds: small(used.div_ceil(u128::from(quota.events.max(1))).div_ceil(1_000)),
+        }
     }
 }
 
-fn told(quota: Quota, used: u128) -> Told {
-    let whole = u128::from(quota.events) * window_ms(quota);
-    Told {
-        quota,
-        left: small((whole - used.min(whole)) / window_ms(quota)),
-        seconds: small(used.div_ceil(u128::from(quota.events.max(1))).div_ceil(1_000)),
-    }
-}
-
-fn exceeded(told: Told, events: usize, wait: u64) -> ApiError {
-    let detail = if events as u64 > told.quota.events {
-        format!(
-            "these are {events} events, and the quota is {}: send fewer at once",
-            told.quota.events
-        )
+fn exceeded(told: Told, units: usize, wait: u64) -> ApiError {
+    let Policy { name, unit } = told.policy;
+    let quota = told.quota.events;
+    let detail = if units as u64 > quota {
+        format!("these are {units} {unit}, and the quota is {quota}: send fewer at once")
     } else {
-        format!("the quota has room for {} more events now", told.left)
+        format!("the quota has room for {} more {unit} now", told.left)
     };
     let mut error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", detail)
         .of_kind(QUOTA_EXCEEDED, "Quota exceeded")
-        .violating(NAME)
+        .violating(name)
         .with_header(header::RETRY_AFTER, HeaderValue::from(wait.max(1)));
-    for (name, value) in &told.headers() {
-        error = error.with_header(name.clone(), value.clone());
+    for (name, value) in told.headers() {
+        error = error.with_header(name, value);
     }
     error
 }
 
 impl Told {
     /// The two header fields.
-    pub(super) fn headers(self) -> HeaderMap {
+    pub(super) fn headers(&self) -> [(HeaderName, HeaderValue); 2] {
         let Quota { events, seconds } = self.quota;
-        let policy = format!("\"{NAME}\";q={events};qu=\"events\";w={seconds}");
-        let left = format!("\"{NAME}\";r={};t={}", self.left, self.seconds);
-        let value = |text: &str| HeaderValue::from_str(text).ok();
-        let both = [(POLICY, value(&policy)), (LEFT, value(&left))];
-        both.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        let Policy { name, unit } = self.policy;
+        let policy = format!("\"{name}\";q={events};qu=\"{unit}\";w={seconds}");
+        let left = format!("\"{name}\";r={};t={}", self.left, self.seconds);
+        let value = |text| HeaderValue::try_from(text).expect("names and numbers are plain");
+        [(POLICY, value(policy)), (LEFT, value(left))]
     }
 }
 
@@ -139,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_quota_is_used_up_and_refills_evenly() {
-        let (limits, who) = (RateLimits::default(), Uuid::from_u128(1));
+        let (limits, who) = (RateLimits::new(EVENTS), Uuid::from_u128(1));
         let told = limits.take(who, QUOTA, 4, NOW).unwrap();
         assert_eq!((told.left, told.seconds), (6, 24));
         assert_eq!(limits.take(who, QUOTA, 6, NOW).unwrap().left, 0);
@@ -154,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_locks_nobody_out_for_longer_than_the_window() {
-        let (limits, who) = (RateLimits::default(), Uuid::from_u128(1));
+        let (limits, who) = (RateLimits::new(EVENTS), Uuid::from_u128(1));
         let later = NOW.plus(Duration::from_secs(1_000_000));
         limits.take(who, QUOTA, 4, later).unwrap();
         assert_eq!(limits.take(who, QUOTA, 1, NOW).unwrap().left, 5);
@@ -163,12 +227,18 @@ mod tests {
 
     #[test]
     fn who_has_nothing_used_is_forgotten() {
-        let limits = RateLimits::default();
+        let limits = RateLimits::new(EVENTS);
         for who in 0..REMEMBERED_MAX as u128 {
             limits.take(Uuid::from_u128(who), QUOTA, 1, NOW).unwrap();
         }
+        let kept = || limits.used.lock().unwrap().len();
+        assert_eq!(kept(), REMEMBERED_MAX);
         let later = NOW.plus(Duration::from_secs(60));
         limits.take(Uuid::from_u128(u128::MAX), QUOTA, 1, later).unwrap();
-        assert_eq!(limits.0.lock().unwrap().len(), 1);
+        assert_eq!(kept(), 1);
+        for who in 0..REMEMBERED_MAX as u128 {
+            limits.take(Uuid::from_u128(who), QUOTA, 1, later).unwrap();
+        }
+        assert!(kept() <= REMEMBERED_MAX, "however many there are");
     }
 }

@@ -16,15 +16,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 
-use super::attempts::Peer;
 use super::connection::{self, Activity, Impatient, Version};
 use super::middleware::CameAs;
+use super::peer::Peer;
 use crate::config;
+use crate::tls::ServerTls;
 
 /// How many requests one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 256;
@@ -34,7 +37,7 @@ const RESETS_WAITING_MAX: usize = 20;
 /// How many streams that were ended for a peer's errors are remembered before it is disconnected.
 const ERRORS_MAX: usize = 128;
 /// The largest request head. What is longer is answered 431 and the connection closed.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How many header lines a request may have; more are 431 too.
 const HEADERS_MAX: usize = 100;
 /// How long to wait after an accept that failed (usually: out of file descriptors).
@@ -56,19 +59,23 @@ pub struct Server {
 
 impl Server {
     /// Serves `router` on `listener`.
+    ///
+    /// With `tls` nothing else is spoken there.
     pub fn start(
         listener: TcpListener,
         router: Router,
         settings: &config::Http,
+        tls: Option<Arc<ServerTls>>,
     ) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let patience = Patience { silent: settings.header_timeout, unread: settings.write_timeout };
         let connections = Connections {
             places: Arc::new(Semaphore::new(settings.connections_max)),
-            builder: builder(settings.header_timeout),
+            protocols: Arc::new(Protocols::new(settings.header_timeout)),
             patience,
             router,
+            tls,
         };
         let accepting = tokio::spawn(accept(listener, connections, stopped));
         Ok(Self { address, stop, accepting })
@@ -90,34 +97,51 @@ impl Server {
     }
 }
 
-fn builder(header_timeout: Duration) -> Arc<auto::Builder<TokioExecutor>> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // The timer of the head starts as soon as a connection waits for one, so it ends idle
-    // connections too.
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
-        .max_local_error_reset_streams(ERRORS_MAX)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .keep_alive_interval(header_timeout)
-        .keep_alive_timeout(header_timeout);
-    Arc::new(builder)
+/// How each version of HTTP is spoken.
+struct Protocols {
+    one: auto::Builder<TokioExecutor>,
+    two: auto::Builder<TokioExecutor>,
+}
+
+impl Protocols {
+    fn new(header_timeout: Duration) -> Self {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        // The timer of the head starts as soon as a connection waits for one, so it ends idle
+        // connections too.
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(HEAD_BYTES_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_WAITING_MAX)
+            .max_local_error_reset_streams(ERRORS_MAX)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .keep_alive_interval(header_timeout)
+            .keep_alive_timeout(header_timeout);
+        Self { one: builder.clone().http1_only(), two: builder.http2_only() }
+    }
+
+    fn of(&self, version: Version) -> &auto::Builder<TokioExecutor> {
+        match version {
+            Version::One => &self.one,
+            Version::Two => &self.two,
+        }
+    }
 }
 
 /// What every connection needs.
+#[derive(Clone)]
 struct Connections {
     places: Arc<Semaphore>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    protocols: Arc<Protocols>,
     patience: Patience,
     router: Router,
+    tls: Option<Arc<ServerTls>>,
 }
 
 /// Accepts until it is stopped; what it returns tells open connections to finish.
@@ -148,58 +172,91 @@ async fn accept(
             }
         };
         let (open, ending) = (open.clone(), ending.subscribe());
-        let (router, builder) = (connections.router.clone(), connections.builder.clone());
-        let patience = connections.patience;
+        let connections = connections.clone();
         tokio::spawn(async move {
             open.increment(1.0);
-            serve(stream, router, &builder, patience, ending).await;
+            connections.serve(stream, ending).await;
             open.decrement(1.0);
             drop(place);
         });
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    router: Router,
-    builder: &auto::Builder<TokioExecutor>,
-    patience: Patience,
-    mut ending: watch::Receiver<()>,
-) {
-    let spoken = connection::version(&stream, patience.silent, &mut ending).await;
-    let Some(version) = spoken else { return };
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "no TCP_NODELAY");
+impl Connections {
+    async fn serve(self, stream: TcpStream, mut ending: watch::Receiver<()>) {
+        let peer = Peer(stream.peer_addr().ok().map(|address| address.ip()));
+        let Some(tls) = &self.tls else {
+            let silent = self.patience.silent;
+            let spoken = connection::version(&stream, silent, &mut ending).await;
+            let Some(version) = spoken else { return };
+            let stream = self.patient_with(stream);
+            return self.speak(version, stream, peer, ending).await;
+        };
+        let accepting = TlsAcceptor::from(tls.current()).accept(self.patient_with(stream));
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(self.patience.silent, accepting) => accepted,
+            _ = ending.changed() => return,
+        };
+        match accepted {
+            Ok(Ok(stream)) => {
+                let version = match stream.get_ref().1.alpn_protocol() {
+                    Some(b"h2") => Version::Two,
+                    _ => Version::One,
+                };
+                self.speak(version, stream, peer, ending).await;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no TLS");
+            }
+            Err(_) => tracing::debug!("no TLS in time"),
+        }
     }
-    let peer = stream.peer_addr().ok().map(|address| address.ip());
-    let activity = Arc::new(Activity::default());
-    let requests = activity.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let open = Arc::new(requests.request());
-        request.extensions_mut().insert(open.clone());
-        request.extensions_mut().insert(Peer(peer));
-        let answer = call(router.clone(), request);
-        async move {
-            let answer = answer.await;
-            drop(open);
-            answer
+
+    fn patient_with(&self, stream: TcpStream) -> Impatient {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no TCP_NODELAY");
         }
-    });
-    let stream = TokioIo::new(Impatient::new(stream, patience.unread));
-    let connection = builder.serve_connection(stream, service);
-    let idle = async {
-        match version {
-            // Its own timer ends it.
-            Version::One => std::future::pending().await,
-            Version::Two => connection::idle(&activity, patience.silent).await,
+        Impatient::new(stream, self.patience.unread)
+    }
+
+    /// Answers requests until the connection ends.
+    async fn speak(
+        &self,
+        version: Version,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        ending: watch::Receiver<()>,
+    ) {
+        let activity = Arc::new(Activity::default());
+        let (requests, router) = (activity.clone(), self.router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let open = Arc::new(requests.request());
+            request.extensions_mut().insert(open.clone());
+            request.extensions_mut().insert(peer);
+            let answer = call(router.clone(), request);
+            async move {
+                let answer = answer.await;
+                drop(open);
+                answer
+            }
+        });
+        let builder = self.protocols.of(version);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let patience = self.patience;
+        let idle = async {
+            match version {
+                // Its own timer ends it.
+                Version::One => std::future::pending().await,
+                Version::Two => connection::idle(&activity, patience.silent).await,
+            }
+        };
+        let finish = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| {
+            connection.graceful_shutdown();
+        };
+        let ended = connection::drive(connection, finish, ending, idle, patience.unread).await;
+        if let Some(Err(error)) = ended {
+            tracing::debug!(error, "connection ended");
         }
-    };
-    let finish = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| {
-        connection.graceful_shutdown();
-    };
-    let ended = connection::drive(connection, finish, ending, idle, patience.unread).await;
-    if let Some(Err(error)) = ended {
-        tracing::debug!(error, "connection ended");
     }
 }
 
@@ -237,6 +294,7 @@ pub(super) fn canonical(mut request: Request<Body>) -> Request<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::http_client;
 
     #[test]
     fn unprefixed_paths_lead_to_the_canonical_ones() {
@@ -259,7 +317,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = config::Config::for_testing(folder.path()).http;
         settings.header_timeout = header_timeout;
-        Server::start(listener, router, &settings).unwrap()
+        Server::start(listener, router, &settings, None).unwrap()
     }
 
     #[tokio::test]
@@ -287,7 +345,8 @@ mod tests {
         let router = Router::new().fallback(handler);
         let server = start(router, Duration::from_secs(5)).await;
         let url = format!("http://{}/", server.address());
-        let request = tokio::spawn(async move { reqwest::get(url).await?.text().await });
+        let request =
+            tokio::spawn(async move { http_client().build()?.get(url).send().await?.text().await });
         started.notified().await;
         let stopping = tokio::spawn(server.stop(Duration::from_secs(10)));
         go_on.notify_one();

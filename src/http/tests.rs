@@ -11,6 +11,7 @@ use crate::config::{Config, Mode};
 use crate::domain::caller::Role;
 use crate::identity::token::{LIFETIME, Tokens};
 use crate::serve::Running;
+use crate::tls::http_client;
 
 /// Operations that anybody may ask for and that read a body.
 const FOR_ANYBODY: [&str; 11] = [
@@ -69,7 +70,7 @@ impl Service {
 #[tokio::test]
 async fn nobody_hears_of_the_body_before_being_let_in() {
     let service = Service::start(|_| ()).await;
-    let client = reqwest::Client::new();
+    let client = http_client().build().unwrap();
     let document: Value =
         client.get(service.url("/openapi.json")).send().await.unwrap().json().await.unwrap();
     let buyer = service.token([Role::Buyer]);
@@ -123,7 +124,7 @@ async fn what_comes_too_slowly_is_cut_off() {
 #[tokio::test]
 async fn what_is_too_large_or_too_deep_is_refused() {
     let service = Service::start(|config| config.http.body_bytes_max = 10_000).await;
-    let client = reqwest::Client::new();
+    let client = http_client().build().unwrap();
     let login = |body: String| {
         let request = client.post(service.url("/api/v1/auth/login"));
         request.header("content-type", "application/json").body(body).send()
@@ -155,7 +156,7 @@ async fn refused_order(service: &Service, payment_method: &str) -> Value {
         "delivery_address": { "line1": "1 Hang Bac", "district": "Hoan Kiem", "city": "Ha Noi" },
         "payment_method": payment_method,
     });
-    let request = reqwest::Client::new().post(service.url("/api/v1/orders"));
+    let request = http_client().build().unwrap().post(service.url("/api/v1/orders"));
     let answer = request.bearer_auth(service.token([Role::Buyer])).json(&order).send().await;
     let answer = answer.unwrap();
     assert_eq!(answer.status(), 422);

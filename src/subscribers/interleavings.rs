@@ -455,12 +455,8 @@ impl Market {
             return None;
         }
         let waits = charge.method == PaymentMethod::MOMO;
-        let declines = self.lots.percent(20);
-        let outcome = || match (waits, declines) {
-            (true, _) => ChargeOutcome::Pending,
-            (false, true) => ChargeOutcome::Declined("no_funds".to_owned()),
-            (false, false) => ChargeOutcome::Captured,
-        };
+        let drawn = self.drawn_outcome();
+        let outcome = || if waits { ChargeOutcome::Pending } else { drawn };
         let (key, since) = (&charge.idempotency_key, self.now);
         self.provider.entry(key.clone()).or_insert_with(|| Charged {
             amount: charge.amount.amount,
@@ -468,6 +464,34 @@ impl Market {
             refunds: BTreeMap::new(),
             since,
         });
+        if self.lost(10) { None } else { Some(self.query(charge)) }
+    }
+
+    /// What becomes of a charge that the buyer agrees to, or does not: some providers hold the money
+    /// first.
+    fn drawn_outcome(&mut self) -> ChargeOutcome {
+        match self.lots.below(10) {
+            0 | 1 => ChargeOutcome::Declined("no_funds".to_owned()),
+            2..=5 => ChargeOutcome::Authorized,
+            _ => ChargeOutcome::Captured,
+        }
+    }
+
+    /// The provider takes what it holds, unless it holds it no longer; or lets it go.
+    fn second_step(&mut self, charge: &Charge, takes: bool) -> Option<ChargeAnswer> {
+        if self.lost(10) {
+            return None;
+        }
+        let expired = self.lots.percent(10);
+        if let Some(charged) = self.provider.get_mut(&charge.idempotency_key)
+            && charged.outcome == ChargeOutcome::Authorized
+        {
+            charged.outcome = match takes {
+                true if expired => ChargeOutcome::Declined("hold_expired".to_owned()),
+                true => ChargeOutcome::Captured,
+                false => ChargeOutcome::Declined("voided".to_owned()),
+            };
+        }
         if self.lost(10) { None } else { Some(self.query(charge)) }
     }
 
@@ -519,10 +543,16 @@ impl Market {
                     self.charge(charge).map(|it| Some(payment_gateway::report(it, false, now)))
                 } else if let Some(reports) = payment_gateway::past(&answer, &details, now) {
                     Some(Some(Ok(reports)))
+                } else if payment_gateway::must_be_let_go(&answer, &details) {
+                    self.second_step(charge, false)
+                        .map(|it| Some(payment_gateway::report(it, false, now)))
                 } else {
                     Some(Some(payment_gateway::report(answer, false, now)))
                 }
             }
+            Call::Capture(charge) => self
+                .second_step(charge, true)
+                .map(|answer| Some(payment_gateway::report(answer, false, now))),
             Call::Void(charge) if !self.lost(10) => {
                 if charge.method != PaymentMethod::MOMO {
                     let (key, since) = (charge.idempotency_key.clone(), now);
@@ -533,7 +563,8 @@ impl Market {
                         since,
                     });
                 }
-                Some(Some(payment_gateway::report(self.query(charge), true, now)))
+                self.second_step(charge, false)
+                    .map(|answer| Some(payment_gateway::report(answer, true, now)))
             }
             Call::Refund(refund_id, refund) => self.refund(refund).map(|answer| {
                 Some(
@@ -745,16 +776,15 @@ impl Market {
             .map(|(key, _)| key.clone())
             .collect();
         let Some(key) = self.lots.one_of(&open) else { return };
-        let declines = self.lots.percent(20);
+        let drawn = self.drawn_outcome();
         let charged = self.provider.get_mut(&key).unwrap();
-        charged.outcome = match declines {
-            true => ChargeOutcome::Declined("no_funds".to_owned()),
-            false => ChargeOutcome::Captured,
-        };
+        charged.outcome = drawn.clone();
         let money = Money::new(charged.amount, Currency::Vnd);
-        let outcome = match declines {
-            true => Outcome::Declined { reason: "no_funds".to_owned() },
-            false => Outcome::Captured { provider_reference: format!("P-{key}"), money },
+        let provider_reference = format!("P-{key}");
+        let outcome = match drawn {
+            ChargeOutcome::Declined(reason) => Outcome::Declined { reason },
+            ChargeOutcome::Authorized => Outcome::Authorized { provider_reference, money },
+            _ => Outcome::Captured { provider_reference, money },
         };
         for _ in 0..self.lots.below(3) {
             let settle = PaymentCommand::Settle { outcome: outcome.clone(), now: self.now };
@@ -902,6 +932,8 @@ impl Market {
             let details = order.details.as_ref().unwrap();
             let id = details.order_id;
             let charged = self.provider.get(&PaymentId::of(id).to_string());
+            let held = charged.filter(|it| it.outcome == ChargeOutcome::Authorized);
+            assert!(held.is_none(), "{id}: what is held is neither taken nor let go");
             let taken = charged
                 .filter(|it| it.outcome == ChargeOutcome::Captured)
                 .map_or(0, |it| it.amount - it.refunds.values().sum::<i64>());
@@ -991,6 +1023,7 @@ fn stock_ledger_and_states_agree_whatever_comes_when() {
         "order.settlement_due",
         "inventory.returned",
         "inventory.released",
+        "payment.authorized",
         "payment.timed_out",
         "payment.voided",
         "payment.refund_failed",

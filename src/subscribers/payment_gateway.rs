@@ -3,6 +3,7 @@
 //! | event | call | report |
 //! | --- | --- | --- |
 //! | `payment.initiated` | charge | captured, failed, instructions; unknown when it takes too long |
+//! | `payment.authorized` | capture | captured or failed |
 //! | `payment.timed_out` | query, until the provider knows | captured or failed |
 //! | `payment.void_requested` | void | captured (the payment then wants it back) or voided |
 //! | `payment.refund_requested` | that refund | refunded, or failed |
@@ -48,6 +49,7 @@ pub const NAME: &str = "payment-gateway";
 /// What it listens to.
 pub const TOPICS: &[&str] = &[
     "payment.initiated",
+    "payment.authorized",
     "payment.timed_out",
     "payment.void_requested",
     "payment.refund_requested",
@@ -68,6 +70,7 @@ pub struct PaymentGatewayHandler {
 pub(super) enum Call {
     Charge(Charge),
     Query(Charge),
+    Capture(Charge),
     Void(Charge),
     Refund(RefundId, Refund),
 }
@@ -86,15 +89,19 @@ pub(super) fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Cal
         PaymentEvent::TimedOut(_) if details.in_flight() && details.cancelled.is_none() => {
             Some(Call::Query(charge()))
         }
+        PaymentEvent::Authorized(_) if details.is_to_be_captured() => Some(Call::Capture(charge())),
         PaymentEvent::VoidRequested(_) if details.in_flight() => Some(Call::Void(charge())),
         PaymentEvent::RefundRequested(event) => {
             details.refund_of(event.refund_id).and_then(|wanted| refund(details, wanted))
         }
-        PaymentEvent::InquiryRequested(_) if details.in_flight() => {
-            let given_up = details.cancelled.is_some();
-            Some(if given_up { Call::Void(charge()) } else { Call::Query(charge()) })
+        PaymentEvent::InquiryRequested(_) if details.cancelled.is_some() && details.in_flight() => {
+            Some(Call::Void(charge()))
         }
-        PaymentEvent::InquiryRequested(_) if details.still_open => Some(Call::Query(charge())),
+        PaymentEvent::InquiryRequested(_) if details.is_to_be_captured() => {
+            Some(Call::Capture(charge()))
+        }
+        PaymentEvent::InquiryRequested(_) if details.in_flight() => Some(Call::Query(charge())),
+        PaymentEvent::InquiryRequested(_) if details.is_unwanted() => Some(Call::Query(charge())),
         // One at a time, each in its turn: what the provider says to one may not hold up the others.
         PaymentEvent::InquiryRequested(event) => {
             let wanted: Vec<_> = details.wanted_back().collect();
@@ -137,6 +144,11 @@ pub(super) fn must_be_sent_again(answer: &ChargeAnswer, details: &PaymentDetails
         }
 }
 
+/// Whether money is held that nobody wants (any more).
+pub(super) fn must_be_let_go(answer: &ChargeAnswer, details: &PaymentDetails) -> bool {
+    details.is_unwanted() && answer.outcome == ChargeOutcome::Authorized
+}
+
 /// What to tell the payment. `Err`: the provider must be asked again.
 pub(super) fn report(
     answer: ChargeAnswer,
@@ -148,6 +160,13 @@ pub(super) fn report(
         vec![(Cow::Borrowed(purpose), PaymentCommand::RecordVoided { still_open, now })]
     };
     Ok(match answer.outcome {
+        // It is to be let go, and is not yet.
+        ChargeOutcome::Authorized if voiding => return Err(ask_again()),
+        ChargeOutcome::Authorized => {
+            let provider_reference = answer.provider_reference.unwrap_or_default();
+            let outcome = Outcome::Authorized { provider_reference, money: answer.amount };
+            vec![("authorized".into(), settle(outcome))]
+        }
         ChargeOutcome::Captured => {
             let provider_reference = answer.provider_reference.ok_or_else(|| {
                 Failure::permanent("the payment provider captured without a reference")
@@ -245,11 +264,20 @@ impl PaymentGatewayHandler {
                 if must_be_sent_again(&answer, details) {
                     return self.again(runtime, &**gateway, &charge).await;
                 }
+                let answer = match must_be_let_go(&answer, details) {
+                    true => within(runtime, &**gateway, "void", gateway.void(&charge)).await?,
+                    false => answer,
+                };
                 let now = runtime.world().now();
                 match past(&answer, details, now) {
                     Some(reports) => Ok(reports.into()),
                     None => report(answer, false, now).map(Carried::from),
                 }
+            }
+            Call::Capture(charge) => {
+                let capture = gateway.capture(&charge);
+                let answer = within(runtime, &**gateway, "capture", capture).await?;
+                report(answer, false, runtime.world().now()).map(Carried::from)
             }
             Call::Void(charge) => {
                 let answer = within(runtime, &**gateway, "void", gateway.void(&charge)).await?;
@@ -402,8 +430,8 @@ mod tests {
     use crate::domain::money::{Currency, Money};
     use crate::domain::order::PaymentMethod;
     use crate::domain::payment::{
-        Instructions, PaymentInitiated, PaymentInquiryRequested, PaymentRefundRequested,
-        PaymentStatus, PaymentTimedOut, PaymentVoidRequested,
+        Instructions, PaymentAuthorized, PaymentInitiated, PaymentInquiryRequested,
+        PaymentRefundRequested, PaymentStatus, PaymentTimedOut, PaymentVoidRequested,
     };
 
     const AT: Timestamp = Timestamp::from_millis(0);
@@ -518,9 +546,32 @@ mod tests {
         assert!(matches!(call(&inquiry(), &given_up), Some(Call::Void(_))));
         let watched = PaymentDetails { still_open: true, ..details(PaymentStatus::Voided) };
         assert!(matches!(call(&inquiry(), &watched), Some(Call::Query(_))));
-        for over in [PaymentStatus::Captured, PaymentStatus::Failed, PaymentStatus::Voided] {
-            assert_eq!(call(&inquiry(), &details(over)), None, "{over:?}");
+        assert_eq!(call(&inquiry(), &details(PaymentStatus::Captured)), None);
+        // Something may be held for what is over.
+        for over in [PaymentStatus::Failed, PaymentStatus::Voided] {
+            assert!(matches!(call(&inquiry(), &details(over)), Some(Call::Query(_))), "{over:?}");
+            assert!(must_be_let_go(&answer(ChargeOutcome::Authorized), &details(over)));
+            assert!(!must_be_let_go(&answer(ChargeOutcome::Pending), &details(over)));
         }
+    }
+
+    #[test]
+    fn what_is_held_is_taken_unless_the_order_is_off() {
+        let held = details(PaymentStatus::Authorized);
+        let event = PaymentEvent::Authorized(PaymentAuthorized {
+            order_id: order(),
+            payment_id: PaymentId::of(order()),
+            amount: 1_500,
+            currency: Currency::Vnd,
+            provider_reference: "SBX-1".to_owned(),
+            authorized_at: AT,
+        });
+        for asked in [&event, &inquiry()] {
+            assert!(matches!(call(asked, &held), Some(Call::Capture(_))));
+        }
+        let given_up = PaymentDetails { cancelled: Some("order_cancelled".to_owned()), ..held };
+        assert_eq!(call(&event, &given_up), None);
+        assert!(matches!(call(&inquiry(), &given_up), Some(Call::Void(_))));
     }
 
     #[test]
@@ -621,6 +672,8 @@ mod tests {
         assert_eq!(told(ChargeOutcome::Captured, true), Ok(vec!["captured".into()]));
         assert_eq!(told(declined(), false), Ok(vec!["declined".into()]));
         assert_eq!(told(declined(), true), Ok(vec!["voided".into()]));
+        assert_eq!(told(ChargeOutcome::Authorized, false), Ok(vec!["authorized".into()]));
+        assert_eq!(told(ChargeOutcome::Authorized, true), Err(FailureKind::Transient));
         assert_eq!(told(ChargeOutcome::Pending, false), Ok(vec![]));
         assert_eq!(told(ChargeOutcome::Pending, true), Ok(vec!["given up".into()]));
         assert_eq!(told(ChargeOutcome::Absent, true), Ok(vec!["given up".into()]));

@@ -8,6 +8,8 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use souk::tls::http_client;
+
 use crate::support::{Client, Server, wish};
 
 /// How often each test breaks a connection.
@@ -49,7 +51,7 @@ impl Breaker {
 
     /// A client whose connections go through here. It opens one for each request.
     fn client(&self, token: &str) -> Client {
-        Client::new(Arc::new(RwLock::new(self.url.clone())))
+        Client::new(http_client().build().unwrap(), Arc::new(RwLock::new(self.url.clone())))
             .with_token(token)
             .with("connection", "close")
     }

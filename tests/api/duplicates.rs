@@ -139,6 +139,7 @@ async fn story(server: &Server) {
     };
     let delivered = buy(1, "sandbox", "SHIPPED").await;
     buy(1, "test_decline", "PAYMENT_FAILED").await;
+    buy(1, "test_hold_lost", "PAYMENT_FAILED").await;
     buy(99, "sandbox", "REJECTED").await;
     let cancelled = buy(1, "test_pending", "CONFIRMED").await;
     let path = format!("/api/v1/orders/{cancelled}/cancel");

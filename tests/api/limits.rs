@@ -425,3 +425,61 @@ async fn ten_thousand_idle_connections_do_no_harm() {
     assert!(peaks[1] < peaks[0] + SLACK_KB, "the second ten thousand cost more: {peaks:?}");
     server.finish().await;
 }
+
+/// S1-169 for everybody: each caller has so many requests, and is told how many are left.
+#[tokio::test]
+async fn each_caller_has_a_quota_of_requests() {
+    let server = Start::default()
+        .with("RATE_LIMIT_REQUESTS", 30)
+        .with("RATE_LIMIT_WINDOW", "1h")
+        .with("TRUSTED_PROXIES", "127.0.0.0/8")
+        .start()
+        .await;
+    let (ann, bea) = (server.buyer("Ann").await, server.buyer("Bea").await);
+    let me = "/api/v1/users/me";
+    let quota = |answer: &crate::support::Answer| {
+        assert_eq!(answer.header("ratelimit-policy"), r#""requests";q=30;qu="requests";w=3600"#);
+        let left = answer.header("ratelimit").to_owned();
+        let left = left.strip_prefix(r#""requests";r="#).unwrap().split(';').next().unwrap();
+        left.parse::<u32>().unwrap()
+    };
+    let first = quota(&ann.client.get(me).await.expect(200));
+    // What is wrong costs as much as what is not.
+    let second = quota(&ann.client.get("/api/v1/orders/none").await.expect(404));
+    assert_eq!(second, first - 1);
+    for _ in 0..second {
+        ann.client.get(me).await.expect(200);
+    }
+    let over = async |client: &crate::support::Client| {
+        let answer = client.get(me).await.expect(429);
+        assert_eq!(answer["code"], "quota_exceeded");
+        answer
+    };
+    let refused = over(&ann.client).await;
+    assert_eq!(refused["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
+    assert_eq!(refused["violated-policies"], json!(["requests"]));
+    assert_eq!(quota(&refused), 0);
+    let wait: u32 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=120).contains(&wait), "{wait}");
+    // It is hers alone, and refills.
+    bea.client.get(me).await.expect(200);
+    server.advance_clock(u64::from(wait)).await;
+    ann.client.get(me).await.expect(200);
+    over(&ann.client).await;
+    // Who has no good token is counted by the address, as the proxy says it.
+    let from = |address: &str| server.visitor().with("x-forwarded-for", address);
+    let (here, there) = (from("203.0.113.9, 192.0.2.7"), from("192.0.2.8"));
+    for n in 0..30 {
+        match n % 2 {
+            0 => here.get("/api/v1/listings").await.expect(200),
+            _ => here.with_token("guess").get(me).await.expect(401),
+        };
+    }
+    from("198.51.100.1, 192.0.2.7").get("/api/v1/listings").await.expect(429);
+    over(&here.with_token("guess")).await;
+    there.get("/api/v1/listings").await.expect(200);
+    // Her token is not the address's, nor are probes anybody's.
+    bea.client.with("x-forwarded-for", "192.0.2.7").get(me).await.expect(200);
+    assert_eq!(here.get("/readyz").await.expect(200).header("ratelimit"), "");
+    server.finish().await;
+}

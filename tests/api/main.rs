@@ -61,4 +61,6 @@ mod sessions;
 mod sms;
 mod standing;
 mod stream;
+mod tls;
+mod walks;
 mod webhooks;

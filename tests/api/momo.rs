@@ -1,5 +1,5 @@
-//! Payments by MoMo (S0-68, S0-71, S0-72, S0-77 to S0-80, X26, S1-72, S1-106 to S1-108, S2-26 to
-//! S2-28), against a MoMo that keeps its own books.
+//! Payments by MoMo (S0-68, S0-71, S0-72, S0-77 to S0-80, X26, S1-72, S1-106 to S1-108, S1-176,
+//! S2-26 to S2-28), against a MoMo that keeps its own books.
 
 use serde_json::{Value, json};
 
@@ -189,6 +189,132 @@ async fn a_payment_is_asked_after_when_nobody_tells() {
     server.order_eventually(&sale.order.id, "SHIPPED").await;
     server.at_rest().await;
     assert_eq!((momo.called("create"), momo.session(&id).unwrap().kept()), (1, PRICE));
+    server.finish().await;
+}
+
+/// S1-105: MoMo holds the money first and is told to take it, or to let it go.
+#[tokio::test]
+async fn money_that_is_held_is_taken_or_let_go() {
+    let momo = MoMo::start().await;
+    let server = momo.shop().with("MOMO_AUTO_CAPTURE", "false").start().await;
+    let sale = server.sale(5, 1, "momo").await;
+    payable(&server, &sale.order).await;
+    assert_eq!(momo.last("create")["autoCapture"], json!(false));
+    let id = payment_of(&sale.order);
+    assert!(momo.hold(&id));
+    for _ in 0..2 {
+        server.tell(&signed(momo.notice(&id))).await.expect(204);
+    }
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    server.at_rest().await;
+    let confirmed = momo.last("confirm");
+    assert_eq!((momo.called("confirm"), &confirmed["requestType"]), (1, &json!("capture")));
+    let authorized = server.event("payment.authorized", &sale.order.correlation_id).await;
+    assert_eq!(authorized["data"]["amount"], PRICE);
+    assert_eq!(authorized["data"]["payment_id"], id.as_str());
+    assert_eq!(momo.session(&id).unwrap().kept(), PRICE);
+    assert_eq!(count(&server, "payment.captured").await, 1);
+    // Nobody tells, and the answer to the capture is lost: it is asked after, and taken once.
+    let order = async || {
+        let order = server.place_order(&sale.buyer.client, &sale.listing_id, 1, "momo").await;
+        payable(&server, &order).await;
+        order
+    };
+    let quiet = order().await;
+    assert!(momo.hold(&payment_of(&quiet)));
+    momo.trouble("confirm", &[Trouble::Unsaid]);
+    server.advance_clock(61).await;
+    payment_is(&server, &quiet, "AUTHORIZED").await;
+    server.advance_clock(61).await;
+    server.order_eventually(&quiet.id, "SHIPPED").await;
+    assert_eq!(momo.session(&payment_of(&quiet)).unwrap().kept(), PRICE);
+    assert_eq!(momo.called("confirm"), 2);
+    // Off before it was taken: let go, so that nothing has to go back.
+    let regretted = order().await;
+    let regretted_id = payment_of(&regretted);
+    assert!(momo.hold(&regretted_id));
+    let path = format!("/api/v1/orders/{}/cancel", regretted.id);
+    sale.buyer.client.post(&path, &json!({})).await.expect(200);
+    payment_is(&server, &regretted, "VOIDED").await;
+    assert_eq!(momo.last("confirm")["requestType"], "cancel");
+    // Agreed to when nobody wants it any more.
+    let late = order().await;
+    server.advance_clock(36 * 60).await;
+    payment_is(&server, &late, "VOIDED").await;
+    let late_id = payment_of(&late);
+    assert!(momo.hold(&late_id));
+    server.tell(&signed(momo.notice(&late_id))).await.expect(204);
+    server.event("payment.closed", &late.correlation_id).await;
+    for id in [regretted_id, late_id] {
+        assert_eq!(momo.session(&id).unwrap().standing, Standing::Failed(1003));
+    }
+    server.at_rest().await;
+    assert_eq!((momo.called("confirm"), momo.called("refund")), (4, 0));
+    server.finish().await;
+}
+
+/// S1-176: one that is down is not asked for every payment, and found again by itself.
+#[tokio::test]
+async fn a_momo_that_is_down_is_left_alone_until_it_answers() {
+    let momo = MoMo::start().await;
+    let server = momo.shop().start().await;
+    let sale = server.sale(10, 1, "momo").await;
+    payable(&server, &sale.order).await;
+    let order = async || server.place_order(&sale.buyer.client, &sale.listing_id, 1, "momo").await;
+    let circuit = async || server.circuit("momo").await;
+    assert_eq!(server.circuit("payment-gateway").await["kind"], "subscription");
+    let well = circuit().await;
+    assert_eq!((&well["kind"], &well["state"]), (&json!("provider"), &json!("closed")));
+    assert_eq!((&well["failures"], &well["last_error"]), (&json!(0), &Value::Null));
+    for operation in ["create", "query"] {
+        momo.trouble(operation, &[Trouble::Refused(503); 1_000]);
+    }
+    let before = momo.calls();
+    // Each is begun, and asked after at once because nobody knows what became of that.
+    let orders = [order().await, order().await];
+    eventually("four calls without an answer", || async {
+        (circuit().await["failures"] == 4).then_some(())
+    })
+    .await;
+    assert_eq!((circuit().await["state"].clone(), momo.calls()), (json!("closed"), before + 4));
+    order().await;
+    let open = eventually("the circuit to open", || async {
+        let now = circuit().await;
+        (now["state"] == "open").then_some(now)
+    })
+    .await;
+    assert!(open["failures"].as_u64().unwrap() >= 5, "{open}");
+    assert!(open["last_error"].as_str().unwrap().contains("503"), "{open}");
+    assert!(open["next_probe_at"].is_string());
+    // Nobody has to see to what is not asked meanwhile: it is asked after like any other.
+    let late = order().await;
+    for order in orders.iter().chain([&late]) {
+        payment_is(&server, order, "UNKNOWN").await;
+    }
+    server.at_rest().await;
+    momo.calm();
+    // Any question is a probe: here what MoMo tells of the first payment decides nothing.
+    let mut vague = momo.notice(&payment_of(&sale.order));
+    let codes = std::cell::Cell::new(10_000);
+    eventually("the circuit to close", || {
+        codes.set(codes.get() + 1);
+        vague["resultCode"] = json!(codes.get());
+        let notice = signed(vague.clone());
+        let (server, circuit) = (&server, &circuit);
+        async move {
+            server.tell(&notice).await.expect(204);
+            (circuit().await["state"] == "closed").then_some(())
+        }
+    })
+    .await;
+    let id = payment_of(&late);
+    server.advance_clock(61).await;
+    eventually("the last of them to be begun", || async { momo.session(&id) }).await;
+    assert!(momo.pay(&id));
+    server.tell(&signed(momo.notice(&id))).await.expect(204);
+    server.order_eventually(&late.id, "SHIPPED").await;
+    assert_eq!(momo.session(&id).unwrap().kept(), PRICE);
+    assert!(server.letters(None).await.is_empty());
     server.finish().await;
 }
 

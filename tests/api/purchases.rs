@@ -306,6 +306,33 @@ async fn the_slow_and_the_silent_gateway_still_charge_once() {
     server.finish().await;
 }
 
+/// S1-105: the sandbox holds the money first where it is asked to.
+#[tokio::test]
+async fn money_can_be_held_before_it_is_taken() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 2).await;
+    let paid = server.place_order(&bea.client, &listing, 1, "test_authorize").await;
+    server.order_eventually(&paid.id, "SHIPPED").await;
+    let events = server.events_of(&paid.correlation_id).await;
+    let steps = ["payment.initiated", "payment.authorized", "payment.captured", "order.paid"];
+    let times = steps.map(|step| single(&events, step)["timestamp"].as_str().unwrap());
+    assert!(times.is_sorted(), "{times:?}");
+    let lost = server.place_order(&bea.client, &listing, 1, "test_hold_lost").await;
+    server.order_eventually(&lost.id, "PAYMENT_FAILED").await;
+    let failed = server.admin().get(&format!("/api/v1/orders/{}/payment", lost.id)).await;
+    assert_eq!(failed.expect(200)["failure"], "hold_expired");
+    server.at_rest().await;
+    let made = server.gateway_calls().await;
+    let mut made: Vec<_> = made.iter().map(String::as_str).collect();
+    made.sort_unstable();
+    assert_eq!(made, ["capture", "capture", "charge", "charge"]);
+    let escrow = server.escrow(&paid.id).await;
+    assert_eq!((&escrow["status"], &escrow["balance"]), (&json!("FUNDED"), &json!(PRICE)));
+    assert_eq!(server.stock(&listing).await, (1, 0, 1));
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn a_transaction_is_an_order_of_one_listing() {
     let server = Server::start().await;

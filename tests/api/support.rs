@@ -14,6 +14,7 @@
 //! slow machine does not meet by accident. Orderly tests end with [`Server::finish`], which fails
 //! when a dead letter is left behind.
 
+pub mod certificates;
 mod client;
 mod disk;
 mod events;

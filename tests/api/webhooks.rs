@@ -11,11 +11,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, DnType, IsCa, KeyPair,
-};
+use rcgen::{CertifiedKey, KeyPair};
 use serde_json::{Value, json};
 use souk_actors::journal::sqlite::SqliteStore;
 use souk_actors::journal::{Batch, Store as _};
@@ -26,6 +22,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::server::TlsStream;
 
+use crate::support::certificates::Authority;
 use crate::support::{Server, Start, eventually, on_postgres};
 
 /// What arrived, whatever became of it.
@@ -580,32 +577,14 @@ async fn the_document_describes_what_is_sent() {
     server.finish().await;
 }
 
-/// A certificate authority, and a certificate of its for a name or an address.
-fn certificate(of: &str) -> (CertifiedIssuer<'static, KeyPair>, CertifiedKey<KeyPair>) {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.distinguished_name.push(DnType::CommonName, "An authority of our own");
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
-    let signing_key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new(vec![of.to_owned()]).unwrap();
-    let cert = cert.signed_by(&signing_key, &authority).unwrap();
-    (authority, CertifiedKey { cert, signing_key })
-}
-
 /// A receiver's certificate is checked, and an authority of one's own is trusted by `SSL_CERT_FILE`.
 #[tokio::test]
 async fn certificates_are_checked_and_a_private_authority_can_be_trusted() {
-    let (authority, good) = certificate("127.0.0.1");
-    let (_, strange) = certificate("127.0.0.1");
-    let signing_key = KeyPair::generate().unwrap();
-    let misnamed = CertificateParams::new(vec!["hooks.example".to_owned()]).unwrap();
-    let misnamed = misnamed.signed_by(&signing_key, &authority).unwrap();
-    let misnamed = CertifiedKey { cert: misnamed, signing_key };
+    let authority = Authority::new();
+    let (good, misnamed) = (authority.certify("127.0.0.1"), authority.certify("hooks.example"));
+    let strange = Authority::new().certify("127.0.0.1");
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("authority.pem");
-    let der = STANDARD.encode(AsRef::<rcgen::Certificate>::as_ref(&authority).der());
-    let pem = format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n");
-    std::fs::write(&file, pem).unwrap();
+    let file = authority.write(folder.path(), "authority.pem");
     let server = reaching_loopback().with("SSL_CERT_FILE", file.display()).start().await;
     let mut endpoints = Vec::new();
     for certificate in [&good, &strange, &misnamed] {

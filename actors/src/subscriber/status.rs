@@ -80,6 +80,10 @@ pub struct PartitionStatus {
     pub max_in_flight: usize,
     /// `closed`, `half_open` or `open`.
     pub circuit: &'static str,
+    /// System failures since the last attempt that was none.
+    pub circuit_failures: u32,
+    /// The latest of them.
+    pub circuit_error: Option<String>,
     /// When an open circuit is tried.
     pub next_probe_at: Option<Timestamp>,
     /// Events handled since the start.
@@ -144,7 +148,7 @@ impl Cell {
         let (head, position) = (self.broker.head(), self.position());
         let by_lane = |lane: &super::LaneState| lane.handled.load(Ordering::Relaxed);
         let seconds = |took: std::time::Duration| took.as_secs_f64();
-        let counts = &self.counts;
+        let (counts, circuit) = (&self.counts, self.circuit.state());
         PartitionStatus {
             partition: self.partition,
             state: self.held().unwrap_or("running"),
@@ -159,8 +163,10 @@ impl Cell {
             handled_by_lane: self.lanes.iter().map(by_lane).collect(),
             in_flight: self.lanes.iter().map(|lane| lane.queued.load(Ordering::Acquire)).sum(),
             max_in_flight: self.lanes.len() * (QUEUE_MAX + self.subscription.batch_max()) + 1,
-            circuit: self.circuit.name(),
-            next_probe_at: self.circuit.opens_again().map(|at| self.time_of(at)),
+            circuit: circuit.name,
+            circuit_failures: circuit.failures,
+            circuit_error: circuit.error,
+            next_probe_at: circuit.probe.map(|at| self.time_of(at)),
             handled: counts.handled.load(Ordering::Relaxed),
             failed: counts.failed.load(Ordering::Relaxed),
             retried: counts.retried.load(Ordering::Relaxed),

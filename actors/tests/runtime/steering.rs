@@ -567,7 +567,7 @@ async fn a_slow_subscriber_costs_nobody_anything() {
 #[tokio::test(start_paused = true)]
 async fn an_open_circuit_calls_nobody_until_its_probe_and_others_go_on() {
     let (sick, well) = (Arc::<Notes>::default(), Arc::<Notes>::default());
-    let policy = souk_actors::subscriber::CircuitPolicy {
+    let policy = souk_actors::circuit::CircuitPolicy {
         failures: 5,
         cooldown: Duration::from_secs(60),
         cooldown_max: Duration::from_secs(60),

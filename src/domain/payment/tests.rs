@@ -119,9 +119,77 @@ fn a_payment_is_captured_once() {
     assert_eq!(capture().name(), "ProcessPayment");
 }
 
+fn authorize_of(money: Money) -> PaymentCommand {
+    let provider_reference = "hold-1".to_owned();
+    PaymentCommand::Settle {
+        outcome: Outcome::Authorized { provider_reference, money },
+        now: at(1),
+    }
+}
+
+fn authorize() -> PaymentCommand {
+    authorize_of(dong(1_500))
+}
+
+#[test]
+fn money_may_be_held_before_it_is_taken() {
+    let held = || after(&[initiate(), authorize()]);
+    held()
+        .when(authorize())
+        .and_state(|payment| {
+            let details = payment.details.as_ref().unwrap();
+            assert_eq!(details.status, PaymentStatus::Authorized);
+            assert!(details.is_to_be_captured() && details.provider_reference.is_none());
+        })
+        .then([])
+        .when(unknown())
+        .then([])
+        .when(instruct("*1#"))
+        .then([])
+        .when(capture())
+        .then_types(&["payment.captured"])
+        .when(authorize())
+        .then([]);
+    held().when(decline()).then_types(&["payment.failed"]);
+    after(&[initiate(), unknown()]).when(authorize()).then_types(&["payment.authorized"]);
+    for money in [dong(1_499), Money::new(1_500, Currency::Usd)] {
+        after(&[initiate()])
+            .when(authorize_of(money))
+            .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Initiated))
+            .then_types(&["payment.rejected"]);
+    }
+}
+
+#[test]
+fn what_is_held_for_an_order_that_is_off_is_let_go() {
+    after(&[initiate(), authorize()])
+        .when(cancel())
+        .and_state(|payment| assert!(!payment.details.as_ref().unwrap().is_to_be_captured()))
+        .then_types(&["payment.void_requested"])
+        .when(voided())
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Voided))
+        .then_types(&["payment.voided"]);
+    // It was too late: what was taken goes back.
+    after(&[initiate(), authorize(), cancel()])
+        .when(capture())
+        .then_types(&["payment.captured", "payment.refund_requested"]);
+    // The buyer agrees while it is given up, and after.
+    after(&[initiate(), cancel()])
+        .when(authorize())
+        .then([])
+        .when(still_open())
+        .then_types(&["payment.voided"])
+        .when(authorize())
+        .then_types(&["payment.inquiry_requested"])
+        .when(decline())
+        .then_types(&["payment.closed"]);
+}
+
 #[test]
 fn nothing_happens_to_a_payment_that_never_was() {
-    for command in [capture(), decline(), unknown(), voided(), refunded(), instruct("*1#")] {
+    for command in
+        [capture(), authorize(), decline(), unknown(), voided(), refunded(), instruct("*1#")]
+    {
         Scenario::<Payment>::new().when(command).then_rejected("not_found");
     }
 }
@@ -444,6 +512,7 @@ fn any_command() -> impl Strategy<Value = PaymentCommand> {
     prop_oneof![
         3 => Just(initiate()),
         3 => Just(capture()),
+        2 => Just(authorize()),
         1 => Just(capture_of("momo-2", dong(1_500))),
         1 => Just(capture_of("momo-3", dong(7))),
         2 => Just(decline()),

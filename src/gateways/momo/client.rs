@@ -186,7 +186,7 @@ impl Client {
             "ipnUrl": settings.ipn_url,
             "extraData": "",
             "lang": settings.language.as_str(),
-            "autoCapture": true,
+            "autoCapture": settings.auto_capture,
             "signature": signature,
         })
     }

@@ -17,8 +17,8 @@ pub struct Client {
 
 impl Client {
     /// A client of whatever listens at `url` at the time of a request.
-    pub fn new(url: Arc<RwLock<String>>) -> Self {
-        Self { http: reqwest::Client::new(), url, headers: Vec::new() }
+    pub fn new(http: reqwest::Client, url: Arc<RwLock<String>>) -> Self {
+        Self { http, url, headers: Vec::new() }
     }
 
     /// The same with a header, in place of an earlier one of the name.

@@ -72,6 +72,13 @@ impl Server {
         self.admin().get(&path).await.expect(200).json().clone()
     }
 
+    /// The circuit of something outside.
+    pub async fn circuit(&self, target: &str) -> Value {
+        let all = self.admin().get("/api/v1/admin/circuits").await.expect(200);
+        let found = all.items().iter().find(|circuit| circuit["target"] == target);
+        found.unwrap_or_else(|| panic!("no circuit of {target}")).clone()
+    }
+
     /// The sum of a metric's series with this label.
     pub async fn metric(&self, name: &str, label: &str) -> f64 {
         let text = self.visitor().get("/metrics").await.expect(200).raw().to_owned();

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use souk::tls::http_client;
 use souk_actors::testing::postgres;
 use tempfile::TempDir;
 
@@ -41,6 +42,7 @@ pub struct Start {
     under: Vec<String>,
     place: Option<PathBuf>,
     on_files: bool,
+    http: Option<reqwest::Client>,
 }
 
 impl Start {
@@ -63,6 +65,12 @@ impl Start {
     /// As a child of another program, which must put the server itself in its place.
     pub fn under(mut self, program: Vec<String>) -> Self {
         self.under = program;
+        self
+    }
+
+    /// With requests made by this client.
+    pub fn asked_by(mut self, http: reqwest::Client) -> Self {
+        self.http = Some(http);
         self
     }
 
@@ -187,7 +195,8 @@ impl Server {
 
     /// Somebody without a token.
     pub fn visitor(&self) -> Client {
-        Client::new(self.url.clone())
+        let http = self.start.http.clone().unwrap_or_else(|| http_client().build().unwrap());
+        Client::new(http, self.url.clone())
     }
 
     /// The development administrator.
@@ -345,7 +354,7 @@ impl Server {
         let line = process.says.recv_timeout(PATIENCE).unwrap_or_else(|_| {
             panic!("the server did not say where it listens:\n{}", self.log().join("\n"))
         });
-        let url = line.split_whitespace().find(|word| word.starts_with("http://"));
+        let url = line.split_whitespace().find(|word| word.starts_with("http"));
         url.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned()
     }
 }
