@@ -8,6 +8,7 @@ mod handle;
 pub(crate) mod quarantine;
 mod reader;
 mod replays;
+mod series;
 mod states;
 
 use std::any::TypeId;
@@ -161,6 +162,7 @@ impl Builder {
     #[must_use]
     pub fn saga<S: Saga>(mut self, router: Arc<dyn SagaRouter<S>>) -> Self {
         self = self.aggregate::<SagaInstance<S>>();
+        series::of_saga(S::NAME);
         self.subscriptions.extend(subscriptions(router));
         self
     }
@@ -188,6 +190,9 @@ impl Builder {
         for subscription in &self.subscriptions {
             steered.insert(subscription.name, self.steered(subscription.name).await?);
         }
+        series::of_journal();
+        self.makers.iter().for_each(|(name, ..)| series::of_aggregate(name));
+        self.subscriptions.iter().for_each(|of| series::of_subscription(of.name));
         let (stopping, ended) = (Flag::default(), Flag::default());
         let (fatal_sender, fatal) = watch::channel(None);
         let faults = self.faults.clone();

@@ -392,6 +392,11 @@ pub(crate) struct CellParts {
     pub letters_max: usize,
 }
 
+fn measure_damage(subscription: &'static str, partition: u16, waits: bool) {
+    metrics::gauge!("souk_subscription_damaged", "subscription" => subscription, "partition" => partition.to_string())
+        .set(f64::from(u8::from(waits)));
+}
+
 impl Cell {
     pub(crate) fn new(
         subscription: Subscription,
@@ -400,6 +405,7 @@ impl Cell {
         steered: &Steered,
     ) -> Arc<Self> {
         let route = Arc::new(Route::new(subscription.patterns.clone()));
+        measure_damage(subscription.name, partition, false);
         Arc::new(Self {
             partition,
             route,
@@ -616,8 +622,7 @@ impl Cell {
     fn waits_at_damage(&self, waits: bool) {
         if self.damaged.swap(waits, Ordering::AcqRel) != waits {
             let (name, partition) = (self.subscription.name, self.partition);
-            metrics::gauge!("souk_subscription_damaged", "subscription" => name, "partition" => partition.to_string())
-                .set(f64::from(u8::from(waits)));
+            measure_damage(name, partition, waits);
             if !waits {
                 tracing::info!(
                     subscription = name,

@@ -40,6 +40,7 @@ mod listings;
 mod mail_providers;
 mod momo;
 mod momo_storm;
+mod monitoring;
 mod mutations;
 mod notifications;
 mod overload;

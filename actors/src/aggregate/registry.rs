@@ -548,6 +548,8 @@ impl<A: Aggregate> Slot<A> {
 }
 
 fn refuse_all<A: Aggregate>(queue: &mut VecDeque<Job<A>>, why: Unavailable) {
+    metrics::counter!("souk_mailbox_lost_total", "aggregate_type" => A::TYPE)
+        .increment(queue.len() as u64);
     for mut job in queue.drain(..) {
         job.answer.refuse(why.into());
     }

@@ -60,7 +60,9 @@ impl Circuit {
     pub(super) fn new(target: &'static str, partition: u16, policy: CircuitPolicy) -> Self {
         let backoff = Backoff::new(policy.cooldown, policy.cooldown_max);
         let inner = Mutex::new(Inner { state: State::Closed, failures: 0, backoff });
-        Self { target, partition, policy, inner, changed: Notify::new() }
+        let circuit = Self { target, partition, policy, inner, changed: Notify::new() };
+        circuit.report(0.0);
+        circuit
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -1,0 +1,330 @@
+//! Watching the service from outside: metrics, dashboards, rules and alerts, with a real Prometheus
+//! (S0-101, S0-113 to S0-117, S1-84, S1-85, S1-180, S1-181, S4-53 to S4-61).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use souk::telemetry::catalogue::METRICS;
+
+use crate::support::{Server, eventually, on_postgres};
+
+/// What is there only with a provider of payments outside, or after an audit that ran by itself.
+const NOT_ALWAYS: [&str; 3] = [
+    "souk_payment_provider_calls_total",
+    "souk_payment_notices_total",
+    "souk_audit_completed_timestamp_seconds",
+];
+/// What is there only where the journal is in files.
+const ON_FILES: &str = "souk_disk_free_bytes";
+
+fn grafana() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana")
+}
+
+/// Runs one of Prometheus' tools; it must be content.
+#[track_caller]
+fn content(package: &str, words: &[&str], input: &str) -> String {
+    let (said, is_content) = run(package, words, input);
+    assert!(is_content, "{words:?}: {said}");
+    said
+}
+
+#[track_caller]
+fn run(package: &str, words: &[&str], input: &str) -> (String, bool) {
+    use std::io::Write as _;
+    let child = Command::new(words[0])
+        .args(&words[1..])
+        .current_dir(grafana())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap_or_else(|error| {
+        panic!(
+            "{} cannot be run ({error}): apt-get install --no-install-recommends {package}",
+            words[0]
+        )
+    });
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let said = [ended.stdout, ended.stderr].concat();
+    (String::from_utf8_lossy(&said).into_owned(), ended.status.success())
+}
+
+/// A Prometheus that watches one server, started the way the manual says.
+struct Prometheus {
+    script: Child,
+    address: String,
+    http: reqwest::Client,
+}
+
+impl Prometheus {
+    async fn of(server: &Server) -> Self {
+        // It says at once what is missing.
+        content("prometheus", &["prometheus", "--version"], "");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let script = Command::new("bash")
+            .arg(grafana().join("up.sh"))
+            .env("SOUK", server.url())
+            .env("PROMETHEUS_ADDR", &address)
+            .env("GRAFANA_ADDR", "127.0.0.1:0")
+            .env("SCRAPE_INTERVAL", "500ms")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let prometheus = Self { script, address, http: reqwest::Client::new() };
+        prometheus.shows("up{job=\"souk\"} == 1").await;
+        prometheus
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
+        let url = format!("http://{}/api/v1/{path}", self.address);
+        let answer = self.http.get(url).query(query).send().await.ok()?;
+        serde_json::from_str(&answer.text().await.ok()?).ok()
+    }
+
+    /// Waits until a query has a value that is a number.
+    async fn shows(&self, query: &str) {
+        eventually(&format!("Prometheus to show {query}"), || async {
+            let answer = self.get("query", &[("query", query)]).await?;
+            assert_ne!(answer["status"], "error", "{query}: {answer}");
+            let series = answer["data"]["result"].as_array()?;
+            let numbers = series.iter().filter(|of| of["value"][1] != "NaN");
+            (numbers.count() > 0).then_some(())
+        })
+        .await;
+    }
+
+    /// The rules, each evaluated at least once.
+    async fn rules(&self) -> Vec<Value> {
+        eventually("every rule to be evaluated", || async {
+            let answer = self.get("rules", &[]).await?;
+            let groups = answer["data"]["groups"].as_array()?;
+            let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
+            let rules: Vec<_> = rules.cloned().collect();
+            let is_known = |rule: &Value| rule["health"] != "unknown";
+            (!rules.is_empty() && rules.iter().all(is_known)).then_some(rules)
+        })
+        .await
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let kill = format!("kill -TERM {}", self.script.id());
+        // It may have ended by itself.
+        let _: std::io::Result<_> = Command::new("sh").args(["-c", &kill]).status();
+        let _: std::io::Result<_> = self.script.wait();
+    }
+}
+
+/// A dashboard's file and what is in it.
+fn dashboards() -> BTreeMap<String, Value> {
+    let files = std::fs::read_dir(grafana().join("dashboards")).unwrap();
+    let read = |file: std::io::Result<std::fs::DirEntry>| {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let dashboard =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, dashboard)
+    };
+    files.map(read).collect()
+}
+
+/// The queries of a dashboard, with where each stands.
+fn queries(name: &str, dashboard: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        let targets = panel["targets"].as_array();
+        assert!(panel["type"] == "row" || targets.is_some_and(|all| !all.is_empty()), "{title}");
+        for target in targets.into_iter().flatten() {
+            let query = target["expr"].as_str().unwrap().to_owned();
+            assert_eq!(target["datasource"]["uid"], "${datasource}", "{name}: {title}");
+            found.push((format!("{name}: {title}"), query));
+        }
+    }
+    found
+}
+
+/// The metrics and recorded series that a query names.
+fn named(query: &str) -> BTreeSet<String> {
+    let outside_quotes: String = query.split('"').step_by(2).collect();
+    let part = |character: char| !(character.is_ascii_alphanumeric() || "_:".contains(character));
+    let words = outside_quotes.split(part);
+    let is_ours =
+        |word: &&str| ["souk_", "souk:", "process_"].iter().any(|of| word.starts_with(of));
+    words.filter(is_ours).map(str::to_owned).collect()
+}
+
+/// Goes through what people do, so that there is something to show.
+async fn smoke(server: &Server) {
+    let seller = server.seller("Sam").await;
+    let listing = server.listing(&seller, 50).await;
+    let buyer = server.buyer("Bea").await;
+    for method in ["sandbox", "test_decline", "sandbox"] {
+        let order = server.place_order(&buyer.client, &listing, 1, method).await;
+        let end = if method == "sandbox" { "SagaCompleted" } else { "SagaFailed" };
+        server.await_event(end, &order.correlation_id).await;
+    }
+    server.delivered(&buyer.client, &listing).await;
+    assert_eq!(server.visitor().get("/nothing-is-here").await.status(), 404);
+    server.admin().get("/api/v1/admin/audit").await.expect(200);
+}
+
+async fn exposed(server: &Server) -> BTreeSet<String> {
+    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.map(|line| line.split(['{', ' ']).next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_panel_and_every_rule_shows_what_there_is() {
+    let server = Server::start().await;
+    let prometheus = Prometheus::of(&server).await;
+    smoke(&server).await;
+    // What has just appeared shows no increase yet.
+    prometheus.shows("sum(souk_commands_total{aggregate_type=\"order\"}) > 0").await;
+    smoke_again(&server).await;
+
+    let exposed = exposed(&server).await;
+    let exists = |name: &str| exposed.contains(name) || exposed.contains(&format!("{name}_bucket"));
+    for (name, _) in METRICS {
+        let may_be_missing = NOT_ALWAYS.contains(name) || on_postgres() && *name == ON_FILES;
+        assert!(exists(name) || may_be_missing, "{name} is not in /metrics");
+    }
+    let rules = prometheus.rules().await;
+    let recorded: BTreeSet<_> = rules
+        .iter()
+        .filter(|rule| rule["type"] == "recording")
+        .map(|rule| rule["name"].as_str().unwrap())
+        .collect();
+    let is_there = |query: &str| {
+        let missing = named(query).into_iter().filter(|name| {
+            !(exposed.contains(name) || recorded.contains(&**name) || name == ON_FILES)
+        });
+        missing.collect::<Vec<_>>()
+    };
+    for rule in &rules {
+        let query = rule["query"].as_str().unwrap();
+        assert_eq!(rule["health"], "ok", "{rule}");
+        assert_eq!(is_there(query), [""; 0], "{}", rule["name"]);
+    }
+    for (file, dashboard) in &dashboards() {
+        for (place, query) in queries(file, dashboard) {
+            assert_eq!(is_there(&query), [""; 0], "{place}");
+            if on_postgres() && query.contains(ON_FILES) {
+                continue;
+            }
+            let asked = query.replace("$__rate_interval", "1m").replace("$instance", ".*");
+            assert!(!asked.contains('$'), "{place}: {asked}");
+            prometheus.shows(&asked).await;
+        }
+    }
+    server.finish().await;
+}
+
+/// Somebody who comes later.
+async fn smoke_again(server: &Server) {
+    let seller = server.seller("Sue").await;
+    let listing = server.listing(&seller, 5).await;
+    let buyer = server.buyer("Ben").await;
+    for method in ["sandbox", "test_decline"] {
+        let order = server.place_order(&buyer.client, &listing, 1, method).await;
+        let end = if method == "sandbox" { "SagaCompleted" } else { "SagaFailed" };
+        server.await_event(end, &order.correlation_id).await;
+    }
+    server.at_rest().await;
+}
+
+/// S0-101: from the event that could not be handled to the alert.
+#[tokio::test]
+async fn a_dead_letter_raises_an_alert() {
+    let server = Server::start().await;
+    let prometheus = Prometheus::of(&server).await;
+    prometheus.shows("sum(souk_dlq_letters) == 0").await;
+    let fault = json!({ "kind": "permanent", "times": 1 });
+    server.fault("notification-email", "fail", fault).await;
+    server.register("Ann").await.expect(201);
+    let firing = "ALERTS{alertname=\"SoukDeadLetter\",alertstate=\"firing\",severity=\"info\"";
+    prometheus.shows(&format!("{firing},subscription=\"notification-email\"}}")).await;
+    prometheus.shows("sum by (subscription) (souk_dlq_letters_total) == 1").await;
+}
+
+#[tokio::test]
+async fn alerts_say_what_to_do_and_configurations_are_valid() {
+    content("prometheus", &["promtool", "check", "config", "prometheus.yml"], "");
+    let rules = ["alerts/alerts.rules.yml", "alerts/recording.rules.yml"];
+    content("prometheus", &["promtool", "check", "rules", rules[0], rules[1]], "");
+    content("prometheus", &["promtool", "test", "rules", "alerts/alerts.test.yml"], "");
+    let manager = ["amtool", "check-config", "alertmanager.example.yml"];
+    let said = content("prometheus-alertmanager", &manager, "");
+    assert!(said.contains("2 receivers"), "{said}");
+
+    let manual = include_str!("../../docs/operations.md");
+    let sections: BTreeSet<String> = manual
+        .lines()
+        .filter(|line| line.starts_with("##"))
+        .map(|line| anchor(line.trim_start_matches(['#', ' '])))
+        .collect();
+    let server = Server::start().await;
+    let prometheus = Prometheus::of(&server).await;
+    let rules = prometheus.rules().await;
+    let alerts: Vec<_> = rules.iter().filter(|rule| rule["type"] == "alerting").collect();
+    assert!(alerts.len() > 15, "{}", alerts.len());
+    for alert in alerts {
+        let name = &alert["name"];
+        let severity = alert["labels"]["severity"].as_str().unwrap();
+        assert!(["critical", "warning", "info"].contains(&severity), "{name}");
+        assert!(!alert["annotations"]["summary"].as_str().unwrap().is_empty(), "{name}");
+        let runbook = alert["annotations"]["runbook_url"].as_str().unwrap();
+        let section = runbook.strip_prefix("docs/operations.md#").unwrap();
+        assert!(sections.contains(section), "{name}: there is no section {section}");
+    }
+    server.finish().await;
+}
+
+/// A heading as a link names it.
+fn anchor(heading: &str) -> String {
+    let kept = |character: &char| character.is_alphanumeric() || " -_".contains(*character);
+    heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn dashboards_have_names_of_their_own() {
+    let dashboards = dashboards();
+    assert!(dashboards.len() >= 6);
+    let uids: BTreeSet<_> = dashboards.values().map(|of| of["uid"].as_str().unwrap()).collect();
+    assert_eq!(uids.len(), dashboards.len());
+    let readme = std::fs::read_to_string(grafana().join("README.md")).unwrap();
+    for (file, dashboard) in &dashboards {
+        assert!(readme.contains(&format!("dashboards/{file}")), "{file} is not in the README");
+        let panels = dashboard["panels"].as_array().unwrap();
+        let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+        assert_eq!(ids.len(), panels.len(), "{file}");
+        let variables = dashboard["templating"]["list"].as_array().unwrap();
+        assert!(variables.iter().any(|of| of["type"] == "datasource"), "{file}");
+        assert!(!queries(file, dashboard).is_empty(), "{file}");
+    }
+}
+
+/// What Prometheus' own linter says of the names, but for one: the depth of mailboxes is three
+/// gauges by quantile, since the single mailboxes are not told.
+#[tokio::test]
+async fn metrics_are_named_as_prometheus_wants_them() {
+    let server = Server::start().await;
+    smoke(&server).await;
+    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let (said, _) = run("prometheus", &["promtool", "check", "metrics"], &text);
+    let objections: Vec<_> = said
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with("souk_mailbox_depth "))
+        .collect();
+    assert_eq!(objections, [""; 0]);
+}
