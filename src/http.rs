@@ -37,6 +37,7 @@ mod events_await;
 mod events_stream;
 pub mod explain;
 mod graph;
+pub mod hotkeys;
 pub mod idempotency;
 mod incoming;
 pub mod info;
@@ -75,6 +76,7 @@ pub mod sessions;
 pub mod shipments;
 pub mod standing;
 pub mod subscriptions;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 pub mod traces;
@@ -83,7 +85,7 @@ pub mod webhooks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -150,6 +152,7 @@ struct Shared {
     attempts: attempts::Attempts,
     unhurried: Arc<Semaphore>,
     checks: registered::Checks,
+    began: Instant,
 }
 
 impl App {
@@ -168,6 +171,7 @@ impl App {
             attempts: attempts::Attempts::default(),
             unhurried: Arc::new(Semaphore::new(UNHURRIED_MAX)),
             checks: registered::Checks::default(),
+            began: Instant::now(),
             parts,
         }))
     }
@@ -280,6 +284,11 @@ impl App {
     /// The checks of registered schemas.
     fn checks(&self) -> &registered::Checks {
         &self.0.checks
+    }
+
+    /// How long this process has served.
+    fn uptime(&self) -> Duration {
+        self.0.began.elapsed()
     }
 
     fn metrics(&self) -> &PrometheusHandle {
@@ -400,6 +409,8 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(replays::routes())
         .merge(dlq_bulk::routes())
         .merge(audit::routes())
+        .merge(hotkeys::routes())
+        .merge(summary::routes())
         .merge(sagas::routes())
         .merge(sagas_stream::routes());
     let api = if development { api.merge(dev::routes()) } else { api };

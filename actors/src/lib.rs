@@ -28,6 +28,7 @@ pub mod event;
 pub mod faults;
 pub mod filter;
 mod flag;
+pub mod hot;
 pub mod id;
 pub mod journal;
 pub mod oversight;

@@ -33,6 +33,7 @@ use crate::command::Refusal;
 use crate::custody::Custody;
 use crate::faults::Faults;
 use crate::flag::Flag;
+use crate::hot::{HotKey, HotTotal, Measure};
 use crate::journal::codec::Keyring;
 use crate::journal::{self, Batch, Store, partition_of};
 use crate::oversight::Oversight;
@@ -397,6 +398,26 @@ impl Runtime {
     pub fn in_flight(&self) -> (usize, usize) {
         let sum = |(a, b): (usize, usize), (c, d): (usize, usize)| (a + c, b + d);
         self.0.partitions.iter().map(|partition| partition.admission.in_flight()).fold((0, 0), sum)
+    }
+
+    /// The busiest aggregates, the busiest first.
+    pub fn busiest(&self, measure: Measure, limit: usize) -> Vec<HotKey> {
+        let partitions = self.0.partitions.iter();
+        let mut all: Vec<_> =
+            partitions.flat_map(|partition| partition.heat.busiest(measure, limit)).collect();
+        all.sort_by(|a, b| b.measured(measure).total_cmp(&a.measured(measure)));
+        all.truncate(limit);
+        all
+    }
+
+    /// What all aggregates do together.
+    pub fn heat(&self) -> HotTotal {
+        self.0.partitions.iter().map(|partition| partition.heat.total()).sum()
+    }
+
+    /// How many events have been committed since the start.
+    pub fn published(&self) -> u64 {
+        self.0.partitions.iter().map(Partition::published).sum()
     }
 
     /// Brings the gauges up to date that show a moment: what is in flight, and how much of it at

@@ -368,6 +368,17 @@ pub(crate) struct Counts {
     pub failed: AtomicU64,
     pub retried: AtomicU64,
     pub letters: AtomicU64,
+    pub attempts: AtomicU64,
+    pub attempts_us: AtomicU64,
+}
+
+impl Counts {
+    /// An attempt took so long.
+    fn attempted(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.attempts_us.fetch_add(took, Ordering::Relaxed);
+    }
 }
 
 /// How people have steered a subscription, as stored.

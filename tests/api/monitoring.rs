@@ -1,5 +1,5 @@
 //! Watching the service from outside: metrics, dashboards, rules and alerts, with a real Prometheus
-//! (S0-101, S0-113 to S0-117, S1-84, S1-85, S1-180, S1-181, S4-53 to S4-61).
+//! (S0-101, S0-113 to S0-117, S1-84, S1-85, S1-180, S1-181, S4-53 to S4-62, K2).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use souk::telemetry::catalogue::METRICS;
 
-use crate::support::{Server, eventually, on_postgres};
+use crate::support::{PRICE, Server, eventually, on_postgres, parallel};
 
 /// What is there only with a provider of payments outside, or after an audit that ran by itself.
 const NOT_ALWAYS: [&str; 3] = [
@@ -327,4 +327,127 @@ async fn metrics_are_named_as_prometheus_wants_them() {
         .filter(|line| !line.trim().is_empty() && !line.starts_with("souk_mailbox_depth "))
         .collect();
     assert_eq!(objections, [""; 0]);
+}
+
+/// The sum of all series of a metric.
+async fn sum_of(server: &Server, name: &str) -> f64 {
+    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let values = text.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        (labels.is_empty() || labels.starts_with('{')).then(|| value.parse::<f64>().unwrap())
+    });
+    values.sum()
+}
+
+/// S4-62, S0-116, S4-56: six figures that say what the metrics say.
+#[tokio::test]
+async fn the_summary_has_the_main_figures() {
+    let server = Server::start().await;
+    let fault = json!({ "kind": "transient", "times": 2 });
+    server.fault("notification-email", "fail", fault).await;
+    server.sale(5, 1, "sandbox").await;
+    eventually("the second try", || async {
+        let status = server.subscription("notification-email").await;
+        let partitions = status["partitions"].as_array().unwrap();
+        let retrying = partitions.iter().any(|of| !of["retrying"].as_array().unwrap().is_empty());
+        let failed: u64 = partitions.iter().map(|of| of["failed"].as_u64().unwrap()).sum();
+        (failed == 2 && !retrying).then_some(())
+    })
+    .await;
+    server.at_rest().await;
+    let admin = server.admin();
+    let summary = admin.get("/api/v1/admin/metrics/summary").await.expect(200).json().clone();
+    let names: BTreeSet<_> = summary.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = BTreeSet::from([
+        "eventsPublished",
+        "eventsProcessed",
+        "eventsFailed",
+        "averageProcessingTime",
+        "queueSize",
+        "subscriptionsActive",
+    ]);
+    assert_eq!(names, expected);
+    let published = sum_of(&server, "souk_events_published_total").await;
+    assert_eq!(summary["eventsPublished"].as_f64(), Some(published));
+    let consumed = sum_of(&server, "souk_events_consumed_total").await;
+    assert_eq!(summary["eventsProcessed"].as_f64(), Some(consumed));
+    assert_eq!(summary["eventsFailed"], 2);
+    assert_eq!(sum_of(&server, "souk_event_handler_failures_total").await, 2.0);
+    assert_eq!(summary["queueSize"], 0);
+    assert!(summary["averageProcessingTime"].as_f64().unwrap() > 0.0, "{summary}");
+    let all = admin.get("/api/v1/admin/subscriptions").await.expect(200);
+    assert_eq!(summary["subscriptionsActive"].as_u64(), Some(all.items().len() as u64));
+
+    server.pause("notifications").await;
+    server.register("Cleo").await.expect(201);
+    server.caught_up("events-index").await;
+    let path = "/api/v1/admin/metrics/summary?details=true";
+    let summary = admin.get(path).await.expect(200).json().clone();
+    assert_eq!(summary["subscriptionsActive"].as_u64(), Some(all.items().len() as u64 - 1));
+    let details = &summary["details"];
+    let of = |name: &str| {
+        let all = details["subscriptions"].as_array().unwrap();
+        all.iter().find(|of| of["subscription"] == name).unwrap().clone()
+    };
+    let paused = of("notifications");
+    assert_eq!(paused["state"], "paused");
+    assert!(paused["lag_events"].as_u64().unwrap() > 0 && paused["lag_seconds"].is_number());
+    assert!(details["uptime_seconds"].is_u64() && details["dead_letters"] == 0, "{details}");
+    assert!(details["commands_per_second"].as_f64().unwrap() > 0.0);
+    server.resume("notifications").await;
+    server.at_rest().await;
+    server.finish().await;
+}
+
+/// K2: single aggregates are told without a label for each.
+#[tokio::test]
+async fn the_busiest_aggregate_is_found() {
+    let server = Server::start().await;
+    let seller = server.seller("Sam").await;
+    let (hot, cool) = (server.listing(&seller, 5).await, server.listing(&seller, 5).await);
+    for (listing, times) in [(&cool, 3), (&hot, 200)] {
+        let path = format!("/api/v1/listings/{listing}");
+        let client = seller.client.if_match("*");
+        parallel(times, |number| {
+            let (client, path) = (client.clone(), path.clone());
+            async move {
+                let body =
+                    json!({ "price": { "amount": PRICE + number as i64, "currency": "VND" } });
+                client.patch(&path, &body).await.expect(200);
+            }
+        })
+        .await;
+    }
+    let admin = server.admin();
+    for by in ["rate", "wait", "handler_time"] {
+        let path = format!("/api/v1/admin/hotkeys?by={by}&limit=200");
+        let busiest = admin.get(&path).await.expect(200);
+        let found = busiest.items().iter().find(|of| of["aggregate_id"] == *hot).unwrap();
+        assert_eq!(found["aggregate_type"], "listing");
+        assert!(found["busy"].as_f64().unwrap() > 0.0 && found["waiting"].is_number(), "{found}");
+    }
+    let busiest = admin.get("/api/v1/admin/hotkeys?limit=1").await.expect(200);
+    assert_eq!(busiest.items().len(), 1);
+    assert_eq!(busiest.items()[0]["aggregate_id"], *hot, "{busiest:?}");
+    let rate = |of: &Value| of["commands_per_second"].as_f64().unwrap();
+    let all = admin.get("/api/v1/admin/hotkeys").await.expect(200);
+    let of_cool = all.items().iter().find(|of| of["aggregate_id"] == *cool).unwrap();
+    assert!(rate(&busiest.items()[0]) > 10.0 * rate(of_cool), "{busiest:?}, {of_cool}");
+
+    for wrong in ["by=colour", "limit=0", "limit=201"] {
+        let answer = admin.get(&format!("/api/v1/admin/hotkeys?{wrong}")).await;
+        assert_eq!(answer.status(), 400, "{wrong}: {answer:?}");
+    }
+    let top = |arguments: &[&str]| {
+        let command = server.command(&[&["top"], arguments].concat());
+        command.with("SOUK_URL", server.url()).run()
+    };
+    let told = top(&["--limit", "3"]);
+    assert_eq!(told.code, 0, "{}", told.errors);
+    assert!(told.output.contains(&hot) && told.output.contains("COMMANDS/S"), "{}", told.output);
+    assert!(!told.output.contains('\u{1b}'), "{}", told.output);
+    let told = top(&["--by", "handler-time", "--json"]);
+    let told: Value = serde_json::from_str(&told.output).unwrap();
+    assert!(told["summary"]["eventsPublished"].is_u64() && told["busiest"].is_array(), "{told}");
+    server.finish().await;
 }

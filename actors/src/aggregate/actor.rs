@@ -24,6 +24,7 @@ use super::{Aggregate, Command, TimerChange};
 use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavailable};
 use crate::event::{EventPayload, Given, Metadata};
 use crate::faults::points;
+use crate::hot::Done;
 use crate::journal::codec;
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
 use crate::journal::{Batch, Outcome, Timer, TimerKey, TimerWrite};
@@ -146,19 +147,35 @@ impl<A: Aggregate> AggregateActor<A> {
             if jobs.is_empty() {
                 return Ok(());
             }
-            while let Some(job) = jobs.pop_front() {
-                if live.incarnation.failed() || !live.forget() {
-                    jobs.push_front(job);
-                    self.slot.put_back(jobs);
-                    return Err(Ends(Exit::Lost));
-                }
-                if let Err(ends) = live.run(job).await {
-                    self.slot.put_back(jobs);
-                    return Err(ends);
-                }
+            let mut done = Done::default();
+            let ran = self.run_all(live, &mut jobs, &mut done).await;
+            self.slot.shared().heat.note(A::TYPE, self.slot.id, done);
+            if ran.is_err() {
+                self.slot.put_back(jobs);
+                return ran;
             }
         }
         let _ = myself.cast(Message::Wake);
+        Ok(())
+    }
+
+    /// Runs these jobs until one ends the actor.
+    async fn run_all(
+        &self,
+        live: &mut Live<A>,
+        jobs: &mut VecDeque<Job<A>>,
+        done: &mut Done,
+    ) -> Result<(), Ends> {
+        while let Some(job) = jobs.pop_front() {
+            if live.incarnation.failed() || !live.forget() {
+                jobs.push_front(job);
+                return Err(Ends(Exit::Lost));
+            }
+            let (queued, began) = (job.queued, Instant::now());
+            let ran = live.run(job).await;
+            done.one(began.duration_since(queued), began.elapsed());
+            ran?;
+        }
         Ok(())
     }
 

@@ -384,6 +384,7 @@ where
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
             .record(started.elapsed());
         cell.lately.attempted(started.elapsed());
+        cell.counts.attempted(started.elapsed());
         let mut failure = match result {
             Ok(()) => {
                 cell.circuit.well();
