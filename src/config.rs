@@ -24,6 +24,7 @@ use reader::Reader;
 use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
 use souk_actors::journal::sqlite::Durability;
 use souk_actors::retry::RetryPolicy;
+use url::Url;
 
 use crate::gateways::momo;
 use crate::gateways::webhook::Reach;
@@ -102,6 +103,9 @@ pub struct Config {
     pub momo: Option<momo::Settings>,
     /// How people are reached.
     pub messaging: Messaging,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to; none: nothing is
+    /// traced.
+    pub traces: Option<Url>,
     /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
     pub log_level: String,
     /// What a chaos run asks of its server.
@@ -261,6 +265,7 @@ impl Config {
         let webhooks = webhooks(&mut reader, mode);
         let momo = payments::momo(&mut reader, mode);
         let messaging = messaging(&mut reader);
+        let traces = traces(&mut reader);
         let log_level = log_level(&mut reader);
         #[cfg(feature = "chaos")]
         let chaos = chaos(&mut reader, mode);
@@ -279,6 +284,7 @@ impl Config {
             webhooks,
             momo,
             messaging,
+            traces,
             log_level,
             #[cfg(feature = "chaos")]
             chaos,
@@ -380,6 +386,16 @@ fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
     }
 }
 
+fn traces(reader: &mut Reader<'_>) -> Option<Url> {
+    const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let url = Url::parse(&reader.text(NAME)?).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if url.is_none() {
+        reader.error(NAME, "must be a collector's address (http://127.0.0.1:4318)");
+    }
+    url
+}
+
 fn keys(reader: &mut Reader<'_>, mode: Mode, data_dir: &Path) -> Option<Keys> {
     // All three are read before anything is decided, so that all three are reported.
     let master = reader.secret("MASTER_KEY", mode, data_dir);
@@ -453,8 +469,7 @@ fn origins(reader: &mut Reader<'_>) -> Vec<String> {
     let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
     let mut all = Vec::new();
     for origin in origins {
-        let read =
-            url::Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let read = Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         if read.is_some_and(|url| url.origin().ascii_serialization() == origin) {
             all.push(origin.to_owned());
         } else {

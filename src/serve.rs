@@ -83,6 +83,9 @@ impl Running {
         arm(&config.chaos)?;
         let config = Arc::new(config);
         let metrics = telemetry::metrics_handle();
+        if let Some(collector) = &config.traces {
+            telemetry::traces::start(collector)?;
+        }
         // First the address: if it is taken, nothing else needs to be tried.
         let listener = TcpListener::bind(config.http.address)
             .await
@@ -177,6 +180,7 @@ impl Running {
         let answered = self.server.stop(timeout).await;
         points::reach("shutdown.during_drain").await;
         let drained = self.market.drain(timeout).await;
+        telemetry::traces::flush().await;
         self.upkeep.abort();
         self.disk_watch.inspect(JoinHandle::abort);
         if !(answered && drained) {

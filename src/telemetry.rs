@@ -5,6 +5,7 @@
 //! around it, so that a line from deep inside still carries its request's correlation id.
 
 pub mod catalogue;
+pub mod traces;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -43,6 +43,7 @@ pub mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod timer;
+pub mod trace;
 pub mod world;
 
 pub use partition::OUTCOME_KEPT;

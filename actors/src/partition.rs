@@ -164,8 +164,7 @@ impl Partition {
         };
         let queue_max = admission.max() + OWN_ENTRIES_MAX;
         let (writer_actor, writer) = Writer::open(writer_parts, index, queue_max).await?;
-        let began_at = writer.state().head();
-        broker.moved_to(began_at);
+        broker.moved_to(writer.state().head());
         let shared = Arc::new(Shared {
             store: parts.store.clone(),
             keys: parts.keys.clone(),
@@ -194,6 +193,7 @@ impl Partition {
         });
         let partition = Self {
             index,
+            began_at: writer.state().head(),
             writer,
             broker,
             admission,
@@ -203,7 +203,6 @@ impl Partition {
             timer_wake,
             quarantined: shared.quarantined.clone(),
             heat: shared.heat.clone(),
-            began_at,
             head,
             running,
             supervisor,

@@ -48,6 +48,7 @@ pub const METRICS: &[(&str, &str)] = &[
         "calls of payment providers outside: answered, refused, no_answer",
     ),
     ("souk_payment_notices_total", "what they told by themselves"),
+    ("souk_trace_spans_total", "spans of traces, where they are sent: exported, failed, dropped"),
     (
         "souk_audit_missing_events",
         "what the latest audit of everything found missing; 0, or something is wrong",

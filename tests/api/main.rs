@@ -62,4 +62,5 @@ mod sessions;
 mod sms;
 mod standing;
 mod stream;
+mod tracing;
 mod webhooks;

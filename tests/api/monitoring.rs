@@ -11,8 +11,10 @@ use souk::telemetry::catalogue::METRICS;
 
 use crate::support::{PRICE, Server, eventually, on_postgres, parallel};
 
-/// What is there only with a provider of payments outside, or after an audit that ran by itself.
-const NOT_ALWAYS: [&str; 3] = [
+/// What is there only with a provider of payments or a collector of traces outside, or after an
+/// audit that ran by itself.
+const NOT_ALWAYS: [&str; 4] = [
+    "souk_trace_spans_total",
     "souk_payment_provider_calls_total",
     "souk_payment_notices_total",
     "souk_audit_completed_timestamp_seconds",

@@ -29,6 +29,7 @@ use crate::journal::codec;
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
 use crate::journal::{Batch, Outcome, Timer, TimerKey, TimerWrite};
 use crate::planted::Bug;
+use crate::trace::Committing;
 
 /// Jobs taken from the mailbox at a time: enough to save locking, few enough to be put back.
 const JOBS_AT_ONCE: usize = 32;
@@ -384,7 +385,7 @@ impl<A: Aggregate> Live<A> {
         context: CommandContext,
         decided: Decided<A>,
     ) -> Result<(), Ends> {
-        let Decided { events, timers, release } = decided;
+        let Decided { events, timers, mut release } = decided;
         points::reach("aggregate.after_decide").await;
         let writes = matches!(work, Work::Command(_)) && context.once.is_some();
         let fired = if let Work::Timer(timer, _) = work { Some(timer) } else { None };
@@ -402,7 +403,7 @@ impl<A: Aggregate> Live<A> {
         if count > 0 {
             entry.rows().control.extend(context.attach.iter().cloned());
             match self.encode(&context, &events, &mut entry).await {
-                Ok(()) => {}
+                Ok(committing) => release = traced(committing, release),
                 Err(error) => {
                     tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.slot.id, %error, "events could not be sealed; they are undone");
                     release(Settled::Lost(Unavailable::Journal));
@@ -440,7 +441,7 @@ impl<A: Aggregate> Live<A> {
         context: &CommandContext,
         events: &[A::Event],
         entry: &mut Entry,
-    ) -> Result<(), crate::journal::Error> {
+    ) -> Result<Option<Committing>, crate::journal::Error> {
         let shared = self.slot.shared().clone();
         let mut keys = Vec::new();
         let mut encoded = Vec::with_capacity(events.len());
@@ -492,9 +493,19 @@ impl<A: Aggregate> Live<A> {
             correlation_id,
             causation_id,
         };
+        let committing = self.committing(context, &encoded);
         entry.keys(keys);
         entry.events(target, encoded);
-        Ok(())
+        Ok(committing)
+    }
+
+    /// What is told of a traced command's way into the journal.
+    fn committing(&self, context: &CommandContext, events: &[EncodedEvent]) -> Option<Committing> {
+        let shared = self.shared();
+        let here = context.here?;
+        let events = events.iter().map(|event| (event.event_id, event.event_type.clone()));
+        let place = (A::TYPE, shared.writer.state().partition());
+        Some(Committing::below(here, &*shared.world, place, events.collect()))
     }
 
     /// A timer's command goes on under the correlation id of what set it.
@@ -638,6 +649,22 @@ impl<A: Aggregate> Live<A> {
             Err(error) => tracing::warn!(aggregate_type = A::TYPE, %error, "no snapshot was made"),
         }
     }
+}
+
+/// Tells of a commit before its reply is sent.
+fn traced(
+    committing: Option<Committing>,
+    release: crate::journal::writer::Release,
+) -> crate::journal::writer::Release {
+    let Some(committing) = committing else { return release };
+    Box::new(move |settled| {
+        committing.ended(match &settled {
+            Settled::Committed(_) => None,
+            Settled::Lost(why) => Some(why.code()),
+            Settled::Unknown => Some("unknown"),
+        });
+        release(settled);
+    })
 }
 
 struct Decided<A: Aggregate> {
