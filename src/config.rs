@@ -42,6 +42,9 @@ const LEASE_TTL_RANGE: RangeInclusive<Duration> =
 /// Between two audits.
 const AUDIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(60 * 60);
 
+/// Between two looks at the figures of subscriptions.
+const ALERT_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
+
 /// The largest `DISK_FREE_MIN`: a tebibyte.
 const DISK_FREE_MIN_MAX: usize = 1 << 40;
 
@@ -96,6 +99,9 @@ pub struct Config {
     /// `AUDIT_INTERVAL`: how long after one audit of all deliveries the next begins; nothing: there
     /// are none.
     pub audit_interval: Duration,
+    /// `ALERT_INTERVAL`: how often the figures of subscriptions are held against their limits;
+    /// nothing: nobody looks.
+    pub alert_interval: Duration,
     /// Where webhooks may go: `WEBHOOK_ALLOW_HTTP` whether `http:` will do, and
     /// `WEBHOOK_ALLOWED_NETWORKS` which networks may be reached although they are not public.
     pub webhooks: Reach,
@@ -262,6 +268,7 @@ impl Config {
         let outbox = outbox(&mut reader);
         let publishing = publishing(&mut reader);
         let audit_interval = reader.duration_or_none("AUDIT_INTERVAL", AUDIT_INTERVAL_DEFAULT);
+        let alert_interval = reader.duration_or_none("ALERT_INTERVAL", ALERT_INTERVAL_DEFAULT);
         let webhooks = webhooks(&mut reader, mode);
         let momo = payments::momo(&mut reader, mode);
         let messaging = messaging(&mut reader);
@@ -281,6 +288,7 @@ impl Config {
             outbox,
             publishing,
             audit_interval,
+            alert_interval,
             webhooks,
             momo,
             messaging,
@@ -297,6 +305,7 @@ impl Config {
             ("DATA_DIR", data_dir.to_string_lossy().into_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("SHUTDOWN_DELAY", "0s".to_owned()),
+            ("ALERT_INTERVAL", "0s".to_owned()),
         ];
         let read = |name: &str| {
             vars.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())

@@ -22,7 +22,7 @@ use crate::http::server::Server;
 use crate::http::{self, Parts};
 use crate::identity::token::{ADMIN_LIFETIME, Tokens};
 use crate::identity::verification::verification_token;
-use crate::{audit, disk, telemetry};
+use crate::{alerts, audit, disk, telemetry};
 
 /// The file with the development administrator's token, in the data folder.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
@@ -41,6 +41,7 @@ pub struct Running {
     upkeep: JoinHandle<()>,
     disk_watch: Option<JoinHandle<()>>,
     audits: JoinHandle<()>,
+    alerts: JoinHandle<()>,
 }
 
 /// The market's settings, from the configuration.
@@ -120,6 +121,8 @@ impl Running {
         app.set_started();
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
         let audits = tokio::spawn(audits.run());
+        let alerts = alerts::Watch::new(market.runtime.clone(), config.alert_interval);
+        let alerts = tokio::spawn(alerts.run());
         let address = server.address();
         Ok(Self {
             address,
@@ -131,6 +134,7 @@ impl Running {
             upkeep,
             disk_watch,
             audits,
+            alerts,
         })
     }
 
@@ -176,6 +180,7 @@ impl Running {
     async fn stop_within(self, delay: Duration, timeout: Duration) -> bool {
         self.app.set_stopping();
         self.audits.abort();
+        self.alerts.abort();
         tokio::time::sleep(delay).await;
         let answered = self.server.stop(timeout).await;
         points::reach("shutdown.during_drain").await;

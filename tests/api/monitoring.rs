@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use souk::telemetry::catalogue::METRICS;
 
-use crate::support::{PRICE, Server, eventually, on_postgres, parallel};
+use crate::support::{PRICE, Server, Start, eventually, on_postgres, parallel};
 
 /// What is there only with a provider of payments or a collector of traces outside, or after an
 /// audit that ran by itself.
@@ -451,5 +451,41 @@ async fn the_busiest_aggregate_is_found() {
     let told = top(&["--by", "handler-time", "--json"]);
     let told: Value = serde_json::from_str(&told.output).unwrap();
     assert!(told["summary"]["eventsPublished"].is_u64() && told["busiest"].is_array(), "{told}");
+    server.finish().await;
+}
+
+/// S1-85: what is past its limit is an event, once, and so is its end; over a restart too.
+#[tokio::test]
+async fn the_service_raises_alerts_by_itself() {
+    let mut server = Start::default().with("ALERT_INTERVAL", "100ms").start().await;
+    server.at_rest().await;
+    server.pause("notifications").await;
+    server.register("Ann").await.expect(201);
+    server.advance_clock(300).await;
+    let of = async |server: &Server, name: &str| {
+        let events = server.events(&format!("eventType={name}")).await.into_iter();
+        let events = events.filter(|event| event["data"]["subject"] == "notifications");
+        events.map(|event| event["data"].clone()).collect::<Vec<_>>()
+    };
+    let triggered = eventually("an alert", || async {
+        let found = of(&server, "analytics.alert.triggered").await;
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    assert_eq!(triggered.len(), 1, "{triggered:#?}");
+    assert_eq!(triggered[0]["metric"], "souk_subscription_lag_seconds");
+    assert_eq!(triggered[0]["threshold"], 60);
+    assert!(triggered[0]["value"].as_u64().unwrap() >= 300, "{triggered:#?}");
+    server.logged(&["\"an alert\"", "notifications"]).await;
+
+    // The clock is right again, and the backlog is as old as it is: no alert.
+    server.kill_9_and_start_again().await;
+    eventually("its end", || async {
+        (of(&server, "analytics.alert.resolved").await.len() == 1).then_some(())
+    })
+    .await;
+    server.resume("notifications").await;
+    server.at_rest().await;
+    assert_eq!(of(&server, "analytics.alert.triggered").await.len(), 1);
     server.finish().await;
 }
