@@ -29,6 +29,7 @@ use souk_actors::world::World;
 
 use crate::config::{Messaging, Storage};
 use crate::domain::activity::Activity;
+use crate::domain::alert::Alert;
 use crate::domain::announcement::Announcement;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
@@ -253,6 +254,7 @@ fn with_aggregates(builder: Builder) -> Builder {
         .aggregate::<Listing>()
         .aggregate::<SearchEntry>()
         .aggregate::<Activity>()
+        .aggregate::<Alert>()
         .aggregate::<Order>()
         .aggregate::<Payment>()
         .aggregate::<Escrow>()

@@ -21,6 +21,7 @@ mod schema;
 mod serve;
 mod sse;
 mod subscriptions;
+mod top;
 
 use std::process::ExitCode;
 
@@ -132,6 +133,8 @@ enum Command {
     Aggregate(Against<aggregate::Options>),
     /// Aggregates of a running server that crashed again and again
     Quarantine(Against<quarantine::Options>),
+    /// The busiest aggregates of a running server
+    Top(Against<top::Options>),
     /// Subscriptions of a running server: how far they are, pauses, retry policies
     Subscriptions(Against<subscriptions::Options>),
     /// Read models of a running server: make one anew beside the one that serves
@@ -198,6 +201,7 @@ pub fn run() -> ExitCode {
         Some(Command::Quarantine(against)) => {
             return remotely(&cli.flags, against, quarantine::run);
         }
+        Some(Command::Top(against)) => return remotely(&cli.flags, against, top::run),
         Some(Command::Subscriptions(against)) => {
             return remotely(&cli.flags, against, subscriptions::run);
         }
@@ -299,6 +303,7 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             | Command::Aggregate(_)
             | Command::Quarantine(_)
             | Command::Subscriptions(_)
+            | Command::Top(_)
             | Command::Rebuild(_)
             | Command::Replay(_)
             | Command::Events(_)

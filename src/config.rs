@@ -25,6 +25,7 @@ use reader::Reader;
 use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
 use souk_actors::journal::sqlite::Durability;
 use souk_actors::retry::RetryPolicy;
+use url::Url;
 
 use crate::gateways::momo;
 use crate::gateways::webhook::Reach;
@@ -42,6 +43,9 @@ const LEASE_TTL_RANGE: RangeInclusive<Duration> =
 
 /// Between two audits.
 const AUDIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(60 * 60);
+
+/// Between two looks at the figures of subscriptions.
+const ALERT_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
 
 /// The largest `DISK_FREE_MIN`: a tebibyte.
 const DISK_FREE_MIN_MAX: usize = 1 << 40;
@@ -97,6 +101,9 @@ pub struct Config {
     /// `AUDIT_INTERVAL`: how long after one audit of all deliveries the next begins; nothing: there
     /// are none.
     pub audit_interval: Duration,
+    /// `ALERT_INTERVAL`: how often the figures of subscriptions are held against their limits;
+    /// nothing: nobody looks.
+    pub alert_interval: Duration,
     /// Where webhooks may go: `WEBHOOK_ALLOW_HTTP` whether `http:` will do, and
     /// `WEBHOOK_ALLOWED_NETWORKS` which networks may be reached although they are not public.
     pub webhooks: Reach,
@@ -104,6 +111,9 @@ pub struct Config {
     pub momo: Option<momo::Settings>,
     /// How people are reached.
     pub messaging: Messaging,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to; none: nothing is
+    /// traced.
+    pub traces: Option<Url>,
     /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
     pub log_level: String,
     /// What a chaos run asks of its server.
@@ -268,9 +278,11 @@ impl Config {
         let outbox = outbox(&mut reader);
         let publishing = publishing(&mut reader);
         let audit_interval = reader.duration_or_none("AUDIT_INTERVAL", AUDIT_INTERVAL_DEFAULT);
+        let alert_interval = reader.duration_or_none("ALERT_INTERVAL", ALERT_INTERVAL_DEFAULT);
         let webhooks = webhooks(&mut reader, mode);
         let momo = payments::momo(&mut reader, mode);
         let messaging = messaging(&mut reader);
+        let traces = traces(&mut reader);
         let log_level = log_level(&mut reader);
         #[cfg(feature = "chaos")]
         let chaos = chaos(&mut reader, mode);
@@ -286,9 +298,11 @@ impl Config {
             outbox,
             publishing,
             audit_interval,
+            alert_interval,
             webhooks,
             momo,
             messaging,
+            traces,
             log_level,
             #[cfg(feature = "chaos")]
             chaos,
@@ -301,6 +315,7 @@ impl Config {
             ("DATA_DIR", data_dir.to_string_lossy().into_owned()),
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("SHUTDOWN_DELAY", "0s".to_owned()),
+            ("ALERT_INTERVAL", "0s".to_owned()),
         ];
         let read = |name: &str| {
             vars.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
@@ -417,6 +432,16 @@ fn tls_files(reader: &mut Reader<'_>) -> Option<tls::Files> {
     }
 }
 
+fn traces(reader: &mut Reader<'_>) -> Option<Url> {
+    const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let url = Url::parse(&reader.text(NAME)?).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if url.is_none() {
+        reader.error(NAME, "must be a collector's address (http://127.0.0.1:4318)");
+    }
+    url
+}
+
 fn keys(reader: &mut Reader<'_>, mode: Mode, data_dir: &Path) -> Option<Keys> {
     // All three are read before anything is decided, so that all three are reported.
     let master = reader.secret("MASTER_KEY", mode, data_dir);
@@ -490,8 +515,7 @@ fn origins(reader: &mut Reader<'_>) -> Vec<String> {
     let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
     let mut all = Vec::new();
     for origin in origins {
-        let read =
-            url::Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let read = Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         if read.is_some_and(|url| url.origin().ascii_serialization() == origin) {
             all.push(origin.to_owned());
         } else {

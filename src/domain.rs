@@ -13,6 +13,7 @@
 #![warn(missing_docs)]
 
 pub mod activity;
+pub mod alert;
 pub mod announcement;
 pub mod caller;
 pub mod category;

@@ -5,6 +5,7 @@
 //! an effect outside follows from an event, never from a request.
 
 mod client;
+pub mod collector;
 pub mod guarded;
 pub mod mail;
 pub mod momo;

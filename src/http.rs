@@ -38,6 +38,7 @@ mod events_await;
 mod events_stream;
 pub mod explain;
 mod graph;
+pub mod hotkeys;
 pub mod idempotency;
 mod incoming;
 pub mod info;
@@ -77,6 +78,7 @@ pub mod sessions;
 pub mod shipments;
 pub mod standing;
 pub mod subscriptions;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 pub mod traces;
@@ -85,7 +87,7 @@ pub mod webhooks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -155,6 +157,7 @@ struct Shared {
     attempts: attempts::Attempts,
     unhurried: Arc<Semaphore>,
     checks: registered::Checks,
+    began: Instant,
 }
 
 impl App {
@@ -174,6 +177,7 @@ impl App {
             attempts: attempts::Attempts::default(),
             unhurried: Arc::new(Semaphore::new(UNHURRIED_MAX)),
             checks: registered::Checks::default(),
+            began: Instant::now(),
             parts,
         }))
     }
@@ -302,6 +306,11 @@ impl App {
         &self.0.checks
     }
 
+    /// How long this process has served.
+    fn uptime(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
     fn metrics(&self) -> &PrometheusHandle {
         &self.0.parts.metrics
     }
@@ -421,6 +430,8 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(replays::routes())
         .merge(dlq_bulk::routes())
         .merge(audit::routes())
+        .merge(hotkeys::routes())
+        .merge(summary::routes())
         .merge(sagas::routes())
         .merge(sagas_stream::routes());
     let api = if development { api.merge(dev::routes()) } else { api };

@@ -1,6 +1,7 @@
 //! Souk, an actor-model marketplace service.
 #![warn(missing_docs)]
 
+pub mod alerts;
 pub mod app;
 pub mod audit;
 #[cfg(feature = "bench")]

@@ -23,7 +23,7 @@ use crate::http::{self, Parts};
 use crate::identity::token::{ADMIN_LIFETIME, Tokens};
 use crate::identity::verification::verification_token;
 use crate::tls::ServerTls;
-use crate::{audit, disk, telemetry};
+use crate::{alerts, audit, disk, telemetry};
 
 /// The file with the development administrator's token, in the data folder.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
@@ -43,6 +43,7 @@ pub struct Running {
     renewals: Option<JoinHandle<()>>,
     disk_watch: Option<JoinHandle<()>>,
     audits: JoinHandle<()>,
+    alerts: JoinHandle<()>,
 }
 
 /// The market's settings, from the configuration.
@@ -85,6 +86,9 @@ impl Running {
         arm(&config.chaos)?;
         let config = Arc::new(config);
         let metrics = telemetry::metrics_handle();
+        if let Some(collector) = &config.traces {
+            telemetry::traces::start(collector)?;
+        }
         // First the address: if it is taken, nothing else needs to be tried.
         let listener = TcpListener::bind(config.http.address)
             .await
@@ -121,6 +125,8 @@ impl Running {
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
         let renewals = tls.map(|tls| tokio::spawn(tls.keep_current()));
         let audits = tokio::spawn(audits.run());
+        let alerts = alerts::Watch::new(market.runtime.clone(), config.alert_interval);
+        let alerts = tokio::spawn(alerts.run());
         let address = server.address();
         Ok(Self {
             address,
@@ -133,6 +139,7 @@ impl Running {
             renewals,
             disk_watch,
             audits,
+            alerts,
         })
     }
 
@@ -179,10 +186,12 @@ impl Running {
     async fn stop_within(self, delay: Duration, timeout: Duration) -> bool {
         self.app.set_stopping();
         self.audits.abort();
+        self.alerts.abort();
         tokio::time::sleep(delay).await;
         let answered = self.server.stop(timeout).await;
         points::reach("shutdown.during_drain").await;
         let drained = self.market.drain(timeout).await;
+        telemetry::traces::flush().await;
         self.upkeep.abort();
         self.renewals.inspect(JoinHandle::abort);
         self.disk_watch.inspect(JoinHandle::abort);

@@ -4,6 +4,9 @@
 //! (`@timestamp`, `log.level`, `message`, `trace.id`). Fields come from the event and from the spans
 //! around it, so that a line from deep inside still carries its request's correlation id.
 
+pub mod catalogue;
+pub mod traces;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -39,6 +42,20 @@ const LONG: &[f64] = &[
 /// Upper bounds of sizes of batches.
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0];
 
+/// Why events from outside are refused.
+const REJECTIONS: [&str; 10] = [
+    "schema",
+    "unknown_type",
+    "forbidden_type",
+    "invalid",
+    "too_large",
+    "rate_limited",
+    "sequence_taken",
+    "sequence_passed",
+    "sequence_gap",
+    "sequence_buffer_full",
+];
+
 /// Starts logging to standard error. A second call changes nothing (tests start many servers).
 pub fn start_logging(filter: &str) {
     let subscriber = tracing_subscriber::fmt()
@@ -61,11 +78,37 @@ pub fn metrics_handle() -> PrometheusHandle {
                 .install_recorder()
                 .expect("no other recorder is installed in this process");
             metrics_process::Collector::default().describe();
+            describe();
             metrics::gauge!("souk_build_info", "version" => VERSION, "revision" => REVISION)
                 .set(1.0);
+            at_zero();
             handle
         })
         .clone()
+}
+
+/// Says what each metric is.
+fn describe() {
+    metrics::with_recorder(|recorder| {
+        for (name, help) in catalogue::METRICS {
+            // The exporter knows the kind from the first value; only the words are kept.
+            recorder.describe_gauge((*name).into(), None, (*help).into());
+        }
+    });
+}
+
+/// What the service counts stands at 0 from the start: a counter that appears with its first count
+/// shows no increase. The runtime does the same with what it counts.
+fn at_zero() {
+    metrics::counter!("souk_streams_cut_total").increment(0);
+    metrics::gauge!("souk_streams_open").set(0.0);
+    metrics::gauge!("souk_http_connections").set(0.0);
+    for outcome in ["delivered", "failed", "exhausted", "deferred"] {
+        metrics::counter!("souk_webhook_deliveries_total", "outcome" => outcome).increment(0);
+    }
+    for reason in REJECTIONS {
+        metrics::counter!("souk_events_rejected_total", "reason" => reason).increment(0);
+    }
 }
 
 /// Everything measured so far as Prometheus text (format 0.0.4).

@@ -29,6 +29,9 @@ command -v prlimit >/dev/null || missing+=(util-linux)
 command -v mount >/dev/null || missing+=(mount)
 # Durability is read from the servers' system calls, and disks fail by them.
 command -v strace >/dev/null || missing+=(strace)
+# Dashboards and alerts are tried on a Prometheus of the tests' own.
+{ command -v prometheus && command -v promtool; } >/dev/null || missing+=(prometheus)
+command -v amtool >/dev/null || missing+=(prometheus-alertmanager)
 if [ ${#missing[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
         echo "run: please install what is missing: ${missing[*]}" >&2
@@ -40,7 +43,17 @@ if [ ${#missing[@]} -gt 0 ]; then
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql-common
         echo 'create_main_cluster = false' | as_root tee -a /etc/postgresql-common/createcluster.conf >/dev/null
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+    # The packages' own services are not started: the tests start what they need.
+    policy=
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    installed=1
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" || installed=0
+    [ -z "$policy" ] || as_root rm -f "$policy"
+    [ "$installed" = 1 ]
 fi
 if ! command -v cargo >/dev/null; then
     [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"

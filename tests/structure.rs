@@ -1,5 +1,6 @@
 //! What each part of the marketplace may know of the others, read from its sources.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A source file: its path below `src/`, and its code without comments and tests.
@@ -124,6 +125,57 @@ fn only_configuration_and_the_command_line_read_the_environment() {
     none(&offences(&others, &["env::var", "env::vars"]));
 }
 
+type Metrics = BTreeMap<String, BTreeSet<String>>;
+
+/// The metrics that a text measures, each with its labels.
+fn measured(code: &str, found: &mut Metrics) {
+    for call in ["counter!(", "gauge!(", "histogram!("] {
+        for rest in code.split(call).skip(1) {
+            let mut depth = 1;
+            let end = rest.find(|character| {
+                depth += i32::from(character == '(') - i32::from(character == ')');
+                depth == 0
+            });
+            let call = &rest[..end.expect("every call ends")];
+            let mut words = call.split('"').skip(1).step_by(2);
+            let name = words.next().expect("a metric has a name").to_owned();
+            let quoted: Vec<_> = call.split('"').collect();
+            let labels = quoted.windows(2).skip(2).filter(|pair| pair[1].starts_with(" =>"));
+            found.entry(name).or_default().extend(labels.map(|pair| pair[0].to_owned()));
+        }
+    }
+}
+
+/// The metrics of the table in the operations manual, each with its labels.
+fn documented() -> Metrics {
+    let manual = include_str!("../docs/operations.md");
+    let (_, table) = manual.split_once("\n## Metrics\n").expect("there is a section");
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let ticked = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let rows = table.lines().filter(|line| line.starts_with("| `souk_"));
+    rows.map(|line| {
+        let cells: Vec<_> = line.split('|').collect();
+        (cells[1].trim().trim_matches('`').to_owned(), ticked(cells[2]))
+    })
+    .collect()
+}
+
+#[test]
+fn every_metric_is_described_and_in_the_manual() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    files(&manifest.join("src"), &mut found);
+    files(&manifest.join("actors/src"), &mut found);
+    let mut all = Metrics::new();
+    for path in found {
+        measured(&code(&std::fs::read_to_string(path).expect("it can be read")), &mut all);
+    }
+    assert_eq!(all, documented());
+    let described: BTreeSet<_> =
+        souk::telemetry::catalogue::METRICS.iter().map(|of| of.0).collect();
+    assert_eq!(described, all.keys().map(String::as_str).collect());
+}
+
 /// Every name that a fault point is passed by in a text.
 #[cfg(feature = "chaos")]
 fn points_passed(code: &str) -> Vec<&str> {
@@ -159,4 +211,8 @@ fn an_offence_would_be_found() {
     none(&offences(&source("// an async word\nfn asynchronous() {}"), &["async"]));
     let tested = "fn f() {}\n#[cfg(test)]\nmod tests {\n use tokio::time;\n}";
     none(&offences(&source(tested), &["tokio"]));
+    let mut metrics = Metrics::new();
+    measured("gauge!(\"a\", \"b\" => f(\"c\"), \"d\" => e).set(g(\"h\"))", &mut metrics);
+    let labels = BTreeSet::from(["b".to_owned(), "d".to_owned()]);
+    assert_eq!(metrics, Metrics::from([("a".to_owned(), labels)]));
 }

@@ -89,7 +89,9 @@ impl Circuit {
         let backoff = Backoff::new(policy.cooldown, policy.cooldown_max);
         let inner = Inner { state: State::Closed, failures: 0, error: None, backoff };
         let inner = Mutex::new(inner);
-        Self { target, partition, policy, inner, changed: Notify::new() }
+        let circuit = Self { target, partition, policy, inner, changed: Notify::new() };
+        circuit.report(0.0);
+        circuit
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

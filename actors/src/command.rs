@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::event::Position;
+use crate::trace::Here;
 use crate::world::{Timestamp, World};
 
 /// How long a command may take when nobody says otherwise.
@@ -132,6 +133,8 @@ pub struct CommandContext {
     pub tenant_id: Arc<str>,
     /// W3C trace context to record.
     pub traceparent: Option<Arc<str>>,
+    /// The command's own span, where it is traced. Set by whoever sends it.
+    pub here: Option<Here>,
     /// After this nobody waits any more: the command is refused rather than run.
     pub deadline: Instant,
     /// The admission budget.
@@ -154,6 +157,7 @@ impl CommandContext {
             actor_id: "anonymous".into(),
             tenant_id: "default".into(),
             traceparent: None,
+            here: None,
             deadline: Instant::now() + DEADLINE_DEFAULT,
             origin: Origin::Outside,
             expected_version: None,
@@ -177,6 +181,7 @@ impl CommandContext {
             actor_id: "system".into(),
             tenant_id: "default".into(),
             traceparent: None,
+            here: None,
             deadline: Instant::now() + DEADLINE_DEFAULT,
             origin: Origin::Inside,
             expected_version: None,

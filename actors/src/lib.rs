@@ -29,6 +29,7 @@ pub mod event;
 pub mod faults;
 pub mod filter;
 mod flag;
+pub mod hot;
 pub mod id;
 pub mod journal;
 pub mod oversight;
@@ -43,6 +44,7 @@ pub mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod timer;
+pub mod trace;
 pub mod world;
 
 pub use partition::OUTCOME_KEPT;

@@ -20,6 +20,7 @@ use crate::dead_letter::DeadLetterActor;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
 use crate::flag::Flag;
+use crate::hot::Heat;
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterParts};
 use crate::journal::{self, Store};
@@ -86,6 +87,10 @@ pub(crate) struct Partition {
     pub timer_wake: Arc<TimerWake>,
     /// An aggregate was quarantined.
     quarantined: Arc<Notify>,
+    /// Which aggregates are busy.
+    pub heat: Arc<Heat>,
+    /// Where the journal was at the start.
+    began_at: u64,
     pub head: watch::Receiver<u64>,
     pub running: Arc<DashMap<Arc<str>, ()>>,
     pub supervisor: ActorRef<Supervise>,
@@ -172,6 +177,7 @@ impl Partition {
             faults: parts.faults.clone(),
             supervisor: OnceLock::new(),
             quarantined: Arc::default(),
+            heat: Arc::default(),
         });
         let (registries, typed) = make_registries(index, &shared, makers).await?;
         let cells = make_cells(index, &parts, &shared, &broker, subscriptions, steered);
@@ -187,6 +193,7 @@ impl Partition {
         });
         let partition = Self {
             index,
+            began_at: writer.state().head(),
             writer,
             broker,
             admission,
@@ -195,6 +202,7 @@ impl Partition {
             cells,
             timer_wake,
             quarantined: shared.quarantined.clone(),
+            heat: shared.heat.clone(),
             head,
             running,
             supervisor,
@@ -203,6 +211,11 @@ impl Partition {
         };
         partition.start_core(writer_actor, broker_actor, dead_letter_actor);
         Ok(partition)
+    }
+
+    /// How many events have been committed since the start.
+    pub(crate) fn published(&self) -> u64 {
+        self.writer.state().head().saturating_sub(self.began_at)
     }
 
     fn spawn(&self, worker: Worker) {

@@ -8,6 +8,7 @@ mod handle;
 pub(crate) mod quarantine;
 mod reader;
 mod replays;
+mod series;
 mod states;
 
 use std::any::TypeId;
@@ -32,6 +33,7 @@ use crate::command::Refusal;
 use crate::custody::Custody;
 use crate::faults::Faults;
 use crate::flag::Flag;
+use crate::hot::{HotKey, HotTotal, Measure};
 use crate::journal::codec::Keyring;
 use crate::journal::{self, Batch, Store, partition_of};
 use crate::oversight::Oversight;
@@ -161,6 +163,7 @@ impl Builder {
     #[must_use]
     pub fn saga<S: Saga>(mut self, router: Arc<dyn SagaRouter<S>>) -> Self {
         self = self.aggregate::<SagaInstance<S>>();
+        series::of_saga(S::NAME);
         self.subscriptions.extend(subscriptions(router));
         self
     }
@@ -188,6 +191,9 @@ impl Builder {
         for subscription in &self.subscriptions {
             steered.insert(subscription.name, self.steered(subscription.name).await?);
         }
+        series::of_journal();
+        self.makers.iter().for_each(|(name, ..)| series::of_aggregate(name));
+        self.subscriptions.iter().for_each(|of| series::of_subscription(of.name));
         let (stopping, ended) = (Flag::default(), Flag::default());
         let (fatal_sender, fatal) = watch::channel(None);
         let faults = self.faults.clone();
@@ -392,6 +398,26 @@ impl Runtime {
     pub fn in_flight(&self) -> (usize, usize) {
         let sum = |(a, b): (usize, usize), (c, d): (usize, usize)| (a + c, b + d);
         self.0.partitions.iter().map(|partition| partition.admission.in_flight()).fold((0, 0), sum)
+    }
+
+    /// The busiest aggregates, the busiest first.
+    pub fn busiest(&self, measure: Measure, limit: usize) -> Vec<HotKey> {
+        let partitions = self.0.partitions.iter();
+        let mut all: Vec<_> =
+            partitions.flat_map(|partition| partition.heat.busiest(measure, limit)).collect();
+        all.sort_by(|a, b| b.measured(measure).total_cmp(&a.measured(measure)));
+        all.truncate(limit);
+        all
+    }
+
+    /// What all aggregates do together.
+    pub fn heat(&self) -> HotTotal {
+        self.0.partitions.iter().map(|partition| partition.heat.total()).sum()
+    }
+
+    /// How many events have been committed since the start.
+    pub fn published(&self) -> u64 {
+        self.0.partitions.iter().map(Partition::published).sum()
     }
 
     /// Brings the gauges up to date that show a moment: what is in flight, and how much of it at

@@ -366,6 +366,17 @@ pub(crate) struct Counts {
     pub failed: AtomicU64,
     pub retried: AtomicU64,
     pub letters: AtomicU64,
+    pub attempts: AtomicU64,
+    pub attempts_us: AtomicU64,
+}
+
+impl Counts {
+    /// An attempt took so long.
+    fn attempted(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.attempts_us.fetch_add(took, Ordering::Relaxed);
+    }
 }
 
 /// How people have steered a subscription, as stored.
@@ -390,6 +401,11 @@ pub(crate) struct CellParts {
     pub letters_max: usize,
 }
 
+fn measure_damage(subscription: &'static str, partition: u16, waits: bool) {
+    metrics::gauge!("souk_subscription_damaged", "subscription" => subscription, "partition" => partition.to_string())
+        .set(f64::from(u8::from(waits)));
+}
+
 impl Cell {
     pub(crate) fn new(
         subscription: Subscription,
@@ -398,6 +414,7 @@ impl Cell {
         steered: &Steered,
     ) -> Arc<Self> {
         let route = Arc::new(Route::new(subscription.patterns.clone()));
+        measure_damage(subscription.name, partition, false);
         Arc::new(Self {
             partition,
             route,
@@ -614,8 +631,7 @@ impl Cell {
     fn waits_at_damage(&self, waits: bool) {
         if self.damaged.swap(waits, Ordering::AcqRel) != waits {
             let (name, partition) = (self.subscription.name, self.partition);
-            metrics::gauge!("souk_subscription_damaged", "subscription" => name, "partition" => partition.to_string())
-                .set(f64::from(u8::from(waits)));
+            measure_damage(name, partition, waits);
             if !waits {
                 tracing::info!(
                     subscription = name,

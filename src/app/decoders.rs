@@ -15,6 +15,7 @@ use souk_actors::saga::{SagaEvent, SagaInstance};
 use uuid::Uuid;
 
 use crate::domain::activity::{Activity, ActivityEvent};
+use crate::domain::alert::{Alert, AlertEvent};
 use crate::domain::announcement::{Announcement, AnnouncementEvent};
 use crate::domain::category::{Category, CategoryEvent};
 use crate::domain::email_claim::{EmailClaim, EmailClaimEvent};
@@ -175,6 +176,7 @@ macro_rules! every_event {
             $what::<ListingEvent>($($argument),*),
             $what::<SearchEntryEvent>($($argument),*),
             $what::<ActivityEvent>($($argument),*),
+            $what::<AlertEvent>($($argument),*),
             $what::<OrderEvent>($($argument),*),
             $what::<PaymentEvent>($($argument),*),
             $what::<EscrowEvent>($($argument),*),
@@ -225,6 +227,7 @@ proptest! {
         snapshot::<Listing>(random, &text)?;
         snapshot::<SearchEntry>(random, &text)?;
         snapshot::<Activity>(random, &text)?;
+        snapshot::<Alert>(random, &text)?;
         snapshot::<Order>(random, &text)?;
         snapshot::<Payment>(random, &text)?;
         snapshot::<Escrow>(random, &text)?;

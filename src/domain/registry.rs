@@ -10,6 +10,7 @@ use souk_actors::oversight::letters::DeadLetterEvent;
 use souk_actors::saga::SagaEvent;
 
 use super::activity::ActivityEvent;
+use super::alert::AlertEvent;
 use super::announcement::AnnouncementEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
@@ -43,6 +44,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         ListingEvent::descriptors(),
         SearchEntryEvent::descriptors(),
         ActivityEvent::descriptors(),
+        AlertEvent::descriptors(),
         OrderEvent::descriptors(),
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
@@ -78,6 +80,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         ListingEvent::upcasters(),
         SearchEntryEvent::upcasters(),
         ActivityEvent::upcasters(),
+        AlertEvent::upcasters(),
         OrderEvent::upcasters(),
         PaymentEvent::upcasters(),
         EscrowEvent::upcasters(),
@@ -236,6 +239,8 @@ mod tests {
         "inventory.restocked",
         "listing.indexed",
         "analytics.event.recorded",
+        "analytics.alert.triggered",
+        "analytics.alert.resolved",
         "order.placed",
         "order.confirmed",
         "order.paid",

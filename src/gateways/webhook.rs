@@ -55,6 +55,8 @@ pub struct Outgoing {
     pub timestamp: i64,
     /// `webhook-signature`: one for each secret that holds.
     pub signature: String,
+    /// `traceparent`: the trace that the event belongs to, if it is known.
+    pub traceparent: Option<String>,
     /// The media type of the body.
     pub content_type: &'static str,
     /// The bytes that were signed.
@@ -246,7 +248,11 @@ fn request(url: &Url, message: &Outgoing) -> Result<Request<Full<Bytes>>, Proble
         (host, Some(port)) => format!("{host}:{port}"),
         (host, None) => host.to_owned(),
     };
-    Request::post(target)
+    let request = match &message.traceparent {
+        Some(traceparent) => Request::post(target).header("traceparent", traceparent),
+        None => Request::post(target),
+    };
+    request
         .header(header::HOST, host)
         .header(header::USER_AGENT, concat!("souk/", env!("CARGO_PKG_VERSION")))
         .header(header::CONTENT_TYPE, message.content_type)
@@ -425,6 +431,7 @@ mod tests {
                 id: "1".to_owned(),
                 timestamp: 0,
                 signature: "v1,".to_owned(),
+                traceparent: None,
                 content_type: "application/json",
                 body: Vec::new(),
             };
@@ -439,6 +446,7 @@ mod tests {
             id: "1".to_owned(),
             timestamp: 0,
             signature: "v1,".to_owned(),
+            traceparent: None,
             content_type: "application/json",
             body: Vec::new(),
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
+use souk_actors::trace::Here;
 use souk_actors::world::World;
 
 use crate::domain::text::hex;
@@ -27,6 +28,8 @@ pub struct RequestInfo {
     pub request_id: Arc<str>,
     /// The trace context of this hop.
     pub traceparent: Arc<str>,
+    /// The client's own span, if it told.
+    pub parent: Option<[u8; 8]>,
 }
 
 impl RequestInfo {
@@ -38,8 +41,10 @@ impl RequestInfo {
             .filter(|id| (1..=CORRELATION_ID_MAX).contains(&id.len()))
             .filter(|id| id.bytes().all(|byte| byte.is_ascii_graphic()))
             .map_or_else(|| request_id.clone(), Arc::from);
-        let trace = sent(TRACEPARENT).and_then(trace_of);
-        Self { correlation_id, request_id, traceparent: next_hop(trace, world) }
+        let sent = sent(TRACEPARENT);
+        let trace = sent.and_then(trace_of);
+        let parent = trace.and(sent).and_then(Here::parse).map(|here| here.span_id);
+        Self { correlation_id, request_id, traceparent: next_hop(trace, world), parent }
     }
 
     /// The trace's id.

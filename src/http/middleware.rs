@@ -12,6 +12,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use souk_actors::trace;
 use tracing::Instrument as _;
 
 use super::App;
@@ -20,6 +21,7 @@ use super::probes::Plain;
 use super::problem::{self, About, ApiError};
 use super::rate_limit::{Counted, Told};
 use super::server::HEAD_BYTES_MAX;
+use crate::telemetry::traces;
 
 /// The longest path and query together. A cursor and every filter fit several times over.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
@@ -31,6 +33,7 @@ pub(super) struct CameAs(pub(super) String);
 /// The layer.
 pub(super) async fn around(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
+    let came_at = trace::is_on().then(|| app.runtime().world().now());
     let info = RequestInfo::new(request.headers(), &**app.runtime().world());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
@@ -63,6 +66,18 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
     add_headers(response.headers_mut(), &info, came_as.is_some().then_some(&*path));
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     span.in_scope(|| record(&method, route, response.status(), began));
+    if let Some(came_at) = came_at {
+        traces::request(&traces::Request {
+            traceparent: &info.traceparent,
+            parent: info.parent,
+            method: method_label(&method),
+            route,
+            status: response.status().as_u16(),
+            correlation_id: &info.correlation_id,
+            began: came_at,
+            took: began.elapsed(),
+        });
+    }
     response
 }
 

@@ -20,6 +20,8 @@ async fn a_second_delivery_with_one_and_three_partitions() {
 const UNTOLD: &[&str] = &[
     "aggregate.quarantined",
     "aggregate.released",
+    "analytics.alert.resolved",
+    "analytics.alert.triggered",
     "announcement.advanced",
     "email_claim.lapsed",
     "email_claim.released",

@@ -24,10 +24,12 @@ use super::{Aggregate, Command, TimerChange};
 use crate::command::{CommandContext, CommandError, ErrorId, Once, Origin, Unavailable};
 use crate::event::{EventPayload, Given, Metadata};
 use crate::faults::points;
+use crate::hot::Done;
 use crate::journal::codec;
 use crate::journal::writer::{EncodedEvent, Entry, Incarnation, Settled, Target};
 use crate::journal::{Batch, Outcome, Timer, TimerKey, TimerWrite};
 use crate::planted::Bug;
+use crate::trace::Committing;
 
 /// Jobs taken from the mailbox at a time: enough to save locking, few enough to be put back.
 const JOBS_AT_ONCE: usize = 32;
@@ -146,19 +148,35 @@ impl<A: Aggregate> AggregateActor<A> {
             if jobs.is_empty() {
                 return Ok(());
             }
-            while let Some(job) = jobs.pop_front() {
-                if live.incarnation.failed() || !live.forget() {
-                    jobs.push_front(job);
-                    self.slot.put_back(jobs);
-                    return Err(Ends(Exit::Lost));
-                }
-                if let Err(ends) = live.run(job).await {
-                    self.slot.put_back(jobs);
-                    return Err(ends);
-                }
+            let mut done = Done::default();
+            let ran = self.run_all(live, &mut jobs, &mut done).await;
+            self.slot.shared().heat.note(A::TYPE, self.slot.id, done);
+            if ran.is_err() {
+                self.slot.put_back(jobs);
+                return ran;
             }
         }
         let _ = myself.cast(Message::Wake);
+        Ok(())
+    }
+
+    /// Runs these jobs until one ends the actor.
+    async fn run_all(
+        &self,
+        live: &mut Live<A>,
+        jobs: &mut VecDeque<Job<A>>,
+        done: &mut Done,
+    ) -> Result<(), Ends> {
+        while let Some(job) = jobs.pop_front() {
+            if live.incarnation.failed() || !live.forget() {
+                jobs.push_front(job);
+                return Err(Ends(Exit::Lost));
+            }
+            let (queued, began) = (job.queued, Instant::now());
+            let ran = live.run(job).await;
+            done.one(began.duration_since(queued), began.elapsed());
+            ran?;
+        }
         Ok(())
     }
 
@@ -367,7 +385,7 @@ impl<A: Aggregate> Live<A> {
         context: CommandContext,
         decided: Decided<A>,
     ) -> Result<(), Ends> {
-        let Decided { events, timers, release } = decided;
+        let Decided { events, timers, mut release } = decided;
         points::reach("aggregate.after_decide").await;
         let writes = matches!(work, Work::Command(_)) && context.once.is_some();
         let fired = if let Work::Timer(timer, _) = work { Some(timer) } else { None };
@@ -385,7 +403,7 @@ impl<A: Aggregate> Live<A> {
         if count > 0 {
             entry.rows().control.extend(context.attach.iter().cloned());
             match self.encode(&context, &events, &mut entry).await {
-                Ok(()) => {}
+                Ok(committing) => release = traced(committing, release),
                 Err(error) => {
                     tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.slot.id, %error, "events could not be sealed; they are undone");
                     release(Settled::Lost(Unavailable::Journal));
@@ -423,7 +441,7 @@ impl<A: Aggregate> Live<A> {
         context: &CommandContext,
         events: &[A::Event],
         entry: &mut Entry,
-    ) -> Result<(), crate::journal::Error> {
+    ) -> Result<Option<Committing>, crate::journal::Error> {
         let shared = self.slot.shared().clone();
         let mut keys = Vec::new();
         let mut encoded = Vec::with_capacity(events.len());
@@ -475,9 +493,19 @@ impl<A: Aggregate> Live<A> {
             correlation_id,
             causation_id,
         };
+        let committing = self.committing(context, &encoded);
         entry.keys(keys);
         entry.events(target, encoded);
-        Ok(())
+        Ok(committing)
+    }
+
+    /// What is told of a traced command's way into the journal.
+    fn committing(&self, context: &CommandContext, events: &[EncodedEvent]) -> Option<Committing> {
+        let shared = self.shared();
+        let here = context.here?;
+        let events = events.iter().map(|event| (event.event_id, event.event_type.clone()));
+        let place = (A::TYPE, shared.writer.state().partition());
+        Some(Committing::below(here, &*shared.world, place, events.collect()))
     }
 
     /// A timer's command goes on under the correlation id of what set it.
@@ -621,6 +649,22 @@ impl<A: Aggregate> Live<A> {
             Err(error) => tracing::warn!(aggregate_type = A::TYPE, %error, "no snapshot was made"),
         }
     }
+}
+
+/// Tells of a commit before its reply is sent.
+fn traced(
+    committing: Option<Committing>,
+    release: crate::journal::writer::Release,
+) -> crate::journal::writer::Release {
+    let Some(committing) = committing else { return release };
+    Box::new(move |settled| {
+        committing.ended(match &settled {
+            Settled::Committed(_) => None,
+            Settled::Lost(why) => Some(why.code()),
+            Settled::Unknown => Some("unknown"),
+        });
+        release(settled);
+    })
 }
 
 struct Decided<A: Aggregate> {

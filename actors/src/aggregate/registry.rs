@@ -25,6 +25,7 @@ use crate::admission::{Admission, COMMIT_WAIT_MAX};
 use crate::command::{CommandContext, CommandError, Done, ErrorId, Origin, Unavailable};
 use crate::dead_letter::DeadLetterHandle;
 use crate::faults::{Faults, points};
+use crate::hot::Heat;
 use crate::journal::codec::{Keyring, Reveal};
 use crate::journal::writer::{Incarnation, WriterHandle};
 use crate::journal::{self, Crash, Outcome, Quarantine, Standing, Store, Timer};
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub supervisor: OnceLock<ActorCell>,
     /// An aggregate was quarantined.
     pub quarantined: Arc<Notify>,
+    /// Which aggregates are busy.
+    pub heat: Arc<Heat>,
 }
 
 impl Shared {
@@ -548,6 +551,8 @@ impl<A: Aggregate> Slot<A> {
 }
 
 fn refuse_all<A: Aggregate>(queue: &mut VecDeque<Job<A>>, why: Unavailable) {
+    metrics::counter!("souk_mailbox_lost_total", "aggregate_type" => A::TYPE)
+        .increment(queue.len() as u64);
     for mut job in queue.drain(..) {
         job.answer.refuse(why.into());
     }

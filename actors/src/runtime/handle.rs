@@ -9,6 +9,7 @@ use crate::aggregate::registry::{Registry, Work};
 use crate::aggregate::{Aggregate, Command};
 use crate::command::{CommandContext, CommandError, Done, Effects, Origin};
 use crate::journal::{self, partition_of};
+use crate::trace::{self, Begun, Hop};
 
 /// Sends commands to the aggregates of one type, and reads them. Cheap to clone.
 pub struct Handle<A: Aggregate>(Arc<[Registry<A>]>);
@@ -42,18 +43,28 @@ impl<A: Aggregate> Handle<A> {
         &self,
         id: Uuid,
         command: A::Command,
-        context: CommandContext,
+        mut context: CommandContext,
         view: impl FnOnce(&A) -> R + Send + 'static,
     ) -> Result<Done<R>, CommandError<A::Rejection>> {
         let name = command.name();
         let started = Instant::now();
-        let done = self.registry(id).ask(id, Work::Command(command), context, view).await;
+        let registry = self.registry(id);
+        let begun = trace::command(&mut context.traceparent, &*registry.shared().world);
+        context.here = begun.as_ref().map(Begun::here);
+        let correlation_id = begun.is_some().then(|| context.correlation_id.clone());
+        let done = registry.ask(id, Work::Command(command), context, view).await;
         Effects::note(&done);
         let outcome = outcome_label(&done);
         metrics::counter!("souk_commands_total", "aggregate_type" => A::TYPE, "command" => name, "outcome" => outcome)
             .increment(1);
         metrics::histogram!("souk_command_duration_seconds", "aggregate_type" => A::TYPE, "command" => name, "outcome" => outcome)
             .record(started.elapsed());
+        if let Some((begun, correlation_id)) = begun.zip(correlation_id) {
+            let (aggregate_type, aggregate_id, command) = (A::TYPE, id, name);
+            let hop =
+                Hop::Command { aggregate_type, aggregate_id, command, outcome, correlation_id };
+            begun.ended(hop, is_failure(outcome).then_some(outcome));
+        }
         if let Err(CommandError::Unavailable(why)) = &done {
             metrics::counter!("souk_commands_refused_total", "aggregate_type" => A::TYPE, "reason" => why.code())
                 .increment(1);
@@ -103,6 +114,11 @@ impl<A: Aggregate> Handle<A> {
         let state = self.registry(id).at_version(id, version).await?;
         Ok(state.as_ref().map(view))
     }
+}
+
+/// Whether an outcome is a failure of ours, and no answer.
+fn is_failure(outcome: &str) -> bool {
+    matches!(outcome, "unavailable" | "unknown" | "internal")
 }
 
 fn outcome_label<R, J: std::error::Error>(done: &Result<Done<R>, CommandError<J>>) -> &'static str {

@@ -24,6 +24,7 @@ use crate::journal::{Letter, LetterState};
 use crate::planted::Bug;
 use crate::retry::{Failure, FailureKind, Verdict, verdict};
 use crate::runtime::Runtime;
+use crate::trace::{Handling, within};
 use crate::world::Timestamp;
 
 /// An event with its key: what a lane is sent.
@@ -384,6 +385,7 @@ where
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
             .record(started.elapsed());
         cell.lately.attempted(started.elapsed());
+        cell.counts.attempted(started.elapsed());
         let mut failure = match result {
             Ok(()) => {
                 cell.circuit.well();
@@ -492,6 +494,16 @@ enum Attempt {
     Panicked(String),
 }
 
+impl Attempt {
+    /// What went wrong, by a stable name.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Failed(failure) => failure.kind.as_str(),
+            Self::Panicked(_) => "panic",
+        }
+    }
+}
+
 async fn one_attempt<F>(
     cell: &Cell,
     events: &[Arc<StoredEvent>],
@@ -502,6 +514,10 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     let limit = cell.settings.borrow().handler_timeout;
+    let handling = match cell.subscription.kind {
+        Kind::Projection(_) => None,
+        _ => Handling::begin(metadata.subscription, metadata.attempt, events, &*cell.world),
+    };
     let attempt = async {
         if cell.faults.any() {
             let keys = fault_keys(events);
@@ -512,8 +528,8 @@ where
         let failed = points::try_reach("subscriber.after_effect").await;
         failed.map_err(|failed| Failure::transient(failed.to_string()))
     };
-    let contained = CatchUnwind(Box::pin(attempt));
-    match tokio::time::timeout(limit, contained).await {
+    let contained = CatchUnwind(Box::pin(within(handling.as_ref(), attempt)));
+    let result = match tokio::time::timeout(limit, contained).await {
         Ok(Ok(result)) => result.map_err(Attempt::Failed),
         Ok(Err(panic)) => Err(Attempt::Panicked(panic_message(&*panic).to_owned())),
         Err(_) => {
@@ -521,7 +537,11 @@ where
             let message = format!("timeout: the handler took longer than {limit:?}");
             Err(Attempt::Failed(Failure { kind, message }))
         }
+    };
+    if let Some(handling) = handling {
+        handling.ended(result.as_ref().err().map(Attempt::name));
     }
+    result
 }
 
 /// A future whose panic is a value.

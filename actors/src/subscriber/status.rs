@@ -12,6 +12,7 @@ use super::Cell;
 use super::lane::QUEUE_MAX;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Events looked through for the oldest one that is not handled.
@@ -88,6 +89,10 @@ pub struct PartitionStatus {
     pub next_probe_at: Option<Timestamp>,
     /// Events handled since the start.
     pub handled: u64,
+    /// Attempts since the start, of single events, pages or batches.
+    pub attempts: u64,
+    /// How long they took together.
+    pub attempts_seconds: f64,
     /// Failed attempts since the start.
     pub failed: u64,
     /// Retries since the start.
@@ -147,8 +152,9 @@ impl Cell {
     pub(crate) fn status(&self) -> PartitionStatus {
         let (head, position) = (self.broker.head(), self.position());
         let by_lane = |lane: &super::LaneState| lane.handled.load(Ordering::Relaxed);
-        let seconds = |took: std::time::Duration| took.as_secs_f64();
+        let seconds = |took: Duration| took.as_secs_f64();
         let (counts, circuit) = (&self.counts, self.circuit.state());
+        let took = Duration::from_micros(counts.attempts_us.load(Ordering::Relaxed));
         PartitionStatus {
             partition: self.partition,
             state: self.held().unwrap_or("running"),
@@ -168,6 +174,8 @@ impl Cell {
             circuit_error: circuit.error,
             next_probe_at: circuit.probe.map(|at| self.time_of(at)),
             handled: counts.handled.load(Ordering::Relaxed),
+            attempts: counts.attempts.load(Ordering::Relaxed),
+            attempts_seconds: seconds(took),
             failed: counts.failed.load(Ordering::Relaxed),
             retried: counts.retried.load(Ordering::Relaxed),
             letters: counts.letters.load(Ordering::Relaxed),
@@ -200,14 +208,14 @@ impl Cell {
     }
 
     /// How long the event has been in a handler's hand that has been there the longest.
-    pub(crate) fn longest_in_hand(&self) -> Option<std::time::Duration> {
+    pub(crate) fn longest_in_hand(&self) -> Option<Duration> {
         self.lately.longest_in_hand()
     }
 
     /// How old the oldest event is that it has not handled; none: there is no such event. Looks in
     /// memory where that reaches back, else at one page of the journal; where that has only events
     /// that do not concern it, the last of those is told.
-    pub(crate) async fn lag(&self) -> Option<std::time::Duration> {
+    pub(crate) async fn lag(&self) -> Option<Duration> {
         let (position, head) = (self.position(), self.broker.head());
         if position >= head {
             return None;

@@ -81,7 +81,7 @@ fn fault_points_stand_where_the_list_says() {
 const FLOORS: &[&[&str]] = &[
     &[
         "event", "world", "id", "retry", "personal", "command", "faults", "filter", "flag",
-        "planted",
+        "planted", "hot", "trace",
     ],
     &["journal"],
     &["admission", "aggregate", "broker", "timer", "dead_letter", "supervisor"],

@@ -10,6 +10,7 @@ use souk_actors::event::StoredEvent;
 use souk_actors::journal::codec::Reveal;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
+use souk_actors::trace::Here;
 use souk_actors::world::Timestamp;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -22,6 +23,7 @@ use crate::domain::webhook_delivery::{
 use crate::domain::webhook_endpoint::{FAILING_MAX, PING, WebhookEndpoint, WebhookEndpointCommand};
 use crate::gateways::webhook::{ATTEMPT_TIMEOUT, Outgoing, Sent};
 use crate::subscribers::command_failed;
+use crate::telemetry::traces;
 
 /// How many messages are under way at once to one endpoint.
 const PLACES: usize = 8;
@@ -244,8 +246,24 @@ impl Webhooks {
         lane_id: Uuid,
         event: &StoredEvent,
     ) -> Result<bool, Failure> {
-        let outgoing = self.outgoing(runtime, endpoint, event).await?;
+        let mut outgoing = self.outgoing(runtime, endpoint, event).await?;
+        let parent = Here::of_event(event);
+        let here = parent.map(|parent| parent.next(&**runtime.world()));
+        outgoing.traceparent = here.map(Here::traceparent);
+        let began = runtime.world().now();
         let sent = self.0.sender.send(&outgoing).await;
+        if let Some((here, parent)) = here.zip(parent) {
+            traces::delivery(&traces::Delivery {
+                here,
+                parent,
+                event_type: &event.event_type,
+                message_id: &outgoing.id,
+                status: sent.status,
+                error: sent.error.as_deref(),
+                began,
+                took: sent.latency,
+            });
+        }
         let now = runtime.world().now();
         let retry_after = sent.retry_after.as_deref().and_then(|text| retry_after(text, now));
         if matches!(sent.status, Some(429 | 502 | 504))
@@ -293,6 +311,7 @@ impl Webhooks {
             signature: endpoint.secrets.signature(&id, now, timestamp, &body),
             id,
             timestamp,
+            traceparent: None,
             content_type: payload::content_type(details.format),
             body,
         })

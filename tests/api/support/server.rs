@@ -331,6 +331,8 @@ impl Server {
             .env("DATA_DIR", self.folder.path())
             .env("HTTP_ADDR", "127.0.0.1:0")
             .env("LOG_LEVEL", "info")
+            // Tests of them say so: events that nobody asked for are in the way of others.
+            .env("ALERT_INTERVAL", "0s")
             .envs(&self.start.variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,0 +1,161 @@
+//! Alerts from inside, for those without Prometheus: figures of subscriptions that are past their limit
+//! become events, which streams and webhooks can ask for.
+//!
+//! The limits are those at which `grafana/alerts/alerts.rules.yml` warns. What is to wake people
+//! belongs there: whoever watches from inside says nothing when the process is gone.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use souk_actors::command::{CommandContext, Origin};
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::{PartitionStatus, SubscriptionStatus};
+use tokio::time::MissedTickBehavior;
+
+use crate::domain::alert::{Alert, AlertCommand, AlertObserved};
+
+/// A figure of a subscription, and what it may be at most.
+struct Limit {
+    metric: &'static str,
+    threshold: u64,
+    value: fn(&SubscriptionStatus) -> u64,
+}
+
+fn most(status: &SubscriptionStatus, value: fn(&PartitionStatus) -> u64) -> u64 {
+    status.partitions.iter().map(value).max().unwrap_or(0)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
+fn lag_seconds(of: &PartitionStatus) -> u64 {
+    of.lag_seconds.unwrap_or(0.0).max(0.0) as u64
+}
+
+static LIMITS: [Limit; 5] = [
+    Limit {
+        metric: "souk_dlq_letters",
+        threshold: 100,
+        value: |status| status.partitions.iter().map(|of| of.dlq_letters as u64).sum(),
+    },
+    Limit {
+        metric: "souk_dlq_full",
+        threshold: 0,
+        value: |status| most(status, |of| u64::from(of.state == "dlq_full")),
+    },
+    Limit {
+        metric: "souk_subscription_damaged",
+        threshold: 0,
+        value: |status| most(status, |of| u64::from(of.state == "damaged")),
+    },
+    Limit {
+        metric: "souk_subscription_lag_seconds",
+        threshold: 60,
+        value: |status| most(status, lag_seconds),
+    },
+    Limit {
+        metric: "souk_circuit_state",
+        threshold: 1,
+        value: |status| most(status, |of| if of.circuit == "open" { 2 } else { 0 }),
+    },
+];
+
+/// A limit, the subscription, and its figure now.
+type Figure = (&'static Limit, &'static str, u64);
+
+fn figures(all: &[SubscriptionStatus]) -> Vec<Figure> {
+    let of = |status: &SubscriptionStatus| {
+        let (name, figures) = (status.name, LIMITS.iter().map(|limit| (limit.value)(status)));
+        LIMITS.iter().zip(figures).map(|(limit, value)| (limit, name, value)).collect::<Vec<_>>()
+    };
+    all.iter().flat_map(of).collect()
+}
+
+/// The watch of one service.
+pub struct Watch {
+    runtime: Runtime,
+    interval: Duration,
+    /// What was past its limit when it was looked at last.
+    firing: HashSet<(&'static str, &'static str)>,
+    /// Whether it is known what an earlier process left firing.
+    is_known: bool,
+}
+
+impl Watch {
+    /// Looks so often; never, when that is nothing.
+    pub fn new(runtime: Runtime, interval: Duration) -> Self {
+        Self { runtime, interval, firing: HashSet::new(), is_known: false }
+    }
+
+    /// Looks until it is dropped.
+    pub async fn run(mut self) {
+        if self.interval.is_zero() {
+            return;
+        }
+        let mut every = tokio::time::interval(self.interval);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            self.look().await;
+        }
+    }
+
+    /// Looks once. What cannot be recorded now is recorded with one of the next looks.
+    async fn look(&mut self) {
+        let figures = figures(&self.runtime.subscriptions().inspect().await);
+        if !self.is_known {
+            self.is_known = self.remember(&figures).await;
+        }
+        for (limit, subject, value) in figures {
+            let (is_past, key) = (value > limit.threshold, (limit.metric, subject));
+            let is_news = is_past != self.firing.contains(&key);
+            if is_news && self.record(limit, subject, value).await {
+                if is_past {
+                    self.firing.insert(key);
+                } else {
+                    self.firing.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Reads what an earlier process left firing; whether all of it could be read.
+    async fn remember(&mut self, figures: &[Figure]) -> bool {
+        let alerts = self.runtime.aggregate::<Alert>();
+        for (limit, subject, _) in figures {
+            let id = Alert::id_of(limit.metric, subject);
+            match alerts.read_inside(id, |alert| alert.is_firing).await {
+                Ok(done) if done.value => {
+                    self.firing.insert((limit.metric, subject));
+                }
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    async fn record(&self, limit: &Limit, subject: &'static str, value: u64) -> bool {
+        let (metric, threshold) = (limit.metric, limit.threshold);
+        let world = self.runtime.world();
+        let observed = AlertObserved {
+            metric: metric.to_owned(),
+            subject: subject.to_owned(),
+            value,
+            threshold,
+            at: world.now(),
+        };
+        let context = CommandContext {
+            actor_id: "system".into(),
+            origin: Origin::Inside,
+            ..CommandContext::outside(&**world, "alerts", "alerts")
+        };
+        let alerts = self.runtime.aggregate::<Alert>();
+        let id = Alert::id_of(metric, subject);
+        let sent = alerts.send(id, AlertCommand::Observe(observed), context, |_| ()).await;
+        if sent.is_ok() && value > threshold {
+            tracing::warn!(metric, subscription = subject, value, threshold, "an alert");
+        } else if sent.is_ok() {
+            tracing::info!(metric, subscription = subject, value, threshold, "an alert is over");
+        }
+        sent.is_ok()
+    }
+}

@@ -1,0 +1,492 @@
+//! Watching the service from outside: metrics, dashboards, rules and alerts, with a real Prometheus
+//! (S0-101, S0-113 to S0-117, S1-84, S1-85, S1-180, S1-181, S4-53 to S4-62, K2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use souk::telemetry::catalogue::METRICS;
+use souk::tls::http_client;
+
+use crate::support::{PRICE, Server, Start, eventually, on_postgres, parallel};
+
+/// What is there only with a provider of payments or a collector of traces outside, or after an
+/// audit that ran by itself.
+const NOT_ALWAYS: [&str; 4] = [
+    "souk_trace_spans_total",
+    "souk_payment_provider_calls_total",
+    "souk_payment_notices_total",
+    "souk_audit_completed_timestamp_seconds",
+];
+/// What is there only where the journal is in files.
+const ON_FILES: &str = "souk_disk_free_bytes";
+
+fn grafana() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana")
+}
+
+/// Runs one of Prometheus' tools; it must be content.
+#[track_caller]
+fn content(package: &str, words: &[&str], input: &str) -> String {
+    let (said, is_content) = run(package, words, input);
+    assert!(is_content, "{words:?}: {said}");
+    said
+}
+
+#[track_caller]
+fn run(package: &str, words: &[&str], input: &str) -> (String, bool) {
+    use std::io::Write as _;
+    let child = Command::new(words[0])
+        .args(&words[1..])
+        .current_dir(grafana())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap_or_else(|error| {
+        panic!(
+            "{} cannot be run ({error}): apt-get install --no-install-recommends {package}",
+            words[0]
+        )
+    });
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let said = [ended.stdout, ended.stderr].concat();
+    (String::from_utf8_lossy(&said).into_owned(), ended.status.success())
+}
+
+/// A Prometheus that watches one server, started the way the manual says.
+struct Prometheus {
+    script: Child,
+    address: String,
+    http: reqwest::Client,
+}
+
+impl Prometheus {
+    async fn of(server: &Server) -> Self {
+        // It says at once what is missing.
+        content("prometheus", &["prometheus", "--version"], "");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let script = Command::new("bash")
+            .arg(grafana().join("up.sh"))
+            .env("SOUK", server.url())
+            .env("PROMETHEUS_ADDR", &address)
+            .env("GRAFANA_ADDR", "127.0.0.1:0")
+            .env("SCRAPE_INTERVAL", "500ms")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let prometheus = Self { script, address, http: http_client().build().unwrap() };
+        prometheus.shows("up{job=\"souk\"} == 1").await;
+        prometheus
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
+        let url = format!("http://{}/api/v1/{path}", self.address);
+        let answer = self.http.get(url).query(query).send().await.ok()?;
+        serde_json::from_str(&answer.text().await.ok()?).ok()
+    }
+
+    /// Waits until a query has a value that is a number.
+    async fn shows(&self, query: &str) {
+        eventually(&format!("Prometheus to show {query}"), || async {
+            let answer = self.get("query", &[("query", query)]).await?;
+            assert_ne!(answer["status"], "error", "{query}: {answer}");
+            let series = answer["data"]["result"].as_array()?;
+            let numbers = series.iter().filter(|of| of["value"][1] != "NaN");
+            (numbers.count() > 0).then_some(())
+        })
+        .await;
+    }
+
+    /// The rules, each evaluated at least once.
+    async fn rules(&self) -> Vec<Value> {
+        eventually("every rule to be evaluated", || async {
+            let answer = self.get("rules", &[]).await?;
+            let groups = answer["data"]["groups"].as_array()?;
+            let rules = groups.iter().flat_map(|group| group["rules"].as_array().unwrap());
+            let rules: Vec<_> = rules.cloned().collect();
+            let is_known = |rule: &Value| rule["health"] != "unknown";
+            (!rules.is_empty() && rules.iter().all(is_known)).then_some(rules)
+        })
+        .await
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let kill = format!("kill -TERM {}", self.script.id());
+        // It may have ended by itself.
+        let _: std::io::Result<_> = Command::new("sh").args(["-c", &kill]).status();
+        let _: std::io::Result<_> = self.script.wait();
+    }
+}
+
+/// A dashboard's file and what is in it.
+fn dashboards() -> BTreeMap<String, Value> {
+    let files = std::fs::read_dir(grafana().join("dashboards")).unwrap();
+    let read = |file: std::io::Result<std::fs::DirEntry>| {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let dashboard =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, dashboard)
+    };
+    files.map(read).collect()
+}
+
+/// The queries of a dashboard, with where each stands.
+fn queries(name: &str, dashboard: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        let targets = panel["targets"].as_array();
+        assert!(panel["type"] == "row" || targets.is_some_and(|all| !all.is_empty()), "{title}");
+        for target in targets.into_iter().flatten() {
+            let query = target["expr"].as_str().unwrap().to_owned();
+            assert_eq!(target["datasource"]["uid"], "${datasource}", "{name}: {title}");
+            found.push((format!("{name}: {title}"), query));
+        }
+    }
+    found
+}
+
+/// The metrics and recorded series that a query names.
+fn named(query: &str) -> BTreeSet<String> {
+    let outside_quotes: String = query.split('"').step_by(2).collect();
+    let part = |character: char| !(character.is_ascii_alphanumeric() || "_:".contains(character));
+    let words = outside_quotes.split(part);
+    let is_ours =
+        |word: &&str| ["souk_", "souk:", "process_"].iter().any(|of| word.starts_with(of));
+    words.filter(is_ours).map(str::to_owned).collect()
+}
+
+/// Goes through what people do, so that there is something to show.
+async fn smoke(server: &Server) {
+    let seller = server.seller("Sam").await;
+    let listing = server.listing(&seller, 50).await;
+    let buyer = server.buyer("Bea").await;
+    for method in ["sandbox", "test_decline", "sandbox"] {
+        let order = server.place_order(&buyer.client, &listing, 1, method).await;
+        let end = if method == "sandbox" { "SagaCompleted" } else { "SagaFailed" };
+        server.await_event(end, &order.correlation_id).await;
+    }
+    server.delivered(&buyer.client, &listing).await;
+    assert_eq!(server.visitor().get("/nothing-is-here").await.status(), 404);
+    server.admin().get("/api/v1/admin/audit").await.expect(200);
+}
+
+async fn exposed(server: &Server) -> BTreeSet<String> {
+    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.map(|line| line.split(['{', ' ']).next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_panel_and_every_rule_shows_what_there_is() {
+    let server = Server::start().await;
+    let prometheus = Prometheus::of(&server).await;
+    smoke(&server).await;
+    // What has just appeared shows no increase yet.
+    prometheus.shows("sum(souk_commands_total{aggregate_type=\"order\"}) > 0").await;
+    smoke_again(&server).await;
+
+    let exposed = exposed(&server).await;
+    let exists = |name: &str| exposed.contains(name) || exposed.contains(&format!("{name}_bucket"));
+    for (name, _) in METRICS {
+        let may_be_missing = NOT_ALWAYS.contains(name) || on_postgres() && *name == ON_FILES;
+        assert!(exists(name) || may_be_missing, "{name} is not in /metrics");
+    }
+    let rules = prometheus.rules().await;
+    let recorded: BTreeSet<_> = rules
+        .iter()
+        .filter(|rule| rule["type"] == "recording")
+        .map(|rule| rule["name"].as_str().unwrap())
+        .collect();
+    let is_there = |query: &str| {
+        let missing = named(query).into_iter().filter(|name| {
+            !(exposed.contains(name) || recorded.contains(&**name) || name == ON_FILES)
+        });
+        missing.collect::<Vec<_>>()
+    };
+    for rule in &rules {
+        let query = rule["query"].as_str().unwrap();
+        assert_eq!(rule["health"], "ok", "{rule}");
+        assert_eq!(is_there(query), [""; 0], "{}", rule["name"]);
+    }
+    for (file, dashboard) in &dashboards() {
+        for (place, query) in queries(file, dashboard) {
+            assert_eq!(is_there(&query), [""; 0], "{place}");
+            if on_postgres() && query.contains(ON_FILES) {
+                continue;
+            }
+            let asked = query.replace("$__rate_interval", "1m").replace("$instance", ".*");
+            assert!(!asked.contains('$'), "{place}: {asked}");
+            prometheus.shows(&asked).await;
+        }
+    }
+    server.finish().await;
+}
+
+/// Somebody who comes later.
+async fn smoke_again(server: &Server) {
+    let seller = server.seller("Sue").await;
+    let listing = server.listing(&seller, 5).await;
+    let buyer = server.buyer("Ben").await;
+    for method in ["sandbox", "test_decline"] {
+        let order = server.place_order(&buyer.client, &listing, 1, method).await;
+        let end = if method == "sandbox" { "SagaCompleted" } else { "SagaFailed" };
+        server.await_event(end, &order.correlation_id).await;
+    }
+    server.at_rest().await;
+}
+
+/// S0-101: from the event that could not be handled to the alert.
+#[tokio::test]
+async fn a_dead_letter_raises_an_alert() {
+    let server = Server::start().await;
+    let prometheus = Prometheus::of(&server).await;
+    prometheus.shows("sum(souk_dlq_letters) == 0").await;
+    let fault = json!({ "kind": "permanent", "times": 1 });
+    server.fault("notification-email", "fail", fault).await;
+    server.register("Ann").await.expect(201);
+    let firing = "ALERTS{alertname=\"SoukDeadLetter\",alertstate=\"firing\",severity=\"info\"";
+    prometheus.shows(&format!("{firing},subscription=\"notification-email\"}}")).await;
+    prometheus.shows("sum by (subscription) (souk_dlq_letters_total) == 1").await;
+}
+
+#[tokio::test]
+async fn alerts_say_what_to_do_and_configurations_are_valid() {
+    content("prometheus", &["promtool", "check", "config", "prometheus.yml"], "");
+    let rules = ["alerts/alerts.rules.yml", "alerts/recording.rules.yml"];
+    content("prometheus", &["promtool", "check", "rules", rules[0], rules[1]], "");
+    content("prometheus", &["promtool", "test", "rules", "alerts/alerts.test.yml"], "");
+    let manager = ["amtool", "check-config", "alertmanager.example.yml"];
+    let said = content("prometheus-alertmanager", &manager, "");
+    assert!(said.contains("2 receivers"), "{said}");
+
+    let manual = include_str!("../../docs/operations.md");
+    let sections: BTreeSet<String> = manual
+        .lines()
+        .filter(|line| line.starts_with("##"))
+        .map(|line| anchor(line.trim_start_matches(['#', ' '])))
+        .collect();
+    let server = Server::start().await;
+    let prometheus = Prometheus::of(&server).await;
+    let rules = prometheus.rules().await;
+    let alerts: Vec<_> = rules.iter().filter(|rule| rule["type"] == "alerting").collect();
+    assert!(alerts.len() > 15, "{}", alerts.len());
+    for alert in alerts {
+        let name = &alert["name"];
+        let severity = alert["labels"]["severity"].as_str().unwrap();
+        assert!(["critical", "warning", "info"].contains(&severity), "{name}");
+        assert!(!alert["annotations"]["summary"].as_str().unwrap().is_empty(), "{name}");
+        let runbook = alert["annotations"]["runbook_url"].as_str().unwrap();
+        let section = runbook.strip_prefix("docs/operations.md#").unwrap();
+        assert!(sections.contains(section), "{name}: there is no section {section}");
+    }
+    server.finish().await;
+}
+
+/// A heading as a link names it.
+fn anchor(heading: &str) -> String {
+    let kept = |character: &char| character.is_alphanumeric() || " -_".contains(*character);
+    heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn dashboards_have_names_of_their_own() {
+    let dashboards = dashboards();
+    assert!(dashboards.len() >= 6);
+    let uids: BTreeSet<_> = dashboards.values().map(|of| of["uid"].as_str().unwrap()).collect();
+    assert_eq!(uids.len(), dashboards.len());
+    let readme = std::fs::read_to_string(grafana().join("README.md")).unwrap();
+    for (file, dashboard) in &dashboards {
+        assert!(readme.contains(&format!("dashboards/{file}")), "{file} is not in the README");
+        let panels = dashboard["panels"].as_array().unwrap();
+        let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+        assert_eq!(ids.len(), panels.len(), "{file}");
+        let variables = dashboard["templating"]["list"].as_array().unwrap();
+        assert!(variables.iter().any(|of| of["type"] == "datasource"), "{file}");
+        assert!(!queries(file, dashboard).is_empty(), "{file}");
+    }
+}
+
+/// What Prometheus' own linter says of the names, but for one: the depth of mailboxes is three
+/// gauges by quantile, since the single mailboxes are not told.
+#[tokio::test]
+async fn metrics_are_named_as_prometheus_wants_them() {
+    let server = Server::start().await;
+    smoke(&server).await;
+    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let (said, _) = run("prometheus", &["promtool", "check", "metrics"], &text);
+    let objections: Vec<_> = said
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with("souk_mailbox_depth "))
+        .collect();
+    assert_eq!(objections, [""; 0]);
+}
+
+/// The sum of all series of a metric.
+async fn sum_of(server: &Server, name: &str) -> f64 {
+    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let values = text.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        (labels.is_empty() || labels.starts_with('{')).then(|| value.parse::<f64>().unwrap())
+    });
+    values.sum()
+}
+
+/// S4-62, S0-116, S4-56: six figures that say what the metrics say.
+#[tokio::test]
+async fn the_summary_has_the_main_figures() {
+    let server = Server::start().await;
+    let fault = json!({ "kind": "transient", "times": 2 });
+    server.fault("notification-email", "fail", fault).await;
+    server.sale(5, 1, "sandbox").await;
+    eventually("the second try", || async {
+        let status = server.subscription("notification-email").await;
+        let partitions = status["partitions"].as_array().unwrap();
+        let retrying = partitions.iter().any(|of| !of["retrying"].as_array().unwrap().is_empty());
+        let failed: u64 = partitions.iter().map(|of| of["failed"].as_u64().unwrap()).sum();
+        (failed == 2 && !retrying).then_some(())
+    })
+    .await;
+    server.at_rest().await;
+    let admin = server.admin();
+    let summary = admin.get("/api/v1/admin/metrics/summary").await.expect(200).json().clone();
+    let names: BTreeSet<_> = summary.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = BTreeSet::from([
+        "eventsPublished",
+        "eventsProcessed",
+        "eventsFailed",
+        "averageProcessingTime",
+        "queueSize",
+        "subscriptionsActive",
+    ]);
+    assert_eq!(names, expected);
+    let published = sum_of(&server, "souk_events_published_total").await;
+    assert_eq!(summary["eventsPublished"].as_f64(), Some(published));
+    let consumed = sum_of(&server, "souk_events_consumed_total").await;
+    assert_eq!(summary["eventsProcessed"].as_f64(), Some(consumed));
+    assert_eq!(summary["eventsFailed"], 2);
+    assert_eq!(sum_of(&server, "souk_event_handler_failures_total").await, 2.0);
+    assert_eq!(summary["queueSize"], 0);
+    assert!(summary["averageProcessingTime"].as_f64().unwrap() > 0.0, "{summary}");
+    let all = admin.get("/api/v1/admin/subscriptions").await.expect(200);
+    assert_eq!(summary["subscriptionsActive"].as_u64(), Some(all.items().len() as u64));
+
+    server.pause("notifications").await;
+    server.register("Cleo").await.expect(201);
+    server.caught_up("events-index").await;
+    let path = "/api/v1/admin/metrics/summary?details=true";
+    let summary = admin.get(path).await.expect(200).json().clone();
+    assert_eq!(summary["subscriptionsActive"].as_u64(), Some(all.items().len() as u64 - 1));
+    let details = &summary["details"];
+    let of = |name: &str| {
+        let all = details["subscriptions"].as_array().unwrap();
+        all.iter().find(|of| of["subscription"] == name).unwrap().clone()
+    };
+    let paused = of("notifications");
+    assert_eq!(paused["state"], "paused");
+    assert!(paused["lag_events"].as_u64().unwrap() > 0 && paused["lag_seconds"].is_number());
+    assert!(details["uptime_seconds"].is_u64() && details["dead_letters"] == 0, "{details}");
+    assert!(details["commands_per_second"].as_f64().unwrap() > 0.0);
+    server.resume("notifications").await;
+    server.at_rest().await;
+    server.finish().await;
+}
+
+/// K2: single aggregates are told without a label for each.
+#[tokio::test]
+async fn the_busiest_aggregate_is_found() {
+    let server = Server::start().await;
+    let seller = server.seller("Sam").await;
+    let (hot, cool) = (server.listing(&seller, 5).await, server.listing(&seller, 5).await);
+    for (listing, times) in [(&cool, 3), (&hot, 200)] {
+        let path = format!("/api/v1/listings/{listing}");
+        let client = seller.client.if_match("*");
+        parallel(times, |number| {
+            let (client, path) = (client.clone(), path.clone());
+            async move {
+                let body =
+                    json!({ "price": { "amount": PRICE + number as i64, "currency": "VND" } });
+                client.patch(&path, &body).await.expect(200);
+            }
+        })
+        .await;
+    }
+    let admin = server.admin();
+    for by in ["rate", "wait", "handler_time"] {
+        let path = format!("/api/v1/admin/hotkeys?by={by}&limit=200");
+        let busiest = admin.get(&path).await.expect(200);
+        let found = busiest.items().iter().find(|of| of["aggregate_id"] == *hot).unwrap();
+        assert_eq!(found["aggregate_type"], "listing");
+        assert!(found["busy"].as_f64().unwrap() > 0.0 && found["waiting"].is_number(), "{found}");
+    }
+    let busiest = admin.get("/api/v1/admin/hotkeys?limit=1").await.expect(200);
+    assert_eq!(busiest.items().len(), 1);
+    assert_eq!(busiest.items()[0]["aggregate_id"], *hot, "{busiest:?}");
+    let rate = |of: &Value| of["commands_per_second"].as_f64().unwrap();
+    let all = admin.get("/api/v1/admin/hotkeys").await.expect(200);
+    let of_cool = all.items().iter().find(|of| of["aggregate_id"] == *cool).unwrap();
+    assert!(rate(&busiest.items()[0]) > 10.0 * rate(of_cool), "{busiest:?}, {of_cool}");
+
+    for wrong in ["by=colour", "limit=0", "limit=201"] {
+        let answer = admin.get(&format!("/api/v1/admin/hotkeys?{wrong}")).await;
+        assert_eq!(answer.status(), 400, "{wrong}: {answer:?}");
+    }
+    let top = |arguments: &[&str]| {
+        let command = server.command(&[&["top"], arguments].concat());
+        command.with("SOUK_URL", server.url()).run()
+    };
+    let told = top(&["--limit", "3"]);
+    assert_eq!(told.code, 0, "{}", told.errors);
+    assert!(told.output.contains(&hot) && told.output.contains("COMMANDS/S"), "{}", told.output);
+    assert!(!told.output.contains('\u{1b}'), "{}", told.output);
+    let told = top(&["--by", "handler-time", "--json"]);
+    let told: Value = serde_json::from_str(&told.output).unwrap();
+    assert!(told["summary"]["eventsPublished"].is_u64() && told["busiest"].is_array(), "{told}");
+    server.finish().await;
+}
+
+/// S1-85: what is past its limit is an event, once, and so is its end; over a restart too.
+#[tokio::test]
+async fn the_service_raises_alerts_by_itself() {
+    let mut server = Start::default().with("ALERT_INTERVAL", "100ms").start().await;
+    server.at_rest().await;
+    server.pause("notifications").await;
+    server.register("Ann").await.expect(201);
+    server.advance_clock(300).await;
+    let of = async |server: &Server, name: &str| {
+        let events = server.events(&format!("eventType={name}")).await.into_iter();
+        let events = events.filter(|event| event["data"]["subject"] == "notifications");
+        events.map(|event| event["data"].clone()).collect::<Vec<_>>()
+    };
+    let triggered = eventually("an alert", || async {
+        let found = of(&server, "analytics.alert.triggered").await;
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    assert_eq!(triggered.len(), 1, "{triggered:#?}");
+    assert_eq!(triggered[0]["metric"], "souk_subscription_lag_seconds");
+    assert_eq!(triggered[0]["threshold"], 60);
+    assert!(triggered[0]["value"].as_u64().unwrap() >= 300, "{triggered:#?}");
+    server.logged(&["\"an alert\"", "notifications"]).await;
+
+    // The clock is right again, and the backlog is as old as it is: no alert.
+    server.kill_9_and_start_again().await;
+    eventually("its end", || async {
+        (of(&server, "analytics.alert.resolved").await.len() == 1).then_some(())
+    })
+    .await;
+    server.resume("notifications").await;
+    server.at_rest().await;
+    assert_eq!(of(&server, "analytics.alert.triggered").await.len(), 1);
+    server.finish().await;
+}
