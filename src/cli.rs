@@ -187,7 +187,8 @@ pub fn run() -> ExitCode {
     }
     #[cfg(feature = "bench")]
     if let Some(Command::Bench(command)) = cli.command {
-        return done(|| bench::bench(command));
+        let data_dir = data_dir(&cli.flags);
+        return done(|| async move { bench::bench(command, data_dir.as_ref()).await });
     }
     if let Some(Command::Schema(command)) = &cli.command {
         return schema::run(command);
@@ -237,6 +238,12 @@ where
     }
 }
 
+/// The data folder, for commands that need nothing else of the configuration.
+fn data_dir(flags: &Flags) -> String {
+    let named = flags.data_dir.clone().or_else(|| std::env::var("DATA_DIR").ok());
+    named.unwrap_or_else(|| config::DATA_DIR_DEFAULT.to_owned())
+}
+
 /// Runs a command against a server that is running. It needs no configuration.
 fn remotely<O: Args, F>(
     flags: &Flags,
@@ -246,8 +253,7 @@ fn remotely<O: Args, F>(
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
-    let named = flags.data_dir.clone().or_else(|| std::env::var("DATA_DIR").ok());
-    let data_dir = named.unwrap_or_else(|| config::DATA_DIR_DEFAULT.to_owned());
+    let data_dir = data_dir(flags);
     done(|| async move {
         let (remote, options) = against.open(data_dir.as_ref())?;
         command(remote, options).await
