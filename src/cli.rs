@@ -175,6 +175,8 @@ enum AdminCommand {
 enum JournalCommand {
     /// Check the hash chain of every partition
     Verify,
+    /// Copy everything into a store of the other kind, or elsewhere; the server must not be running
+    Copy(journal::Copy),
 }
 
 /// Runs the program with the process's arguments and environment.
@@ -296,6 +298,9 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             admin::create(&config, &email, &first_name, &last_name).await
         }
         Some(Command::Journal(JournalCommand::Verify)) => journal::verify(&config).await,
+        Some(Command::Journal(JournalCommand::Copy(options))) => {
+            journal::copy(&config, options).await
+        }
         Some(Command::Backup(options)) => backup::back_up(&config, options).await,
         Some(Command::Restore(options)) => backup::restore(&config, options).await,
         Some(Command::Demo(options)) => demo::demo(config, options).await,

@@ -26,11 +26,6 @@ impl Client {
         Self { token: token.to_owned(), ..self.clone() }
     }
 
-    /// Somebody of another server, at the one of this client.
-    pub(super) fn at(server: &Self, who: &Self) -> Self {
-        server.with_token(&who.token)
-    }
-
     /// The same for the load.
     pub(super) fn asker(&self) -> Asker {
         let host = self.url.split("//").nth(1).unwrap_or(&self.url);

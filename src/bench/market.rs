@@ -43,7 +43,7 @@ impl Market {
         listings: usize,
     ) -> anyhow::Result<Self> {
         let run = SystemWorld::new().new_id().simple().to_string();
-        let (seller, user_id) = member(&admin, &format!("seller.{run}@bench.example")).await?;
+        let (seller, user_id) = member(&admin, &seller_address(&run)).await?;
         let business = json!({
             "business_name": "Bench", "business_address": "1 Bench Street",
             "business_phone": "+84 24 3926 0000",
@@ -68,10 +68,10 @@ impl Market {
         Ok(Self { admin, seller, run, category, listings: Arc::new(ids) })
     }
 
-    /// The same on a server that was started anew.
-    pub(super) fn at(&self, admin: Client) -> Self {
-        let seller = Client::at(&admin, &self.seller);
-        Self { admin, seller, ..self.clone() }
+    /// The same with a new login, also on a server that was started anew: logins end after a while.
+    pub(super) async fn at(&self, admin: Client) -> anyhow::Result<Self> {
+        let seller = login(&admin, &seller_address(&self.run)).await?;
+        Ok(Self { admin, seller, ..self.clone() })
     }
 
     /// People who buy.
@@ -143,11 +143,19 @@ async fn member(admin: &Client, email: &str) -> anyhow::Result<(Client, String)>
         None => mailed(admin, email).await?,
     };
     admin.post("/api/v1/users/verify-email", &json!({ "verification_token": token })).await?;
+    let user_id = user["user_id"].as_str().context("a user has an id")?;
+    Ok((login(admin, email).await?, user_id.to_owned()))
+}
+
+fn seller_address(run: &str) -> String {
+    format!("seller.{run}@bench.example")
+}
+
+async fn login(admin: &Client, email: &str) -> anyhow::Result<Client> {
     let login = json!({ "email": email, "password": PASSWORD });
     let tokens = admin.post("/api/v1/auth/login", &login).await?;
     let token = tokens["access_token"].as_str().context("a login has a token")?;
-    let user_id = user["user_id"].as_str().context("a user has an id")?;
-    Ok((admin.with_token(token), user_id.to_owned()))
+    Ok(admin.with_token(token))
 }
 
 /// The token in the mail to somebody: its longest word.

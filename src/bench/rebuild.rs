@@ -174,7 +174,7 @@ async fn measure_in(plan: &Plan, folder: &std::path::Path) -> anyhow::Result<Reb
         if plan.kill && resumed.is_none() && filled.events > events / 3 {
             drop(server);
             server = Server::start(folder, place.url())?;
-            market = market.at(server.admin()?);
+            market = market.at(server.admin()?).await?;
             resumed = Some((filled.events, self::filled(&market.admin, &path).await?.events));
         }
     }
