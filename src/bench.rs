@@ -28,6 +28,7 @@ pub mod place;
 mod progress;
 pub mod rebuild;
 pub mod report;
+pub mod restart;
 mod scrape;
 mod scripts;
 mod server;

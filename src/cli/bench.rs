@@ -13,7 +13,7 @@ use crate::bench::compare::{Comparison, Tolerance};
 use crate::bench::measure::{Elsewhere, Plan, Scenario, measure};
 use crate::bench::place::StoreKind;
 use crate::bench::report::Report;
-use crate::bench::{html, rebuild};
+use crate::bench::{html, rebuild, restart};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -38,6 +38,8 @@ pub(super) enum BenchCommand {
     All(Options),
     /// Reads and changes while a read model of a long journal is rebuilt
     Rebuild(RebuildOptions),
+    /// Starts on journals of growing size: how soon a server is ready, what a command costs then
+    Restart(RestartOptions),
     /// Two reports beside each other
     Compare(CompareOptions),
 }
@@ -147,6 +149,22 @@ pub(super) struct RebuildOptions {
     kill: bool,
 }
 
+/// How to measure starts.
+#[derive(Args)]
+pub(super) struct RestartOptions {
+    #[command(flatten)]
+    common: Common,
+    /// How many events the journal has, one size after the other
+    #[arg(long, value_delimiter = ',', default_value = "10000,100000,1000000")]
+    sizes: Vec<u64>,
+    /// How many listings they are about
+    #[arg(long, default_value_t = 1_000)]
+    listings: usize,
+    /// How long the changes are timed at each size
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
 /// What to compare.
 #[derive(Args)]
 pub(super) struct CompareOptions {
@@ -191,6 +209,7 @@ pub(super) async fn bench(command: BenchCommand, data_dir: &Path) -> anyhow::Res
             (&[Hot, Spread, HotPrices, SpreadPrices, Zipf, Purchase, Publish, Read, Mixed], options)
         }
         BenchCommand::Rebuild(options) => return rebuilds(options).await,
+        BenchCommand::Restart(options) => return restarts(options).await,
         BenchCommand::Compare(options) => return compare(&options),
     };
     scenarios_of(scenarios, options, data_dir).await
@@ -262,6 +281,21 @@ async fn rebuilds(options: RebuildOptions) -> anyhow::Result<ExitCode> {
         folder,
     };
     let report = rebuild::measure(&plan).await?;
+    told(&report.table(), &report, json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn restarts(options: RestartOptions) -> anyhow::Result<ExitCode> {
+    let Common { store, folder, json } = options.common;
+    ensure!(options.listings > 0, "--listings must be at least 1");
+    let plan = restart::Plan {
+        sizes: options.sizes,
+        listings: options.listings,
+        time: seconds(options.seconds)?,
+        store: store.into(),
+        folder,
+    };
+    let report = restart::measure(&plan).await?;
     told(&report.table(), &report, json.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }

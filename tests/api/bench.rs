@@ -299,3 +299,26 @@ async fn what_cannot_be_measured_is_said_before_anything_is_sent() {
     let run = Command::new(&["bench", "compare", none, none]).run();
     assert!(run.code == 1 && run.errors.contains("cannot read"), "{}", run.errors);
 }
+
+#[tokio::test]
+async fn starts_on_growing_journals_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("report.json");
+    let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
+    let run = ["bench", "restart", "--store", store(), "--sizes", "500,2000", "--listings", "60"];
+    let run = [&run[..], &["--seconds", "0.5", "--folder", into, "--json", report]].concat();
+    let run = Command::new(&run).patient_for(PATIENCE).run();
+    assert_eq!(run.code, 0, "{}", run.errors);
+    let report = read(&json);
+    let sizes = report["sizes"].as_array().unwrap();
+    assert_eq!(sizes.len(), 2);
+    for (size, least) in sizes.iter().zip([500, 2_000]) {
+        assert!(size["events"].as_u64().unwrap() >= least, "{size}");
+        assert!(size["ready_ms"].as_f64().unwrap() > 0.0, "{size}");
+        let times = ["cold", "cold_at_once", "change"].map(|of| size[of]["p99_ms"].as_f64());
+        assert!(times.iter().all(|time| time.unwrap() > 0.0), "{size}");
+    }
+    assert!(run.output.contains("| cost |"), "{}", run.output);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
+    assert_eq!(left.len(), 1, "only the report is left behind: {left:?}");
+}
