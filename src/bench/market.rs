@@ -1,6 +1,7 @@
 //! The marketplace that a load is made in: a seller with many listings, buyers, a publisher.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(super) struct Market {
     pub(super) run: String,
     pub(super) category: String,
     pub(super) listings: Arc<Vec<Uuid>>,
+    /// How many people there are besides the seller.
+    people: Arc<AtomicU64>,
 }
 
 impl Market {
@@ -65,7 +68,8 @@ impl Market {
             outcome.refused_with
         );
         let ids = std::mem::take(&mut *offers.ids.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(Self { admin, seller, run, category, listings: Arc::new(ids) })
+        let (listings, people) = (Arc::new(ids), Arc::default());
+        Ok(Self { admin, seller, run, category, listings, people })
     }
 
     /// The same with a new login, also on a server that was started anew: logins end after a while.
@@ -77,7 +81,8 @@ impl Market {
     /// People who buy.
     pub(super) async fn buyers(&self, count: usize) -> anyhow::Result<Vec<Asker>> {
         let mut buyers = Vec::with_capacity(count);
-        for number in 0..count {
+        for _ in 0..count {
+            let number = self.people.fetch_add(1, Ordering::Relaxed);
             let email = format!("buyer{number}.{}@bench.example", self.run);
             buyers.push(member(&self.admin, &email).await?.0.asker());
         }

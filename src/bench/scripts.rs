@@ -461,7 +461,12 @@ const HOUR: [(Kind, u64); 13] = [
     (
         Kind {
             name: "buy, and the payment is declined",
-            events: &[("order.placed", 1), ("inventory.reserved", 1), ("payment.failed", 1)],
+            events: &[
+                ("order.placed", 1),
+                ("inventory.reserved", 1),
+                ("order.confirmed", 1),
+                ("payment.failed", 1),
+            ],
         },
         100,
     ),
