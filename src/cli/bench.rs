@@ -117,7 +117,7 @@ struct ElsewhereOptions {
     #[arg(long, conflicts_with_all = ["store", "folder"])]
     url: Option<String>,
     /// A file with an administrator's token of that server; SOUK_TOKEN holds the token itself [admin-token in the data folder]
-    #[arg(long, env = "SOUK_TOKEN_FILE", value_name = "FILE", requires = "url")]
+    #[arg(long, env = "SOUK_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// That server may be on another machine
     #[arg(long, requires = "url")]
