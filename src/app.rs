@@ -88,7 +88,9 @@ use crate::subscribers::{
     webhooks,
 };
 
-pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
+pub use database::{
+    copy_journal, erase_read_models, open_journal, open_journal_read_only, open_read_models,
+};
 
 use database::open_read_models_for;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Server (a child process) ◀── HTTP/1.1, keep-alive ── load (threads of this process)
-//!      └── journal ◀── heads, before and after each phase ── truth
+//!      └── journal ◀── before and after each phase ── check
 //!   raw: the same kind of journal, batches of ready events, nothing else
 //! ```
 //!
@@ -15,14 +15,25 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use hdrhistogram::Histogram;
 use souk_actors::world::{SystemWorld, World as _};
 
-pub mod http;
+mod check;
+mod client;
+pub mod compare;
+pub mod html;
 pub mod load;
+mod market;
+pub mod measure;
+pub mod place;
+mod progress;
 pub mod rebuild;
 pub mod report;
-pub mod server;
+pub mod restart;
+mod scrape;
+mod scripts;
+mod server;
+pub mod tally;
+mod wire;
 
 /// Gives work a folder of its own in `parent` and removes it afterwards.
 async fn in_folder<T, F>(parent: &Path, work: impl FnOnce(PathBuf) -> F) -> anyhow::Result<T>
@@ -36,10 +47,4 @@ where
     std::fs::remove_dir_all(&folder)
         .with_context(|| format!("{} is left behind", folder.display()))?;
     done
-}
-
-/// Median, 95th and 99th percentile of microseconds, in milliseconds.
-fn percentiles(of: &Histogram<u64>) -> [f64; 3] {
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of at most a minute")]
-    [0.5, 0.95, 0.99].map(|share| of.value_at_quantile(share) as f64 / 1_000.0)
 }

@@ -178,6 +178,8 @@ enum AdminCommand {
 enum JournalCommand {
     /// Check the hash chain of every partition
     Verify,
+    /// Copy everything into a store of the other kind, or elsewhere; the server must not be running
+    Copy(journal::Copy),
 }
 
 /// Runs the program with the process's arguments and environment.
@@ -190,7 +192,8 @@ pub fn run() -> ExitCode {
     }
     #[cfg(feature = "bench")]
     if let Some(Command::Bench(command)) = cli.command {
-        return done(|| bench::bench(command));
+        let data_dir = data_dir(&cli.flags);
+        return done(|| async move { bench::bench(command, data_dir.as_ref()).await });
     }
     if let Some(Command::Schema(command)) = &cli.command {
         return schema::run(command);
@@ -241,6 +244,12 @@ where
     }
 }
 
+/// The data folder, for commands that need nothing else of the configuration.
+fn data_dir(flags: &Flags) -> String {
+    let named = flags.data_dir.clone().or_else(|| std::env::var("DATA_DIR").ok());
+    named.unwrap_or_else(|| config::DATA_DIR_DEFAULT.to_owned())
+}
+
 /// Runs a command against a server that is running. It needs no configuration.
 fn remotely<O: Args, F>(
     flags: &Flags,
@@ -250,8 +259,7 @@ fn remotely<O: Args, F>(
 where
     F: Future<Output = anyhow::Result<ExitCode>>,
 {
-    let named = flags.data_dir.clone().or_else(|| std::env::var("DATA_DIR").ok());
-    let data_dir = named.unwrap_or_else(|| config::DATA_DIR_DEFAULT.to_owned());
+    let data_dir = data_dir(flags);
     done(|| async move {
         let (remote, options) = against.open(data_dir.as_ref())?;
         command(remote, options).await
@@ -294,6 +302,9 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
             admin::create(&config, &email, &first_name, &last_name).await
         }
         Some(Command::Journal(JournalCommand::Verify)) => journal::verify(&config).await,
+        Some(Command::Journal(JournalCommand::Copy(options))) => {
+            journal::copy(&config, options).await
+        }
         Some(Command::Backup(options)) => backup::back_up(&config, options).await,
         Some(Command::Restore(options)) => backup::restore(&config, options).await,
         Some(Command::Demo(options)) => demo::demo(config, options).await,

@@ -13,6 +13,7 @@
 pub mod backup;
 pub mod chain;
 pub mod codec;
+pub mod copy;
 pub mod memory;
 pub mod postgres;
 mod rows;
@@ -23,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::command::ControlWrite;
@@ -485,6 +487,12 @@ pub trait Store: Send + Sync + 'static {
     /// whole.
     async fn back_up(&self, _folder: &Path) -> Result<backup::Contents, Error> {
         Err(backup::not_here())
+    }
+
+    /// Everything beside the events, in batches to be appended to another store. Nobody appends
+    /// meanwhile.
+    async fn dump(&self, _into: &mpsc::Sender<copy::Rows>) -> Result<(), Error> {
+        Err(Error::Mismatch("a journal that is kept in memory is not copied".into()))
     }
 
     /// Called by the writer when nobody waits for it: a chance for housekeeping (checkpointing).

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use souk_actors::event::Position;
+use souk_actors::journal::copy::{self, Copied, Progress};
 use souk_actors::journal::postgres::{PostgresOptions, PostgresStore};
-use souk_actors::journal::sqlite::SqliteStore;
+use souk_actors::journal::sqlite::{SqliteCopy, SqliteStore};
 use souk_actors::journal::{Error, Store};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::{Instant, sleep, timeout};
@@ -52,6 +53,49 @@ pub async fn open_journal(
             options.lease_ttl = storage.lease_ttl;
             let store = PostgresStore::open(options, partitions).await;
             Ok(Arc::new(store.map_err(|error| no_journal(database, error))?))
+        }
+    }
+}
+
+/// Copies a whole journal into a place where there is none. Nobody may serve either meanwhile.
+pub async fn copy_journal(
+    from: &Storage,
+    to: &Storage,
+    progress: impl FnMut(Progress),
+) -> anyhow::Result<Copied> {
+    let partitions = {
+        let looked_at = open_journal_read_only(from).await?;
+        let partitions = looked_at.partitions();
+        looked_at.close().await;
+        partitions
+    };
+    let source = open_journal(from, Some(partitions)).await?;
+    let copied = copy_from(&*source, to, progress).await;
+    source.close().await;
+    copied
+}
+
+async fn copy_from(
+    source: &dyn Store,
+    to: &Storage,
+    progress: impl FnMut(Progress),
+) -> anyhow::Result<Copied> {
+    let partitions = source.partitions();
+    match &to.database {
+        Database::Sqlite(path) => {
+            let target = SqliteCopy::begin(path, partitions).await?;
+            let copied = copy::copy(source, target.store(), progress).await?;
+            target.finish().await?;
+            Ok(copied)
+        }
+        Database::Postgres(database) => {
+            reach(database, to.database_wait).await?;
+            let options = PostgresOptions::new(database.url())?;
+            let target = PostgresStore::open_for_copy(options, partitions).await;
+            let target = target.map_err(|error| no_journal(database, error))?;
+            let copied = copy::copy(source, &target, progress).await?;
+            target.finish_copy().await?;
+            Ok(copied)
         }
     }
 }

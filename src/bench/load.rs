@@ -1,50 +1,56 @@
 //! HTTP/1.1 connections, each of which sends a request and waits for the answer. In a closed loop it
 //! then goes on at once; with a rate the requests are due at fixed times, and a time counts from when
 //! its request was due: a server that stands still is not spared the requests that it kept back.
+//! What is late is sent all the same, for as long again as the run takes; what is still not sent then
+//! counts with the time that it has waited.
 //!
 //! It is as light as can be, because it shares the machine with what it measures: requests are
 //! patched into a prepared text, an answer is read only as far as its status, its length and the
 //! end of its body, and one thread serves all connections.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use hdrhistogram::Histogram;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use anyhow::Context as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::task::LocalSet;
 
-/// The largest answer that is understood.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
-/// The longest time that is told apart, in microseconds.
-const MICROS_MAX: u64 = 60_000_000;
+use super::progress::{self, Seen};
+pub use super::tally::{Asked, Judged, Outcome};
+use super::tally::{Counted, MICROS_MAX};
+pub use super::wire::Answer;
+use super::wire::Incoming;
+
+/// How many slices the time that counts is cut into, at most.
+const SLICES_MAX: u32 = 240;
+/// The shortest slice.
+const SLICE_MIN: Duration = Duration::from_millis(100);
+/// Nobody runs for longer.
+const FOREVER: Duration = Duration::from_secs(24 * 3_600);
 
 /// What is sent, and what is made of the answers.
 pub trait Script: Send + Sync + 'static {
+    /// The kinds of request there are.
+    fn kinds(&self) -> Vec<&'static str> {
+        vec!["request"]
+    }
+
+    /// How many aggregates are asked by number.
+    fn aggregates(&self) -> usize {
+        0
+    }
+
     /// Writes the whole request with this number, head and body, into `out`, which is empty.
-    fn request(&self, number: u64, out: &mut Vec<u8>);
+    fn request(&self, number: u64, out: &mut Vec<u8>) -> Asked;
 
-    /// Looks at an answer, if it matters beyond its status.
-    fn answer(&self, _number: u64, _answer: &Answer<'_>) {}
-}
-
-/// An answer as it came.
-#[derive(Debug)]
-pub struct Answer<'a> {
-    /// The status.
-    pub status: u16,
-    /// Status line and header fields.
-    pub head: &'a [u8],
-    /// The body.
-    pub body: &'a [u8],
-}
-
-impl<'a> Answer<'a> {
-    /// A header field's value, by its name in lower case.
-    pub fn field(&self, name: &str) -> Option<&'a str> {
-        field(self.head, name)
+    /// What an answer is worth.
+    fn answer(&self, _asked: &Asked, answer: &Answer<'_>) -> Judged {
+        if answer.status < 300 { Judged::GOOD } else { Judged::BAD }
     }
 }
 
@@ -59,6 +65,8 @@ pub struct Load {
     pub until: Until,
     /// How many requests are due a second, on all connections together; none: a closed loop.
     pub rate: Option<f64>,
+    /// What it is called for whoever watches; none: nobody is told.
+    pub name: Option<&'static str>,
 }
 
 /// When a run ends. Requests under way are finished and counted, but not timed.
@@ -70,46 +78,6 @@ pub enum Until {
     Answered(u64),
 }
 
-/// What came of a run.
-#[derive(Debug, Clone)]
-pub struct Outcome {
-    /// Answers below 300, timed or not.
-    pub accepted: u64,
-    /// Other answers.
-    pub refused: u64,
-    /// The status of the last answer that was refused.
-    pub refused_with: Option<u16>,
-    /// How many of the refused ones were the server's own failures: 500 and above.
-    pub failed: u64,
-    /// Accepted answers within the time that counts.
-    pub timed: u64,
-    /// The time that counts.
-    pub over: Duration,
-    /// How long those answers took, in microseconds.
-    pub latencies: Histogram<u64>,
-}
-
-impl Outcome {
-    /// Counts another one's answers and times too; the time that counts is that of all together.
-    pub fn add(&mut self, part: &Self) -> anyhow::Result<()> {
-        self.accepted += part.accepted;
-        self.refused += part.refused;
-        self.refused_with = self.refused_with.or(part.refused_with);
-        self.failed += part.failed;
-        self.timed += part.timed;
-        self.over += part.over;
-        self.latencies.add(&part.latencies).context("the same range")?;
-        Ok(())
-    }
-
-    /// Accepted answers a second.
-    pub fn per_second(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
-        let timed = self.timed as f64;
-        timed / self.over.as_secs_f64()
-    }
-}
-
 struct Run {
     script: Arc<dyn Script>,
     next: AtomicU64,
@@ -118,13 +86,53 @@ struct Run {
     rate: Option<f64>,
     counts_from: Instant,
     ends: Instant,
+    slice: Duration,
+    seen: Seen,
 }
 
 impl Run {
+    fn new(load: &Load, script: Arc<dyn Script>) -> Self {
+        let began = Instant::now();
+        let (last, counts_from, time) = match load.until {
+            Until::Elapsed(time) => (u64::MAX, began + time / 5, time),
+            Until::Answered(count) => (count, began, FOREVER),
+        };
+        let slice = match load.until {
+            Until::Elapsed(time) => (time / SLICES_MAX).max(SLICE_MIN),
+            Until::Answered(_) => FOREVER / SLICES_MAX,
+        };
+        Self {
+            script,
+            next: AtomicU64::new(0),
+            last,
+            began,
+            rate: load.rate,
+            counts_from,
+            ends: counts_from + time,
+            slice,
+            seen: Seen::default(),
+        }
+    }
+
     /// When a request is due; none: at once.
     fn due(&self, number: u64) -> Option<Instant> {
         #[expect(clippy::cast_precision_loss, reason = "some millions at most")]
         self.rate.map(|rate| self.began + Duration::from_secs_f64(number as f64 / rate))
+    }
+
+    fn counts(&self, at: Instant) -> bool {
+        at >= self.counts_from && at < self.ends
+    }
+
+    /// The slice of time that an instant is in.
+    fn slice_of(&self, at: Instant) -> Option<usize> {
+        let within = self.counts(at).then(|| at - self.counts_from)?;
+        usize::try_from(within.as_micros() / self.slice.as_micros().max(1)).ok()
+    }
+
+    /// Until when late requests are sent.
+    fn gives_up(&self) -> Instant {
+        self.ends + (self.ends - self.began)
     }
 }
 
@@ -134,69 +142,70 @@ pub async fn run(
     load: Load,
     script: Arc<dyn Script>,
 ) -> anyhow::Result<Outcome> {
-    let Load { connections, threads, until, rate } = load;
-    let began = Instant::now();
-    let (last, counts_from, ends) = match until {
-        Until::Elapsed(time) => (u64::MAX, began + time / 5, began + time / 5 + time),
-        Until::Answered(count) => (count, began, began + Duration::from_secs(3_600)),
-    };
-    let next = AtomicU64::new(0);
-    let run = Arc::new(Run { script, next, last, began, rate, counts_from, ends });
-    let threads = threads.clamp(1, connections);
+    let mut whole = Outcome::new(script.kinds().len(), script.aggregates())?;
+    let run = Arc::new(Run::new(&load, script));
+    let threads = load.threads.clamp(1, load.connections);
     let mut joins = Vec::new();
     for thread in 0..threads {
-        let share = connections / threads + usize::from(thread < connections % threads);
-        let run = run.clone();
-        let body = move || thread_of(address, share, &run);
-        joins.push(tokio::task::spawn_blocking(body));
+        let more = usize::from(thread < load.connections % threads);
+        let (share, run) = (load.connections / threads + more, run.clone());
+        joins.push(tokio::task::spawn_blocking(move || thread_of(address, share, &run)));
     }
-    let mut whole = nothing()?;
+    let watched = run.clone();
+    let shown = load.name.map(|name| {
+        let total = match load.until {
+            Until::Elapsed(_) => Some(watched.ends - watched.began),
+            Until::Answered(_) => None,
+        };
+        tokio::spawn(async move { progress::show(name, total, &watched.seen).await })
+    });
+    let mut done = Ok(());
     for join in joins {
-        let part = join.await.context("a thread of the load ended")??;
-        whole.add(&part)?;
+        let part = join.await.context("a thread of the load ended")?;
+        // The others are waited for all the same: nothing is to go on behind an error.
+        done = done.and_then(|()| whole.add(&part?));
     }
-    whole.over = match until {
+    if let Some(shown) = shown {
+        run.seen.end();
+        shown.await.context("the progress line ended")?;
+    }
+    done?;
+    whole.slice = run.slice;
+    whole.over = match load.until {
         Until::Elapsed(time) => time,
-        Until::Answered(_) => began.elapsed(),
+        Until::Answered(_) => run.began.elapsed(),
     };
     Ok(whole)
 }
 
-/// Nothing yet, to add to.
-pub(super) fn nothing() -> anyhow::Result<Outcome> {
-    Ok(Outcome {
-        accepted: 0,
-        refused: 0,
-        refused_with: None,
-        failed: 0,
-        timed: 0,
-        over: Duration::ZERO,
-        latencies: Histogram::new_with_bounds(1, MICROS_MAX, 3).context("bounds of times")?,
-    })
-}
-
 fn thread_of(address: SocketAddr, connections: usize, run: &Arc<Run>) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut loops = tokio::task::JoinSet::new();
+    let tally = Outcome::new(run.script.kinds().len(), run.script.aggregates())?;
+    let tally = Rc::new(RefCell::new(tally));
+    let loops = LocalSet::new();
+    runtime.block_on(loops.run_until(async {
+        let mut all = tokio::task::JoinSet::new();
         for _ in 0..connections {
-            let run = run.clone();
-            loops.spawn(async move { connection(address, &run).await });
+            let (run, tally) = (run.clone(), tally.clone());
+            all.spawn_local(async move { connection(address, &run, &tally).await });
         }
-        let mut whole = nothing()?;
-        while let Some(ended) = loops.join_next().await {
-            let part = ended.context("a connection's loop ended")??;
-            whole.add(&part)?;
+        while let Some(ended) = all.join_next().await {
+            ended.context("a connection's loop ended")??;
         }
-        Ok(whole)
-    })
+        anyhow::Ok(())
+    }))?;
+    drop(loops);
+    Rc::into_inner(tally).map(RefCell::into_inner).context("all loops have ended")
 }
 
-async fn connection(address: SocketAddr, run: &Run) -> anyhow::Result<Outcome> {
+async fn connection(
+    address: SocketAddr,
+    run: &Run,
+    tally: &RefCell<Outcome>,
+) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(address).await.context("the server does not listen")?;
     stream.set_nodelay(true)?;
-    let mut outcome = nothing()?;
-    let (mut request, mut answer) = (Vec::with_capacity(1_024), Incoming::default());
+    let (mut request, mut incoming) = (Vec::with_capacity(1_024), Incoming::default());
     let mut sent = Instant::now();
     loop {
         let number = run.next.fetch_add(1, Ordering::Relaxed);
@@ -209,101 +218,132 @@ async fn connection(address: SocketAddr, run: &Run) -> anyhow::Result<Outcome> {
             }
             tokio::time::sleep_until(due.into()).await;
             sent = due;
+            if !in_time(run, due, tally) {
+                continue;
+            }
         }
         request.clear();
-        run.script.request(number, &mut request);
+        let asked = run.script.request(number, &mut request);
+        let floor = tally.borrow().version(asked.aggregate);
         stream.write_all(&request).await.context("a request could not be sent")?;
-        let answer = answer.next(&mut stream).await?;
+        let answer = incoming.next(&mut stream).await?;
         let now = Instant::now();
-        run.script.answer(number, &answer);
-        if answer.status < 300 {
-            outcome.accepted += 1;
-            if now >= run.counts_from && now < run.ends {
-                outcome.timed += 1;
-                let micros = u64::try_from((now - sent).as_micros()).unwrap_or(MICROS_MAX);
-                outcome.latencies.saturating_record(micros);
-            }
-        } else {
-            outcome.refused += 1;
-            outcome.refused_with = Some(answer.status);
-            outcome.failed += u64::from(answer.status >= 500);
-        }
+        let judged = run.script.answer(&asked, &answer);
+        let micros = micros(now - sent);
+        run.seen.note(judged.accepted, judged.units, micros);
+        let is_timed = run.counts(if run.rate.is_some() { sent } else { now });
+        let (slice, status) = (run.slice_of(now), answer.status);
+        let counted = Counted { asked, judged, status, micros, floor, slice, is_timed };
+        tally.borrow_mut().count(&counted)?;
         sent = now;
-        if sent >= run.ends {
+        if run.rate.is_none() && now >= run.ends {
             break;
         }
     }
-    Ok(outcome)
+    Ok(())
 }
 
-/// What has come in on a connection and is not used up.
-#[derive(Default)]
-struct Incoming {
-    bytes: Vec<u8>,
-    used: usize,
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(MICROS_MAX)
 }
 
-impl Incoming {
-    async fn next(&mut self, stream: &mut TcpStream) -> anyhow::Result<Answer<'_>> {
-        self.bytes.drain(..self.used);
-        self.used = 0;
-        loop {
-            if let Some((head, length)) = whole(&self.bytes)? {
-                self.used = head + length;
-                return Ok(Answer {
-                    status: status(&self.bytes)?,
-                    head: &self.bytes[..head],
-                    body: &self.bytes[head..head + length],
-                });
-            }
-            if self.bytes.len() > ANSWER_BYTES_MAX {
-                bail!("an answer is larger than {ANSWER_BYTES_MAX} bytes");
-            }
-            self.bytes.reserve(4_096);
-            if stream.read_buf(&mut self.bytes).await.context("an answer broke off")? == 0 {
-                bail!("the server closed a connection in the middle of the run");
-            }
-        }
+/// Whether a request is still to be sent. If not, it counts with what it has waited.
+fn in_time(run: &Run, due: Instant, tally: &RefCell<Outcome>) -> bool {
+    let now = Instant::now();
+    let late = now.saturating_duration_since(due);
+    let mut tally = tally.borrow_mut();
+    if run.counts(due) {
+        tally.late_max = tally.late_max.max(late);
     }
-}
-
-/// The lengths of head and body, once all of the answer is there.
-fn whole(bytes: &[u8]) -> anyhow::Result<Option<(usize, usize)>> {
-    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-    let head = end + 4;
-    let length = field(&bytes[..head], "content-length").context("an answer without a length")?;
-    let length: usize = length.parse().context("an answer's length is a number")?;
-    Ok((bytes.len() >= head + length).then_some((head, length)))
-}
-
-/// `HTTP/1.1 200 OK`: the three digits.
-fn status(bytes: &[u8]) -> anyhow::Result<u16> {
-    let digits = bytes.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
-    digits.and_then(|digits| digits.parse().ok()).context("an answer without a status")
-}
-
-fn field<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {
-    let line = head.split(|byte| *byte == b'\n').find(|line| {
-        line.get(name.len()) == Some(&b':')
-            && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
-    })?;
-    std::str::from_utf8(&line[name.len() + 1..]).ok().map(str::trim)
+    if now < run.gives_up() {
+        return true;
+    }
+    tally.unsent += 1;
+    if run.counts(due) {
+        tally.latencies.saturating_record(micros(late));
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn an_answer_is_taken_once_it_is_whole() {
-        let text = b"HTTP/1.1 201 Created\r\nEtag: \"7\"\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1";
-        let head = text.len() - "{}HTTP/1.1".len();
-        assert_eq!(whole(&text[..head]).unwrap(), None);
-        assert_eq!(whole(&text[..head + 1]).unwrap(), None);
-        assert_eq!(whole(text).unwrap(), Some((head, 2)));
-        assert_eq!(status(text).unwrap(), 201);
-        assert_eq!(field(&text[..head], "etag"), Some("\"7\""));
-        assert_eq!(field(&text[..head], "content"), None);
-        assert!(whole(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "without a length it never ends");
+    struct Knock;
+
+    impl Script for Knock {
+        fn request(&self, _number: u64, out: &mut Vec<u8>) -> Asked {
+            out.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
+            Asked::default()
+        }
+    }
+
+    /// A server that answers at once, except that from its `stall_at`th request on it stands still
+    /// for `stall`, once.
+    async fn server(stall_at: u64, stall: Duration) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (count, until) = (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::OnceLock::new()));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (count, until) = (count.clone(), until.clone());
+                tokio::spawn(async move {
+                    let mut bytes = [0; 256];
+                    while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {
+                        if count.fetch_add(1, Ordering::Relaxed) >= stall_at {
+                            let now = tokio::time::Instant::now();
+                            let until = *until.get_or_init(|| now + stall);
+                            tokio::time::sleep_until(until).await;
+                        }
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                        if stream.write_all(answer).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn load(rate: Option<f64>) -> Load {
+        let until = Until::Elapsed(Duration::from_secs(1));
+        Load { connections: 4, threads: 1, until, rate, name: None }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn with_a_rate_a_stall_shows_in_every_request_that_was_due_meanwhile() {
+        let stall = Duration::from_millis(200);
+        let address = server(200, stall).await;
+        let open = run(address, load(Some(500.0)), Arc::new(Knock)).await.unwrap();
+        assert_eq!(open.refused, 0);
+        assert_eq!(open.accepted + open.unsent, 600, "one for each due time, none left out");
+        // A hundred were due in those 200 ms, and half of them waited for more than half of it.
+        assert!(open.over_micros(100_000) >= 40, "{}", open.over_micros(100_000));
+        assert!(open.latencies.value_at_quantile(0.99) >= 100_000);
+        assert!(open.late_max >= Duration::from_millis(100));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_sent_in_time_counts_with_what_it_waited() {
+        let address = server(50, Duration::from_secs(4)).await;
+        let open = run(address, load(Some(200.0)), Arc::new(Knock)).await.unwrap();
+        assert_eq!(open.accepted + open.unsent, 240);
+        assert!(open.unsent >= 100, "{}", open.unsent);
+        assert!(open.latencies.value_at_quantile(0.5) >= 1_000_000);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_number_of_requests_is_kept_to() {
+        let address = server(u64::MAX, Duration::ZERO).await;
+        let until = Until::Answered(1_000);
+        let load = Load { connections: 7, threads: 2, until, rate: None, name: Some("knocking") };
+        let outcome = run(address, load, Arc::new(Knock)).await.unwrap();
+        assert_eq!((outcome.accepted, outcome.refused), (1_000, 0));
+        assert_eq!(outcome.kinds[0].accepted, 1_000);
+        assert_eq!(outcome.slices.iter().map(|slice| slice.units).sum::<u64>(), outcome.timed);
     }
 }

@@ -12,10 +12,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::http::{Change, Client, Market, Place, StoreKind, at_rest, heads, request, say};
-use super::load::{self, Answer, Load, Outcome, Script, Until, nothing};
+use super::client::Client;
+use super::in_folder;
+use super::load::{self, Answer, Asked, Judged, Load, Outcome, Script, Until};
+use super::market::Market;
+use super::place::{Place, StoreKind, at_rest, heads};
+use super::progress::say;
+use super::report::Percentiles;
+use super::scripts::{self, Change, LIST, Pick, shown};
 use super::server::Server;
-use super::{in_folder, percentiles};
 
 /// The read model that is rebuilt: the one that is read.
 const PROJECTION: &str = "listings-view";
@@ -134,17 +139,17 @@ async fn measure_in(plan: &Plan, folder: &std::path::Path) -> anyhow::Result<Reb
     let mut server = Server::start(folder, place.url())?;
     let journal = place.journal().await?;
     say("a seller and listings");
-    let mut market = Market::open(&server, plan.listings).await?;
+    let mut market = Market::open(server.admin()?, server.address(), plan.listings).await?;
     let written: u64 = heads(&*journal).await?.iter().sum();
     let per_answer = Change::Price.events();
     let missing = plan.events.saturating_sub(written).div_ceil(per_answer);
     say(&format!("{} events", plan.events));
     let until = Until::Answered(missing);
-    let load = Load { connections: WRITERS, threads: 1, until, rate: None };
-    let wrote =
-        load::run(server.address(), load, market.changes(Change::Price, plan.listings)).await?;
+    let name = Some("writing events");
+    let load = Load { connections: WRITERS, threads: 1, until, rate: None, name };
+    let wrote = load::run(server.address(), load, changes(&market, Change::Price)).await?;
     ensure!(wrote.accepted == missing, "of {missing} changes {} were accepted", wrote.accepted);
-    at_rest(&market.admin, &*journal).await?;
+    at_rest(&market.admin, Some(&*journal)).await?;
     let events = heads(&*journal).await?.iter().sum();
     let mails = mails(&market.admin).await?;
 
@@ -158,7 +163,7 @@ async fn measure_in(plan: &Plan, folder: &std::path::Path) -> anyhow::Result<Reb
     market.admin.post(&format!("{path}/rebuilds"), &ask).await?;
     let began = std::time::Instant::now();
     let bar = progress(events)?;
-    let (mut whole, mut resumed) = (nothing()?, None);
+    let (mut whole, mut resumed) = (Outcome::new(1, 0)?, None);
     loop {
         whole.add(&steady(plan, &server, &market, STRETCH).await?)?;
         let filled = filled(&market.admin, &path).await?;
@@ -169,7 +174,7 @@ async fn measure_in(plan: &Plan, folder: &std::path::Path) -> anyhow::Result<Reb
         if plan.kill && resumed.is_none() && filled.events > events / 3 {
             drop(server);
             server = Server::start(folder, place.url())?;
-            market = market.at(&server)?;
+            market = market.at(server.admin()?).await?;
             resumed = Some((filled.events, self::filled(&market.admin, &path).await?.events));
         }
     }
@@ -178,7 +183,7 @@ async fn measure_in(plan: &Plan, folder: &std::path::Path) -> anyhow::Result<Reb
     phases.push(phase("while it is filled", &whole));
 
     say("the new version");
-    at_rest(&market.admin, &*journal).await?;
+    at_rest(&market.admin, Some(&*journal)).await?;
     let differing = differing(&market.admin, &path).await?;
     market.admin.steer(&path, "cut-over").await?;
     phases.push(phase("after the cut-over", &steady(plan, &server, &market, plan.time).await?));
@@ -217,7 +222,7 @@ impl RebuildReport {
 }
 
 fn phase(name: &'static str, outcome: &Outcome) -> Phase {
-    let [p50_ms, p95_ms, p99_ms] = percentiles(&outcome.latencies);
+    let Percentiles { p50_ms, p95_ms, p99_ms, .. } = Percentiles::of(&outcome.latencies);
     Phase {
         name,
         per_second: outcome.per_second(),
@@ -236,11 +241,12 @@ async fn steady(
     time: Duration,
 ) -> anyhow::Result<Outcome> {
     let rate = (plan.rate > 0.0).then_some(plan.rate);
-    let load = Load { connections: CONNECTIONS, threads: 1, until: Until::Elapsed(time), rate };
+    let (connections, until) = (CONNECTIONS, Until::Elapsed(time));
+    let load = Load { connections, threads: 1, until, rate, name: None };
     let script = std::sync::Arc::new(Visitors {
-        list: request("GET", "/api/v1/listings?limit=20", &market.token, "", ""),
-        changes: market.changes(Change::Title, plan.listings),
-        shown: market.shown(),
+        list: market.seller.asker().request("GET", LIST, "", ""),
+        changes: changes(market, Change::Title),
+        shown: shown(market),
     });
     let outcome = load::run(server.address(), load, script).await?;
     ensure!(outcome.refused == outcome.failed, "refused with {:?}", outcome.refused_with);
@@ -255,9 +261,11 @@ struct Visitors {
 }
 
 impl Script for Visitors {
-    fn request(&self, number: u64, out: &mut Vec<u8>) {
+    fn request(&self, number: u64, out: &mut Vec<u8>) -> Asked {
         match number % 10 {
-            0 => self.changes.request(number / 10, out),
+            0 => {
+                self.changes.request(number / 10, out);
+            }
             5 => {
                 let count = self.shown.len() as u64;
                 let index = usize::try_from(number / 10 % count).unwrap_or(0);
@@ -265,13 +273,18 @@ impl Script for Visitors {
             }
             _ => out.extend_from_slice(&self.list),
         }
+        Asked::default()
     }
 
-    fn answer(&self, number: u64, answer: &Answer<'_>) {
-        if number.is_multiple_of(10) {
-            self.changes.answer(number / 10, answer);
-        }
+    fn answer(&self, _asked: &Asked, answer: &Answer<'_>) -> Judged {
+        if answer.status < 300 { Judged::GOOD } else { Judged::BAD }
     }
+}
+
+/// Changes of all listings, in turn.
+fn changes(market: &Market, change: Change) -> std::sync::Arc<dyn Script> {
+    let all = market.listings.len();
+    scripts::changes(market, change, all, Pick::InTurn(all as u64)).script
 }
 
 struct Filled {

@@ -1,6 +1,7 @@
 //! A server of its own for a measurement: this same program as a child process, so that the load
 //! does not share its threads and its allocator.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,10 +9,14 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
+use super::client::Client;
 use crate::serve::ADMIN_TOKEN_FILE;
 
 /// Kernel ticks a second in `/proc/<pid>/stat`: fixed for user space on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What it logs, in its folder.
+const LOG_FILE: &str = "server.log";
 
 /// A server that is running; it is killed when this is dropped.
 pub struct Server {
@@ -27,10 +32,16 @@ impl Server {
         let mut command = Command::new(program);
         command.arg("serve").env_clear().env("APP_ENV", "development");
         command.env("DATA_DIR", folder).env("HTTP_ADDR", "127.0.0.1:0");
+        // People prove their addresses without a detour through the mail.
+        command.env("REVEAL_VERIFICATION_TOKEN", "true");
         if let Some(url) = database_url {
             command.env("DATABASE_URL", url);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // What it logs is not to stand between the progress and the report.
+        let log = folder.join(LOG_FILE);
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.with_context(|| format!("cannot write {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
         let child = command.spawn().context("the server could not be started")?;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self { child, address, folder: folder.to_owned() };
@@ -45,7 +56,9 @@ impl Server {
             std::thread::spawn(move || lines.for_each(drop));
             return Ok(server);
         }
-        bail!("the server ended before it listened: {}", server.child.wait()?)
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let last = said.lines().last().unwrap_or_default();
+        bail!("the server ended before it listened: {}: {last}", server.child.wait()?)
     }
 
     /// Where it listens.
@@ -53,11 +66,12 @@ impl Server {
         self.address
     }
 
-    /// The token of its development administrator.
-    pub fn admin_token(&self) -> anyhow::Result<String> {
+    /// Its development administrator.
+    pub(super) fn admin(&self) -> anyhow::Result<Client> {
         let path = self.folder.join(ADMIN_TOKEN_FILE);
-        let token = std::fs::read_to_string(&path);
-        Ok(token.with_context(|| format!("cannot read {}", path.display()))?.trim().to_owned())
+        let token = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Client::new(&format!("http://{}", self.address), &token))
     }
 
     /// Processor time it has used so far, in seconds; none where the system does not say.

@@ -4,20 +4,44 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::bench::http::{self, StoreKind};
-use crate::bench::rebuild;
+use super::remote;
+use crate::bench::compare::{Comparison, Tolerance};
+use crate::bench::measure::{Elsewhere, Plan, Scenario, measure};
+use crate::bench::place::StoreKind;
+use crate::bench::report::Report;
+use crate::bench::{html, rebuild, restart};
 
 /// What to measure.
 #[derive(Subcommand)]
 pub(super) enum BenchCommand {
-    /// Commands over HTTP: an echo, one hot listing, many listings; and the store's raw inserts
+    /// The bars: echo, one hot listing and many, new titles and new prices; and the raw inserts
     Http(Options),
+    /// New titles of one listing
+    Hot(Options),
+    /// New titles of all listings in turn
+    Spread(Options),
+    /// New titles, of some listings much more often than of others
+    Zipf(Options),
+    /// Whole purchases: an order, and everything until it is SHIPPED
+    Purchase(Options),
+    /// Batches of events from a publisher outside, until they are durable
+    Publish(Options),
+    /// Reads of listings, of the list and of the search
+    Read(Options),
+    /// A bit of everything, in the proportions of a marketplace's hour
+    Mixed(Options),
+    /// Every scenario, one after the other
+    All(Options),
     /// Reads and changes while a read model of a long journal is rebuilt
     Rebuild(RebuildOptions),
+    /// Starts on journals of growing size: how soon a server is ready, what a command costs then
+    Restart(RestartOptions),
+    /// Two reports beside each other
+    Compare(CompareOptions),
 }
 
 /// Where to measure, and where the report goes.
@@ -39,21 +63,65 @@ struct Common {
 pub(super) struct Options {
     #[command(flatten)]
     common: Common,
+    /// Also write the report to this file, as a page with plots that needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// How long each phase is timed
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// How many connections at the same time, a row each
     #[arg(long, value_delimiter = ',', default_value = "64,256")]
     connections: Vec<usize>,
+    /// Requests are due at this rate a second, and times count from then; a closed loop when absent
+    #[arg(long)]
+    rate: Option<f64>,
     /// How many threads make the load
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// How many listings the spread load is spread over
+    /// How many listings there are
     #[arg(long, default_value_t = 10_000)]
     listings: usize,
     /// Only phases whose name begins so
     #[arg(long)]
     only: Option<String>,
+    #[command(flatten)]
+    shape: Shape,
+    #[command(flatten)]
+    elsewhere: ElsewhereOptions,
+}
+
+/// What single scenarios want to know.
+#[derive(Args)]
+struct Shape {
+    /// zipf: the share of the listing at rank r is proportional to 1 / r^exponent
+    #[arg(long, default_value_t = 1.0)]
+    exponent: f64,
+    /// purchase, mixed: how many people buy
+    #[arg(long, default_value_t = 16)]
+    buyers: usize,
+    /// publish: how many events a batch has
+    #[arg(long, default_value_t = 500)]
+    batch: u64,
+    /// publish: under how many keys
+    #[arg(long, default_value_t = 1_000)]
+    keys: u64,
+    /// mixed: at so many times the rates of the catalogue's hour (1, 10, 100)
+    #[arg(long, conflicts_with = "rate")]
+    scale: Option<f64>,
+}
+
+/// A server that is there already.
+#[derive(Args)]
+struct ElsewhereOptions {
+    /// Measure this server, in development mode, instead of one of its own: http://127.0.0.1:8080
+    #[arg(long, conflicts_with_all = ["store", "folder"])]
+    url: Option<String>,
+    /// A file with an administrator's token of that server; SOUK_TOKEN holds the token itself [admin-token in the data folder]
+    #[arg(long, env = "SOUK_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// That server may be on another machine
+    #[arg(long, requires = "url")]
+    allow_remote: bool,
 }
 
 /// How to measure a rebuild.
@@ -81,6 +149,34 @@ pub(super) struct RebuildOptions {
     kill: bool,
 }
 
+/// How to measure starts.
+#[derive(Args)]
+pub(super) struct RestartOptions {
+    #[command(flatten)]
+    common: Common,
+    /// How many events the journal has, one size after the other
+    #[arg(long, value_delimiter = ',', default_value = "10000,100000,1000000")]
+    sizes: Vec<u64>,
+    /// How many listings they are about
+    #[arg(long, default_value_t = 1_000)]
+    listings: usize,
+    /// How long the changes are timed at each size
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
+/// What to compare.
+#[derive(Args)]
+pub(super) struct CompareOptions {
+    /// A report that `--json` wrote
+    before: PathBuf,
+    /// A later one
+    after: PathBuf,
+    /// End with exit code 1 when a figure is worse by more than this: 10%
+    #[arg(long, value_name = "PERCENT")]
+    fail_above: Option<Tolerance>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum Store {
     /// Files of its own
@@ -98,30 +194,78 @@ impl From<Store> for StoreKind {
     }
 }
 
-pub(super) async fn bench(command: BenchCommand) -> anyhow::Result<ExitCode> {
-    match command {
-        BenchCommand::Http(options) => commands(options).await,
-        BenchCommand::Rebuild(options) => rebuilds(options).await,
-    }
+pub(super) async fn bench(command: BenchCommand, data_dir: &Path) -> anyhow::Result<ExitCode> {
+    use Scenario::{Hot, HotPrices, Mixed, Publish, Purchase, Read, Spread, SpreadPrices, Zipf};
+    let (scenarios, options): (&[Scenario], _) = match command {
+        BenchCommand::Http(options) => (&[Hot, Spread, HotPrices, SpreadPrices], options),
+        BenchCommand::Hot(options) => (&[Hot], options),
+        BenchCommand::Spread(options) => (&[Spread], options),
+        BenchCommand::Zipf(options) => (&[Zipf], options),
+        BenchCommand::Purchase(options) => (&[Purchase], options),
+        BenchCommand::Publish(options) => (&[Publish], options),
+        BenchCommand::Read(options) => (&[Read], options),
+        BenchCommand::Mixed(options) => (&[Mixed], options),
+        BenchCommand::All(options) => {
+            (&[Hot, Spread, HotPrices, SpreadPrices, Zipf, Purchase, Publish, Read, Mixed], options)
+        }
+        BenchCommand::Rebuild(options) => return rebuilds(options).await,
+        BenchCommand::Restart(options) => return restarts(options).await,
+        BenchCommand::Compare(options) => return compare(&options),
+    };
+    scenarios_of(scenarios, options, data_dir).await
 }
 
 fn seconds(seconds: f64) -> anyhow::Result<Duration> {
-    Duration::try_from_secs_f64(seconds).context("--seconds")
+    let time = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+    ensure!(!time.is_zero(), "--seconds must be more than 0");
+    Ok(time)
 }
 
-async fn commands(options: Options) -> anyhow::Result<ExitCode> {
-    let Common { store, folder, json } = options.common;
-    let plan = http::Plan {
+async fn scenarios_of(
+    scenarios: &[Scenario],
+    options: Options,
+    data_dir: &Path,
+) -> anyhow::Result<ExitCode> {
+    let Options { common, html, shape, elsewhere, .. } = options;
+    let Common { store, folder, json } = common;
+    ensure!(!options.connections.contains(&0), "--connections must be at least 1");
+    ensure!(options.listings > 0, "--listings must be at least 1");
+    ensure!((1..=2_000).contains(&shape.batch), "--batch must be from 1 to 2000");
+    ensure!(shape.keys > 0, "--keys must be at least 1");
+    let rates = [options.rate, shape.scale];
+    ensure!(rates.into_iter().flatten().all(|rate| rate > 0.0), "--rate and --scale: more than 0");
+    let elsewhere = match elsewhere.url {
+        None => None,
+        Some(url) => {
+            let token = remote::token(elsewhere.token_file.as_deref(), data_dir)?;
+            Some(Elsewhere { url, token, allow_remote: elsewhere.allow_remote })
+        }
+    };
+    let plan = Plan {
+        scenarios: scenarios.to_vec(),
         time: seconds(options.seconds)?,
         connections: options.connections,
         threads: options.threads,
+        rate: options.rate,
+        scale: shape.scale,
         listings: options.listings,
+        exponent: shape.exponent,
+        buyers: shape.buyers,
+        batch: shape.batch,
+        keys: shape.keys,
         store: store.into(),
         folder,
         only: options.only,
+        elsewhere,
     };
-    let report = http::measure(&plan).await?;
-    told(&report.table(), &report, json.as_deref())
+    let report = measure(&plan).await?;
+    if let Some(path) = html {
+        written(&path, html::page(&report).as_bytes())?;
+    }
+    told(&report.table(), &report, json.as_deref())?;
+    let failures = report.failures();
+    failures.iter().for_each(|failure| eprintln!("souk: {failure}"));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn rebuilds(options: RebuildOptions) -> anyhow::Result<ExitCode> {
@@ -137,14 +281,50 @@ async fn rebuilds(options: RebuildOptions) -> anyhow::Result<ExitCode> {
         folder,
     };
     let report = rebuild::measure(&plan).await?;
-    told(&report.table(), &report, json.as_deref())
+    told(&report.table(), &report, json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn told(table: &str, report: &impl Serialize, json: Option<&Path>) -> anyhow::Result<ExitCode> {
-    print!("{table}");
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_vec_pretty(report)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+async fn restarts(options: RestartOptions) -> anyhow::Result<ExitCode> {
+    let Common { store, folder, json } = options.common;
+    ensure!(options.listings > 0, "--listings must be at least 1");
+    let plan = restart::Plan {
+        sizes: options.sizes,
+        listings: options.listings,
+        time: seconds(options.seconds)?,
+        store: store.into(),
+        folder,
+    };
+    let report = restart::measure(&plan).await?;
+    told(&report.table(), &report, json.as_deref())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn compare(options: &CompareOptions) -> anyhow::Result<ExitCode> {
+    let read = |path: &Path| -> anyhow::Result<Report> {
+        let text =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is no report of a scenario", path.display()))
+    };
+    let comparison = Comparison::of(&read(&options.before)?, &read(&options.after)?)?;
+    print!("{}", comparison.table());
+    let worse = options.fail_above.map(|most| comparison.worse_than(most)).unwrap_or_default();
+    for difference in &worse {
+        let (phase, figure, by) = (&difference.phase, difference.figure, difference.worse_by);
+        eprintln!("souk: {phase}: {figure} is worse by {:.0} %", by * 100.0);
+    }
+    Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn written(path: &Path, text: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn told(table: &str, report: &impl Serialize, json: Option<&Path>) -> anyhow::Result<()> {
+    print!("{table}");
+    match json {
+        Some(path) => written(path, &serde_json::to_vec_pretty(report)?),
+        None => Ok(()),
+    }
 }

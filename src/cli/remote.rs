@@ -58,20 +58,21 @@ impl<O: Args> Against<O> {
 impl Connection {
     /// Opens it. Nothing is sent yet.
     fn open(&self, data_dir: &Path) -> anyhow::Result<Remote> {
-        let token = match (&self.token_file, std::env::var(TOKEN)) {
-            (None, Ok(token)) => token,
-            (Some(file), _) => read_token(file)?,
-            (None, Err(_)) => read_token(&data_dir.join(ADMIN_TOKEN_FILE))?,
-        };
+        let token = token(self.token_file.as_deref(), data_dir)?;
         let url = self.url.trim_end_matches('/').to_owned();
-        let http = http_client().build();
-        Ok(Remote {
-            http: http.context("cannot make requests")?,
-            url,
-            token: token.trim().to_owned(),
-            json: self.json,
-        })
+        let http = http_client().build().context("cannot make requests")?;
+        Ok(Remote { http, url, token, json: self.json })
     }
+}
+
+/// The token in this file; without one in `SOUK_TOKEN`, or in the data folder.
+pub(super) fn token(file: Option<&Path>, data_dir: &Path) -> anyhow::Result<String> {
+    let token = match (file, std::env::var(TOKEN)) {
+        (None, Ok(token)) => token,
+        (Some(file), _) => read_token(file)?,
+        (None, Err(_)) => read_token(&data_dir.join(ADMIN_TOKEN_FILE))?,
+    };
+    Ok(token.trim().to_owned())
 }
 
 fn read_token(file: &Path) -> anyhow::Result<String> {

@@ -1,8 +1,27 @@
 //! The load run keeps true books. How fast anything is, no test says.
 
-use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::support::Command;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{Command, Server, Start, on_postgres};
+
+/// Longer than any of these runs takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn read(json: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap()
+}
+
+fn store() -> &'static str {
+    if on_postgres() { "postgres" } else { "sqlite" }
+}
 
 #[tokio::test]
 async fn a_load_run_counts_what_the_journal_has() {
@@ -11,9 +30,9 @@ async fn a_load_run_counts_what_the_journal_has() {
     let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
     let run = ["bench", "http", "--seconds", "0.3", "--connections", "3", "--listings", "20"];
     let run = [&run[..], &["--folder", into, "--json", report]].concat();
-    let run = Command::new(&run).run();
+    let run = Command::new(&run).patient_for(PATIENCE).run();
     assert_eq!(run.code, 0, "{}", run.errors);
-    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let report = read(&json);
     let rows = report["rows"].as_array().unwrap();
     let phases = [
         ("echo", 0),
@@ -40,12 +59,23 @@ async fn a_rebuild_under_load_is_measured_over_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("report.json");
     let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
-    let run = ["bench", "rebuild", "--events", "12000", "--listings", "20", "--rate", "50"];
+    let run = [
+        "bench",
+        "rebuild",
+        "--store",
+        store(),
+        "--events",
+        "12000",
+        "--listings",
+        "20",
+        "--rate",
+        "50",
+    ];
     let more = ["--rows-per-second", "800", "--seconds", "1", "--kill"];
     let run = [&run[..], &more, &["--folder", into, "--json", report]].concat();
-    let run = Command::new(&run).run();
+    let run = Command::new(&run).patient_for(PATIENCE).run();
     assert_eq!(run.code, 0, "{}", run.errors);
-    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let report = read(&json);
     assert!(report["events"].as_u64().unwrap() >= 12_000, "{report}");
     assert_eq!(report["differing"], 0, "{report}");
     assert_eq!(report["mails"][0], report["mails"][1], "{report}");
@@ -56,4 +86,239 @@ async fn a_rebuild_under_load_is_measured_over_a_kill() {
     let expected = ["at rest", "while it is filled", "after the cut-over", "after the roll-back"];
     assert_eq!(names, expected);
     assert!(phases.iter().all(|phase| phase["failed"] == 0), "{report}");
+}
+
+#[tokio::test]
+async fn every_scenario_yields_a_report_whose_checks_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, html) = (folder.path().join("report.json"), folder.path().join("report.html"));
+    let files = ["--json", json.to_str().unwrap(), "--html", html.to_str().unwrap()];
+    let run = ["bench", "all", "--seconds", "0.5", "--connections", "4", "--listings", "20"];
+    let shape = ["--buyers", "2", "--batch", "20", "--keys", "7", "--store", store()];
+    let into = ["--folder", folder.path().to_str().unwrap()];
+    let run = [&run[..], &shape, &into, &files].concat();
+    let run = Command::new(&run).patient_for(PATIENCE).run();
+    assert_eq!(run.code, 0, "{}", run.errors);
+    let report = read(&json);
+    let rows = report["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["phase"].as_str().unwrap()).collect();
+    let phases = [
+        "echo",
+        "hot",
+        "spread",
+        "hot, two events",
+        "spread, two events",
+        "zipf",
+        "purchase",
+        "publish",
+        "read",
+        "mixed",
+        "raw inserts",
+    ];
+    assert_eq!(names, phases);
+    assert_eq!(report["is_good"], true);
+    for row in &rows[..phases.len() - 1] {
+        let checks = row["checks"].as_array().unwrap();
+        assert!(checks.len() >= 6, "{row}");
+        assert!(checks.iter().all(|check| check["is_good"] == true), "{row}");
+        assert!(row["accepted"].as_u64().unwrap() > 0 && row["refused"] == 0, "{row}");
+        assert!(!row["moments"].as_array().unwrap().is_empty(), "{row}");
+    }
+    let row = |phase: &str| rows.iter().find(|row| row["phase"] == phase).unwrap();
+    let aggregates =
+        |phase: &str| row(phase)["aggregates"]["spread"]["aggregates"].as_u64().unwrap();
+    assert_eq!(aggregates("hot"), 1);
+    assert!((2..=20).contains(&aggregates("zipf")));
+    let top = row("zipf")["aggregates"]["top"].as_array().unwrap();
+    let rates: Vec<_> = top.iter().map(|one| one["per_second"].as_f64().unwrap()).collect();
+    assert!(rates.is_sorted_by(|one, other| one >= other), "{rates:?}");
+    assert!(row("purchase")["shipped"]["p95_ms"].as_f64().unwrap() > 0.0);
+    let journal = row("purchase")["journal"].as_array().unwrap();
+    let orders = journal.iter().find(|of| of["aggregate_type"] == "order").unwrap();
+    assert_eq!(orders["per_aggregate"]["aggregates"], row("purchase")["accepted"]);
+    let published = row("publish");
+    assert_eq!(published["journalled"], published["accepted"].as_u64().unwrap() * 20);
+    let handled = published["subscribers"].as_array().unwrap();
+    let index = handled.iter().find(|of| of["name"] == "events-index").unwrap();
+    assert!(index["events"].as_u64() >= published["journalled"].as_u64(), "{index}");
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.trim_end().ends_with("</html>"));
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    assert!(page.matches("<svg").count() >= 3 * (phases.len() - 1));
+}
+
+/// A server that is there already, and the arguments that lead there.
+async fn elsewhere(start: Start) -> (Server, tempfile::TempDir, String) {
+    let server = start.start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, server.admin_token()).unwrap();
+    (server, folder, token.display().to_string())
+}
+
+#[tokio::test]
+async fn a_running_server_is_measured_at_a_steady_rate_and_reports_are_compared() {
+    let (server, folder, token) = elsewhere(Start::default()).await;
+    let json = folder.path().join("report.json");
+    let url = server.url();
+    let run = ["bench", "zipf", "--url", &url, "--token-file", &token, "--rate", "40"];
+    let more = ["--seconds", "1", "--connections", "8", "--listings", "10"];
+    let run = [&run[..], &more, &["--json", json.to_str().unwrap()]].concat();
+    let run = Command::new(&run).patient_for(PATIENCE).run();
+    assert_eq!(run.code, 0, "{}", run.errors);
+    let mut report = read(&json);
+    let row = report["rows"].as_array().unwrap().iter().find(|row| row["phase"] == "zipf").unwrap();
+    assert_eq!(row["rate"], 40.0);
+    // A second and a fifth of it before: one for each due time.
+    assert_eq!(row["accepted"].as_u64().unwrap() + row["unsent"].as_u64().unwrap(), 48);
+    server.finish().await;
+
+    let before = json.to_str().unwrap();
+    let same = Command::new(&["bench", "compare", before, before, "--fail-above", "0%"]).run();
+    assert_eq!(same.code, 0, "{}", same.errors);
+    assert!(same.output.contains("the same"), "{}", same.output);
+    for row in report["rows"].as_array_mut().unwrap() {
+        let slower = row["p95_ms"].as_f64().unwrap() * 2.0;
+        row["p95_ms"] = slower.into();
+    }
+    let after = folder.path().join("after.json");
+    std::fs::write(&after, report.to_string()).unwrap();
+    let worse = ["bench", "compare", before, after.to_str().unwrap(), "--fail-above", "10%"];
+    let worse = Command::new(&worse).run();
+    assert_eq!(worse.code, 1);
+    assert!(worse.errors.contains("p95 ms is worse by 100 %"), "{}", worse.errors);
+}
+
+#[tokio::test]
+async fn a_run_that_is_refused_fails_and_says_so() {
+    let (server, folder, token) = elsewhere(Start::default().with("MAILBOX_CAP", 1)).await;
+    let json = folder.path().join("report.json");
+    let url = server.url();
+    let run = ["bench", "hot", "--url", &url, "--token-file", &token, "--listings", "1"];
+    let more = ["--seconds", "0.5", "--connections", "64", "--json", json.to_str().unwrap()];
+    let run = Command::new(&[&run[..], &more].concat()).patient_for(PATIENCE).run();
+    assert_eq!(run.code, 1, "{}", run.output);
+    assert!(run.errors.contains("every request is answered as asked for"), "{}", run.errors);
+    assert!(run.errors.contains("the last with 503"), "{}", run.errors);
+    assert_eq!(read(&json)["is_good"], false);
+    server.finish().await;
+}
+
+/// Passes everything on, except that of every twenty changes it answers one itself.
+async fn liar(upstream: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let changes = Arc::new(AtomicU64::new(0));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(lie(client, upstream, changes.clone()));
+        }
+    });
+    address
+}
+
+async fn lie(mut client: TcpStream, upstream: SocketAddr, changes: Arc<AtomicU64>) {
+    let mut server = TcpStream::connect(upstream).await.unwrap();
+    let (mut asked, mut told) = (Vec::new(), Vec::new());
+    let mut version = 1_000_000;
+    while let Some(request) = message(&mut client, &mut asked).await {
+        let answer = if request.starts_with(b"PATCH")
+            && changes.fetch_add(1, Ordering::Relaxed).is_multiple_of(20)
+        {
+            version += 1;
+            format!("HTTP/1.1 200 OK\r\nETag: \"{version}\"\r\nContent-Length: 2\r\n\r\n{{}}")
+                .into()
+        } else {
+            server.write_all(&request).await.unwrap();
+            let Some(answer) = message(&mut server, &mut told).await else { break };
+            answer
+        };
+        if client.write_all(&answer).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// The next whole message of a connection; none: it has ended.
+async fn message(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
+    loop {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        if let Some(end) = end {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+            let length = head
+                .split("content-length: ")
+                .nth(1)
+                .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+            if bytes.len() >= end + length {
+                let rest = bytes.split_off(end + length);
+                return Some(std::mem::replace(bytes, rest));
+            }
+        }
+        if stream.read_buf(bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_changes_are_lost_fails_and_says_so() {
+    let (server, folder, token) = elsewhere(Start::default()).await;
+    let liar = liar(server.url().strip_prefix("http://").unwrap().parse().unwrap()).await;
+    let json = folder.path().join("report.json");
+    let url = format!("http://{liar}");
+    let run = move || {
+        let run = ["bench", "spread", "--url", &url, "--token-file", &token, "--listings", "4"];
+        let more = ["--seconds", "0.5", "--connections", "4", "--json", json.to_str().unwrap()];
+        Command::new(&[&run[..], &more].concat()).patient_for(PATIENCE).run()
+    };
+    let run = tokio::task::spawn_blocking(run).await.unwrap();
+    assert_eq!(run.code, 1, "{}", run.output);
+    assert!(run.errors.contains("what was accepted is published"), "{}", run.errors);
+    server.finish().await;
+    drop(folder);
+}
+
+#[tokio::test]
+async fn what_cannot_be_measured_is_said_before_anything_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "a token").unwrap();
+    let refused = |arguments: &[&str], words: &str| {
+        let token = ["--token-file", token.to_str().unwrap()];
+        let run = Command::new(&[&["bench", "hot"], arguments, &token].concat()).run();
+        assert_ne!(run.code, 0);
+        assert!(run.errors.contains(words), "{}", run.errors);
+    };
+    refused(&["--url", "http://192.0.2.1:8080"], "--allow-remote");
+    refused(&["--url", "https://127.0.0.1:8080"], "plain HTTP");
+    refused(&["--url", "http://127.0.0.1:1"], "no server answers");
+    refused(&["--url", "http://127.0.0.1:1", "--connections", "0"], "--connections");
+    refused(&["--url", "http://127.0.0.1:1", "--rate", "0"], "--rate");
+    let none = folder.path().join("none.json");
+    let none = none.to_str().unwrap();
+    let run = Command::new(&["bench", "compare", none, none]).run();
+    assert!(run.code == 1 && run.errors.contains("cannot read"), "{}", run.errors);
+}
+
+#[tokio::test]
+async fn starts_on_growing_journals_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("report.json");
+    let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
+    let run = ["bench", "restart", "--store", store(), "--sizes", "500,2000", "--listings", "60"];
+    let run = [&run[..], &["--seconds", "0.5", "--folder", into, "--json", report]].concat();
+    let run = Command::new(&run).patient_for(PATIENCE).run();
+    assert_eq!(run.code, 0, "{}", run.errors);
+    let report = read(&json);
+    let sizes = report["sizes"].as_array().unwrap();
+    assert_eq!(sizes.len(), 2);
+    for (size, least) in sizes.iter().zip([500, 2_000]) {
+        assert!(size["events"].as_u64().unwrap() >= least, "{size}");
+        assert!(size["ready_ms"].as_f64().unwrap() > 0.0, "{size}");
+        let times = ["cold", "cold_at_once", "change"].map(|of| size[of]["p99_ms"].as_f64());
+        assert!(times.iter().all(|time| time.unwrap() > 0.0), "{size}");
+    }
+    assert!(run.output.contains("| cost |"), "{}", run.output);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
+    assert_eq!(left.len(), 1, "only the report is left behind: {left:?}");
 }

@@ -33,6 +33,7 @@ mod event_store;
 mod explain;
 mod failures;
 mod followers;
+mod journal_copy;
 mod limits;
 #[cfg(feature = "chaos")]
 mod linearizability;

@@ -26,13 +26,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow, Postgres};
 use sqlx::{ConnectOptions, Connection, PgPool, Row};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
 use super::backup::Contents;
+use super::copy::{self, COPYING};
 use super::{
-    AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState, Outcome,
-    PersonKey, Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
+    AppendError, Batch, Checkpoint, Error, FORMAT, Head, Lease, Letter, LetterFilter, LetterState,
+    Outcome, PersonKey, Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
 };
 use crate::event::{Position, StoredEvent};
 use crate::faults::points;
@@ -199,6 +200,15 @@ impl PostgresStore {
     /// When another process serves the journal, this waits until its lease expires, and fails with
     /// [`Error::Locked`] as soon as that process renews it; nothing has been changed then.
     pub async fn open(options: PostgresOptions, partitions: Option<u16>) -> Result<Self, Error> {
+        Self::open_as(options, partitions, &FORMAT.to_string()).await
+    }
+
+    /// The same, of a journal in this format.
+    async fn open_as(
+        options: PostgresOptions,
+        partitions: Option<u16>,
+        format: &str,
+    ) -> Result<Self, Error> {
         let mut connection = options.connect_for_lease().await?;
         check_durability(&mut connection).await?;
         warn_of_settings(&mut connection).await?;
@@ -210,7 +220,9 @@ impl PostgresStore {
             rows::check_setting("partitions", &stored.to_string(), &partitions.to_string())?;
             lease::take(&mut connection, &holder, options.lease_ttl).await?;
         }
-        set_up(&mut connection, partitions).await?;
+        if format != COPYING {
+            set_up(&mut connection, partitions).await?;
+        }
         let taken = lease::take(&mut connection, &holder, options.lease_ttl).await?;
         set_up_lock(&mut connection, "SELECT pg_advisory_unlock($1)").await?;
         let tenure = Tenure::new(holder, options.lease_ttl, taken.asked);
@@ -238,6 +250,7 @@ impl PostgresStore {
         let partitions = stored_partitions(&mut connection).await?.ok_or_else(|| {
             Error::Mismatch(format!("there is no journal in this database (schema {SCHEMA})"))
         })?;
+        check_format(&mut connection).await?;
         let readers = readers(&options, &read_only);
         let appenders = Vec::new();
         Ok(Self { partitions, readers, options, appenders, tenure: None, keeper: None })
@@ -386,6 +399,19 @@ async fn stored_partitions(connection: &mut PgConnection) -> Result<Option<u16>,
         .map_err(|_| Error::Damaged("the number of partitions".into()))
 }
 
+/// Refuses a journal of another format, and one that is being copied into.
+async fn check_format(connection: &mut PgConnection) -> Result<(), Error> {
+    let format = stored_format(connection).await?.unwrap_or_default();
+    rows::check_setting("format", &format, &FORMAT.to_string())
+}
+
+async fn stored_format(connection: &mut PgConnection) -> Result<Option<String>, Error> {
+    sqlx::query_scalar("SELECT value FROM settings WHERE name = 'format'")
+        .fetch_optional(connection)
+        .await
+        .map_err(Error::database)
+}
+
 /// Brings the tables up to date, and settles what cannot be changed later.
 async fn set_up(connection: &mut PgConnection, partitions: u16) -> Result<(), Error> {
     let exists: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
@@ -463,6 +489,10 @@ impl Store for PostgresStore {
         // Only now: whoever has not heard of the new lease settles again with the one it has.
         appender.epoch = lease.epoch;
         Ok((lease, head))
+    }
+
+    async fn dump(&self, into: &mpsc::Sender<copy::Rows>) -> Result<(), Error> {
+        self.dump_into(into).await
     }
 
     async fn back_up(&self, folder: &Path) -> Result<Contents, Error> {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::copy::COPYING;
 use super::{
-    Checkpoint, Error, FORMAT, Head, Letter, LetterState, Outcome, Quarantine, Snapshot, Timer,
-    TimerKey, TimerWrite,
+    Checkpoint, Error, FORMAT, Head, Letter, LetterState, Outcome, PersonKey, Quarantine, Snapshot,
+    Timer, TimerKey, TimerWrite,
 };
 use crate::event::{Position, StoredEvent};
 use crate::world::Timestamp;
@@ -61,12 +62,16 @@ pub(super) fn check_setting(name: &str, stored: &str, wanted: &str) -> Result<()
         return Ok(());
     }
     Err(Error::Mismatch(match name {
+        "format" if stored == COPYING => {
+            "a copy into this journal was not finished: run souk journal copy again".to_owned()
+        }
         "format" => format!(
             "the journal has format {stored}; this version of the program reads and writes format {wanted} only"
         ),
-        _ => format!(
+        "partitions" => format!(
             "the journal was created with {name} {stored}, not {wanted}: it cannot be changed later"
         ),
+        _ => format!("the journal's {name} is {stored} and not {wanted}"),
     }))
 }
 
@@ -124,6 +129,8 @@ pub(super) trait Columns {
     fn text(&self, column: &str) -> Result<&str, BoxError>;
     fn text_or_none(&self, column: &str) -> Result<Option<&str>, BoxError>;
     fn bytes(&self, column: &str) -> Result<&[u8], BoxError>;
+    fn bytes_or_none(&self, column: &str) -> Result<Option<&[u8]>, BoxError>;
+    fn number_or_none(&self, column: &str) -> Result<Option<i64>, BoxError>;
 
     fn time(&self, column: &str) -> Result<Timestamp, BoxError> {
         Ok(Timestamp::from_millis(self.number(column)?))
@@ -252,4 +259,41 @@ pub(super) fn quarantine_of(row: &impl Columns) -> Result<Quarantine, Error> {
             since: row.time("since")?,
         })
     })
+}
+
+pub(super) fn person_key_of(row: &impl Columns) -> Result<PersonKey, Error> {
+    read("person's key", || {
+        let wrapped = row.bytes_or_none("wrapped")?.unwrap_or_default().to_vec();
+        Ok(PersonKey { subject: row.id("subject")?, wrapped })
+    })
+}
+
+/// A row of the application: its key, its value and when it may be dropped.
+pub(super) type ControlRow = (Vec<u8>, Vec<u8>, Option<Timestamp>);
+
+pub(super) fn control_of(row: &impl Columns) -> Result<ControlRow, Error> {
+    read("control row", || {
+        let expires_at = row.number_or_none("expires_at")?.map(Timestamp::from_millis);
+        Ok((row.bytes("key")?.to_vec(), row.bytes("value")?.to_vec(), expires_at))
+    })
+}
+
+pub(super) fn space_of(row: &impl Columns) -> Result<String, Error> {
+    read("control row", || Ok(row.text("space")?.to_owned()))
+}
+
+pub(super) fn id_of(row: &impl Columns, column: &str) -> Result<Uuid, Error> {
+    read("id", || row.id(column))
+}
+
+pub(super) fn stream_of(row: &impl Columns) -> Result<i64, Error> {
+    read("snapshot", || row.number("stream"))
+}
+
+pub(super) fn subscription_of(row: &impl Columns) -> Result<Arc<str>, Error> {
+    read("checkpoint", || Ok(row.text("subscription")?.into()))
+}
+
+pub(super) fn partition_of_row(row: &impl Columns) -> Result<u16, Error> {
+    read("partition", || Ok(u16::try_from(row.number("partition")?)?))
 }

@@ -22,6 +22,7 @@ mod check;
 mod wal;
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,10 +34,11 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Row, SqlitePool};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
 use super::backup::Contents;
+use super::copy::{self, Dump};
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState, Outcome,
     PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
@@ -45,6 +47,7 @@ use crate::event::{Position, StoredEvent};
 use crate::faults::points;
 use crate::world::Timestamp;
 use append::Statements;
+pub use backup::SqliteCopy;
 use rows::{
     BoxError, Columns, POSITION_MASK, event_columns, event_of, limit_of, place_of, seq, to_i64,
     to_u64,
@@ -468,6 +471,21 @@ impl Store for SqliteStore {
         appended
     }
 
+    async fn dump(&self, into: &mpsc::Sender<copy::Rows>) -> Result<(), Error> {
+        let mut dump = Dump::new(into);
+        for (table, sql) in copy::TABLES {
+            let mut rows = sqlx::query(sql).fetch(&self.readers);
+            while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
+                let full = dump.take(table, &row.map_err(Error::database)?)?;
+                if let Some(full) = full {
+                    dump.send(full).await?;
+                }
+            }
+            dump.flush().await?;
+        }
+        Ok(())
+    }
+
     async fn back_up(&self, folder: &Path) -> Result<Contents, Error> {
         self.copy_into(folder).await
     }
@@ -823,6 +841,14 @@ impl Columns for SqliteRow {
     }
 
     fn bytes(&self, column: &str) -> Result<&[u8], BoxError> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn bytes_or_none(&self, column: &str) -> Result<Option<&[u8]>, BoxError> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn number_or_none(&self, column: &str) -> Result<Option<i64>, BoxError> {
         Ok(self.try_get(column)?)
     }
 }

@@ -3,6 +3,7 @@
 
 mod account;
 mod aggregates;
+mod copies;
 mod corruption;
 mod decoders;
 mod delivery;

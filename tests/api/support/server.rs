@@ -244,6 +244,11 @@ impl Server {
         command
     }
 
+    /// From its next start on its journal is at this address.
+    pub fn move_to(&mut self, url: &str) {
+        self.start.variables.insert(DATABASE_URL.to_owned(), url.to_owned());
+    }
+
     /// Kills it at once, as a power cut would.
     pub fn kill_9(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -12,16 +12,19 @@ use std::path::{Path, PathBuf};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use tokio::sync::mpsc;
 
 use super::lease::{self, Holder};
 use super::{
-    HEAD, PostgresOptions, PostgresStore, SCHEMA, connect, set_up, set_up_lock, stored_partitions,
+    HEAD, PostgresOptions, PostgresStore, SCHEMA, connect, set_up, set_up_lock, stored_format,
+    stored_partitions,
 };
 use crate::journal::backup::{
     self, Contents, End, Kind, Part, in_background, part_path, text, unreadable,
 };
+use crate::journal::copy::{self, COPYING, Dump};
 use crate::journal::rows::{self, POSITION_MASK, seq};
-use crate::journal::{Error, FORMAT, Head};
+use crate::journal::{Error, FORMAT, Head, Store as _};
 
 /// Tables that are made and not restored.
 const OWN: &str = "'leases', 'settings', '_sqlx_migrations'";
@@ -97,6 +100,58 @@ impl PostgresStore {
         execute(&mut connection, "ANALYZE").await?;
         connection.close().await.map_err(Error::database)
     }
+}
+
+impl PostgresStore {
+    /// Opens a journal to be copied into, and serves it to nobody else: it is no journal before
+    /// [`PostgresStore::finish_copy`]. What an earlier copy has left there is thrown away.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where there is a journal already, [`Error::Locked`] while another process
+    /// has it.
+    pub async fn open_for_copy(options: PostgresOptions, partitions: u16) -> Result<Self, Error> {
+        let mut connection = connect(&unlimited(&options)).await?;
+        set_up_lock(&mut connection, "SELECT pg_advisory_lock($1)").await?;
+        make_room(&mut connection, &options, None).await?;
+        set_up(&mut connection, partitions).await?;
+        set_format(&mut connection, COPYING).await?;
+        set_up_lock(&mut connection, "SELECT pg_advisory_unlock($1)").await?;
+        connection.close().await.map_err(Error::database)?;
+        Self::open_as(options, Some(partitions), COPYING).await
+    }
+
+    /// Makes the journal one that can be served, once everything is in it and verified.
+    pub async fn finish_copy(self) -> Result<(), Error> {
+        let mut connection = connect(&unlimited(&self.options)).await?;
+        // Plans are made for tables as they are, not as they were when they were empty.
+        execute(&mut connection, "ANALYZE").await?;
+        set_format(&mut connection, &FORMAT.to_string()).await?;
+        connection.close().await.map_err(Error::database)?;
+        self.close().await;
+        Ok(())
+    }
+
+    pub(super) async fn dump_into(&self, into: &mpsc::Sender<copy::Rows>) -> Result<(), Error> {
+        let mut connection = connect(&unlimited(&self.options)).await?;
+        let mut dump = Dump::new(into);
+        for (table, sql) in copy::TABLES {
+            let mut rows = sqlx::query(sql).fetch(&mut connection);
+            while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
+                let full = dump.take(table, &row.map_err(Error::database)?)?;
+                if let Some(full) = full {
+                    dump.send(full).await?;
+                }
+            }
+            drop(rows);
+            dump.flush().await?;
+        }
+        connection.close().await.map_err(Error::database)
+    }
+}
+
+async fn set_format(connection: &mut PgConnection, format: &str) -> Result<(), Error> {
+    let set = sqlx::query("UPDATE settings SET value = $1 WHERE name = 'format'").bind(format);
+    set.execute(connection).await.map(|_| ()).map_err(Error::database)
 }
 
 /// Connections for work that takes as long as it takes. Whole tables are read.
@@ -181,10 +236,12 @@ async fn make_room(
         .fetch_one(&mut *connection)
         .await
         .map_err(Error::database)?;
+    // What a copy has left half done is nobody's journal.
+    let events = events && stored_format(connection).await?.as_deref() != Some(COPYING);
     if events && aside.is_none() {
         return Err(Error::Mismatch(format!(
-            "there is a journal in this database already (schema {SCHEMA}): --replace keeps it \
-             under another name"
+            "there is a journal in this database already (schema {SCHEMA}): name another, or \
+             restore with --replace, which keeps it under another name"
         )));
     }
     // Refused while somebody serves it, and fences off whoever did.

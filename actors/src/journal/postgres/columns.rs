@@ -63,4 +63,12 @@ impl Columns for PgRow {
     fn bytes(&self, column: &str) -> Result<&[u8], BoxError> {
         Ok(self.try_get(column)?)
     }
+
+    fn bytes_or_none(&self, column: &str) -> Result<Option<&[u8]>, BoxError> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn number_or_none(&self, column: &str) -> Result<Option<i64>, BoxError> {
+        Ok(self.try_get(column)?)
+    }
 }

@@ -3,7 +3,7 @@
 //! may still need is moved.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sqlx::{ConnectOptions as _, Connection as _};
 
@@ -85,6 +85,78 @@ impl SqliteStore {
         })
         .await
     }
+}
+
+/// What stands in the place of a journal that is being copied into.
+const COMING: &str = ".copying";
+
+/// A journal that is being copied into, beside the place where it belongs: it comes there whole, or
+/// not at all.
+#[derive(Debug)]
+pub struct SqliteCopy {
+    store: SqliteStore,
+    path: PathBuf,
+    held: File,
+}
+
+impl SqliteCopy {
+    /// Begins one for this place. What an earlier copy has left is thrown away.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where there is a journal already, [`Error::Locked`] while another process
+    /// has it.
+    pub async fn begin(path: &Path, partitions: u16) -> Result<Self, Error> {
+        let held = lock(path)?;
+        let length = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
+        if SUFFIXES.iter().any(|suffix| length(&beside(path, suffix)) > 0) {
+            return Err(Error::Mismatch(format!(
+                "there is a journal at {} already: name another place",
+                path.display()
+            )));
+        }
+        let coming = beside(path, COMING);
+        for suffix in SUFFIXES {
+            let _ = std::fs::remove_file(beside(&coming, suffix));
+        }
+        owner_only(&coming).map_err(|error| unreadable(&coming, &error))?;
+        let store = SqliteStore::open(&coming, partitions).await?;
+        Ok(Self { store, path: path.to_owned(), held })
+    }
+
+    /// The journal to copy into.
+    pub fn store(&self) -> &SqliteStore {
+        &self.store
+    }
+
+    /// Puts it where it belongs, once everything is in it and verified.
+    pub async fn finish(self) -> Result<(), Error> {
+        let Self { store, path, held } = self;
+        let coming = store.path.clone();
+        store.readers.close().await;
+        if let Some(connection) = store.writer.lock().await.connection.take() {
+            connection.close().await.map_err(Error::database)?;
+        }
+        drop(store);
+        whole(&coming).await.map_err(Error::database)?;
+        in_background(move || {
+            let moved = move_in(&coming, &path, None);
+            for beside_it in ["-wal", "-shm", ".lock"] {
+                let _ = std::fs::remove_file(beside(&coming, beside_it));
+            }
+            drop(held);
+            moved.map_err(|error| unreadable(&path, &error))
+        })
+        .await
+    }
+}
+
+/// Makes a file that its owner alone may read.
+fn owner_only(path: &Path) -> std::io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
 }
 
 async fn whole(path: &Path) -> Result<(), sqlx::Error> {
