@@ -25,9 +25,9 @@ fn most(status: &SubscriptionStatus, value: fn(&PartitionStatus) -> u64) -> u64 
     status.partitions.iter().map(value).max().unwrap_or(0)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
 fn lag_seconds(of: &PartitionStatus) -> u64 {
-    of.lag_seconds.unwrap_or(0.0).max(0.0) as u64
+    let lag = Duration::try_from_secs_f64(of.lag_seconds.unwrap_or(0.0));
+    lag.map_or(0, |lag| lag.as_secs())
 }
 
 static LIMITS: [Limit; 5] = [

@@ -171,7 +171,7 @@ pub enum Hop {
         partition: u16,
         /// How many events it had at once.
         events: usize,
-        /// The how manieth attempt it was, from 1.
+        /// Which attempt it was, from 1.
         attempt: u32,
         /// Ties together what one request leads to.
         correlation_id: Arc<str>,
