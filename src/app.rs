@@ -39,11 +39,13 @@ use crate::domain::event_type::EventType;
 use crate::domain::ids::CategoryId;
 use crate::domain::interest::Interest;
 use crate::domain::listing::Listing;
+use crate::domain::loyalty::{LoyaltyAccount, Rates};
 use crate::domain::notification::Notification;
 use crate::domain::order::Order;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
+use crate::domain::promotion::Promotion;
 use crate::domain::publication::Publication;
 use crate::domain::review::Review;
 use crate::domain::search_entry::SearchEntry;
@@ -61,12 +63,14 @@ use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::identity::access::Access;
+use crate::images::Images;
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::announcements::Announcements;
 use crate::subscribers::bounces::MailBounces;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::erasures::Erasures;
+use crate::subscribers::loyalty::Loyalty;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
@@ -82,9 +86,9 @@ use crate::subscribers::session_endings::SessionEndings;
 use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    announcements, bounces, email_claims, erasures, mail_sender, notifications, order_progress,
-    payment_gateway, search_indexer, seller_ratings, sequence_gaps, session_endings, sms_sender,
-    webhooks,
+    announcements, bounces, email_claims, erasures, loyalty, mail_sender, notifications,
+    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps,
+    session_endings, sms_sender, webhooks,
 };
 
 pub use database::{erase_read_models, open_journal, open_journal_read_only, open_read_models};
@@ -135,6 +139,8 @@ pub struct Settings {
     pub webhook_reach: Reach,
     /// Who we are at MoMo; none: it takes no payments.
     pub momo: Option<momo::Settings>,
+    /// For how much money there is a point.
+    pub loyalty: Rates,
     /// What stands before an event's type in CloudEvents.
     pub event_type_prefix: String,
     /// The runtime's limits.
@@ -160,6 +166,8 @@ pub struct App {
     pub circuits: Vec<Arc<Circuit>>,
     /// Where events are sent to.
     pub webhooks: Webhooks,
+    /// The images of listings.
+    pub images: Images,
     /// How people and their logins stand.
     pub access: Access,
 }
@@ -174,6 +182,7 @@ impl App {
     /// Starts on this journal.
     pub async fn start_on(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<Self> {
         let read_models = open_read_models_for(&settings.storage, &*store).await?;
+        let images = Images::open(&settings.storage.images)?;
         let sandbox = Arc::new(Sandbox::default());
         let momo = settings.momo.map(|momo| MoMo::new(momo, settings.world.clone())).transpose();
         let momo = momo.context("cannot make calls to MoMo")?.map(Guarded::new);
@@ -195,6 +204,9 @@ impl App {
         for subscription in handlers(gateways, senders, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
+        let points = Arc::new(Loyalty(settings.loyalty));
+        let points = Subscription::handler(loyalty::NAME, "loyalty", loyalty::TOPICS, points);
+        builder = builder.subscribe(points.in_lanes(LANES).retrying(settings.retry.clone()));
         let indexer = search_indexer::subscription(SearchIndexer::new(read_models.clone()));
         builder = builder.subscribe(indexer.in_lanes(LANES).retrying(settings.retry.clone()));
         let webhooks = Webhooks::new(
@@ -229,6 +241,7 @@ impl App {
             sandbox,
             circuits,
             webhooks,
+            images,
             access,
         })
     }
@@ -258,6 +271,8 @@ fn with_aggregates(builder: Builder) -> Builder {
         .aggregate::<Escrow>()
         .aggregate::<SellerAccount>()
         .aggregate::<Shipment>()
+        .aggregate::<Promotion>()
+        .aggregate::<LoyaltyAccount>()
         .aggregate::<Review>()
         .aggregate::<Interest>()
         .aggregate::<Announcement>()

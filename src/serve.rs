@@ -43,6 +43,7 @@ pub struct Running {
     renewals: Option<JoinHandle<()>>,
     disk_watch: Option<JoinHandle<()>>,
     audits: JoinHandle<()>,
+    images: JoinHandle<()>,
 }
 
 /// The market's settings, from the configuration.
@@ -73,6 +74,7 @@ pub fn settings(config: &Config) -> Settings {
         retry: config.retry.clone(),
         webhook_reach: config.webhooks.clone(),
         momo: config.momo.clone(),
+        loyalty: config.loyalty.clone(),
         event_type_prefix: config.runtime.event_type_prefix.clone(),
         options,
     }
@@ -118,6 +120,8 @@ impl Running {
         };
         points::reach("startup.before_ready").await;
         app.set_started();
+        let tidy = market.images.clone().keep_tidy(market.runtime.clone());
+        let images = tokio::spawn(tidy);
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
         let renewals = tls.map(|tls| tokio::spawn(tls.keep_current()));
         let audits = tokio::spawn(audits.run());
@@ -133,6 +137,7 @@ impl Running {
             renewals,
             disk_watch,
             audits,
+            images,
         })
     }
 
@@ -179,6 +184,7 @@ impl Running {
     async fn stop_within(self, delay: Duration, timeout: Duration) -> bool {
         self.app.set_stopping();
         self.audits.abort();
+        self.images.abort();
         tokio::time::sleep(delay).await;
         let answered = self.server.stop(timeout).await;
         points::reach("shutdown.during_drain").await;

@@ -18,6 +18,7 @@ pub mod email_claims;
 pub mod erasures;
 #[cfg(test)]
 mod interleavings;
+pub mod loyalty;
 pub mod mail_sender;
 pub mod messages;
 pub mod notifications;

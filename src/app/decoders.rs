@@ -23,11 +23,13 @@ use crate::domain::event_source::{EventSourceEvent, EventSources};
 use crate::domain::event_type::{EventType, EventTypeEvent};
 use crate::domain::interest::{Interest, InterestEvent};
 use crate::domain::listing::{Listing, ListingEvent};
+use crate::domain::loyalty::{LoyaltyAccount, LoyaltyEvent};
 use crate::domain::notification::{Notification, NotificationEvent};
 use crate::domain::order::{Order, OrderEvent};
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
 use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
+use crate::domain::promotion::{Promotion, PromotionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
 use crate::domain::review::{Review, ReviewEvent};
 use crate::domain::search_entry::{SearchEntry, SearchEntryEvent};
@@ -180,6 +182,8 @@ macro_rules! every_event {
             $what::<EscrowEvent>($($argument),*),
             $what::<SellerAccountEvent>($($argument),*),
             $what::<ShipmentEvent>($($argument),*),
+            $what::<PromotionEvent>($($argument),*),
+            $what::<LoyaltyEvent>($($argument),*),
             $what::<ReviewEvent>($($argument),*),
             $what::<InterestEvent>($($argument),*),
             $what::<AnnouncementEvent>($($argument),*),
@@ -230,6 +234,8 @@ proptest! {
         snapshot::<Escrow>(random, &text)?;
         snapshot::<SellerAccount>(random, &text)?;
         snapshot::<Shipment>(random, &text)?;
+        snapshot::<Promotion>(random, &text)?;
+        snapshot::<LoyaltyAccount>(random, &text)?;
         snapshot::<Review>(random, &text)?;
         snapshot::<Interest>(random, &text)?;
         snapshot::<Announcement>(random, &text)?;

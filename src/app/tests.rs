@@ -45,6 +45,7 @@ fn settings(dir: &Path) -> Settings {
     Settings {
         storage: Storage {
             data_dir: dir.to_owned(),
+            images: dir.join("images"),
             database: Database::Sqlite(dir.join(JOURNAL_FILE)),
             database_wait: Duration::ZERO,
             lease_ttl: Duration::ZERO,
@@ -61,6 +62,7 @@ fn settings(dir: &Path) -> Settings {
         retry: RetryPolicy::default(),
         webhook_reach: Reach::default(),
         momo: None,
+        loyalty: Default::default(),
         event_type_prefix: "souk".to_owned(),
         options: Options::default(),
     }
@@ -178,6 +180,7 @@ impl Market {
             payment_method: PaymentMethod::new(by),
             saga_definition: SagaDefinition::ReserveFirst,
             checkout_id: None,
+            promotion: None,
             as_transaction: false,
             now: self.app.runtime.world().now(),
         };
