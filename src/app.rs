@@ -36,7 +36,7 @@ use crate::domain::email_claim::EmailClaim;
 use crate::domain::escrow::Escrow;
 use crate::domain::event_source::EventSources;
 use crate::domain::event_type::EventType;
-use crate::domain::ids::CategoryId;
+use crate::domain::ids::{CategoryId, ReportingId};
 use crate::domain::interest::Interest;
 use crate::domain::listing::Listing;
 use crate::domain::loyalty::{LoyaltyAccount, Rates};
@@ -47,6 +47,7 @@ use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
 use crate::domain::promotion::Promotion;
 use crate::domain::publication::Publication;
+use crate::domain::reporting::{Reporting, ReportingCommand};
 use crate::domain::review::Review;
 use crate::domain::search_entry::SearchEntry;
 use crate::domain::seller_account::SellerAccount;
@@ -79,6 +80,7 @@ use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
+use crate::subscribers::reports::Reports;
 use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::search_indexer::SearchIndexer;
 use crate::subscribers::seller_ratings::SellerRatings;
@@ -87,7 +89,7 @@ use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
     announcements, bounces, email_claims, erasures, loyalty, mail_sender, notifications,
-    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps,
+    order_progress, payment_gateway, reports, search_indexer, seller_ratings, sequence_gaps,
     session_endings, sms_sender, webhooks,
 };
 
@@ -207,6 +209,9 @@ impl App {
         let points = Arc::new(Loyalty(settings.loyalty));
         let points = Subscription::handler(loyalty::NAME, "loyalty", loyalty::TOPICS, points);
         builder = builder.subscribe(points.in_lanes(LANES).retrying(settings.retry.clone()));
+        let makes = Arc::new(Reports(read_models.clone()));
+        let makes = Subscription::handler(reports::NAME, "analytics", reports::TOPICS, makes);
+        builder = builder.subscribe(makes.in_lanes(LANES).retrying(settings.retry.clone()));
         let indexer = search_indexer::subscription(SearchIndexer::new(read_models.clone()));
         builder = builder.subscribe(indexer.in_lanes(LANES).retrying(settings.retry.clone()));
         let webhooks = Webhooks::new(
@@ -229,6 +234,7 @@ impl App {
         if settings.development {
             seed_categories(&runtime).await?;
         }
+        start_reporting(&runtime).await;
         let rebuilds = Rebuilder::start(read_models.clone(), runtime.clone()).await;
         let rebuilds = rebuilds.context("cannot go on with what was being rebuilt")?;
         let outbox = Outbox::new(runtime.clone(), read_models.clone(), composer.clone());
@@ -273,6 +279,7 @@ fn with_aggregates(builder: Builder) -> Builder {
         .aggregate::<Shipment>()
         .aggregate::<Promotion>()
         .aggregate::<LoyaltyAccount>()
+        .aggregate::<Reporting>()
         .aggregate::<Review>()
         .aggregate::<Interest>()
         .aggregate::<Announcement>()
@@ -427,6 +434,23 @@ fn number_hash(lookup_key: [u8; 32]) -> AddressHash {
         let hash = souk_actors::id::keyed_hash(&lookup_key, "sms recipient", &[number.as_bytes()]);
         crate::domain::text::hex(&hash)
     })
+}
+
+/// There is a report for every hour from the first start on. Nobody is kept waiting for that: where it
+/// cannot be begun now, it is at the next start.
+async fn start_reporting(runtime: &Runtime) {
+    let context = CommandContext {
+        actor_id: "system".into(),
+        origin: Origin::Inside,
+        ..CommandContext::outside(&**runtime.world(), "startup", "startup")
+    };
+    let start = ReportingCommand::Start { now: runtime.world().now() };
+    let reporting = runtime.aggregate::<Reporting>();
+    let started = reporting.send(ReportingId::only().uuid(), start, context, |_| ()).await;
+    if let Err(error) = started {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "the hourly reports could not be begun");
+    }
 }
 
 /// Makes the default categories that are not there yet.

@@ -36,6 +36,7 @@ pub mod promotion;
 pub mod publication;
 pub mod registry;
 mod rejection;
+pub mod reporting;
 pub mod review;
 pub mod search_entry;
 pub mod seller_account;

@@ -25,6 +25,7 @@ pub mod notifications;
 pub mod order_progress;
 pub mod outbox;
 pub mod payment_gateway;
+pub mod reports;
 pub mod saga_router;
 pub mod search_indexer;
 pub mod seller_ratings;

@@ -10,7 +10,7 @@ use crate::domain::registry;
 use crate::subscribers::{
     announcements, bounces, email_claims, erasures, loyalty, mail_sender, notifications,
     notifications::{escalations, letters},
-    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps,
+    order_progress, payment_gateway, reports, search_indexer, seller_ratings, sequence_gaps,
     session_endings, sms_sender, webhooks,
 };
 
@@ -57,9 +57,10 @@ const CONTEXTS: [(&str, &str); 16] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 19] = [
+const HANDLERS: [(&str, &str, &[&str]); 20] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("loyalty", loyalty::NAME, loyalty::TOPICS),
+    ("analytics", reports::NAME, reports::TOPICS),
     ("users", session_endings::NAME, session_endings::TOPICS),
     ("users", erasures::NAME, erasures::TOPICS),
     ("listings", search_indexer::NAME, search_indexer::TOPICS),

@@ -31,6 +31,7 @@ use crate::domain::payment::{Payment, PaymentEvent};
 use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
 use crate::domain::promotion::{Promotion, PromotionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
+use crate::domain::reporting::{Reporting, ReportingEvent};
 use crate::domain::review::{Review, ReviewEvent};
 use crate::domain::search_entry::{SearchEntry, SearchEntryEvent};
 use crate::domain::seller_account::{SellerAccount, SellerAccountEvent};
@@ -184,6 +185,7 @@ macro_rules! every_event {
             $what::<ShipmentEvent>($($argument),*),
             $what::<PromotionEvent>($($argument),*),
             $what::<LoyaltyEvent>($($argument),*),
+            $what::<ReportingEvent>($($argument),*),
             $what::<ReviewEvent>($($argument),*),
             $what::<InterestEvent>($($argument),*),
             $what::<AnnouncementEvent>($($argument),*),
@@ -236,6 +238,7 @@ proptest! {
         snapshot::<Shipment>(random, &text)?;
         snapshot::<Promotion>(random, &text)?;
         snapshot::<LoyaltyAccount>(random, &text)?;
+        snapshot::<Reporting>(random, &text)?;
         snapshot::<Review>(random, &text)?;
         snapshot::<Interest>(random, &text)?;
         snapshot::<Announcement>(random, &text)?;

@@ -117,6 +117,10 @@ ids! {
     ShipmentId = "shipment";
     /// The account of a buyer's points.
     LoyaltyAccountId = "loyalty_account";
+    /// The reports of the business, together.
+    ReportingId = "reporting";
+    /// The report of an hour.
+    ReportId = "report";
     /// A promotion code.
     PromotionId = "promotion";
     /// The review of an order.
@@ -248,6 +252,20 @@ impl LoyaltyAccountId {
     /// The account of somebody.
     pub fn of(user: UserId) -> Self {
         Self(derived("loyalty account", &[user.0.as_bytes()]))
+    }
+}
+
+impl ReportingId {
+    /// There is one.
+    pub fn only() -> Self {
+        Self(derived("reporting", &[]))
+    }
+}
+
+impl ReportId {
+    /// The report of the hour that begins then.
+    pub fn of(from: Timestamp) -> Self {
+        Self(derived("report", &[&from.millis().to_be_bytes()]))
     }
 }
 

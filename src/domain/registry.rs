@@ -25,6 +25,7 @@ use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
 use super::promotion::PromotionEvent;
 use super::publication::PublicationEvent;
+use super::reporting::ReportingEvent;
 use super::review::ReviewEvent;
 use super::search_entry::SearchEntryEvent;
 use super::seller_account::SellerAccountEvent;
@@ -45,6 +46,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         ListingEvent::descriptors(),
         SearchEntryEvent::descriptors(),
         ActivityEvent::descriptors(),
+        ReportingEvent::descriptors(),
         OrderEvent::descriptors(),
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
@@ -243,6 +245,9 @@ mod tests {
         "inventory.restocked",
         "listing.indexed",
         "analytics.event.recorded",
+        "analytics.reporting.started",
+        "analytics.report.requested",
+        "analytics.report.generated",
         "order.placed",
         "order.confirmed",
         "order.paid",

@@ -22,6 +22,8 @@ async fn a_second_delivery_with_one_and_three_partitions() {
 const UNTOLD: &[&str] = &[
     "aggregate.quarantined",
     "aggregate.released",
+    "analytics.report.generated",
+    "analytics.report.requested",
     "announcement.advanced",
     "email_claim.lapsed",
     "email_claim.released",
@@ -102,6 +104,7 @@ const UNASKED: &[&str] = &[
     "erasures",
     "mail-bounces",
     "order_saga-retries",
+    "reports",
     "sequence-gaps",
     "sequence-gaps-settled",
     "webhook-deliveries-view",

@@ -55,6 +55,7 @@ mod publishing;
 mod purchases;
 mod registration;
 mod replays;
+mod reports;
 mod reviews;
 mod sagas;
 mod scopes;

@@ -362,11 +362,7 @@ impl Market {
             payment_method: PaymentMethod::new(SANDBOX),
             saga_definition: definition,
             checkout_id: None,
-            promotion: Some(OrderPromotion {
-                promotion_id: PromotionId::of_code("BOOKS"),
-                code: "BOOKS".into(),
-                discount: 100,
-            }),
+            promotion: Some(taken_off()),
             as_transaction: false,
             now: at(0),
         };
@@ -520,6 +516,12 @@ impl Market {
             details.status == crate::domain::shipment::ShipmentStatus::Cancelled
         }));
     }
+}
+
+/// What the code of [`Market::promote`] takes off.
+fn taken_off() -> OrderPromotion {
+    let promotion_id = PromotionId::of_code("BOOKS");
+    OrderPromotion { promotion_id, code: "BOOKS".into(), discount: 100 }
 }
 
 fn name<R: souk_actors::aggregate::Rejection>(rejection: R) -> String {
