@@ -1092,7 +1092,6 @@ fn stock_ledger_and_states_agree_whatever_comes_when() {
         "payment.authorized",
         "promotion.redeemed",
         "promotion.redemption_refused",
-        "promotion.redemption_barred",
         "promotion.redemption_released",
         "payment.timed_out",
         "payment.voided",
