@@ -37,15 +37,18 @@ use crate::domain::email_claim::EmailClaim;
 use crate::domain::escrow::Escrow;
 use crate::domain::event_source::EventSources;
 use crate::domain::event_type::EventType;
-use crate::domain::ids::CategoryId;
+use crate::domain::ids::{CategoryId, ReportingId};
 use crate::domain::interest::Interest;
 use crate::domain::listing::Listing;
+use crate::domain::loyalty::{LoyaltyAccount, Rates};
 use crate::domain::notification::Notification;
 use crate::domain::order::Order;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
 use crate::domain::projection_care::ProjectionCare;
+use crate::domain::promotion::Promotion;
 use crate::domain::publication::Publication;
+use crate::domain::reporting::{Reporting, ReportingCommand};
 use crate::domain::review::Review;
 use crate::domain::search_entry::SearchEntry;
 use crate::domain::seller_account::SellerAccount;
@@ -62,12 +65,14 @@ use crate::gateways::payment::PaymentGateway;
 use crate::gateways::sandbox::Sandbox;
 use crate::gateways::webhook::{Reach, WebhookSender};
 use crate::identity::access::Access;
+use crate::images::Images;
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::announcements::Announcements;
 use crate::subscribers::bounces::MailBounces;
 use crate::subscribers::email_claims::EmailClaims;
 use crate::subscribers::erasures::Erasures;
+use crate::subscribers::loyalty::Loyalty;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
@@ -76,6 +81,7 @@ use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
+use crate::subscribers::reports::Reports;
 use crate::subscribers::saga_router::MarketRouter;
 use crate::subscribers::search_indexer::SearchIndexer;
 use crate::subscribers::seller_ratings::SellerRatings;
@@ -83,9 +89,9 @@ use crate::subscribers::session_endings::SessionEndings;
 use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    announcements, bounces, email_claims, erasures, mail_sender, notifications, order_progress,
-    payment_gateway, search_indexer, seller_ratings, sequence_gaps, session_endings, sms_sender,
-    webhooks,
+    announcements, bounces, email_claims, erasures, loyalty, mail_sender, notifications,
+    order_progress, payment_gateway, reports, search_indexer, seller_ratings, sequence_gaps,
+    session_endings, sms_sender, webhooks,
 };
 
 pub use database::{
@@ -138,6 +144,8 @@ pub struct Settings {
     pub webhook_reach: Reach,
     /// Who we are at MoMo; none: it takes no payments.
     pub momo: Option<momo::Settings>,
+    /// For how much money there is a point.
+    pub loyalty: Rates,
     /// What stands before an event's type in CloudEvents.
     pub event_type_prefix: String,
     /// The runtime's limits.
@@ -163,6 +171,8 @@ pub struct App {
     pub circuits: Vec<Arc<Circuit>>,
     /// Where events are sent to.
     pub webhooks: Webhooks,
+    /// The images of listings.
+    pub images: Images,
     /// How people and their logins stand.
     pub access: Access,
 }
@@ -177,6 +187,7 @@ impl App {
     /// Starts on this journal.
     pub async fn start_on(settings: Settings, store: Arc<dyn Store>) -> anyhow::Result<Self> {
         let read_models = open_read_models_for(&settings.storage, &*store).await?;
+        let images = Images::open(&settings.storage.images)?;
         let sandbox = Arc::new(Sandbox::default());
         let momo = settings.momo.map(|momo| MoMo::new(momo, settings.world.clone())).transpose();
         let momo = momo.context("cannot make calls to MoMo")?.map(Guarded::new);
@@ -198,6 +209,12 @@ impl App {
         for subscription in handlers(gateways, senders, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
+        let points = Arc::new(Loyalty(settings.loyalty));
+        let points = Subscription::handler(loyalty::NAME, "loyalty", loyalty::TOPICS, points);
+        builder = builder.subscribe(points.in_lanes(LANES).retrying(settings.retry.clone()));
+        let makes = Arc::new(Reports(read_models.clone()));
+        let makes = Subscription::handler(reports::NAME, "analytics", reports::TOPICS, makes);
+        builder = builder.subscribe(makes.in_lanes(LANES).retrying(settings.retry.clone()));
         let indexer = search_indexer::subscription(SearchIndexer::new(read_models.clone()));
         builder = builder.subscribe(indexer.in_lanes(LANES).retrying(settings.retry.clone()));
         let webhooks = Webhooks::new(
@@ -220,6 +237,7 @@ impl App {
         if settings.development {
             seed_categories(&runtime).await?;
         }
+        start_reporting(&runtime).await;
         let rebuilds = Rebuilder::start(read_models.clone(), runtime.clone()).await;
         let rebuilds = rebuilds.context("cannot go on with what was being rebuilt")?;
         let outbox = Outbox::new(runtime.clone(), read_models.clone(), composer.clone());
@@ -232,6 +250,7 @@ impl App {
             sandbox,
             circuits,
             webhooks,
+            images,
             access,
         })
     }
@@ -262,6 +281,9 @@ fn with_aggregates(builder: Builder) -> Builder {
         .aggregate::<Escrow>()
         .aggregate::<SellerAccount>()
         .aggregate::<Shipment>()
+        .aggregate::<Promotion>()
+        .aggregate::<LoyaltyAccount>()
+        .aggregate::<Reporting>()
         .aggregate::<Review>()
         .aggregate::<Interest>()
         .aggregate::<Announcement>()
@@ -416,6 +438,23 @@ fn number_hash(lookup_key: [u8; 32]) -> AddressHash {
         let hash = souk_actors::id::keyed_hash(&lookup_key, "sms recipient", &[number.as_bytes()]);
         crate::domain::text::hex(&hash)
     })
+}
+
+/// There is a report for every hour from the first start on. Nobody is kept waiting for that: where it
+/// cannot be begun now, it is at the next start.
+async fn start_reporting(runtime: &Runtime) {
+    let context = CommandContext {
+        actor_id: "system".into(),
+        origin: Origin::Inside,
+        ..CommandContext::outside(&**runtime.world(), "startup", "startup")
+    };
+    let start = ReportingCommand::Start { now: runtime.world().now() };
+    let reporting = runtime.aggregate::<Reporting>();
+    let started = reporting.send(ReportingId::only().uuid(), start, context, |_| ()).await;
+    if let Err(error) = started {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "the hourly reports could not be begun");
+    }
 }
 
 /// Makes the default categories that are not there yet.

@@ -27,6 +27,7 @@ use souk_actors::journal::sqlite::Durability;
 use souk_actors::retry::RetryPolicy;
 use url::Url;
 
+use crate::domain::loyalty::Rates;
 use crate::gateways::momo;
 use crate::gateways::webhook::Reach;
 use crate::tls;
@@ -98,6 +99,10 @@ pub struct Config {
     pub outbox: Outbox,
     /// What publishers outside may do.
     pub publishing: Publishing,
+    /// `LOYALTY_RATES`: for how many minor units of each currency a buyer has a point.
+    pub loyalty: Rates,
+    /// What is taken in of images.
+    pub images: Images,
     /// `AUDIT_INTERVAL`: how long after one audit of all deliveries the next begins; nothing: there
     /// are none.
     pub audit_interval: Duration,
@@ -138,6 +143,9 @@ pub struct Chaos {
 pub struct Storage {
     /// `DATA_DIR`: the folder of everything that is kept in files.
     pub data_dir: PathBuf,
+    /// `IMAGES_URL`: the folder of the images of listings; `images` in the data folder when there is
+    /// none.
+    pub images: PathBuf,
     /// `DATABASE_URL`: where the journal is; `journal.db` in the data folder when there is none.
     pub database: Database,
     /// `DATABASE_WAIT`: how long the start waits for a PostgreSQL that does not answer.
@@ -264,6 +272,15 @@ impl Default for Publishing {
     }
 }
 
+/// What is taken in of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Images {
+    /// `IMAGES_MAX`: how many a listing may have.
+    pub images_max: usize,
+    /// `IMAGE_BYTES_MAX`: the largest file.
+    pub bytes_max: usize,
+}
+
 impl Config {
     /// Reads everything, or says everything that is wrong. In development mode missing keys are
     /// made up and written to the data folder.
@@ -277,6 +294,15 @@ impl Config {
         let retry = retry(&mut reader);
         let outbox = outbox(&mut reader);
         let publishing = publishing(&mut reader);
+        let loyalty = reader.parsed(
+            "LOYALTY_RATES",
+            Rates::default(),
+            "currencies with the minor units of a point (VND=10000,USD=100), or none",
+        );
+        let images = Images {
+            images_max: reader.number("IMAGES_MAX", 10, 0..=100),
+            bytes_max: reader.number("IMAGE_BYTES_MAX", 5 << 20, 1_024..=(64 << 20)),
+        };
         let audit_interval = reader.duration_or_none("AUDIT_INTERVAL", AUDIT_INTERVAL_DEFAULT);
         let alert_interval = reader.duration_or_none("ALERT_INTERVAL", ALERT_INTERVAL_DEFAULT);
         let webhooks = webhooks(&mut reader, mode);
@@ -297,6 +323,8 @@ impl Config {
             retry,
             outbox,
             publishing,
+            loyalty,
+            images,
             audit_interval,
             alert_interval,
             webhooks,
@@ -352,15 +380,28 @@ fn storage(reader: &mut Reader<'_>, mode: Mode) -> Storage {
     if !LEASE_TTL_RANGE.contains(&lease_ttl) {
         reader.error("LEASE_TTL", "must be between 100ms and 10m");
     }
+    let images = images(reader).unwrap_or_else(|| data_dir.join("images"));
     let free_min = if mode.is_development() { 64 << 20 } else { 256 << 20 };
     Storage {
         data_dir,
+        images,
         database,
         database_wait: reader.duration("DATABASE_WAIT", Duration::from_secs(60)),
         lease_ttl,
         disk_free_min: reader.number("DISK_FREE_MIN", free_min, 0..=DISK_FREE_MIN_MAX) as u64,
         durability: durability(reader),
     }
+}
+
+/// The folder of images, where it is named.
+fn images(reader: &mut Reader<'_>) -> Option<PathBuf> {
+    let url = reader.text("IMAGES_URL")?;
+    let path = url::Url::parse(&url).ok().filter(|url| url.scheme() == "file");
+    let path = path.and_then(|url| url.to_file_path().ok());
+    if path.is_none() {
+        reader.error("IMAGES_URL", "must be the URL of a folder (file:///srv/souk/images)");
+    }
+    path
 }
 
 /// Tests of durability must be able to fail: a build for them can be told to sync less. No other

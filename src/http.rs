@@ -40,12 +40,14 @@ pub mod explain;
 mod graph;
 pub mod hotkeys;
 pub mod idempotency;
+pub mod images;
 mod incoming;
 pub mod info;
 pub mod interests;
 mod invoices;
 pub mod ledger;
 pub mod listings;
+pub mod loyalty;
 pub mod mail_webhook;
 mod middleware;
 pub mod money;
@@ -61,6 +63,7 @@ pub mod preferences;
 pub mod probes;
 pub mod problem;
 pub mod projections;
+pub mod promotions;
 pub mod publishing;
 pub mod quarantine;
 mod rate_limit;
@@ -108,6 +111,7 @@ use crate::gateways::sandbox::SandboxCall;
 use crate::identity::access::Access;
 use crate::identity::password::Passwords;
 use crate::identity::token::Tokens;
+use crate::images::Images;
 use crate::projections::ReadModels;
 use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::messages::Composer;
@@ -200,6 +204,11 @@ impl App {
     /// How people and their logins stand.
     pub fn access(&self) -> &Access {
         &self.0.parts.market.access
+    }
+
+    /// The images of listings.
+    pub fn images(&self) -> &Images {
+        &self.0.parts.market.images
     }
 
     /// Rebuilds of the read models.
@@ -398,6 +407,9 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(standing::routes())
         .merge(categories::routes())
         .merge(listings::routes())
+        .merge(images::routes())
+        .merge(promotions::routes())
+        .merge(loyalty::routes())
         .merge(search::routes())
         .merge(analytics::routes())
         .merge(orders::routes())

@@ -17,6 +17,7 @@ mod files;
 pub mod gateways;
 pub mod http;
 pub mod identity;
+pub mod images;
 #[cfg(feature = "chaos")]
 pub mod points;
 pub mod projections;

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod listings;
 pub mod notifications;
 pub mod orders;
+pub mod promotions;
 pub mod publishing;
 pub mod rebuild;
 pub mod reviews;
@@ -51,6 +52,7 @@ pub use ledger::{Balance, Check as LedgerCheck, PayoutRow};
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
 pub use notifications::NotificationRow;
 pub use orders::{OrderFilter, OrderRow};
+pub use promotions::PromotionRow;
 pub use publishing::{BufferRow, EventTypeRow, ServiceTokenRow};
 pub use reviews::{ReviewFilter, ReviewRow};
 pub use sagas::{SagaFilter, SagaRow};
@@ -92,6 +94,8 @@ pub const EVENT_TYPES_VIEW: &str = "event-types-view";
 pub const BUFFERS_VIEW: &str = "buffers-view";
 /// Whom people follow, and their favourites.
 pub const INTERESTS_VIEW: &str = "interests-view";
+/// The promotion codes.
+pub const PROMOTIONS_VIEW: &str = "promotions-view";
 /// The reviews.
 pub const REVIEWS_VIEW: &str = "reviews-view";
 /// What the search finds listings by.
@@ -104,7 +108,7 @@ pub const WEBHOOK_DELIVERIES_VIEW: &str = "webhook-deliveries-view";
 pub const LEDGER: &str = "ledger";
 
 /// Every projection.
-pub const PROJECTIONS: [&str; 18] = [
+pub const PROJECTIONS: [&str; 19] = [
     EVENTS_INDEX,
     LISTINGS_VIEW,
     ORDERS_VIEW,
@@ -117,6 +121,7 @@ pub const PROJECTIONS: [&str; 18] = [
     SERVICE_TOKENS_VIEW,
     EVENT_TYPES_VIEW,
     BUFFERS_VIEW,
+    PROMOTIONS_VIEW,
     REVIEWS_VIEW,
     INTERESTS_VIEW,
     SEARCH_VIEW,
@@ -143,6 +148,7 @@ pub fn topics() -> Vec<(&'static str, &'static str, &'static [&'static str])> {
         of::<ViewTable<publishing::ServiceTokensView>>(),
         of::<ViewTable<publishing::EventTypesView>>(),
         of::<ViewTable<publishing::BuffersView>>(),
+        of::<ViewTable<promotions::PromotionsView>>(),
         of::<reviews::Reviews>(),
         of::<ViewTable<interests::InterestsView>>(),
         of::<ViewTable<search::SearchView>>(),
@@ -170,6 +176,7 @@ fn versioned(db: &ReadDb) -> Vec<Arc<dyn Versioned>> {
         of::<ViewTable<publishing::ServiceTokensView>>(db),
         of::<ViewTable<publishing::EventTypesView>>(db),
         of::<ViewTable<publishing::BuffersView>>(db),
+        of::<ViewTable<promotions::PromotionsView>>(db),
         of::<reviews::Reviews>(db),
         of::<ViewTable<interests::InterestsView>>(db),
         of::<ViewTable<search::SearchView>>(db),
@@ -270,6 +277,7 @@ impl ReadModels {
             self.view::<publishing::ServiceTokensView>(),
             self.view::<publishing::EventTypesView>(),
             self.view::<publishing::BuffersView>(),
+            self.view::<promotions::PromotionsView>(),
             self.subscription::<reviews::Reviews>(),
             self.view::<interests::InterestsView>(),
             self.view::<search::SearchView>(),
@@ -297,6 +305,7 @@ impl ReadModels {
             of::<publishing::ServiceTokensView>(self),
             of::<publishing::EventTypesView>(self),
             of::<publishing::BuffersView>(self),
+            of::<promotions::PromotionsView>(self),
             of::<reviews::ReviewsView>(self),
             of::<interests::InterestsView>(self),
             of::<search::SearchView>(self),
@@ -534,6 +543,16 @@ impl ReadModels {
         limit: u32,
     ) -> Result<Vec<NotificationRow>, ReadError> {
         notifications::sent_by(&self.db, channel, before, limit).await
+    }
+
+    /// The promotion codes of a seller, or all, the newest first, before a time and id.
+    pub async fn promotions(
+        &self,
+        seller_id: Option<Uuid>,
+        before: Option<(i64, Uuid)>,
+        limit: u32,
+    ) -> Result<Vec<PromotionRow>, ReadError> {
+        promotions::find(&self.db, seller_id, before, limit).await
     }
 
     /// The reviews that match and are not hidden, the newest first, before a time and id.

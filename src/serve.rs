@@ -44,6 +44,7 @@ pub struct Running {
     disk_watch: Option<JoinHandle<()>>,
     audits: JoinHandle<()>,
     alerts: JoinHandle<()>,
+    images: JoinHandle<()>,
 }
 
 /// The market's settings, from the configuration.
@@ -74,6 +75,7 @@ pub fn settings(config: &Config) -> Settings {
         retry: config.retry.clone(),
         webhook_reach: config.webhooks.clone(),
         momo: config.momo.clone(),
+        loyalty: config.loyalty.clone(),
         event_type_prefix: config.runtime.event_type_prefix.clone(),
         options,
     }
@@ -122,6 +124,8 @@ impl Running {
         };
         points::reach("startup.before_ready").await;
         app.set_started();
+        let tidy = market.images.clone().keep_tidy(market.runtime.clone());
+        let images = tokio::spawn(tidy);
         let upkeep = tokio::spawn(telemetry::keep_metrics_tidy(metrics));
         let renewals = tls.map(|tls| tokio::spawn(tls.keep_current()));
         let audits = tokio::spawn(audits.run());
@@ -140,6 +144,7 @@ impl Running {
             disk_watch,
             audits,
             alerts,
+            images,
         })
     }
 
@@ -187,6 +192,7 @@ impl Running {
         self.app.set_stopping();
         self.audits.abort();
         self.alerts.abort();
+        self.images.abort();
         tokio::time::sleep(delay).await;
         let answered = self.server.stop(timeout).await;
         points::reach("shutdown.during_drain").await;

@@ -18,12 +18,14 @@ pub mod email_claims;
 pub mod erasures;
 #[cfg(test)]
 mod interleavings;
+pub mod loyalty;
 pub mod mail_sender;
 pub mod messages;
 pub mod notifications;
 pub mod order_progress;
 pub mod outbox;
 pub mod payment_gateway;
+pub mod reports;
 pub mod saga_router;
 pub mod search_indexer;
 pub mod seller_ratings;

@@ -8,9 +8,9 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    announcements, bounces, email_claims, erasures, mail_sender, notifications,
+    announcements, bounces, email_claims, erasures, loyalty, mail_sender, notifications,
     notifications::{escalations, letters},
-    order_progress, payment_gateway, search_indexer, seller_ratings, sequence_gaps,
+    order_progress, payment_gateway, reports, search_indexer, seller_ratings, sequence_gaps,
     session_endings, sms_sender, webhooks,
 };
 
@@ -37,7 +37,7 @@ pub struct SubscriptionInfo {
 }
 
 /// Every context: name and description.
-const CONTEXTS: [(&str, &str); 14] = [
+const CONTEXTS: [(&str, &str); 16] = [
     ("users", "Who there is: registration, verification, sellers, sessions"),
     ("listings", "What is for sale, in which categories, at which price"),
     ("inventory", "Stock: held for orders, sold, given back"),
@@ -45,6 +45,8 @@ const CONTEXTS: [(&str, &str); 14] = [
     ("payments", "Money taken and given back through a provider"),
     ("escrow", "Money between the buyer's payment and the seller"),
     ("shipments", "Goods on their way"),
+    ("promotions", "Codes that take something off an order, and who has used them"),
+    ("loyalty", "Points that buyers have for what they kept"),
     ("reviews", "What buyers think of orders, and what sellers say to that"),
     ("notifications", "Messages to people"),
     ("publishing", "What publishers outside tell: their tokens, their event types, their order"),
@@ -55,8 +57,10 @@ const CONTEXTS: [(&str, &str); 14] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 18] = [
+const HANDLERS: [(&str, &str, &[&str]); 20] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
+    ("loyalty", loyalty::NAME, loyalty::TOPICS),
+    ("analytics", reports::NAME, reports::TOPICS),
     ("users", session_endings::NAME, session_endings::TOPICS),
     ("users", erasures::NAME, erasures::TOPICS),
     ("listings", search_indexer::NAME, search_indexer::TOPICS),

@@ -24,12 +24,15 @@ use crate::domain::event_source::{EventSourceEvent, EventSources};
 use crate::domain::event_type::{EventType, EventTypeEvent};
 use crate::domain::interest::{Interest, InterestEvent};
 use crate::domain::listing::{Listing, ListingEvent};
+use crate::domain::loyalty::{LoyaltyAccount, LoyaltyEvent};
 use crate::domain::notification::{Notification, NotificationEvent};
 use crate::domain::order::{Order, OrderEvent};
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::{Payment, PaymentEvent};
 use crate::domain::projection_care::{ProjectionCare, ProjectionEvent};
+use crate::domain::promotion::{Promotion, PromotionEvent};
 use crate::domain::publication::{Publication, PublicationEvent};
+use crate::domain::reporting::{Reporting, ReportingEvent};
 use crate::domain::review::{Review, ReviewEvent};
 use crate::domain::search_entry::{SearchEntry, SearchEntryEvent};
 use crate::domain::seller_account::{SellerAccount, SellerAccountEvent};
@@ -182,6 +185,9 @@ macro_rules! every_event {
             $what::<EscrowEvent>($($argument),*),
             $what::<SellerAccountEvent>($($argument),*),
             $what::<ShipmentEvent>($($argument),*),
+            $what::<PromotionEvent>($($argument),*),
+            $what::<LoyaltyEvent>($($argument),*),
+            $what::<ReportingEvent>($($argument),*),
             $what::<ReviewEvent>($($argument),*),
             $what::<InterestEvent>($($argument),*),
             $what::<AnnouncementEvent>($($argument),*),
@@ -233,6 +239,9 @@ proptest! {
         snapshot::<Escrow>(random, &text)?;
         snapshot::<SellerAccount>(random, &text)?;
         snapshot::<Shipment>(random, &text)?;
+        snapshot::<Promotion>(random, &text)?;
+        snapshot::<LoyaltyAccount>(random, &text)?;
+        snapshot::<Reporting>(random, &text)?;
         snapshot::<Review>(random, &text)?;
         snapshot::<Interest>(random, &text)?;
         snapshot::<Announcement>(random, &text)?;

@@ -11,8 +11,8 @@ use super::ledger::Ledger;
 use crate::projections::db::{Param, Query, ReadDb, Row};
 use crate::projections::view::View;
 use crate::projections::{
-    analytics, categories, events_index, interests, listings, notifications, orders, publishing,
-    reviews, sagas, search, sessions, shipments, users,
+    analytics, categories, events_index, interests, listings, notifications, orders, promotions,
+    publishing, reviews, sagas, search, sessions, shipments, users,
 };
 
 /// One view.
@@ -82,6 +82,7 @@ pub(super) struct Views {
     service_tokens: Folded<publishing::ServiceTokensView>,
     event_types: Folded<publishing::EventTypesView>,
     buffers: Folded<publishing::BuffersView>,
+    promotions: Folded<promotions::PromotionsView>,
     reviews: Folded<reviews::ReviewsView>,
     interests: Folded<interests::InterestsView>,
     search: Folded<search::SearchView>,
@@ -102,6 +103,7 @@ impl Views {
         self.service_tokens.take(event, ledger);
         self.event_types.take(event, ledger);
         self.buffers.take(event, ledger);
+        self.promotions.take(event, ledger);
         self.reviews.take(event, ledger);
         self.interests.take(event, ledger);
         self.search.take(event, ledger);
@@ -121,6 +123,7 @@ impl Views {
         self.service_tokens.compare(db, ledger).await?;
         self.event_types.compare(db, ledger).await?;
         self.buffers.compare(db, ledger).await?;
+        self.promotions.compare(db, ledger).await?;
         self.reviews.compare(db, ledger).await?;
         self.interests.compare(db, ledger).await?;
         self.search.compare(db, ledger).await?;

@@ -3,8 +3,12 @@
 //! Without `--url` it starts a server of its own on a free port with a folder that is deleted
 //! afterwards, so that one command shows everything. With `--database-url` that server works in an
 //! empty PostgreSQL database, and what it did stays there to be looked at.
+//!
+//! With `--seed-market` it fills a market that is running ([`market`]), and prints no steps.
 
-use std::path::PathBuf;
+mod market;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,7 +35,17 @@ pub(super) struct Options {
     /// The file with an administrator's token of that server
     #[arg(long, value_name = "FILE", default_value = "data/admin-token")]
     admin_token_file: PathBuf,
+    /// Fill the running market with listings, sellers, orders and reviews; twice makes nothing double
+    #[arg(long)]
+    seed_market: bool,
+    /// How many listings that market is to have
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    #[arg(requires = "seed_market")]
+    listings: u32,
 }
+
+/// Where a market is when nobody says.
+const URL_DEFAULT: &str = "http://127.0.0.1:8080";
 
 /// A folder for one demonstration.
 pub(super) fn folder() -> PathBuf {
@@ -39,6 +53,11 @@ pub(super) fn folder() -> PathBuf {
 }
 
 pub(super) async fn demo(config: Config, options: Options) -> anyhow::Result<ExitCode> {
+    if options.seed_market {
+        let done = seed_market(&options).await;
+        remove(&config.storage.data_dir);
+        return done;
+    }
     let folder = config.storage.data_dir.clone();
     let (running, url, token_file) = match options.url {
         Some(url) => (None, url, options.admin_token_file),
@@ -54,12 +73,28 @@ pub(super) async fn demo(config: Config, options: Options) -> anyhow::Result<Exi
     if let Some(running) = running {
         running.stop().await;
     }
-    if let Err(error) = std::fs::remove_dir_all(&folder)
+    remove(&folder);
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(folder)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         eprintln!("souk: {} is left behind: {error}", folder.display());
     }
-    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn seed_market(options: &Options) -> anyhow::Result<ExitCode> {
+    let url = options.url.as_deref().unwrap_or(URL_DEFAULT);
+    let token = admin_token(&options.admin_token_file)?;
+    let made = market::seed(url, &token, options.listings).await?;
+    println!(
+        "{} listings, {} orders and {} reviews are new in the market at {url}.",
+        made.listings, made.orders, made.reviews
+    );
+    println!("Log in as seller0@market.example or buyer0@market.example: {}", market::PASSWORD);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The keys of a demonstration are gone with its folder: in a journal that is in use it would leave
@@ -73,13 +108,17 @@ async fn refuse_if_used(storage: &Storage) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn admin_token(file: &PathBuf) -> anyhow::Result<String> {
+    let token = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the administrator's token {}", file.display()))?;
+    Ok(token.trim().to_owned())
+}
+
 async fn purchase(url: &str, token_file: &PathBuf) -> anyhow::Result<()> {
-    let token = std::fs::read_to_string(token_file).with_context(|| {
-        format!("cannot read the administrator's token {}", token_file.display())
-    })?;
+    let token = admin_token(token_file)?;
     let run = SystemWorld::new().new_id().simple().to_string();
     let visitor = Client::new(url, None);
-    let admin = visitor.with_token(token.trim());
+    let admin = visitor.with_token(&token);
 
     heading("A seller registers, proves the address and is let in");
     let (seller_id, seller) = member(&visitor, &admin, "Sam", &run).await?;
@@ -232,7 +271,16 @@ struct Client {
     url: String,
     token: Option<String>,
     correlation: Option<String>,
+    key: Option<String>,
     wait: bool,
+}
+
+/// An answer, also one that says no.
+struct Heard {
+    status: u16,
+    body: Value,
+    /// Whether it is the answer to an earlier request with the same key.
+    replayed: bool,
 }
 
 impl Client {
@@ -243,6 +291,7 @@ impl Client {
             url,
             token,
             correlation: None,
+            key: None,
             wait: false,
         }
     }
@@ -255,11 +304,32 @@ impl Client {
         Self { correlation: Some(correlation.to_owned()), ..self.clone() }
     }
 
+    fn keyed(&self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self.clone() }
+    }
+
     fn waiting(&self) -> Self {
         Self { wait: true, ..self.clone() }
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
+        let Heard { status, body, .. } = self.hear(request).await?;
+        if status >= 400 {
+            bail!("{status}: {body}");
+        }
+        Ok((status, body))
+    }
+
+    /// Asks without a word of it. Refusals with one of these statuses are answers too.
+    async fn asked(&self, path: &str, body: &Value, refusals: &[u16]) -> anyhow::Result<Heard> {
+        let heard = self.hear(self.http.post(format!("{}{path}", self.url)).json(body)).await?;
+        if heard.status >= 400 && !refusals.contains(&heard.status) {
+            bail!("POST {path}: {}: {}", heard.status, heard.body);
+        }
+        Ok(heard)
+    }
+
+    async fn hear(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Heard> {
         let mut request = request;
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -267,17 +337,18 @@ impl Client {
         if let Some(correlation) = &self.correlation {
             request = request.header("X-Correlation-Id", correlation);
         }
+        if let Some(key) = &self.key {
+            request = request.header("Idempotency-Key", format!("\"{key}\""));
+        }
         if self.wait {
             request = request.header("Prefer", "wait=10");
         }
         let response = request.send().await.context("the server does not answer")?;
         let status = response.status().as_u16();
+        let replayed = response.headers().contains_key("idempotent-replayed");
         let body = response.text().await.context("the answer broke off")?;
         let body = serde_json::from_str(&body).unwrap_or(Value::Null);
-        if status >= 400 {
-            bail!("{status}: {body}");
-        }
-        Ok((status, body))
+        Ok(Heard { status, body, replayed })
     }
 
     async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {

@@ -115,6 +115,14 @@ ids! {
     PayoutId = "payout";
     /// The shipment of an order.
     ShipmentId = "shipment";
+    /// The account of a buyer's points.
+    LoyaltyAccountId = "loyalty_account";
+    /// The reports of the business, together.
+    ReportingId = "reporting";
+    /// The report of an hour.
+    ReportId = "report";
+    /// A promotion code.
+    PromotionId = "promotion";
     /// The review of an order.
     ReviewId = "review";
     /// What one person wants to hear of.
@@ -237,6 +245,34 @@ impl AnnouncementId {
     /// What is told of an event to those who take an interest in it.
     pub fn of(event_id: Uuid) -> Self {
         Self(derived("announcement", &[event_id.as_bytes()]))
+    }
+}
+
+impl LoyaltyAccountId {
+    /// The account of somebody.
+    pub fn of(user: UserId) -> Self {
+        Self(derived("loyalty account", &[user.0.as_bytes()]))
+    }
+}
+
+impl ReportingId {
+    /// There is one.
+    pub fn only() -> Self {
+        Self(derived("reporting", &[]))
+    }
+}
+
+impl ReportId {
+    /// The report of the hour that begins then.
+    pub fn of(from: Timestamp) -> Self {
+        Self(derived("report", &[&from.millis().to_be_bytes()]))
+    }
+}
+
+impl PromotionId {
+    /// The promotion of a code in its one spelling.
+    pub fn of_code(code: &str) -> Self {
+        Self(derived("promotion", &[code.as_bytes()]))
     }
 }
 

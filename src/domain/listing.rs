@@ -136,6 +136,35 @@ pub enum ListingCommand {
         /// When.
         now: Timestamp,
     },
+    /// Show more images.
+    AddImages {
+        /// Who asks.
+        caller: Caller,
+        /// Where they are.
+        images: Vec<String>,
+        /// How many a listing may have.
+        images_max: usize,
+        /// When.
+        now: Timestamp,
+    },
+    /// Show one image less.
+    RemoveImage {
+        /// Who asks.
+        caller: Caller,
+        /// Where it is.
+        image: String,
+        /// When.
+        now: Timestamp,
+    },
+    /// Show the images in this order.
+    OrderImages {
+        /// Who asks.
+        caller: Caller,
+        /// Where they are: all that the listing has, each once.
+        images: Vec<String>,
+        /// When.
+        now: Timestamp,
+    },
     /// Show a draft to everybody.
     Publish {
         /// Who asks.
@@ -265,6 +294,9 @@ impl Command for ListingCommand {
             Self::Create(_) => "CreateListing",
             Self::Update { .. } => "UpdateListing",
             Self::Archive { .. } => "ArchiveListing",
+            Self::AddImages { .. } => "AddImages",
+            Self::RemoveImage { .. } => "RemoveImage",
+            Self::OrderImages { .. } => "OrderImages",
             Self::Publish { .. } => "PublishListing",
             Self::Reactivate { .. } => "ReactivateListing",
             Self::Restock { .. } => "RestockInventory",
@@ -291,6 +323,13 @@ souk_actors::events! {
         PriceChanged(PriceChanged) = "catalog.price.changed", "PriceChanged", 1.0, [];
         /// The offer was withdrawn.
         Archived(ListingArchived) = "listing.archived", "ListingArchived", 1.0, [];
+        /// One image more is shown, after the others.
+        ImageAdded(ListingImageAdded) = "listing.image_added", "ListingImageAdded", 1.0, [];
+        /// An image is not shown any more.
+        ImageRemoved(ListingImageRemoved) = "listing.image_removed", "ListingImageRemoved", 1.0, [];
+        /// The same images are shown in another order.
+        ImagesReordered(ListingImagesReordered) = "listing.images_reordered",
+            "ListingImagesReordered", 1.0, [];
         /// A draft is for sale.
         Published(ListingPublished) = "listing.published", "ListingPublished", 1.0, [];
         /// What was withdrawn is offered again.
@@ -405,6 +444,45 @@ pub struct ListingArchived {
     pub seller_id: UserId,
     /// When.
     pub archived_at: Timestamp,
+}
+
+/// One image more is shown, after the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListingImageAdded {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// Where the image is.
+    pub image: String,
+    /// When.
+    pub added_at: Timestamp,
+}
+
+/// An image is not shown any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListingImageRemoved {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// Where the image was.
+    pub image: String,
+    /// When.
+    pub removed_at: Timestamp,
+}
+
+/// The same images are shown in another order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ListingImagesReordered {
+    /// The listing.
+    pub listing_id: ListingId,
+    /// Who sells.
+    pub seller_id: UserId,
+    /// Where all of its images are, in order.
+    pub images: Vec<String>,
+    /// When.
+    pub reordered_at: Timestamp,
 }
 
 /// A draft is for sale.
@@ -840,6 +918,11 @@ impl Aggregate for Listing {
                 self.update(caller, title.as_deref(), description.as_deref(), *price, *now)
             }
             C::Archive { caller, now } => self.archive(caller, *now),
+            C::AddImages { caller, images, images_max, now } => {
+                self.add_images(caller, images, *images_max, *now)
+            }
+            C::RemoveImage { caller, image, now } => self.remove_image(caller, image, *now),
+            C::OrderImages { caller, images, now } => self.order_images(caller, images, *now),
             C::Publish { caller, category_standing, now } => {
                 self.publish(caller, *category_standing, *now)
             }
@@ -899,6 +982,9 @@ impl Aggregate for Listing {
             E::Updated(_)
             | E::PriceChanged(_)
             | E::Archived(_)
+            | E::ImageAdded(_)
+            | E::ImageRemoved(_)
+            | E::ImagesReordered(_)
             | E::Published(_)
             | E::Reactivated(_)
             | E::Restocked(_)
@@ -1049,6 +1135,78 @@ impl Listing {
             listing_id: details.listing_id,
             seller_id: details.seller_id,
             archived_at: now,
+        })])
+    }
+
+    /// The listing, for its seller while it is not withdrawn.
+    fn for_images(&self, caller: &Caller) -> Result<&ListingDetails, ListingRejection> {
+        let details = self.for_seller(caller)?;
+        match details.status {
+            ListingStatus::Archived => Err(ListingRejection::Archived),
+            _ => Ok(details),
+        }
+    }
+
+    /// What is shown already is not added again.
+    fn add_images(
+        &self,
+        caller: &Caller,
+        images: &[String],
+        images_max: usize,
+        now: Timestamp,
+    ) -> Decision {
+        let details = self.for_images(caller)?;
+        let mut added: Vec<&String> = Vec::new();
+        for image in images {
+            if !details.images.contains(image) && !added.contains(&image) {
+                added.push(image);
+            }
+        }
+        let mut fields = Fields::default();
+        let fits = added.is_empty() || details.images.len() + added.len() <= images_max;
+        fields.require(fits, "/image", "too_many", "the listing has no room for so many images");
+        fields.finish()?;
+        let event = |image: &String| {
+            ListingEvent::ImageAdded(ListingImageAdded {
+                listing_id: details.listing_id,
+                seller_id: details.seller_id,
+                image: image.clone(),
+                added_at: now,
+            })
+        };
+        Ok(added.into_iter().map(event).collect())
+    }
+
+    fn remove_image(&self, caller: &Caller, image: &str, now: Timestamp) -> Decision {
+        let details = self.for_images(caller)?;
+        if !details.images.iter().any(|shown| shown == image) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![ListingEvent::ImageRemoved(ListingImageRemoved {
+            listing_id: details.listing_id,
+            seller_id: details.seller_id,
+            image: image.to_owned(),
+            removed_at: now,
+        })])
+    }
+
+    fn order_images(&self, caller: &Caller, images: &[String], now: Timestamp) -> Decision {
+        let details = self.for_images(caller)?;
+        let (mut asked, mut shown) = (images.to_vec(), details.images.clone());
+        asked.sort_unstable();
+        shown.sort_unstable();
+        let mut fields = Fields::default();
+        let detail = "must be all images of the listing, each once";
+        fields.require(asked == shown, "/images", "other_images", detail);
+        fields.finish()?;
+        if images == details.images {
+            return Ok(Vec::new());
+        }
+        Ok(vec![ListingEvent::ImagesReordered(ListingImagesReordered {
+            listing_id: details.listing_id,
+            seller_id: details.seller_id,
+            images: images.to_vec(),
+            reordered_at: now,
         })])
     }
 
@@ -1389,6 +1547,9 @@ impl ListingDetails {
                 self.price = Money::new(event.price, event.currency);
             }
             ListingEvent::Archived(_) => self.status = ListingStatus::Archived,
+            ListingEvent::ImageAdded(event) => self.images.push(event.image.clone()),
+            ListingEvent::ImageRemoved(event) => self.images.retain(|image| *image != event.image),
+            ListingEvent::ImagesReordered(event) => self.images.clone_from(&event.images),
             ListingEvent::Published(_) => {
                 self.status = ListingStatus::Active;
                 self.unpublished = false;

@@ -15,7 +15,8 @@ use souk_actors::world::Timestamp;
 
 use super::caller::{Caller, Role};
 use super::ids::{
-    CheckoutId, ListingId, OrderId, PaymentId, ReviewId, ShipmentId, UserId, order_number,
+    CheckoutId, ListingId, OrderId, PaymentId, PromotionId, ReviewId, ShipmentId, UserId,
+    order_number,
 };
 use super::listing::{ListingStatus, QUANTITY_MAX};
 use super::money::{Currency, Money};
@@ -246,6 +247,17 @@ pub struct Wanted {
     pub quantity: u32,
 }
 
+/// What a promotion code takes off an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderPromotion {
+    /// The promotion.
+    pub promotion_id: PromotionId,
+    /// Its code.
+    pub code: String,
+    /// How much, in minor units.
+    pub discount: i64,
+}
+
 /// A new order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
@@ -263,6 +275,8 @@ pub struct Placement {
     pub saga_definition: SagaDefinition,
     /// The checkout across sellers that it belongs to, if it does.
     pub checkout_id: Option<CheckoutId>,
+    /// What a promotion code takes off, as the door found out.
+    pub promotion: Option<OrderPromotion>,
     /// Whether the buyer spoke of a transaction. It only names the command.
     pub as_transaction: bool,
     /// When.
@@ -406,7 +420,7 @@ souk_actors::events! {
     /// What happens to orders.
     pub enum OrderEvent in "orders" as "order-service" {
         /// A buyer wants something.
-        Placed(OrderPlaced) = "order.placed", "OrderPlaced", 1.1,
+        Placed(OrderPlaced) = "order.placed", "OrderPlaced", 1.2,
             ["TransactionCreated", "order.created"];
         /// Everything in it is reserved.
         Confirmed(OrderConfirmed) = "order.confirmed", "OrderConfirmed", 1.0, [];
@@ -464,7 +478,7 @@ pub struct OrderPlaced {
     pub seller_id: UserId,
     /// What is wanted.
     pub items: Vec<OrderItem>,
-    /// The sum, in minor units.
+    /// The sum, in minor units, after what a promotion takes off.
     pub amount: i64,
     /// The sum by another name.
     pub total_amount: i64,
@@ -483,6 +497,9 @@ pub struct OrderPlaced {
     /// The checkout across sellers that it belongs to, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkout_id: Option<CheckoutId>,
+    /// What a promotion code takes off, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<OrderPromotion>,
     /// When.
     pub placed_at: Timestamp,
 }
@@ -717,8 +734,11 @@ pub struct OrderDetails {
     pub seller_id: UserId,
     /// What is wanted.
     pub items: Vec<OrderItem>,
-    /// The sum.
+    /// The sum, after what a promotion takes off.
     pub total: Money,
+    /// What a promotion code takes off, if one was given.
+    #[serde(default)]
+    pub promotion: Option<OrderPromotion>,
     /// Where to deliver to.
     pub delivery_address: Personal<Address>,
     /// By which means it is paid.
@@ -815,7 +835,10 @@ fn place(new: &Placement) -> Result<OrderEvent, OrderRejection> {
         return Err(vec![FieldError::new("/items", "required", "must not be empty")].into());
     };
     let (listing_id, seller_id) = (first.listing_id, first.seller_id);
-    let total = check_items(buyer_id, &items)?;
+    let subtotal = check_items(buyer_id, &items)?;
+    let discount = new.promotion.as_ref().map_or(0, |promotion| promotion.discount);
+    let total = subtotal.checked_sub(Money::new(discount, subtotal.currency));
+    let total = total.filter(|total| total.is_price()).ok_or(OrderRejection::AmountOverflow)?;
     let payment_id = PaymentId::of(new.order_id);
     let line = |wanted: &Wanted| OrderItem {
         listing_id: wanted.listing_id,
@@ -842,6 +865,7 @@ fn place(new: &Placement) -> Result<OrderEvent, OrderRejection> {
         payment_reference: payment_id.reference(),
         saga_definition: new.saga_definition,
         checkout_id: new.checkout_id,
+        promotion: new.promotion.clone(),
         placed_at: new.now,
     }))
 }
@@ -905,6 +929,7 @@ impl OrderDetails {
             seller_id: event.seller_id,
             items: event.items.clone(),
             total: Money::new(event.amount, event.currency),
+            promotion: event.promotion.clone(),
             delivery_address: event.delivery_address.clone(),
             payment_method: event.payment_method.clone(),
             payment_id: event.payment_id,
@@ -941,6 +966,11 @@ impl OrderDetails {
             OrderCommand::RecordReviewed { review_id, now } => self.reviewed(*review_id, *now),
         };
         Ok(event.into_iter().collect())
+    }
+
+    /// What a promotion takes off, in minor units.
+    pub fn discount(&self) -> i64 {
+        self.promotion.as_ref().map_or(0, |promotion| promotion.discount)
     }
 
     /// When the goods arrived, as far as the order knows.

@@ -28,15 +28,17 @@ use uuid::Uuid;
 use super::caller::Caller;
 use super::escrow::{Escrow, EscrowCommand};
 use super::ids::{
-    EscrowId, ListingId, NotificationId, OrderId, PaymentId, RefundId, ShipmentId, UserId,
+    EscrowId, ListingId, NotificationId, OrderId, PaymentId, PromotionId, RefundId, ShipmentId,
+    UserId,
 };
 use super::listing::{EXPIRED, HOLD_FOR, Listing, ListingCommand, ReservationFailure};
 use super::money::{Currency, Money};
 use super::notification::{
     Audience, Channel, NewNotification, Notification, NotificationCommand, Params,
 };
-use super::order::{Order, OrderCommand, OrderItem, PaymentMethod, SagaDefinition};
+use super::order::{Order, OrderCommand, OrderItem, OrderPromotion, PaymentMethod, SagaDefinition};
 use super::payment::{Payment, PaymentCommand};
+use super::promotion::{Promotion, PromotionCommand, RedemptionFailure};
 use super::shipment::{Shipment, ShipmentCommand};
 
 /// How long a step may take, from the documents.
@@ -68,6 +70,8 @@ pub enum MarketCommand {
     Escrow(EscrowId, EscrowCommand),
     /// To a shipment.
     Shipment(ShipmentId, ShipmentCommand),
+    /// To a promotion.
+    Promotion(PromotionId, PromotionCommand),
     /// To a notification.
     Notification(NotificationId, NotificationCommand),
 }
@@ -81,6 +85,7 @@ impl MarketCommand {
             Self::Payment(id, _) => id.uuid(),
             Self::Escrow(id, _) => id.uuid(),
             Self::Shipment(id, _) => id.uuid(),
+            Self::Promotion(id, _) => id.uuid(),
             Self::Notification(id, _) => id.uuid(),
         }
     }
@@ -93,6 +98,7 @@ impl MarketCommand {
             Self::Payment(..) => Payment::TYPE,
             Self::Escrow(..) => Escrow::TYPE,
             Self::Shipment(..) => Shipment::TYPE,
+            Self::Promotion(..) => Promotion::TYPE,
             Self::Notification(..) => Notification::TYPE,
         }
     }
@@ -105,6 +111,7 @@ impl MarketCommand {
             Self::Payment(_, command) => command.name(),
             Self::Escrow(_, command) => command.name(),
             Self::Shipment(_, command) => command.name(),
+            Self::Promotion(_, command) => command.name(),
             Self::Notification(_, command) => command.name(),
         }
     }
@@ -125,8 +132,11 @@ pub struct Placed {
     pub seller_id: UserId,
     /// What is wanted.
     pub items: Vec<OrderItem>,
-    /// The sum.
+    /// The sum, after what a promotion takes off.
     pub total: Money,
+    /// What a promotion code takes off, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<OrderPromotion>,
     /// By which means it will be paid.
     pub payment_method: PaymentMethod,
     /// The reference that the buyer and the gateway see.
@@ -161,6 +171,14 @@ pub enum Fact {
     Released(ListingId),
     /// A listing took its stock back because the time was over.
     Expired(ListingId),
+    /// The promotion holds a use for it.
+    Redeemed,
+    /// The promotion has none.
+    NotRedeemed(RedemptionFailure),
+    /// The promotion shall hold none.
+    RedemptionBarred,
+    /// The promotion took its use back.
+    RedemptionReleased,
     /// The escrow waits for the money.
     EscrowOpened,
     /// The escrow has the money.
@@ -194,6 +212,9 @@ pub struct OrderSaga {
     pub order: OrderFlags,
     /// What each listing has said.
     pub listings: BTreeMap<ListingId, ListingFlags>,
+    /// What the promotion has said, if there is one.
+    #[serde(default)]
+    pub promotion: PromotionFlags,
     /// What the escrow has said.
     pub escrow: EscrowFlags,
     /// What the payment has said.
@@ -232,6 +253,19 @@ pub struct ListingFlags {
     pub released: bool,
     /// It took the stock back because the time was over.
     pub expired: bool,
+}
+
+/// What a promotion has said.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PromotionFlags {
+    /// It holds a use, or did.
+    pub redeemed: bool,
+    /// It has none to hold.
+    pub failed: Option<RedemptionFailure>,
+    /// It shall hold none.
+    pub barred: bool,
+    /// It took the use back.
+    pub released: bool,
 }
 
 /// What an escrow has said.
@@ -279,8 +313,15 @@ pub struct ConfirmationFlags {
 impl Saga for OrderSaga {
     const NAME: &'static str = "order_saga";
 
-    const TOPICS: &'static [&'static str] =
-        &["order.*", "inventory.*", "escrow.*", "payment.*", "shipment.*", "notification.email.*"];
+    const TOPICS: &'static [&'static str] = &[
+        "order.*",
+        "inventory.*",
+        "promotion.*",
+        "escrow.*",
+        "payment.*",
+        "shipment.*",
+        "notification.email.*",
+    ];
 
     type Fact = Fact;
     type Command = MarketCommand;
@@ -309,6 +350,10 @@ impl Saga for OrderSaga {
                     Fact::Released(listing_id)
                 }
             }
+            "promotion.redeemed" => Fact::Redeemed,
+            "promotion.redemption_refused" => Fact::NotRedeemed(field(data, "reason")?),
+            "promotion.redemption_barred" => Fact::RedemptionBarred,
+            "promotion.redemption_released" => Fact::RedemptionReleased,
             "escrow.created" => Fact::EscrowOpened,
             "escrow.funded" => Fact::EscrowFunded,
             // A part goes back when the saga is done with the order.
@@ -357,6 +402,10 @@ impl Saga for OrderSaga {
                 listing.released = true;
                 listing.expired = true;
             }
+            Fact::Redeemed => self.promotion.redeemed = true,
+            Fact::NotRedeemed(reason) => least(&mut self.promotion.failed, reason),
+            Fact::RedemptionBarred => self.promotion.barred = true,
+            Fact::RedemptionReleased => self.promotion.released = true,
             Fact::EscrowOpened => self.escrow.opened = true,
             Fact::EscrowFunded => self.escrow.funded = true,
             Fact::EscrowClosed => self.escrow.closed = true,
@@ -454,6 +503,7 @@ fn owner(event_type: &str) -> Option<&'static str> {
     Some(match event_type.split_once('.')?.0 {
         "order" => Order::TYPE,
         "inventory" => Listing::TYPE,
+        "promotion" => Promotion::TYPE,
         "payment" => Payment::TYPE,
         "escrow" => Escrow::TYPE,
         "shipment" => Shipment::TYPE,
@@ -477,6 +527,7 @@ fn placed(event_id: Uuid, data: &Value) -> Option<Placed> {
         seller_id: field(data, "seller_id")?,
         items: field(data, "items")?,
         total: Money::new(field(data, "amount")?, currency),
+        promotion: field(data, "promotion"),
         payment_method: field(data, "payment_method")?,
         payment_reference: field(data, "payment_reference")?,
         definition: field(data, "saga_definition")?,
@@ -513,6 +564,19 @@ impl OrderSaga {
         })
     }
 
+    /// Whether the promotion of the order has a use for it; no promotion has.
+    fn is_redeemed(&self) -> bool {
+        let is_promoted = self.placed.as_ref().is_some_and(|placed| placed.promotion.is_some());
+        self.promotion.redeemed || !is_promoted
+    }
+
+    /// Whether no promotion holds a use for the order, nor ever will.
+    fn is_not_redeemed(&self) -> bool {
+        let is_promoted = self.placed.as_ref().is_some_and(|placed| placed.promotion.is_some());
+        let PromotionFlags { failed, barred, released, .. } = &self.promotion;
+        !is_promoted || *released || *barred || failed.is_some()
+    }
+
     /// The commands that `make` makes of the order, once it is known.
     fn make(&self, make: impl FnOnce(&Placed) -> Vec<MarketCommand>) -> Vec<MarketCommand> {
         self.placed.as_ref().map(make).unwrap_or_default()
@@ -523,6 +587,7 @@ impl OrderSaga {
         let failed = self.listings.values().filter_map(|listing| listing.failed).min();
         self.aborted()
             .or_else(|| failed.map(|reason| reason.as_str().to_owned()))
+            .or_else(|| self.promotion.failed.map(|reason| reason.as_str().to_owned()))
             .or_else(|| self.payment.failed.clone().map(|_| "payment_failed".to_owned()))
             .unwrap_or_else(|| "order_failed".to_owned())
     }
@@ -560,9 +625,13 @@ const RESERVE: Step<OrderSaga> = Step {
     act: |saga, now| saga.make(|placed| reserve(placed, now)),
     progress: |saga| {
         let failed = saga.listings.values().filter_map(|listing| listing.failed).min();
-        match failed {
-            Some(reason) => Progress::Failed(reason.as_str().to_owned()),
-            None => done_when(saga.escrow.opened && saga.every_listing(|listing| listing.reserved)),
+        match (failed, saga.promotion.failed) {
+            (Some(reason), _) => Progress::Failed(reason.as_str().to_owned()),
+            (None, Some(reason)) => Progress::Failed(reason.as_str().to_owned()),
+            (None, None) => {
+                let held = saga.every_listing(|listing| listing.reserved);
+                done_when(saga.escrow.opened && held && saga.is_redeemed())
+            }
         }
     },
     undo: |saga, now| {
@@ -575,7 +644,7 @@ const RESERVE: Step<OrderSaga> = Step {
     undone: |saga| {
         let free =
             |listing: &ListingFlags| listing.released || listing.barred || listing.failed.is_some();
-        saga.escrow.closed && saga.every_listing(free)
+        saga.escrow.closed && saga.every_listing(free) && saga.is_not_redeemed()
     },
     ..PLAIN
 };
@@ -698,7 +767,23 @@ fn reserve(placed: &Placed, now: Timestamp) -> Vec<MarketCommand> {
         now,
     };
     commands.push(MarketCommand::Escrow(escrow_id, open));
+    commands.extend(placed.promotion.as_ref().map(|promotion| redeem(placed, promotion, now)));
     commands
+}
+
+fn redeem(placed: &Placed, promotion: &OrderPromotion, now: Timestamp) -> MarketCommand {
+    let OrderPromotion { promotion_id, discount, .. } = *promotion;
+    let Money { amount, currency } = placed.total;
+    let command = PromotionCommand::Redeem {
+        promotion_id,
+        order_id: placed.order_id,
+        buyer_id: placed.buyer_id,
+        seller_id: placed.seller_id,
+        subtotal: Money::new(amount.saturating_add(discount), currency),
+        discount,
+        now,
+    };
+    MarketCommand::Promotion(promotion_id, command)
 }
 
 fn release(placed: &Placed, reason: &str, now: Timestamp) -> Vec<MarketCommand> {
@@ -711,7 +796,16 @@ fn release(placed: &Placed, reason: &str, now: Timestamp) -> Vec<MarketCommand> 
         };
         MarketCommand::Listing(item.listing_id, command)
     };
-    placed.items.iter().map(release).collect()
+    let give_back = placed.promotion.as_ref().map(|promotion| {
+        let command = PromotionCommand::Release {
+            promotion_id: promotion.promotion_id,
+            order_id: placed.order_id,
+            reason: reason.to_owned(),
+            now,
+        };
+        MarketCommand::Promotion(promotion.promotion_id, command)
+    });
+    placed.items.iter().map(release).chain(give_back).collect()
 }
 
 fn refund_escrow(placed: &Placed, reason: &str, now: Timestamp) -> MarketCommand {

@@ -19,11 +19,14 @@ use super::event_source::EventSourceEvent;
 use super::event_type::EventTypeEvent;
 use super::interest::InterestEvent;
 use super::listing::ListingEvent;
+use super::loyalty::LoyaltyEvent;
 use super::notification::NotificationEvent;
 use super::order::OrderEvent;
 use super::payment::PaymentEvent;
 use super::projection_care::ProjectionEvent;
+use super::promotion::PromotionEvent;
 use super::publication::PublicationEvent;
+use super::reporting::ReportingEvent;
 use super::review::ReviewEvent;
 use super::search_entry::SearchEntryEvent;
 use super::seller_account::SellerAccountEvent;
@@ -45,11 +48,14 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         SearchEntryEvent::descriptors(),
         ActivityEvent::descriptors(),
         AlertEvent::descriptors(),
+        ReportingEvent::descriptors(),
         OrderEvent::descriptors(),
         PaymentEvent::descriptors(),
         EscrowEvent::descriptors(),
         SellerAccountEvent::descriptors(),
         ShipmentEvent::descriptors(),
+        PromotionEvent::descriptors(),
+        LoyaltyEvent::descriptors(),
         ReviewEvent::descriptors(),
         InterestEvent::descriptors(),
         AnnouncementEvent::descriptors(),
@@ -224,6 +230,9 @@ mod tests {
         "listing.updated",
         "catalog.price.changed",
         "listing.archived",
+        "listing.image_added",
+        "listing.image_removed",
+        "listing.images_reordered",
         "listing.published",
         "listing.reactivated",
         "listing.reserved",
@@ -241,6 +250,9 @@ mod tests {
         "analytics.event.recorded",
         "analytics.alert.triggered",
         "analytics.alert.resolved",
+        "analytics.reporting.started",
+        "analytics.report.requested",
+        "analytics.report.generated",
         "order.placed",
         "order.confirmed",
         "order.paid",
@@ -284,6 +296,14 @@ mod tests {
         "shipment.dispatched",
         "shipment.delivered",
         "shipment.cancelled",
+        "promotion.created",
+        "promotion.ended",
+        "promotion.redeemed",
+        "promotion.redemption_refused",
+        "promotion.redemption_barred",
+        "promotion.redemption_released",
+        "loyalty.points_accrued",
+        "loyalty.points_reversed",
         "review.created",
         "review.replied",
         "review.reply_edited",

@@ -220,7 +220,33 @@ pub struct SellerAccount {
     /// How much was taken out or is on its way, by currency, in minor units.
     pub taken: BTreeMap<String, i64>,
     /// How the last payouts ended, the oldest first, so that the same word may come twice.
-    ended: Vec<(PayoutId, bool)>,
+    ended: Vec<(PayoutId, Ending)>,
+}
+
+/// How a payout ended, in the words that were said then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// It was sent.
+    Sent {
+        /// The bank's name for the transfer.
+        reference: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// It could not be.
+    Failed {
+        /// Why.
+        reason: String,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl Ending {
+    fn is_sent(&self) -> bool {
+        matches!(self, Self::Sent { .. })
+    }
 }
 
 /// A payout on its way.
@@ -240,6 +266,7 @@ type Decision = Result<Vec<SellerAccountEvent>, SellerAccountRejection>;
 
 impl Aggregate for SellerAccount {
     const TYPE: &'static str = "seller_account";
+    const SNAPSHOT_VERSION: u32 = 2;
     type Command = SellerAccountCommand;
     type Event = SellerAccountEvent;
     type Rejection = SellerAccountRejection;
@@ -299,10 +326,14 @@ impl Aggregate for SellerAccount {
                     },
                 );
             }
-            SellerAccountEvent::Completed(event) => self.end(event.payout_id, true),
+            SellerAccountEvent::Completed(event) => {
+                let (reference, at) = (event.reference.clone(), event.completed_at);
+                self.end(event.payout_id, Ending::Sent { reference, at });
+            }
             SellerAccountEvent::Failed(event) => {
                 self.take(event.currency, -event.amount);
-                self.end(event.payout_id, false);
+                let (reason, at) = (event.reason.clone(), event.failed_at);
+                self.end(event.payout_id, Ending::Failed { reason, at });
             }
         }
     }
@@ -323,17 +354,22 @@ impl SellerAccount {
         self.taken.get(currency.code()).copied().unwrap_or(0)
     }
 
-    fn end(&mut self, payout_id: PayoutId, sent: bool) {
+    /// How a payout ended, of those that ended last.
+    pub fn ending(&self, payout_id: PayoutId) -> Option<&Ending> {
+        self.ended.iter().find(|(id, _)| *id == payout_id).map(|(_, ending)| ending)
+    }
+
+    fn end(&mut self, payout_id: PayoutId, ending: Ending) {
         self.open.remove(&payout_id);
-        self.ended.push((payout_id, sent));
+        self.ended.push((payout_id, ending));
         if self.ended.len() > OPEN_MAX {
             self.ended.remove(0);
         }
     }
 
     fn request(&self, request: &PayoutRequest) -> Decision {
-        let known = |(id, _): &(PayoutId, bool)| *id == request.payout_id;
-        if self.open.contains_key(&request.payout_id) || self.ended.iter().any(known) {
+        let has_ended = self.ending(request.payout_id).is_some();
+        if self.open.contains_key(&request.payout_id) || has_ended {
             return Ok(Vec::new());
         }
         if !request.caller.is(request.seller_id) {
@@ -374,11 +410,11 @@ impl SellerAccount {
         if !caller.has(Role::Admin) {
             return Err(SellerAccountRejection::Forbidden);
         }
-        match self.open.get(&payout_id) {
-            Some(open) => Ok(Some(open)),
-            None if self.ended.contains(&(payout_id, sent)) => Ok(None),
-            None if self.ended.contains(&(payout_id, !sent)) => Err(SellerAccountRejection::Over),
-            None => Err(SellerAccountRejection::NotFound),
+        match (self.open.get(&payout_id), self.ending(payout_id)) {
+            (Some(open), _) => Ok(Some(open)),
+            (None, Some(ending)) if ending.is_sent() == sent => Ok(None),
+            (None, Some(_)) => Err(SellerAccountRejection::Over),
+            (None, None) => Err(SellerAccountRejection::NotFound),
         }
     }
 }

@@ -86,6 +86,7 @@ pub fn placed(definition: SagaDefinition, method: &str, listings: u128) -> Place
         seller_id: user(SELLER),
         items: (0..listings).map(item).collect(),
         total: dong(1_000 * i64::try_from(listings).unwrap()),
+        promotion: None,
         payment_method: super::order::PaymentMethod::new(method),
         payment_reference: "PAY-1".into(),
         definition,

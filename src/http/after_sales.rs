@@ -266,18 +266,27 @@ async fn list_returns(
     Path(id): Path<String>,
 ) -> Result<Answer<Page<ReturnBody>>, ApiError> {
     let order = seen(&app, &call, &id).await?;
+    Ok(Answer::ok(Page::whole(returns_of(&app, order).await?)))
+}
+
+/// The returns of an order, as they stand.
+pub(super) async fn returns_of(app: &App, order: OrderId) -> Result<Vec<ReturnBody>, ApiError> {
     let all = |order: &Order| match &order.details {
         Some(order) => {
             order.after_sales.returns.iter().map(|it| ReturnBody::new(order, it)).collect()
         }
         None => Vec::new(),
     };
-    let mut returns = app.runtime().aggregate::<Order>().read(order.uuid(), all).await?.value;
-    let known = refunds(&app, order).await?;
+    let mut returns: Vec<ReturnBody> =
+        app.runtime().aggregate::<Order>().read(order.uuid(), all).await?.value;
+    if returns.is_empty() {
+        return Ok(returns);
+    }
+    let known = refunds(app, order).await?;
     for it in &mut returns {
         it.refund.stands(&known);
     }
-    Ok(Answer::ok(Page::whole(returns)))
+    Ok(returns)
 }
 
 /// A return

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
@@ -14,15 +14,18 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::answer::Answer;
+use super::answer::{Answer, Page, composed};
 use super::body::{Fields, FromFields, Valid};
 use super::call::{SignedIn, Staff};
-use super::params::{Params, wrong};
+use super::conditional::IfNoneMatch;
+use super::params::{Params, path_id, wrong};
 use super::problem::ApiError;
 use super::{App, PROJECTION_POSITION};
 use crate::app::contexts::context_of;
 use crate::domain::activity::{Activity, ActivityCommand};
+use crate::domain::ids::{ReportId, ReportingId};
 use crate::domain::registry;
+use crate::domain::reporting::{ReportFigure, ReportGenerated, Reporting};
 use crate::projections::analytics::{Metric, Point, Span, Value};
 use crate::projections::{ANALYTICS_VIEW, EVENTS_INDEX, REVIEWS_VIEW};
 
@@ -39,6 +42,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(business_metrics))
         .routes(routes!(event_counts, record_action))
         .routes(routes!(my_analytics))
+        .routes(routes!(list_reports))
+        .routes(routes!(get_report))
 }
 
 /// A figure over a time.
@@ -66,7 +71,7 @@ pub struct MetricBody {
 }
 
 /// A figure.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FigureBody {
     /// The figure.
     #[schema(value_type = f64, example = 1_500_000)]
@@ -278,6 +283,81 @@ async fn business_metrics(
     let body = figure(&app, metric, (bucket, span), seller).await?;
     let rows = (&["at", "value", "currency"][..], &body.data[..]);
     Ok(rendered(&app, metric.projection(), form, metric.name, &body, rows))
+}
+
+/// The figures of one hour.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ReportBody {
+    /// The report.
+    pub report_id: Uuid,
+    /// From this time on.
+    #[schema(format = DateTime)]
+    pub from: String,
+    /// Before this time.
+    #[schema(format = DateTime)]
+    pub to: String,
+    /// Every figure of `GET /analytics/metrics` by its name; money by currency.
+    pub figures: BTreeMap<String, Vec<FigureBody>>,
+    /// When it was made.
+    #[schema(format = DateTime)]
+    pub generated_at: String,
+}
+
+impl From<&ReportGenerated> for ReportBody {
+    fn from(report: &ReportGenerated) -> Self {
+        let figure = |of: &ReportFigure| FigureBody {
+            value: of.value.clone(),
+            currency: of.currency.clone(),
+        };
+        let figures = report.figures.iter();
+        Self {
+            report_id: report.report_id.uuid(),
+            from: report.from.to_string(),
+            to: report.to.to_string(),
+            figures: figures
+                .map(|(name, of)| (name.clone(), of.iter().map(figure).collect()))
+                .collect(),
+            generated_at: report.generated_at.to_string(),
+        }
+    }
+}
+
+/// The hourly reports
+///
+/// For administrators: those of the last two weeks, the latest first. Each is told as
+/// `analytics.report.generated` too. After a stop the hours of a day are made up for.
+#[utoipa::path(get, path = "/analytics/reports", tag = "analytics",
+    responses((status = 200, description = "The reports", body = Page<ReportBody>)))]
+async fn list_reports(
+    State(app): State<App>,
+    Staff(_): Staff,
+) -> Result<Answer<Page<ReportBody>>, ApiError> {
+    let all =
+        |reporting: &Reporting| reporting.reports.iter().map(ReportBody::from).collect::<Vec<_>>();
+    let reporting = app.runtime().aggregate::<Reporting>();
+    let read = reporting.read(ReportingId::only().uuid(), all).await?;
+    Ok(Answer::ok(Page::whole(read.value)))
+}
+
+/// The report of an hour
+#[utoipa::path(get, path = "/analytics/reports/{id}", tag = "analytics",
+    params(("id" = String, Path)),
+    responses((status = 200, description = "The report", body = ReportBody)))]
+async fn get_report(
+    State(app): State<App>,
+    Staff(_): Staff,
+    Path(id): Path<String>,
+    theirs: IfNoneMatch,
+) -> Result<Response, ApiError> {
+    let id: ReportId = path_id(&id)?;
+    let one = move |reporting: &Reporting| {
+        let mut reports = reporting.reports.iter();
+        reports.find(|report| report.report_id == id).map(ReportBody::from)
+    };
+    let reporting = app.runtime().aggregate::<Reporting>();
+    let read = reporting.read(ReportingId::only().uuid(), one).await?;
+    let missing = || ApiError::not_found("there is no such report, or not any more");
+    Ok(composed(&read.value.ok_or_else(missing)?, &theirs))
 }
 
 /// How many events there were.

@@ -61,6 +61,18 @@ impl Unread {
         read(&bytes)
     }
 
+    /// The boundary between the parts of a form, and the body that has them.
+    pub(super) fn form(self) -> Result<(String, Body), ApiError> {
+        let (parts, body) = self.0.into_parts();
+        let content_type = parts.headers.get(header::CONTENT_TYPE);
+        let boundary =
+            content_type.and_then(|value| multer::parse_boundary(value.to_str().ok()?).ok());
+        match boundary {
+            Some(boundary) if !is_encoded(&parts.headers) => Ok((boundary, body)),
+            _ => Err(unsupported("the body must be multipart/form-data with a boundary")),
+        }
+    }
+
     /// Takes the body in, if there is none or it is of one of these media types.
     pub(super) async fn bytes(
         self,

@@ -25,6 +25,7 @@ use super::orders::{
 };
 use super::params::path_id;
 use super::problem::ApiError;
+use super::promotions;
 use crate::domain::ids::{CheckoutId, ListingId, OrderId, UserId};
 use crate::domain::order::{Address, Order, OrderCommand, OrderRejection, Placement, Wanted};
 use crate::projections::OrderFilter;
@@ -51,6 +52,8 @@ struct Part<'a> {
     lines: Vec<(&'a NewItem, ListingId, Offer)>,
     /// Whether an earlier try of the same request has placed it.
     placed: bool,
+    /// Whether the promotion code is this seller's.
+    promoted: bool,
 }
 
 async fn parts<'a>(
@@ -67,7 +70,7 @@ async fn parts<'a>(
             let order_id = OrderId::of_checkout(checkout, seller);
             let known = |order: &Order| order.details.is_some();
             let placed = orders.read(order_id.uuid(), known).await?.value;
-            place.insert(Part { order_id, lines: Vec::new(), placed });
+            place.insert(Part { order_id, lines: Vec::new(), placed, promoted: false });
         }
         if let Some(part) = parts.get_mut(&seller) {
             part.lines.push((item, listing, offer));
@@ -88,7 +91,7 @@ async fn placement(
     (wish, delivery_address): (&Wish, &Address),
     part: Part<'_>,
 ) -> Result<(OrderId, OrderCommand), ApiError> {
-    let Part { order_id, lines, placed } = part;
+    let Part { order_id, lines, placed, promoted } = part;
     let mut items: Vec<Wanted> = Vec::with_capacity(lines.len());
     for (item, listing, offer) in lines {
         items.push(match placed {
@@ -96,8 +99,12 @@ async fn placement(
             false => for_buyer(app, call, item, listing, offer).await?,
         });
     }
+    let mut promotion = None;
     if !placed {
-        payable(&wish.payment_method, &items)?;
+        if let Some(code) = wish.promotion_code.as_ref().filter(|_| promoted) {
+            promotion = Some(promotions::applied(app, call, code, &items).await?);
+        }
+        payable(&wish.payment_method, &items, promotion.as_ref())?;
     }
     let command = OrderCommand::Place(Box::new(Placement {
         caller: call.caller(),
@@ -107,6 +114,7 @@ async fn placement(
         payment_method: wish.payment_method.clone(),
         saga_definition: wish.saga_definition,
         checkout_id: Some(checkout),
+        promotion,
         as_transaction: false,
         now: app.now(),
     }));
@@ -124,7 +132,7 @@ async fn placement(
 /// One order for each of them, under one `checkout_id`. Nothing is placed when the door knows of
 /// anything that cannot be bought. What comes after that is decided for each order by itself. The
 /// `Idempotency-Key` is required: whoever gets no answer repeats the request with the same one, and
-/// what has been placed is not placed again.
+/// what has been placed is not placed again. A promotion code counts for what is bought of its seller.
 #[utoipa::path(post, path = "/checkouts", tag = "orders", request_body = NewOrder,
     responses((status = 201, description = "The orders", body = CheckoutBody)))]
 async fn check_out(
@@ -140,8 +148,13 @@ async fn check_out(
     usable(&app, &wish.payment_method)?;
     let checkout = CheckoutId(call.new_id(&app, "checkouts.create"));
     let mut commands = Vec::new();
-    let parts = parts(&app, checkout, &wish).await?;
+    let mut parts = parts(&app, checkout, &wish).await?;
     let repeated = parts.values().all(|part| part.placed);
+    if let Some(code) = wish.promotion_code.as_ref().filter(|_| !repeated) {
+        let seller = promotions::seller_of(&app, code).await?;
+        let part = seller.and_then(|seller| parts.get_mut(&seller));
+        part.ok_or_else(promotions::unknown)?.promoted = true;
+    }
     let destination = wish.destination.clone();
     let address = destination.find(&app, &call, repeated).await?;
     for part in parts.into_values() {

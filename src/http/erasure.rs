@@ -14,27 +14,35 @@ use uuid::Uuid;
 
 use super::App;
 use super::address_book::{self, SavedAddressBody};
+use super::after_sales::{self, ReturnBody};
 use super::answer::{Answer, nothing_after};
 use super::body::{Fields, FromFields, Reason, Unread};
 use super::call::{Call, SignedIn};
-use super::ledger;
+use super::interests::{FavouriteBody, FollowedBody};
+use super::ledger::{self, PayoutBody};
 use super::listings::{self, ListingBody};
+use super::loyalty::{self, LoyaltyBody};
 use super::notifications::{self, NotificationBody};
 use super::orders::{self, OrderBody, OrderSummary};
 use super::params::path_id;
 use super::passwords::confirmed;
 use super::peer::Peer;
+use super::preferences::{self, PreferencesBody};
 use super::problem::{ApiError, FieldProblem};
+use super::promotions::{self, PromotionBody};
+use super::reviews::{self, ReviewBody};
 use super::sessions::{self, SessionBody};
 use super::standing::required;
 use super::users::{UserBody, missing, view};
 use crate::domain::ids::{ListingId, NotificationId, OrderId, UserId};
+use crate::domain::interest::InterestKind;
 use crate::domain::listing::Listing;
+use crate::domain::review::Review;
 use crate::domain::user::{User, UserCommand, UserRejection};
 use crate::identity::password;
 use crate::projections::{
-    LISTINGS_VIEW, ListingFilter, NOTIFICATIONS_VIEW, ORDERS_VIEW, OrderFilter, OrderRow,
-    SESSIONS_VIEW,
+    INTERESTS_VIEW, InterestRow, LEDGER, LISTINGS_VIEW, ListingFilter, NOTIFICATIONS_VIEW,
+    ORDERS_VIEW, OrderFilter, OrderRow, PROMOTIONS_VIEW, REVIEWS_VIEW, ReviewFilter, SESSIONS_VIEW,
 };
 use crate::subscribers::erasures::forget;
 
@@ -187,6 +195,24 @@ pub struct ExportBody {
     pub sales: Vec<OrderSummary>,
     /// What is or was for sale.
     pub listings: Vec<ListingBody>,
+    /// What was bought and is to come back, or did.
+    pub returns: Vec<ReturnBody>,
+    /// What the user wrote about orders, hidden or not.
+    pub reviews_written: Vec<ReviewBody>,
+    /// What is shown of others' words about the user as a seller.
+    pub reviews_received: Vec<ReviewBody>,
+    /// The promotion codes of the user as a seller.
+    pub promotions: Vec<PromotionBody>,
+    /// What was paid out, or is to be.
+    pub payouts: Vec<PayoutBody>,
+    /// Points for what was bought.
+    pub loyalty: LoyaltyBody,
+    /// Whom the user follows.
+    pub following: Vec<FollowedBody>,
+    /// The user's favourites.
+    pub favourites: Vec<FavouriteBody>,
+    /// What the user is told, and by which way.
+    pub preferences: Option<PreferencesBody>,
     /// Where the user is logged in.
     pub sessions: Vec<SessionBody>,
     /// What the user was told. A mail's words are in the mailbox only.
@@ -237,6 +263,71 @@ async fn all_notifications(
     }
 }
 
+/// Everything that somebody takes an interest in of a kind.
+async fn all_interests<T: From<InterestRow>>(
+    app: &App,
+    user: UserId,
+    kind: InterestKind,
+) -> Result<Vec<T>, ApiError> {
+    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
+    loop {
+        let rows = app.reads().interests_of(user.uuid(), kind, before, PAGE).await?;
+        let Some(last) = rows.last() else { return Ok(all) };
+        before = Some((last.since.millis(), last.interest_id));
+        all.extend(rows.into_iter().map(T::from));
+    }
+}
+
+/// A review, whether it is shown or not.
+async fn review(app: &App, id: Uuid) -> Result<Option<ReviewBody>, ApiError> {
+    let read = app.runtime().aggregate::<Review>().read(id, reviews::view).await?;
+    Ok(read.value.map(|body| ReviewBody { version: read.version, ..body }))
+}
+
+async fn reviews_received(app: &App, user: UserId) -> Result<Vec<ReviewBody>, ApiError> {
+    let filter = ReviewFilter { seller_id: Some(user.uuid()), ..ReviewFilter::default() };
+    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
+    loop {
+        let rows = app.reads().reviews(&filter, before, PAGE).await?;
+        let Some(last) = rows.last() else { return Ok(all) };
+        before = Some((last.created_at.millis(), last.review_id));
+        for row in rows {
+            all.extend(review(app, row.review_id).await?);
+        }
+    }
+}
+
+/// What the user bought, with what came of it: the orders, the returns, the reviews.
+async fn bought(
+    app: &App,
+    user: UserId,
+) -> Result<(Vec<OrderBody>, Vec<ReturnBody>, Vec<ReviewBody>), ApiError> {
+    let buys = OrderFilter { buyer_id: Some(user.uuid()), ..OrderFilter::default() };
+    let (mut orders, mut returns, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    for row in all_orders(app, &buys).await? {
+        let order = OrderId(row.order_id);
+        let body = orders::current(app, order).await?;
+        returns.extend(after_sales::returns_of(app, order).await?);
+        if let Some(id) = body.review_id {
+            written.extend(review(app, id).await?);
+        }
+        orders.push(body);
+    }
+    Ok((orders, returns, written))
+}
+
+/// The views that an export reads.
+const VIEWS: [&str; 8] = [
+    ORDERS_VIEW,
+    LISTINGS_VIEW,
+    SESSIONS_VIEW,
+    NOTIFICATIONS_VIEW,
+    REVIEWS_VIEW,
+    PROMOTIONS_VIEW,
+    INTERESTS_VIEW,
+    LEDGER,
+];
+
 /// All that is stored of a person
 ///
 /// For the person, and for administrators; `me` stands for the caller. It includes everything that had
@@ -257,28 +348,33 @@ async fn export_user(
     }
     let look = |user: &User| {
         let addresses = address_book::all(user.details.as_ref()?);
-        view(true)(user).map(|profile| (profile, addresses))
+        view(true)(user).map(|profile| (profile, addresses, preferences::view(user)))
     };
     let done = app.runtime().aggregate::<User>().read(user.uuid(), look).await?;
-    let (profile, addresses) = done.value.ok_or_else(missing)?;
+    let (profile, addresses, preferences) = done.value.ok_or_else(missing)?;
     let profile = UserBody { version: done.version, ..profile };
-    for view in [ORDERS_VIEW, LISTINGS_VIEW, SESSIONS_VIEW, NOTIFICATIONS_VIEW] {
+    for view in VIEWS {
         app.projected_all(view).await?;
     }
-    let buys = OrderFilter { buyer_id: Some(user.uuid()), ..OrderFilter::default() };
-    let mut bought = Vec::new();
-    for row in all_orders(&app, &buys).await? {
-        bought.push(orders::current(&app, OrderId(row.order_id)).await?);
-    }
+    let (orders, returns, reviews_written) = bought(&app, user).await?;
     let sells = OrderFilter { seller_id: Some(user.uuid()), ..OrderFilter::default() };
     let sales = all_orders(&app, &sells).await?.into_iter().map(OrderSummary::from).collect();
     Ok(Answer::ok(ExportBody {
         exported_at: app.now().to_string(),
         profile,
         addresses,
-        orders: bought,
+        orders,
         sales,
         listings: all_listings(&app, user).await?,
+        returns,
+        reviews_written,
+        reviews_received: reviews_received(&app, user).await?,
+        promotions: promotions::all_of(&app, &call, user).await?,
+        payouts: ledger::all_payouts_of(&app, user).await?,
+        loyalty: loyalty::points(&app, user).await?,
+        following: all_interests(&app, user, InterestKind::Seller).await?,
+        favourites: all_interests(&app, user, InterestKind::Listing).await?,
+        preferences,
         sessions: sessions::all_of(&app, &call, user).await?,
         notifications: all_notifications(&app, &call, user).await?,
     }))

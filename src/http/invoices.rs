@@ -65,12 +65,16 @@ fn paid_at(order: &OrderDetails) -> Option<String> {
 async fn texts(app: &App, order: &OrderDetails, date: String) -> Result<Texts, ApiError> {
     let money = |amount| Money::new(amount, order.total.currency).to_string();
     let refunded = order.after_sales.refunded;
+    let discount = order.discount();
     let buyer = party(app, order.buyer_id, false).await?;
     Ok(Texts::from([
         ("number", order.order_number.clone()),
         ("date", date),
         ("seller", party(app, order.seller_id, true).await?),
         ("buyer", format!("{buyer}\n{}", postal(order.delivery_address.get()))),
+        ("subtotal", money(order.total.amount.saturating_add(discount))),
+        ("discount", if discount > 0 { money(discount) } else { String::new() }),
+        ("code", order.promotion.as_ref().map(|of| of.code.clone()).unwrap_or_default()),
         ("total", money(order.total.amount)),
         ("refunded", if refunded > 0 { money(refunded) } else { String::new() }),
         ("remaining", money(order.kept())),

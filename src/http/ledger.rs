@@ -19,9 +19,12 @@ use crate::domain::escrow::account_of;
 use crate::domain::ids::{PayoutId, SellerAccountId, UserId};
 use crate::domain::money::Currency;
 use crate::domain::seller_account::{
-    Destination, PayoutRequest, SellerAccount, SellerAccountCommand,
+    Destination, Ending, PayoutRequest, SellerAccount, SellerAccountCommand,
 };
 use crate::projections::{LEDGER, PayoutRow};
+
+/// Rows of a view that are read at a time.
+const PAGE: u32 = 200;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -219,6 +222,19 @@ fn missing() -> ApiError {
     ApiError::not_found("there is no such payout")
 }
 
+/// Every payout of a seller, the newest first.
+pub(super) async fn all_payouts_of(app: &App, seller: UserId) -> Result<Vec<PayoutBody>, ApiError> {
+    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
+    loop {
+        let rows = app.reads().payouts(Some(seller.uuid()), None, before, PAGE).await?;
+        let Some(last) = rows.last() else { return Ok(all) };
+        before = Some((last.requested_at.millis(), last.payout_id));
+        for row in rows {
+            all.push(whole(app, PayoutId(row.payout_id), row).await?);
+        }
+    }
+}
+
 /// Have money paid out
 ///
 /// An administrator sends it and says so. What is asked for is not available a second time.
@@ -381,16 +397,26 @@ async fn end(
     payout_id: PayoutId,
     command: SellerAccountCommand,
     (operation, canonical): (&str, &[u8]),
-    then: impl FnOnce(&mut PayoutBody),
 ) -> Result<Answer<PayoutBody>, ApiError> {
     let row = stored(app, payout_id).await?;
     let account = SellerAccountId::of(UserId(row.seller_id)).uuid();
     let context = call.change_context(app, operation, &payout_id.to_string(), canonical);
     let accounts = app.runtime().aggregate::<SellerAccount>();
-    let done = accounts.send(account, command, context, |_| ()).await?;
+    let ending = move |account: &SellerAccount| account.ending(payout_id).cloned();
+    let (ending, done) = split(accounts.send(account, command, context, ending).await?);
     let mut body = PayoutBody::from(row);
-    then(&mut body);
-    body.updated_at = app.now().to_string();
+    // What was said first counts, and is what a repeat hears.
+    match ending {
+        Some(Ending::Sent { reference, at }) => {
+            "COMPLETED".clone_into(&mut body.status);
+            (body.reference, body.updated_at) = (Some(reference), at.to_string());
+        }
+        Some(Ending::Failed { reason, at }) => {
+            "FAILED".clone_into(&mut body.status);
+            (body.reason, body.updated_at) = (Some(reason), at.to_string());
+        }
+        None => {}
+    }
     Ok(Answer::ok(body).after(&done))
 }
 
@@ -407,13 +433,9 @@ async fn complete_payout(
     let payout_id = path_id(&id)?;
     let Valid { body, canonical } = unread.read::<Transfer>(&app).await?;
     let (caller, now) = (call.caller(), app.now());
-    let reference = body.reference.clone();
+    let reference = body.reference;
     let command = SellerAccountCommand::Complete { caller, payout_id, reference, now };
-    let then = |payout: &mut PayoutBody| {
-        "COMPLETED".clone_into(&mut payout.status);
-        payout.reference = Some(body.reference);
-    };
-    end(&app, &call, payout_id, command, ("payouts.complete", &canonical), then).await
+    end(&app, &call, payout_id, command, ("payouts.complete", &canonical)).await
 }
 
 /// Say that a payout could not be sent
@@ -431,13 +453,9 @@ async fn fail_payout(
     let payout_id = path_id(&id)?;
     let Valid { body, canonical } = unread.read::<TransferFailure>(&app).await?;
     let (caller, now) = (call.caller(), app.now());
-    let reason = body.reason.clone();
+    let reason = body.reason;
     let command = SellerAccountCommand::Fail { caller, payout_id, reason, now };
-    let then = |payout: &mut PayoutBody| {
-        "FAILED".clone_into(&mut payout.status);
-        payout.reason = Some(body.reason);
-    };
-    end(&app, &call, payout_id, command, ("payouts.fail", &canonical), then).await
+    end(&app, &call, payout_id, command, ("payouts.fail", &canonical)).await
 }
 
 /// Whether the books are right.

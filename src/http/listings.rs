@@ -25,11 +25,12 @@ use crate::domain::listing::{
 };
 use crate::domain::money::{Currency, Money};
 use crate::domain::user::{User, VerificationStatus};
+use crate::images::Images;
 use crate::projections::{ListingFilter, ListingRow, SkuMatch};
 
 /// The projection that lists rest on.
 pub(super) const LISTINGS: &str = "listings-view";
-/// The most images of one listing.
+/// The most images that a new listing names.
 const IMAGES_MAX: usize = 10;
 /// The units of a listing that names no quantity.
 const QUANTITY_DEFAULT: u32 = 1;
@@ -157,8 +158,10 @@ pub struct ListingBody {
     pub price: MoneyBody,
     /// The stock-keeping unit.
     pub sku: String,
-    /// Where its images are.
+    /// Where its images are, in order; those without a host are found on this service.
     pub images: Vec<String>,
+    /// The same, small, where they were uploaded here.
+    pub thumbnails: Vec<String>,
     /// `DRAFT`, `ACTIVE`, `RESERVED`, `SOLD` or `ARCHIVED`.
     #[schema(value_type = String, example = "ACTIVE")]
     pub status: ListingStatus,
@@ -192,6 +195,7 @@ impl ListingBody {
             price: details.price.into(),
             sku: details.sku.clone(),
             images: details.images.clone(),
+            thumbnails: details.images.iter().map(|image| Images::thumbnail(image)).collect(),
             status: details.status,
             quantity: u64::from(stock.available)
                 + u64::from(stock.reserved)
@@ -263,12 +267,12 @@ pub(super) fn view(listing: &Listing) -> Option<ListingBody> {
     listing.details.as_ref().map(ListingBody::new)
 }
 
-fn missing() -> ApiError {
+pub(super) fn missing() -> ApiError {
     ApiError::not_found("there is no such listing")
 }
 
 /// What the aggregate would say too, were it asked before the body is looked at.
-fn forbidden() -> ApiError {
+pub(super) fn forbidden() -> ApiError {
     ApiError::forbidden("forbidden", ListingRejection::Forbidden.to_string())
 }
 
@@ -279,7 +283,7 @@ fn shown(done: Done<Option<ListingBody>>) -> Result<(ListingBody, Done<()>), Api
     Ok((body, done))
 }
 
-async fn seller_standing(
+pub(super) async fn seller_standing(
     app: &App,
     seller: UserId,
 ) -> Result<Option<VerificationStatus>, ApiError> {
@@ -362,7 +366,7 @@ async fn get_listing(
     Ok(Answer::ok(body).at_version(done.version, &theirs))
 }
 
-async fn change(
+pub(super) async fn change(
     app: &App,
     call: &Call,
     id: &str,
@@ -518,6 +522,8 @@ pub struct ListingPreferences {
     pub default_quantity: u32,
     /// The most images of one listing.
     pub images_max: usize,
+    /// The most bytes of an image that is uploaded.
+    pub image_bytes_max: usize,
 }
 
 /// What a seller's listings begin with
@@ -548,7 +554,8 @@ async fn listing_preferences(
         may_list: may_list.ok_or_else(|| ApiError::not_found("there is no such user"))?,
         default_currency: CURRENCY_DEFAULT.code().to_owned(),
         default_quantity: QUANTITY_DEFAULT,
-        images_max: IMAGES_MAX,
+        images_max: app.settings().images.images_max,
+        image_bytes_max: app.settings().images.bytes_max,
     };
     Ok(composed(&preferences, &theirs))
 }

@@ -390,6 +390,7 @@ fn schema_of(name: &str) -> Option<Value> {
             "type": "string",
             "pattern": "^((context|service|event_type)(,(context|service|event_type)){0,2})?$",
         }),
+        "size" => json!({ "type": "string", "enum": ["", "320", "1600"] }),
         "sort" => json!({
             "type": "string",
             "enum": ["", "relevance", "newest", "price_asc", "price_desc"],
@@ -546,9 +547,11 @@ fn is_open(path: &str, method: &str) -> bool {
         || (method == "get"
             && path != "/api/v1/users/{id}/export"
             && !path.ends_with("/listing-preferences")
+            && !path.ends_with("/loyalty")
             && ["/api/v1/listings", "/api/v1/categories", "/api/v1/reviews", "/api/v1/users/{id}"]
                 .iter()
                 .any(|open| path.starts_with(open)))
+        || path.starts_with("/api/v1/images/")
 }
 
 /// What takes no idempotency key: a repeat is harmless, or is no repeat.

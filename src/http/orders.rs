@@ -26,13 +26,14 @@ use super::money::{MoneyBody, optional_money};
 use super::params::{Params, path_id};
 use super::prefer::{self, Prefer};
 use super::problem::ApiError;
+use super::promotions;
 use crate::domain::escrow::{Escrow, EscrowDetails, EscrowStatus};
 use crate::domain::ids::{AddressId, EscrowId, ListingId, OrderId, PaymentId, ReservationId};
 use crate::domain::listing::ListingStatus;
 use crate::domain::money::{Currency, Money};
 use crate::domain::order::{
-    Address, ITEMS_MAX, Order, OrderCommand, OrderDetails, OrderStatus, PaymentMethod, Placement,
-    SagaDefinition, Wanted,
+    Address, ITEMS_MAX, Order, OrderCommand, OrderDetails, OrderPromotion, OrderStatus,
+    PaymentMethod, Placement, SagaDefinition, Wanted,
 };
 use crate::domain::payment::{Instructions, Payment, PaymentDetails, PaymentStatus};
 use crate::domain::user::UserStatus;
@@ -87,6 +88,9 @@ pub struct NewOrder {
     /// `reserve_first` (when absent) or `payment_first`.
     #[schema(example = "reserve_first")]
     pub payment_flow: Option<String>,
+    /// A promotion code of the seller; one that does not count is 422 and says why.
+    #[schema(max_length = 32)]
+    pub promotion_code: Option<String>,
 }
 
 /// One line of it.
@@ -215,6 +219,11 @@ pub(super) struct Wish {
     pub destination: Destination,
     pub payment_method: PaymentMethod,
     pub saga_definition: SagaDefinition,
+    pub promotion_code: Option<String>,
+}
+
+fn promotion_code(fields: &mut Fields<'_>) -> Option<String> {
+    fields.optional_text(&["promotion_code", "promotionCode"])
 }
 
 fn item(fields: &mut Fields<'_>) -> Option<NewItem> {
@@ -237,12 +246,13 @@ impl FromFields for OrderWish {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
         let items = fields.objects(&["items"], ITEMS_MAX, item);
         let (destination, payment_method) = (destination(fields), payment_method(fields));
-        let saga_definition = saga_definition(fields);
+        let (saga_definition, promotion_code) = (saga_definition(fields), promotion_code(fields));
         Some(Self(Wish {
             items: items?,
             destination: destination?,
             payment_method: payment_method?,
             saga_definition,
+            promotion_code,
         }))
     }
 }
@@ -263,6 +273,9 @@ pub struct NewTransaction {
     /// By which means it will be paid.
     #[schema(example = "sandbox")]
     pub payment_method: String,
+    /// A promotion code of the seller; one that does not count is 422 and says why.
+    #[schema(max_length = 32)]
+    pub promotion_code: Option<String>,
 }
 
 pub(super) struct TransactionWish(Wish);
@@ -273,7 +286,7 @@ impl FromFields for TransactionWish {
         let listing_id = fields.parsed(names);
         let quantity = fields.optional_count(&["quantity"]).unwrap_or(1);
         let (destination, payment_method) = (destination(fields), payment_method(fields));
-        let saga_definition = saga_definition(fields);
+        let (saga_definition, promotion_code) = (saga_definition(fields), promotion_code(fields));
         let items =
             vec![NewItem { listing_id: Some(listing_id?), sku: None, quantity, unit_price: None }];
         Some(Self(Wish {
@@ -281,6 +294,7 @@ impl FromFields for TransactionWish {
             destination: destination?,
             payment_method: payment_method?,
             saga_definition,
+            promotion_code,
         }))
     }
 }
@@ -308,10 +322,16 @@ pub struct OrderBody {
     pub seller_id: Uuid,
     /// What is wanted.
     pub items: Vec<ItemBody>,
-    /// The sum, in minor units.
+    /// The sum, in minor units, after the discount.
     pub amount: i64,
     /// The same.
     pub total_amount: i64,
+    /// The sum before the discount, in minor units.
+    pub subtotal_amount: i64,
+    /// What the promotion code takes off, in minor units.
+    pub discount_amount: i64,
+    /// The promotion code, if one was given.
+    pub promotion_code: Option<String>,
     /// The currency of all amounts.
     pub currency: String,
     /// Where to deliver to; `[erased]` after an erasure.
@@ -455,6 +475,9 @@ impl OrderBody {
             items: items.collect(),
             amount: details.total.amount,
             total_amount: details.total.amount,
+            subtotal_amount: details.total.amount.saturating_add(details.discount()),
+            discount_amount: details.discount(),
+            promotion_code: details.promotion.as_ref().map(|promotion| promotion.code.clone()),
             currency: details.total.currency.code().to_owned(),
             delivery_address: shown_address(&details.delivery_address),
             payment: OrderPaymentBody {
@@ -623,12 +646,17 @@ pub(super) fn line(item: &NewItem, listing_id: ListingId, offer: Offer) -> Wante
 }
 
 /// What the wallet would not pay is refused before stock is held for it.
-pub(super) fn payable(method: &PaymentMethod, items: &[Wanted]) -> Result<(), ApiError> {
+pub(super) fn payable(
+    method: &PaymentMethod,
+    items: &[Wanted],
+    promotion: Option<&OrderPromotion>,
+) -> Result<(), ApiError> {
     if method.0 != PaymentMethod::MOMO {
         return Ok(());
     }
     let price = |item: &Wanted| item.unit_price.amount.saturating_mul(i64::from(item.quantity));
     let sum = items.iter().map(price).fold(0, i64::saturating_add);
+    let sum = sum.saturating_sub(promotion.map_or(0, |promotion| promotion.discount));
     let is_dong = items.iter().all(|item| item.unit_price.currency == Currency::Vnd);
     if is_dong && (momo::AMOUNT_MIN..=momo::AMOUNT_MAX).contains(&sum) {
         return Ok(());
@@ -677,8 +705,12 @@ async fn place(
             false => wanted(app, call, index, item).await?,
         });
     }
+    let mut promotion = None;
     if !repeated {
-        payable(&wish.payment_method, &items)?;
+        if let Some(code) = &wish.promotion_code {
+            promotion = Some(promotions::applied(app, call, code, &items).await?);
+        }
+        payable(&wish.payment_method, &items, promotion.as_ref())?;
     }
     let delivery_address = wish.destination.find(app, call, repeated).await?;
     let placement = OrderCommand::Place(Box::new(Placement {
@@ -689,6 +721,7 @@ async fn place(
         payment_method: wish.payment_method,
         saga_definition: wish.saga_definition,
         checkout_id: None,
+        promotion,
         as_transaction: operation == "transactions.create",
         now: app.now(),
     }));

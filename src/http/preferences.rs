@@ -126,7 +126,7 @@ fn missing() -> ApiError {
     ApiError::not_found("there is no such user")
 }
 
-fn view(user: &User) -> Option<PreferencesBody> {
+pub(super) fn view(user: &User) -> Option<PreferencesBody> {
     user.details.as_ref().map(|details| PreferencesBody::new(&details.muted))
 }
 

@@ -171,7 +171,7 @@ impl ReviewBody {
     }
 }
 
-fn view(review: &Review) -> Option<ReviewBody> {
+pub(super) fn view(review: &Review) -> Option<ReviewBody> {
     review.details.as_ref().map(ReviewBody::new)
 }
 

@@ -85,6 +85,7 @@ fn definition(variant: SagaDefinition) -> DefinitionBody {
         seller_id: UserId::default(),
         items: Vec::new(),
         total: Money::zero(Currency::Vnd),
+        promotion: None,
         payment_method: PaymentMethod::new(PaymentMethod::SANDBOX),
         payment_reference: String::new(),
         definition: variant,

@@ -283,6 +283,7 @@ mod tests {
             payment_reference: "PAY".to_owned(),
             saga_definition: SagaDefinition::ReserveFirst,
             checkout_id: None,
+            promotion: None,
             placed_at,
         });
         StoredEvent { timestamp: placed_at, ..stored(&payload, "order", order_id.uuid()) }

@@ -25,7 +25,7 @@ use super::payment_gateway::{self, Call};
 use crate::domain::caller::{Caller, Role};
 use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus, account_of};
 use crate::domain::ids::{
-    CategoryId, EscrowId, ListingId, OrderId, PaymentId, ReturnId, ShipmentId, UserId,
+    CategoryId, EscrowId, ListingId, OrderId, PaymentId, PromotionId, ReturnId, ShipmentId, UserId,
 };
 use crate::domain::listing::{
     CategoryStanding, Listing, ListingCommand, ListingStatus, NewListing,
@@ -36,11 +36,13 @@ use crate::domain::order::after_sales::{
     DisputeReason, ReturnDecision, ReturnReason, ReturnRequest,
 };
 use crate::domain::order::{
-    Order, OrderCommand, OrderEvent, OrderStatus, PaymentMethod, Placement, SagaDefinition, Wanted,
+    Order, OrderCommand, OrderEvent, OrderPromotion, OrderStatus, PaymentMethod, Placement,
+    SagaDefinition, Wanted,
 };
 use crate::domain::order_progress::{self, Parts};
 use crate::domain::order_saga::{Fact, MarketCommand, OrderSaga};
 use crate::domain::payment::{Outcome, Payment, PaymentCommand, PaymentEvent};
+use crate::domain::promotion::{Discount, NewPromotion, Promotion, PromotionCommand, Redemption};
 use crate::domain::shipment::{Shipment, ShipmentCommand, ShipmentEvent};
 use crate::domain::testing::address;
 use crate::domain::user::VerificationStatus;
@@ -51,6 +53,11 @@ const RUNS: u64 = 1_500;
 /// Units of each of the two listings.
 const STOCK: u32 = 4;
 const PRICE: i64 = 500;
+/// What the promotion code takes off, so that the parts of an order do not come out even.
+const DISCOUNT: i64 = 101;
+const CODE: &str = "LOOM-101";
+/// How many orders the code is for.
+const USES: u32 = 2;
 /// How long a buyer can pay on the provider's page.
 const PAGE_IS_GOOD_FOR: Duration = Duration::from_secs(2 * 60 * 60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -133,6 +140,7 @@ struct Market {
     payments: BTreeMap<Uuid, Payment>,
     escrows: BTreeMap<Uuid, Escrow>,
     shipments: BTreeMap<Uuid, Shipment>,
+    promotions: BTreeMap<Uuid, Promotion>,
     notifications: BTreeMap<Uuid, Notification>,
     sagas: BTreeMap<Uuid, SagaInstance<OrderSaga>>,
     queues: BTreeMap<(Listener, Uuid), VecDeque<Waiting>>,
@@ -189,6 +197,7 @@ impl Market {
             payments: BTreeMap::new(),
             escrows: BTreeMap::new(),
             shipments: BTreeMap::new(),
+            promotions: BTreeMap::new(),
             notifications: BTreeMap::new(),
             sagas: BTreeMap::new(),
             queues: BTreeMap::new(),
@@ -220,7 +229,27 @@ impl Market {
             let create = ListingCommand::Create(Box::new(new));
             market.do_it(MarketCommand::Listing(listing(number), create)).unwrap();
         }
+        market.promote();
         market
+    }
+
+    fn promote(&mut self) {
+        let promotion_id = PromotionId::of_code(CODE);
+        let create = PromotionCommand::Create(Box::new(NewPromotion {
+            caller: as_seller(),
+            promotion_id,
+            code: CODE.to_owned(),
+            seller_id: seller(),
+            seller_standing: Some(VerificationStatus::Verified),
+            discount: Discount::Amount { money: Money::new(DISCOUNT, Currency::Vnd) },
+            minimum: None,
+            valid_from: None,
+            valid_until: None,
+            uses_max: USES,
+            uses_per_buyer_max: USES,
+            now: self.now,
+        }));
+        self.do_it(MarketCommand::Promotion(promotion_id, create)).unwrap();
     }
 
     fn id(&mut self) -> Uuid {
@@ -310,6 +339,15 @@ impl Market {
                         }
                     });
                 }
+                Ok(events.len())
+            }
+            MarketCommand::Promotion(_, command) => {
+                let (events, _) = put(self.promotions.entry(id).or_default(), &command)?;
+                for event in &events {
+                    self.publish("promotion", id, event, |_, _| {});
+                }
+                let uses = self.promotions[&id].details.as_ref().unwrap().uses;
+                assert!(uses <= USES, "{uses} uses");
                 Ok(events.len())
             }
             MarketCommand::Notification(_, command) => {
@@ -739,6 +777,7 @@ impl Market {
                 quantity: 1 + u32::try_from(self.lots.below(3)).unwrap(),
             });
         }
+        let promotion = if self.lots.percent(60) { self.quoted(buyer(who), &items) } else { None };
         let method =
             if self.lots.percent(50) { PaymentMethod::MOMO } else { PaymentMethod::SANDBOX };
         let definition = if self.lots.percent(50) {
@@ -754,10 +793,21 @@ impl Market {
             payment_method: PaymentMethod::new(method),
             saga_definition: definition,
             checkout_id: None,
+            promotion,
             as_transaction: false,
             now: self.now,
         }));
         self.do_it(MarketCommand::Order(order_id, place)).unwrap();
+    }
+
+    /// What the code takes off, as the door sees it: others may be about to take its uses.
+    fn quoted(&self, buyer: UserId, items: &[Wanted]) -> Option<OrderPromotion> {
+        let units: u32 = items.iter().map(|item| item.quantity).sum();
+        let subtotal = Money::new(PRICE, Currency::Vnd).checked_mul(units).unwrap();
+        let promotion_id = PromotionId::of_code(CODE);
+        let promotion = &self.promotions[&promotion_id.uuid()];
+        let discount = promotion.quote((seller(), buyer), subtotal, self.now).ok()?;
+        Some(OrderPromotion { promotion_id, code: CODE.to_owned(), discount })
     }
 
     /// Whoever bought it.
@@ -914,6 +964,21 @@ impl Market {
         panic!("it does not come to rest");
     }
 
+    /// The code is used by the orders that came to something, and by no other.
+    fn promotion_agrees(&self) {
+        let promotion = &self.promotions[&PromotionId::of_code(CODE).uuid()];
+        let mut uses = 0;
+        for order in self.orders.values() {
+            let details = order.details.as_ref().unwrap();
+            let redemption = promotion.redemptions.get(&details.order_id);
+            let holds = matches!(redemption, Some(Redemption::Held { .. }));
+            let should = details.promotion.is_some() && !details.status.is_off();
+            assert_eq!(holds, should, "{} is {:?}", details.order_id, details.status);
+            uses += u32::from(holds);
+        }
+        assert_eq!(promotion.details.as_ref().unwrap().uses, uses);
+    }
+
     /// What is not at rest.
     fn standing(&self) -> String {
         let sagas = self.sagas.values().filter_map(|saga| {
@@ -965,6 +1030,7 @@ impl Market {
             let gone = sold.get(&id).copied().unwrap_or(0) - back;
             assert_eq!((stock.reserved, stock.sold), (0, gone), "{id}");
         }
+        self.promotion_agrees();
         for saga in self.sagas.values() {
             assert!(saga.current().is_none(), "{:?}", saga.status);
         }
@@ -1024,6 +1090,9 @@ fn stock_ledger_and_states_agree_whatever_comes_when() {
         "inventory.returned",
         "inventory.released",
         "payment.authorized",
+        "promotion.redeemed",
+        "promotion.redemption_refused",
+        "promotion.redemption_released",
         "payment.timed_out",
         "payment.voided",
         "payment.refund_failed",

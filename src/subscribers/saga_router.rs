@@ -13,6 +13,7 @@ use crate::domain::notification::Notification;
 use crate::domain::order::Order;
 use crate::domain::order_saga::{MarketCommand, OrderSaga};
 use crate::domain::payment::Payment;
+use crate::domain::promotion::Promotion;
 use crate::domain::shipment::Shipment;
 
 /// The router.
@@ -50,6 +51,9 @@ impl SagaRouter<OrderSaga> for MarketRouter {
             }
             MarketCommand::Shipment(_, command) => {
                 send::<Shipment>(runtime, id, command, context).await
+            }
+            MarketCommand::Promotion(_, command) => {
+                send::<Promotion>(runtime, id, command, context).await
             }
             MarketCommand::Notification(_, command) => {
                 send::<Notification>(runtime, id, command, context).await

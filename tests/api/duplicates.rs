@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use image::ImageFormat;
 use serde_json::{Value, json};
 use sqlx::{Column as _, Row as _, SqlitePool};
 
-use crate::support::{Person, Server, Start, on_postgres};
+use crate::images::{picture, upload};
+use crate::support::{Person, Server, Start, on_postgres, wish};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_delivery_with_one_and_three_partitions() {
@@ -22,6 +24,8 @@ const UNTOLD: &[&str] = &[
     "aggregate.released",
     "analytics.alert.resolved",
     "analytics.alert.triggered",
+    "analytics.report.generated",
+    "analytics.report.requested",
     "announcement.advanced",
     "email_claim.lapsed",
     "email_claim.released",
@@ -48,6 +52,8 @@ const UNTOLD: &[&str] = &[
     "projection.rebuild_resumed",
     "projection.rolled_back",
     "projection.version_discarded",
+    "promotion.redemption_barred",
+    "promotion.redemption_refused",
     "publication.discarded",
     "publication.expired",
     "saga.compensation_requested",
@@ -100,6 +106,7 @@ const UNASKED: &[&str] = &[
     "erasures",
     "mail-bounces",
     "order_saga-retries",
+    "reports",
     "sequence-gaps",
     "sequence-gaps-settled",
     "webhook-deliveries-view",
@@ -134,6 +141,7 @@ async fn story(server: &Server) {
     let path = format!("/api/v1/listings/{listing}");
     let dearer = json!({ "price": { "amount": 200_000, "currency": "VND" } });
     sam.client.if_match("*").patch(&path, &dearer).await.expect(200);
+    market_stand(server, &sam, &bea, &listing).await;
     let buy = async |quantity, method: &str, status: &str| {
         let order = server.place_order(&bea.client, &listing, quantity, method).await;
         server.order_eventually(&order.id, status).await;
@@ -439,6 +447,27 @@ async fn a_second_delivery_of_everything_changes_nothing(partitions: u16) {
     );
     assert!(server.terminate().await.success());
     same(&before, &stored(&server).await);
+}
+
+/// A listing gets images, and a promotion is used and given back.
+async fn market_stand(server: &Server, sam: &Person, bea: &Person, listing: &str) {
+    let path = format!("/api/v1/listings/{listing}/images");
+    let pictures = [picture(ImageFormat::Png, 8), picture(ImageFormat::Png, 9)];
+    let pictures: Vec<_> = pictures.iter().map(Vec::as_slice).collect();
+    let shown = upload(&sam.client, &path, &pictures).await.expect(200);
+    let turned = json!({ "images": [shown["images"][1], shown["images"][0]] });
+    let turned = turned.to_string().into_bytes();
+    sam.client.send(reqwest::Method::PUT, &path, Some(turned)).await.expect(200);
+    let name = shown["images"][0].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    sam.client.delete(&format!("{path}/{name}")).await.expect(200);
+    let code = json!({ "code": "STORY", "percentage": 10, "uses_per_buyer_max": 9 });
+    let promotion = sam.client.post("/api/v1/promotions", &code).await.expect(201);
+    let mut body = wish(listing, 1, "test_decline");
+    body["promotion_code"] = json!("STORY");
+    let order = bea.client.post("/api/v1/orders", &body).await.expect(201).text("order_id");
+    server.order_eventually(&order, "PAYMENT_FAILED").await;
+    let path = format!("/api/v1/promotions/{}/end", promotion.text("promotion_id"));
+    sam.client.post(&path, &json!({})).await.expect(200);
 }
 
 /// Every event type that there is.

@@ -210,6 +210,75 @@ async fn an_erasure_is_finished_after_a_crash() {
     server.finish().await;
 }
 
+/// What a seller has earned is not forgotten along with the seller.
+#[tokio::test]
+async fn nobody_is_forgotten_who_is_owed_money() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 2).await;
+    server.delivered(&bea.client, &listing).await;
+    server.at_rest().await;
+    let owed = erase_me(&sam).await.problem(409, "open_orders");
+    assert_eq!(owed["errors"][0]["pointer"], "/balance", "{owed:?}");
+    sam.client.get("/api/v1/users/me").await.expect(200);
+    let payout = json!({
+        "destination": { "bank": "Vietcombank", "holder": "Sam Tester", "number": "0011 0012" },
+    });
+    let payout = sam.client.post("/api/v1/me/payouts", &payout).await.expect(201);
+    server.at_rest().await;
+    erase_me(&sam).await.problem(409, "open_orders");
+    let path = format!("/api/v1/admin/payouts/{}/complete", payout.text("payout_id"));
+    let sent = server.admin().post(&path, &json!({ "reference": "FT-1" })).await.expect(200);
+    assert_eq!((&sent["status"], &sent["reference"]), (&json!("COMPLETED"), &json!("FT-1")));
+    // What was said first is what a repeat hears, with other words too.
+    let again = server.admin().post(&path, &json!({ "reference": "FT-2" })).await.expect(200);
+    assert_eq!(again["reference"], "FT-1");
+    assert_eq!(again["updated_at"], sent["updated_at"]);
+    server.at_rest().await;
+    erase_me(&sam).await.expect(204);
+    server.at_rest().await;
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn people_take_along_what_came_of_their_orders() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 3).await;
+    let code = json!({ "code": "TAKE-5", "percentage": 5 });
+    sam.client.post("/api/v1/promotions", &code).await.expect(201);
+    let order = server.delivered(&bea.client, &listing).await;
+    let review = json!({ "transaction_id": order, "rating": 4, "comment": "Rides well." });
+    bea.client.post("/api/v1/reviews", &review).await.expect(201);
+    let path = format!("/api/v1/users/me/favourites/{listing}");
+    bea.client.send(Method::PUT, &path, None).await.expect(200);
+    let path = format!("/api/v1/users/{}/follow", sam.user_id);
+    bea.client.post(&path, &json!({})).await.expect(200);
+    let path = format!("/api/v1/orders/{order}/returns");
+    bea.client.post(&path, &json!({ "reason": "damaged" })).await.expect(201);
+    let second = server.delivered(&bea.client, &listing).await;
+    server.at_rest().await;
+    let payout = json!({
+        "amount": 1,
+        "destination": { "bank": "Vietcombank", "holder": "Sam Tester", "number": "0011 0012" },
+    });
+    sam.client.post("/api/v1/me/payouts", &payout).await.expect(201);
+    let bea = bea.client.get("/api/v1/users/me/export").await.expect(200);
+    assert_eq!(bea["orders"].as_array().unwrap().len(), 2, "{second}");
+    assert_eq!(bea["returns"][0]["order_id"], order.as_str());
+    assert_eq!(bea["reviews_written"][0]["comment"], "Rides well.");
+    assert_eq!(bea["favourites"][0]["listing_id"], listing.as_str());
+    assert_eq!(bea["following"][0]["seller_id"], sam.user_id.as_str());
+    assert_eq!(bea["loyalty"]["points"], 2 * crate::support::PRICE / 10_000);
+    assert_eq!(bea["preferences"]["email"]["orders"], true);
+    assert_eq!(bea["payouts"], json!([]));
+    let sam = sam.client.get("/api/v1/users/me/export").await.expect(200);
+    assert_eq!(sam["reviews_received"][0]["rating"], 4);
+    assert_eq!(sam["promotions"][0]["code"], "TAKE-5");
+    assert_eq!(sam["payouts"][0]["destination"]["holder"], "Sam Tester");
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn people_take_along_all_that_is_stored_of_them() {
     let server = Server::start().await;

@@ -494,6 +494,14 @@ async fn a_refused_refund_waits_for_somebody() {
     assert!(letter["error"].to_string().contains("not_refundable"), "{letter}");
     let failed = server.events("eventType=payment.refund_failed").await;
     assert_eq!(failed[0]["data"]["next_attempt_at"], json!(null));
+    let told = eventually("administrators to be told", || async {
+        server.caught_up("notifications-view").await;
+        let path = "/api/v1/notifications?audience=admin&limit=200";
+        let page = server.admin().get(path).await.expect(200);
+        page.items().iter().find(|of| of["template"] == "refund_refused").cloned()
+    })
+    .await;
+    assert_eq!(told["event_id"], failed[0]["event_id"], "{told}");
     let (partition, key) = (&letter["partition"], letter["key"].as_str().unwrap());
     let path = format!("/api/v1/dlq/payment-gateway/{partition}/{key}/retry");
     server.admin().post(&path, &json!({})).await.expect(200);

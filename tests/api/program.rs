@@ -143,6 +143,36 @@ async fn the_demonstration_runs_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_market_is_filled_and_not_twice() {
+    let server = Server::start().await;
+    let url = server.url();
+    let token = server.folder().join("admin-token").display().to_string();
+    let fill = ["demo", "--seed-market", "--listings", "6", "--url", &url];
+    let fill = [&fill[..], &["--admin-token-file", &token]].concat();
+    let filled = Command::new(&fill).run();
+    assert_eq!(filled.code, 0, "{}{}", filled.output, filled.errors);
+    assert!(filled.output.contains("6 listings, 3 orders and 3 reviews"), "{}", filled.output);
+    server.at_rest().await;
+    let count = async |path: &str| server.admin().get(path).await.expect(200).items().len();
+    let counted = async || {
+        (
+            count("/api/v1/listings?limit=200").await,
+            count("/api/v1/reviews?limit=200").await,
+            server.events("eventType=order.placed").await.len(),
+            server.events("eventType=user.registered").await.len(),
+        )
+    };
+    let there = counted().await;
+    assert_eq!((there.0, there.1, there.2), (6, 3, 3));
+    let again = Command::new(&fill).run();
+    assert_eq!(again.code, 0, "{}{}", again.output, again.errors);
+    assert!(again.output.contains("0 listings, 0 orders and 0 reviews"), "{}", again.output);
+    server.at_rest().await;
+    assert_eq!(counted().await, there);
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn two_servers_do_not_share_a_folder() {
     let server = Server::start().await;
     let second = server.command(&["serve"]).with("HTTP_ADDR", "127.0.0.1:0").run();

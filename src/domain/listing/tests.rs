@@ -270,6 +270,55 @@ fn more_units_bring_a_listing_back() {
 }
 
 #[test]
+fn images_are_added_ordered_and_taken_away() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let add = |images: &[&str]| ListingCommand::AddImages {
+        caller: seller(),
+        images: names(images),
+        images_max: 3,
+        now: at(6),
+    };
+    let arrange = |images: &[&str]| ListingCommand::OrderImages {
+        caller: seller(),
+        images: names(images),
+        now: at(6),
+    };
+    let remove = |caller: Caller, image: &str| ListingCommand::RemoveImage {
+        caller,
+        image: image.to_owned(),
+        now: at(6),
+    };
+    let images = |listing: &Listing| listing.details.as_ref().unwrap().images.clone();
+    after(&[])
+        .when(add(&["a", "b", "a"]))
+        .and_state(|listing| assert_eq!(images(listing), ["a", "b"]))
+        .then_types(&["listing.image_added", "listing.image_added"])
+        .when(add(&["b"]))
+        .then([])
+        .when(add(&["c", "d"]))
+        .then_rejected("invalid")
+        .when(add(&["c", "b"]))
+        .then_types(&["listing.image_added"])
+        .when(arrange(&["c", "a", "a"]))
+        .then_rejected("invalid")
+        .when(arrange(&["c", "a"]))
+        .then_rejected("invalid")
+        .when(arrange(&["a", "b", "c"]))
+        .then([])
+        .when(arrange(&["c", "a", "b"]))
+        .and_state(|listing| assert_eq!(images(listing), ["c", "a", "b"]))
+        .then_types(&["listing.images_reordered"])
+        .when(remove(stranger(), "a"))
+        .then_rejected("forbidden")
+        .when(remove(seller(), "a"))
+        .and_state(|listing| assert_eq!(images(listing), ["c", "b"]))
+        .then_types(&["listing.image_removed"])
+        .when(remove(seller(), "a"))
+        .then([]);
+    after(&[archive()]).when(add(&["a"])).then_rejected("listing_archived");
+}
+
+#[test]
 fn what_is_sold_is_picked_once() {
     after(&[reserve(1, 2)])
         .when(pick(1))

@@ -154,7 +154,7 @@ pub struct ReturnLine {
     pub listing_id: ListingId,
     /// How many units.
     pub quantity: u32,
-    /// What was paid for one, in minor units.
+    /// The price of one, in minor units, before what a promotion took off the order.
     pub unit_price: i64,
 }
 
@@ -443,9 +443,7 @@ impl OrderDetails {
             fields.optional_line("/comment", request.comment.as_deref(), text::REASON_MAX);
         let items = self.coming_back(&request.items, &mut fields);
         fields.finish()?;
-        let price = |line: &ReturnLine| line.unit_price.saturating_mul(i64::from(line.quantity));
-        let worth = items.iter().map(price).fold(0, i64::saturating_add);
-        let amount = worth.min(self.kept());
+        let amount = self.paid_for(&items);
         if amount <= 0 {
             return Err(OrderRejection::NothingToReturn);
         }
@@ -462,6 +460,25 @@ impl OrderDetails {
             answer_by: request.now.plus(RETURN_ANSWERED_WITHIN),
             requested_at: request.now,
         })))
+    }
+
+    /// What was paid for these lines and is still kept, in minor units. A promotion made all of the
+    /// order cheaper by the same part; with the last goods the last of the money goes back.
+    fn paid_for(&self, items: &[ReturnLine]) -> i64 {
+        if self.is_all_that_is_left(items) {
+            return self.kept();
+        }
+        let price = |line: &ReturnLine| line.unit_price.saturating_mul(i64::from(line.quantity));
+        let worth = items.iter().map(price).fold(0, i64::saturating_add);
+        let (total, off) = (i128::from(self.total.amount), i128::from(self.discount()));
+        let paid = i128::from(worth) * total / (total + off).max(1);
+        i64::try_from(paid).unwrap_or(i64::MAX).min(self.kept())
+    }
+
+    fn is_all_that_is_left(&self, items: &[ReturnLine]) -> bool {
+        let coming = |id| items.iter().find(|line| line.listing_id == id);
+        self.not_returned()
+            .all(|left| coming(left.listing_id).is_some_and(|line| line.quantity == left.quantity))
     }
 
     /// The lines of a return; what is wrong with them is noted.
@@ -522,10 +539,7 @@ impl OrderDetails {
         accepted_by: DecidedBy,
         decision: &ReturnDecision,
     ) -> OrderEvent {
-        let coming = |id| it.items.iter().find(|line| line.listing_id == id);
-        let is_whole = self
-            .not_returned()
-            .all(|left| coming(left.listing_id).is_some_and(|line| line.quantity == left.quantity));
+        let is_whole = self.is_all_that_is_left(&it.items);
         OrderEvent::Returned(OrderReturned {
             order_id: self.order_id,
             return_id: it.return_id,

@@ -28,6 +28,7 @@ fn place_with(change: impl FnOnce(&mut Placement)) -> OrderCommand {
         payment_method: PaymentMethod::new(PaymentMethod::SANDBOX),
         saga_definition: SagaDefinition::default(),
         checkout_id: None,
+        promotion: None,
         as_transaction: false,
         now: at(0),
     };

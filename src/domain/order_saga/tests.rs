@@ -272,6 +272,7 @@ struct Market {
     escrow: Escrow,
     shipment: Shipment,
     notification: Notification,
+    promotion: Promotion,
     seen: Vec<String>,
     facts: Vec<Fact>,
     now: Timestamp,
@@ -315,10 +316,12 @@ impl Market {
             escrow: Escrow::default(),
             shipment: Shipment::default(),
             notification: Notification::default(),
+            promotion: Promotion::default(),
             seen: Vec::new(),
             facts: Vec::new(),
             now: at(0),
         };
+        market.promote(user(SELLER));
         let mut items = Vec::new();
         for number in 0..2 {
             let listing_id = listing(number);
@@ -359,6 +362,7 @@ impl Market {
             payment_method: PaymentMethod::new(SANDBOX),
             saga_definition: definition,
             checkout_id: None,
+            promotion: Some(taken_off()),
             as_transaction: false,
             now: at(0),
         };
@@ -366,6 +370,30 @@ impl Market {
             .send(MarketCommand::Order(order(1), OrderCommand::Place(Box::new(placement))))
             .unwrap();
         market
+    }
+
+    /// A code that takes 100 off one order.
+    fn promote(&mut self, seller_id: UserId) {
+        use crate::domain::caller::Role;
+        use crate::domain::promotion::{Discount, NewPromotion};
+        use crate::domain::user::VerificationStatus;
+
+        let promotion_id = PromotionId::of_code("BOOKS");
+        let create = PromotionCommand::Create(Box::new(NewPromotion {
+            caller: Caller::user(seller_id, [Role::Seller]),
+            promotion_id,
+            code: "BOOKS".into(),
+            seller_id,
+            seller_standing: Some(VerificationStatus::Verified),
+            discount: Discount::Amount { money: dong(100) },
+            minimum: None,
+            valid_from: None,
+            valid_until: None,
+            uses_max: 1,
+            uses_per_buyer_max: 1,
+            now: at(0),
+        }));
+        self.send(MarketCommand::Promotion(promotion_id, create)).unwrap();
     }
 
     fn send(&mut self, command: MarketCommand) -> Result<usize, String> {
@@ -378,6 +406,7 @@ impl Market {
             MarketCommand::Payment(_, it) => put(&mut self.payment, target, it).map_err(name),
             MarketCommand::Escrow(_, it) => put(&mut self.escrow, target, it).map_err(name),
             MarketCommand::Shipment(_, it) => put(&mut self.shipment, target, it).map_err(name),
+            MarketCommand::Promotion(_, it) => put(&mut self.promotion, target, it).map_err(name),
             MarketCommand::Notification(_, it) => {
                 put(&mut self.notification, target, it).map_err(name)
             }
@@ -478,6 +507,7 @@ impl Market {
             let found = listing.details.as_ref().unwrap().stock;
             assert_eq!((found.available, found.reserved, found.sold), (stock, 0, 0));
         }
+        assert_eq!(self.promotion.details.as_ref().unwrap().uses, 0);
         let balance = self.escrow.details.as_ref().map_or(0, |details| details.balance);
         assert_eq!(balance, 0);
         let count = |name: &str| self.seen.iter().filter(|seen| *seen == name).count();
@@ -488,12 +518,18 @@ impl Market {
     }
 }
 
+/// What the code of [`Market::promote`] takes off.
+fn taken_off() -> OrderPromotion {
+    let promotion_id = PromotionId::of_code("BOOKS");
+    OrderPromotion { promotion_id, code: "BOOKS".into(), discount: 100 }
+}
+
 fn name<R: souk_actors::aggregate::Rejection>(rejection: R) -> String {
     rejection.code().to_owned()
 }
 
 fn captured() -> Outcome {
-    Outcome::Captured { provider_reference: "c".into(), money: dong(2_000) }
+    Outcome::Captured { provider_reference: "c".into(), money: dong(1_900) }
 }
 
 #[test]
@@ -502,7 +538,8 @@ fn a_purchase_goes_through_in_both_definitions() {
         let mut market = Market::open(2, definition);
         assert_eq!(market.forward("", &captured()), None);
         assert_eq!(market.status(), "Shipped");
-        assert_eq!(market.escrow.details.as_ref().unwrap().balance, 2_000);
+        assert_eq!(market.escrow.details.as_ref().unwrap().balance, 1_900);
+        assert_eq!(market.promotion.details.as_ref().unwrap().uses, 1);
         let sold = market.seen.iter().filter(|seen| *seen == "listing.sold").count();
         assert_eq!(sold, 2);
     }
@@ -517,6 +554,35 @@ fn no_stock_rejects_the_order() {
         market.back(step, &reason);
         assert_eq!(market.status(), "Rejected");
         market.assert_as_before(1);
+    }
+}
+
+#[test]
+fn a_code_that_is_used_up_rejects_the_order() {
+    for definition in [SagaDefinition::ReserveFirst, SagaDefinition::PaymentFirst] {
+        let mut market = Market::open(2, definition);
+        let redeem = PromotionCommand::Redeem {
+            promotion_id: PromotionId::of_code("BOOKS"),
+            order_id: order(2),
+            buyer_id: user(BUYER),
+            seller_id: user(crate::domain::testing::SELLER),
+            subtotal: dong(2_000),
+            discount: 100,
+            now: at(0),
+        };
+        put(&mut market.promotion, Uuid::nil(), &redeem).unwrap();
+        let (step, reason) = market.forward("", &captured()).unwrap();
+        assert_eq!(reason, "promotion_used_up");
+        market.back(step, &reason);
+        assert_eq!(market.status(), "Rejected");
+        let release = PromotionCommand::Release {
+            promotion_id: PromotionId::of_code("BOOKS"),
+            order_id: order(2),
+            reason: "order_cancelled".into(),
+            now: at(0),
+        };
+        put(&mut market.promotion, Uuid::nil(), &release).unwrap();
+        market.assert_as_before(2);
     }
 }
 
@@ -539,7 +605,7 @@ fn a_declined_payment_is_told_before_the_stock_is_released() {
 fn every_step_can_fail_and_all_is_undone() {
     for definition in [SagaDefinition::ReserveFirst, SagaDefinition::PaymentFirst] {
         for failing in 0..6 {
-            for sent in 0..5 {
+            for sent in 0..6 {
                 let mut market = Market::open(2, definition);
                 let step = &market.saga.steps()[failing];
                 assert_eq!(market.forward(step.name, &captured()), None);
@@ -599,6 +665,11 @@ fn any_fact() -> impl Strategy<Value = Fact> {
             Fact::Paid,
             Fact::Shipped,
             Fact::Cancelled,
+            Fact::Redeemed,
+            Fact::NotRedeemed(RedemptionFailure::PromotionUsedUp),
+            Fact::NotRedeemed(RedemptionFailure::PromotionEnded),
+            Fact::RedemptionBarred,
+            Fact::RedemptionReleased,
             Fact::EscrowOpened,
             Fact::EscrowFunded,
             Fact::EscrowClosed,

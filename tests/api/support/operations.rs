@@ -53,6 +53,7 @@ pub struct Things {
     pub return_id: String,
     pub payout_id: String,
     pub checkout_id: String,
+    pub promotion_id: String,
 }
 
 impl Server {
@@ -92,6 +93,9 @@ impl Server {
         self.at_rest().await;
         let (completed_id, return_id, payout_id) =
             self.completed(&seller, &buyer, &listing_id).await;
+        let code = json!({ "code": "SPRING-10", "percentage": 10 });
+        let promotion = seller.client.post("/api/v1/promotions", &code).await.expect(201);
+        let promotion_id = promotion.text("promotion_id");
         let basket = wish(&listing_id, 1, "sandbox");
         let checkout = buyer.client.keyed("basket").post("/api/v1/checkouts", &basket).await;
         let checkout_id = checkout.expect(201).text("checkout_id");
@@ -116,6 +120,7 @@ impl Server {
             return_id,
             payout_id,
             checkout_id,
+            promotion_id,
         }
     }
 
@@ -178,6 +183,7 @@ fn filled_in(path: &str, things: &Things) -> String {
     let id = match path {
         _ if path.contains("/returns/") => &things.completed_id,
         _ if path.contains("/payouts/") => &things.payout_id,
+        _ if path.contains("/promotions/") => &things.promotion_id,
         _ if path.contains("/checkouts/") => &things.checkout_id,
         _ if path.contains("/orders/") || path.contains("/transactions/") => &things.order_id,
         _ if path.contains("/sagas/") => &things.order_id,
@@ -279,6 +285,8 @@ fn known_body(method: &Method, path: &str, things: &Things) -> Option<Value> {
             "description": "Ridden on Mondays too.",
             "price": { "amount": PRICE + 1, "currency": "VND" },
         }),
+        ("PUT", "/api/v1/listings/{id}/images") => json!({ "images": [] }),
+        ("POST", "/api/v1/promotions") => json!({ "code": "AUTUMN-5", "percentage": 5 }),
         ("POST", "/api/v1/analytics/events") => json!({ "action": "page_viewed" }),
         ("POST", "/api/v1/webhooks") => new_webhook(),
         ("POST", "/api/v1/me/payouts") => new_payout(),

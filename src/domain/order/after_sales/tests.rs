@@ -31,6 +31,7 @@ fn shipped() -> Vec<OrderCommand> {
         payment_method: PaymentMethod::new(PaymentMethod::SANDBOX),
         saga_definition: SagaDefinition::default(),
         checkout_id: None,
+        promotion: None,
         as_transaction: false,
         now: at(0),
     };

@@ -1,0 +1,8 @@
+-- Which promotion codes a seller has.
+
+CREATE TABLE promotions_v1 (
+    promotion_id TEXT NOT NULL PRIMARY KEY,
+    seller_id TEXT NOT NULL,
+    created_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX promotions_v1_by_seller ON promotions_v1 (seller_id, created_ms, promotion_id);
