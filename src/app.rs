@@ -146,6 +146,8 @@ pub struct Settings {
     pub momo: Option<momo::Settings>,
     /// For how much money there is a point.
     pub loyalty: Rates,
+    /// Whether hourly reports are begun, where they have not been yet.
+    pub hourly_reports: bool,
     /// What stands before an event's type in CloudEvents.
     pub event_type_prefix: String,
     /// The runtime's limits.
@@ -237,7 +239,7 @@ impl App {
         if settings.development {
             seed_categories(&runtime).await?;
         }
-        start_reporting(&runtime).await;
+        start_reporting(&runtime, settings.hourly_reports).await;
         let rebuilds = Rebuilder::start(read_models.clone(), runtime.clone()).await;
         let rebuilds = rebuilds.context("cannot go on with what was being rebuilt")?;
         let outbox = Outbox::new(runtime.clone(), read_models.clone(), composer.clone());
@@ -442,7 +444,10 @@ fn number_hash(lookup_key: [u8; 32]) -> AddressHash {
 
 /// There is a report for every hour from the first start on. Nobody is kept waiting for that: where it
 /// cannot be begun now, it is at the next start.
-async fn start_reporting(runtime: &Runtime) {
+async fn start_reporting(runtime: &Runtime, wanted: bool) {
+    if !wanted {
+        return;
+    }
     let context = CommandContext {
         actor_id: "system".into(),
         origin: Origin::Inside,

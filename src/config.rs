@@ -106,6 +106,8 @@ pub struct Config {
     /// `AUDIT_INTERVAL`: how long after one audit of all deliveries the next begins; nothing: there
     /// are none.
     pub audit_interval: Duration,
+    /// `HOURLY_REPORTS`: whether reports of every hour are begun, where they have not been yet.
+    pub hourly_reports: bool,
     /// `ALERT_INTERVAL`: how often the figures of subscriptions are held against their limits;
     /// nothing: nobody looks.
     pub alert_interval: Duration,
@@ -304,6 +306,7 @@ impl Config {
             bytes_max: reader.number("IMAGE_BYTES_MAX", 5 << 20, 1_024..=(64 << 20)),
         };
         let audit_interval = reader.duration_or_none("AUDIT_INTERVAL", AUDIT_INTERVAL_DEFAULT);
+        let hourly_reports = reader.flag("HOURLY_REPORTS", true);
         let alert_interval = reader.duration_or_none("ALERT_INTERVAL", ALERT_INTERVAL_DEFAULT);
         let webhooks = webhooks(&mut reader, mode);
         let momo = payments::momo(&mut reader, mode);
@@ -326,6 +329,7 @@ impl Config {
             loyalty,
             images,
             audit_interval,
+            hourly_reports,
             alert_interval,
             webhooks,
             momo,
@@ -396,7 +400,7 @@ fn storage(reader: &mut Reader<'_>, mode: Mode) -> Storage {
 /// The folder of images, where it is named.
 fn images(reader: &mut Reader<'_>) -> Option<PathBuf> {
     let url = reader.text("IMAGES_URL")?;
-    let path = url::Url::parse(&url).ok().filter(|url| url.scheme() == "file");
+    let path = Url::parse(&url).ok().filter(|url| url.scheme() == "file");
     let path = path.and_then(|url| url.to_file_path().ok());
     if path.is_none() {
         reader.error("IMAGES_URL", "must be the URL of a folder (file:///srv/souk/images)");

@@ -76,6 +76,7 @@ pub fn settings(config: &Config) -> Settings {
         webhook_reach: config.webhooks.clone(),
         momo: config.momo.clone(),
         loyalty: config.loyalty.clone(),
+        hourly_reports: config.hourly_reports,
         event_type_prefix: config.runtime.event_type_prefix.clone(),
         options,
     }

@@ -1,6 +1,6 @@
 //! Circuit breakers: when something that everybody needs is down, nobody asks it any more, and one
 //! probe at a time finds out when it is back. Each subscription has one in each partition and waits
-//! for it, with nothing lost ([`Circuit::admit`]); what calls a service outside may have one too and
+//! for it, with nothing lost; what calls a service outside may have one too and
 //! does without it meanwhile ([`Circuit::enter`]).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

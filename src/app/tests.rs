@@ -63,6 +63,7 @@ fn settings(dir: &Path) -> Settings {
         webhook_reach: Reach::default(),
         momo: None,
         loyalty: Default::default(),
+        hourly_reports: true,
         event_type_prefix: "souk".to_owned(),
         options: Options::default(),
     }

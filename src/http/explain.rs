@@ -230,7 +230,18 @@ async fn explain_order(
     Path(id): Path<String>,
 ) -> Result<Answer<ExplanationBody>, ApiError> {
     let order = orders::named(&app, &call, &id).await?;
-    let internals = internals(&app, &order).await?;
+    // First what is owed: whatever is said of the order is then at least as new as that.
+    let (events, truncated) = events(&app, &order).await?;
+    let observed = traces::observed(&app, events).await?;
+    let order = orders::named(&app, &call, &id).await?;
+    let saga = saga(&app, order.order_id).await?;
+    let internals = InternalsBody {
+        timers: timers(&app, &order, saga.as_ref()).await?,
+        saga,
+        owed: owed(&observed),
+        events: observed.iter().map(explained).collect(),
+        truncated,
+    };
     let summary = if call.is_staff() {
         format!("{} {}", standing(&order), owing(&order, &internals))
     } else {
@@ -244,20 +255,6 @@ async fn explain_order(
         payment_status: order.payment.status,
         internals: call.is_staff().then_some(internals),
     }))
-}
-
-async fn internals(app: &App, order: &OrderBody) -> Result<InternalsBody, ApiError> {
-    let saga = saga(app, order.order_id).await?;
-    let timers = timers(app, order, saga.as_ref()).await?;
-    let (events, truncated) = events(app, order).await?;
-    let observed = traces::observed(app, events).await?;
-    Ok(InternalsBody {
-        saga,
-        timers,
-        owed: owed(&observed),
-        events: observed.iter().map(explained).collect(),
-        truncated,
-    })
 }
 
 async fn saga(app: &App, order: Uuid) -> Result<Option<ExplainedSagaBody>, ApiError> {

@@ -14,7 +14,7 @@ use super::params::Params;
 use super::problem::ApiError;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(get_summary))
+    OpenApiRouter::default().routes(routes!(get_metrics_summary))
 }
 
 /// The main figures. Counts are since the start of the process.
@@ -97,12 +97,12 @@ pub struct BacklogBody {
 #[utoipa::path(get, path = "/admin/metrics/summary", tag = "admin",
     params(("details" = Option<bool>, Query)),
     responses((status = 200, description = "The figures", body = SummaryBody)))]
-async fn get_summary(
+async fn get_metrics_summary(
     State(app): State<App>,
     _: Staff,
     params: Params,
 ) -> Result<Answer<SummaryBody>, ApiError> {
-    if !params.flag("details") {
+    if !params.parsed::<bool>("details")?.unwrap_or(false) {
         return Ok(Answer::ok(summary(&app, &app.runtime().subscriptions().list())));
     }
     let all = app.runtime().subscriptions().inspect().await;

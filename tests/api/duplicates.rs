@@ -131,8 +131,7 @@ async fn story(server: &Server) {
     bea.client.send(reqwest::Method::PUT, path, Some(preferences)).await.expect(200);
     let category = server.category().await;
     for verb in ["deactivate", "activate"] {
-        let path = format!("/api/v1/admin/categories/{category}/{verb}");
-        admin.post(&path, &json!({})).await.expect(200);
+        server.switch(&category, verb).await;
     }
     from_outside(server).await;
     settings(server).await;

@@ -24,7 +24,7 @@ async fn so_many(server: &Server, count: usize) -> Vec<serde_json::Value> {
 
 #[tokio::test]
 async fn every_hour_has_one_report_across_restarts_too() {
-    let mut server = Start::default().start().await;
+    let mut server = Start::default().with("HOURLY_REPORTS", "true").start().await;
     assert!(reports(&server).await.is_empty());
     let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
     let listing = server.listing(&sam, 5).await;

@@ -185,7 +185,7 @@ impl Server {
         self.admin().post("/api/v1/categories", &body).await.expect(201).text("category_id")
     }
 
-    async fn switch(&self, category: &str, verb: &str) {
+    pub async fn switch(&self, category: &str, verb: &str) {
         let path = format!("/api/v1/admin/categories/{category}/{verb}");
         self.admin().post(&path, &json!({})).await.expect(200);
     }

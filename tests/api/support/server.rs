@@ -338,6 +338,7 @@ impl Server {
             .env("LOG_LEVEL", "info")
             // Tests of them say so: events that nobody asked for are in the way of others.
             .env("ALERT_INTERVAL", "0s")
+            .env("HOURLY_REPORTS", "false")
             .envs(&self.start.variables)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
