@@ -76,9 +76,6 @@ output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 failed=0
 
-# Most of the time tests wait for a server of theirs.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
-
 # All features: the test kits of the runtime are behind one, and have tests of their own.
 step "tests of both crates"
 cargo test --workspace --all-features --no-fail-fast 2>&1 | tee "$output" || failed=1

@@ -404,8 +404,12 @@ async fn a_second_delivery_of_everything_changes_nothing(partitions: u16) {
         // It changes SQLite's files by hand.
         return;
     }
-    let mut server =
-        Start::default().partitions(partitions).with("RETRY_DELAY_MS", 20).start().await;
+    let mut server = Start::default()
+        .partitions(partitions)
+        .with("RETRY_DELAY_MS", 20)
+        .with("HOURLY_REPORTS", "true")
+        .start()
+        .await;
     story(&server).await;
     let outbox = server.visitor().get("/api/v1/dev/outbox?limit=200").await.expect(200);
     let told: BTreeSet<String> = server
