@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use souk_actors::command::{CommandContext, Origin};
+use souk_actors::command::CommandContext;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::{PartitionStatus, SubscriptionStatus};
 use tokio::time::MissedTickBehavior;
@@ -61,11 +61,12 @@ static LIMITS: [Limit; 5] = [
 /// A limit, the subscription, and its figure now.
 type Figure = (&'static Limit, &'static str, u64);
 
+fn figure(limit: &'static Limit, status: &SubscriptionStatus) -> Figure {
+    (limit, status.name, (limit.value)(status))
+}
+
 fn figures(all: &[SubscriptionStatus]) -> Vec<Figure> {
-    let of = |status: &SubscriptionStatus| {
-        let (name, figures) = (status.name, LIMITS.iter().map(|limit| (limit.value)(status)));
-        LIMITS.iter().zip(figures).map(|(limit, value)| (limit, name, value)).collect::<Vec<_>>()
-    };
+    let of = |status| LIMITS.iter().map(move |limit| figure(limit, status));
     all.iter().flat_map(of).collect()
 }
 
@@ -143,11 +144,7 @@ impl Watch {
             threshold,
             at: world.now(),
         };
-        let context = CommandContext {
-            actor_id: "system".into(),
-            origin: Origin::Inside,
-            ..CommandContext::outside(&**world, "alerts", "alerts")
-        };
+        let context = CommandContext::inside(&**world, "alerts", "alerts");
         let alerts = self.runtime.aggregate::<Alert>();
         let id = Alert::id_of(metric, subject);
         let sent = alerts.send(id, AlertCommand::Observe(observed), context, |_| ()).await;

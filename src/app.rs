@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use souk_actors::circuit::Circuit;
-use souk_actors::command::{CommandContext, CommandError, Origin};
+use souk_actors::command::{CommandContext, CommandError};
 use souk_actors::journal::Store;
 use souk_actors::journal::codec::Keyring;
 use souk_actors::retry::RetryPolicy;
@@ -448,11 +448,7 @@ async fn start_reporting(runtime: &Runtime, wanted: bool) {
     if !wanted {
         return;
     }
-    let context = CommandContext {
-        actor_id: "system".into(),
-        origin: Origin::Inside,
-        ..CommandContext::outside(&**runtime.world(), "startup", "startup")
-    };
+    let context = CommandContext::inside(&**runtime.world(), "startup", "startup");
     let start = ReportingCommand::Start { now: runtime.world().now() };
     let reporting = runtime.aggregate::<Reporting>();
     let started = reporting.send(ReportingId::only().uuid(), start, context, |_| ()).await;
@@ -474,11 +470,7 @@ async fn seed_categories(runtime: &Runtime) -> anyhow::Result<()> {
             slug: slug.to_owned(),
             now: runtime.world().now(),
         };
-        let context = CommandContext {
-            actor_id: "system".into(),
-            origin: Origin::Inside,
-            ..CommandContext::outside(&**runtime.world(), "startup", "startup")
-        };
+        let context = CommandContext::inside(&**runtime.world(), "startup", "startup");
         match categories.send(category_id.uuid(), command, context, |_| ()).await {
             Ok(_)
             | Err(CommandError::Rejected { rejection: CategoryRejection::AlreadyExists, .. }) => {}

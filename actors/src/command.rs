@@ -165,6 +165,15 @@ impl CommandContext {
         }
     }
 
+    /// A command that the system gives itself, and that is harmless to repeat.
+    pub fn inside(world: &dyn World, correlation_id: &str, causation_id: &str) -> Self {
+        Self {
+            actor_id: "system".into(),
+            origin: Origin::Inside,
+            ..Self::outside(world, correlation_id, causation_id)
+        }
+    }
+
     /// A command that the system gives itself because of an event, with an id that follows from
     /// that event, the purpose and the target, so that a redelivery has no second effect.
     pub fn because_of(event: &crate::event::StoredEvent, purpose: &str, target: Uuid) -> Self {

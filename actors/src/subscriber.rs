@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 use crate::broker::{BrokerHandle, Pattern, Route};
 use crate::circuit::{Circuit, CircuitPolicy};
+use crate::command::CommandContext;
 pub use crate::command::DeliveryMetadata;
-use crate::command::{CommandContext, Origin};
 use crate::dead_letter::DeadLetterHandle;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
@@ -718,11 +718,7 @@ impl Cell {
                 cell.runtime.get().and_then(crate::runtime::WeakRuntime::upgrade)
                 && !cell.stopping.get()
             {
-                let context = CommandContext {
-                    actor_id: "system".into(),
-                    origin: Origin::Inside,
-                    ..CommandContext::outside(&*cell.world, &id, &id)
-                };
+                let context = CommandContext::inside(&*cell.world, &id, &id);
                 let stream = Oversight::id_of(cell.subscription.name);
                 let oversight = runtime.aggregate::<Oversight>();
                 let sent = oversight.send(stream, command(bound.clone()), context, |_| ()).await;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use souk_actors::command::{CommandContext, Origin};
+use souk_actors::command::CommandContext;
 
 use crate::app::App as Market;
 use crate::config::Config;
@@ -79,11 +79,7 @@ async fn register(
     let world = market.runtime.world();
     let (now, user_id) = (world.now(), UserId(world.new_id()));
     let claim = EmailClaimId::of_address(config.keys.lookup.bytes(), email);
-    let context = || CommandContext {
-        actor_id: "system".into(),
-        origin: Origin::Inside,
-        ..CommandContext::outside(&**world, "admin create", "admin create")
-    };
+    let context = || CommandContext::inside(&**world, "admin create", "admin create");
     let take = EmailClaimCommand::Claim { user_id, now, expires_at: now.plus(CLAIM_FOR) };
     let claims = market.runtime.aggregate::<EmailClaim>();
     claims.send(claim.uuid(), take, context(), |_| ()).await.context("cannot claim the address")?;

@@ -17,6 +17,7 @@ use super::conditional::IfNoneMatch;
 use super::money::{CURRENCY_DEFAULT, MoneyBody, money, optional_money};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
+use super::users::missing as no_user;
 use crate::domain::category::Category;
 use crate::domain::ids::{CategoryId, ListingId, UserId};
 use crate::domain::listing::{
@@ -551,7 +552,7 @@ async fn listing_preferences(
     let may_list = app.runtime().aggregate::<User>().read(user.uuid(), view).await?.value;
     let preferences = ListingPreferences {
         user_id: user.uuid(),
-        may_list: may_list.ok_or_else(|| ApiError::not_found("there is no such user"))?,
+        may_list: may_list.ok_or_else(no_user)?,
         default_currency: CURRENCY_DEFAULT.code().to_owned(),
         default_quantity: QUANTITY_DEFAULT,
         images_max: app.settings().images.images_max,

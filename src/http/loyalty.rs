@@ -14,6 +14,7 @@ use super::call::SignedIn;
 use super::conditional::IfNoneMatch;
 use super::params::path_id;
 use super::problem::ApiError;
+use super::users::missing as no_user;
 use crate::domain::ids::{LoyaltyAccountId, UserId};
 use crate::domain::loyalty::{Entry, LoyaltyAccount};
 use crate::domain::user::User;
@@ -94,7 +95,7 @@ async fn get_loyalty(
     }
     let is_there = |user: &User| user.details.is_some();
     if !app.runtime().aggregate::<User>().read(user.uuid(), is_there).await?.value {
-        return Err(ApiError::not_found("there is no such user"));
+        return Err(no_user());
     }
     let body = points(&app, user).await?;
     let version = body.version;

@@ -13,6 +13,7 @@ use super::answer::{Answer, split};
 use super::body::{Fields, FromFields, Valid};
 use super::call::SignedIn;
 use super::problem::ApiError;
+use super::users::missing;
 use crate::domain::notification::Channel;
 use crate::domain::preferences::{Muted, NotificationKind};
 use crate::domain::user::{User, UserCommand};
@@ -120,10 +121,6 @@ impl FromFields for NewPreferences {
             in_app: muted(&["in_app", "inApp"], Channel::InApp),
         })
     }
-}
-
-fn missing() -> ApiError {
-    ApiError::not_found("there is no such user")
 }
 
 pub(super) fn view(user: &User) -> Option<PreferencesBody> {

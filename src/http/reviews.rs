@@ -16,7 +16,7 @@ use super::call::{Call, SignedIn, Staff};
 use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
-use super::users::{RatingBody, checked};
+use super::users::{RatingBody, checked, missing as no_user};
 use crate::domain::ids::{ListingId, OrderId, ReviewId, UserId};
 use crate::domain::order::{Order, OrderDetails};
 use crate::domain::review::{
@@ -376,6 +376,6 @@ async fn get_summary(
     let user: UserId = path_id(&id)?;
     let look = |user: &User| user.details.as_ref().map(|details| RatingBody::new(&details.rating));
     let read = app.runtime().aggregate::<User>().read(user.uuid(), look).await?;
-    let body = read.value.ok_or_else(|| ApiError::not_found("there is no such user"))?;
+    let body = read.value.ok_or_else(no_user)?;
     Ok(Answer::ok(body).at_version(read.version, &theirs))
 }

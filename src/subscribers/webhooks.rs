@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use dashmap::DashMap;
 use serde::Deserialize;
 use souk_actors::aggregate::Aggregate as _;
-use souk_actors::command::{CommandContext, Origin};
+use souk_actors::command::CommandContext;
 use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
@@ -119,11 +119,7 @@ pub fn message(endpoint_id: WebhookEndpointId, event: &StoredEvent) -> Message {
 
 /// The context of a command that the machinery gives: it is harmless to repeat.
 fn inside(runtime: &Runtime, correlation_id: &str, cause: &str) -> CommandContext {
-    CommandContext {
-        actor_id: "system".into(),
-        origin: Origin::Inside,
-        ..CommandContext::outside(&**runtime.world(), correlation_id, cause)
-    }
+    CommandContext::inside(&**runtime.world(), correlation_id, cause)
 }
 
 /// The handler of [`FANOUT`].

@@ -44,7 +44,6 @@ impl Server {
 async fn registers(server: &Server, name: &str) -> Person {
     let body = somebody(name);
     let email = body["email"].as_str().unwrap().to_owned();
-    let password = body["password"].as_str().unwrap().to_owned();
     let made = server.visitor().post("/api/v1/users/register", &body).await.expect(201);
     let user_id = made.text("user_id");
     let event = server.follows(&made, "UserRegistered").await;
@@ -76,11 +75,7 @@ async fn registers(server: &Server, name: &str) -> Person {
     assert!(mails.iter().all(|mail| mail["text"].as_str().unwrap().contains(name)), "{mails:#?}");
     let after = figure(server, "users_verified").await;
     assert_eq!(after.as_i64().unwrap(), before.as_i64().unwrap_or(0) + 1);
-    let tokens = server.login(&email, &password).await.expect(200);
-    let access_token = tokens.text("access_token");
-    let client = server.visitor().with_token(&access_token);
-    let refresh_token = tokens.text("refresh_token");
-    Person { user_id, email, password, client, access_token, refresh_token }
+    server.comes(user_id, &body).await
 }
 
 /// S0, flow 3: from a buyer to a seller.

@@ -185,11 +185,6 @@ impl Server {
         self.admin().post("/api/v1/categories", &body).await.expect(201).text("category_id")
     }
 
-    pub async fn switch(&self, category: &str, verb: &str) {
-        let path = format!("/api/v1/admin/categories/{category}/{verb}");
-        self.admin().post(&path, &json!({})).await.expect(200);
-    }
-
     /// The deliveries to an endpoint, the newest first.
     async fn webhook_log(&self, id: &str) -> Vec<Value> {
         self.caught_up("webhook-deliveries-view").await;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Runtime, WeakRuntime};
 use crate::aggregate::{Aggregate as _, NoRejection};
-use crate::command::{CommandContext, CommandError, Origin};
+use crate::command::{CommandContext, CommandError};
 use crate::custody::{Custody, CustodyCommand, Quarantined, Released};
 use crate::journal::{Batch, Crash, Quarantine};
 use crate::retry::Backoff;
@@ -104,11 +104,7 @@ impl Runtime {
                 continue;
             }
             let id = self.world().new_id().to_string();
-            let context = CommandContext {
-                actor_id: "system".into(),
-                origin: Origin::Inside,
-                ..CommandContext::outside(&**self.world(), &id, &id)
-            };
+            let context = CommandContext::inside(&**self.world(), &id, &id);
             let stream = Custody::id_of(&record.aggregate_type, record.aggregate_id);
             let command = CustodyCommand::Quarantine(Quarantined::new(&record, crashes));
             let sent = self.aggregate::<Custody>().send(stream, command, context, |_| ()).await;

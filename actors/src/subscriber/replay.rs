@@ -27,7 +27,7 @@ use super::lane::{
     Blocked, CHECKPOINT_EVERY, Held, Outcome, Stopping, bury, deliver, park, waiting_letter,
 };
 use super::{Cell, Ordered};
-use crate::command::{CommandContext, ControlWrite, Origin};
+use crate::command::{CommandContext, ControlWrite};
 use crate::event::StoredEvent;
 use crate::filter::Filter;
 use crate::journal::{self, Batch, Letter};
@@ -609,10 +609,8 @@ async fn end(
     loop {
         let id = replay_id.to_string();
         let context = CommandContext {
-            actor_id: "system".into(),
-            origin: Origin::Inside,
             attach: ended(&subscription, cell.store.partitions()),
-            ..CommandContext::outside(&*cell.world, &id, &id)
+            ..CommandContext::inside(&*cell.world, &id, &id)
         };
         let ended = ReplayEnded {
             subscription: subscription.clone(),

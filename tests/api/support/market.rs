@@ -44,6 +44,12 @@ impl Server {
         page.items()[0]["category_id"].as_str().unwrap().to_owned()
     }
 
+    /// A category is switched on or off: `activate`, `deactivate`.
+    pub async fn switch(&self, category: &str, verb: &str) {
+        let path = format!("/api/v1/admin/categories/{category}/{verb}");
+        self.admin().post(&path, &json!({})).await.expect(200);
+    }
+
     /// What it takes to offer something.
     pub async fn offer(&self, quantity: u32) -> Value {
         json!({

@@ -88,7 +88,11 @@ impl Server {
     /// Somebody new who has logged in but has not proved the address.
     pub async fn newcomer(&self, name: &str) -> Person {
         let user_id = self.register(name).await.expect(201).text("user_id");
-        let body = somebody(name);
+        self.comes(user_id, &somebody(name)).await
+    }
+
+    /// Somebody who registered with this body logs in.
+    pub async fn comes(&self, user_id: String, body: &Value) -> Person {
         let (email, password) = (body["email"].as_str(), body["password"].as_str());
         let (email, password) = (email.unwrap().to_owned(), password.unwrap().to_owned());
         let tokens = self.login(&email, &password).await.expect(200);
