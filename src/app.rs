@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use souk_actors::circuit::Circuit;
-use souk_actors::command::{CommandContext, CommandError};
+use souk_actors::command::{CommandContext, CommandError, Unavailable};
 use souk_actors::journal::Store;
 use souk_actors::journal::codec::Keyring;
 use souk_actors::retry::RetryPolicy;
@@ -34,6 +34,7 @@ use crate::domain::announcement::Announcement;
 use crate::domain::caller::Caller;
 use crate::domain::category::{Category, CategoryCommand, CategoryRejection};
 use crate::domain::email_claim::EmailClaim;
+use crate::domain::engagement::Engagement;
 use crate::domain::escrow::Escrow;
 use crate::domain::event_source::EventSources;
 use crate::domain::event_type::EventType;
@@ -71,13 +72,16 @@ use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::announcements::Announcements;
 use crate::subscribers::bounces::MailBounces;
 use crate::subscribers::email_claims::EmailClaims;
+use crate::subscribers::engagement::Engagements;
 use crate::subscribers::erasures::Erasures;
+use crate::subscribers::flow_times::FlowTimes;
 use crate::subscribers::loyalty::Loyalty;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
 use crate::subscribers::messages::{Composer, TokenOf};
 use crate::subscribers::notifications::Notifications;
 use crate::subscribers::notifications::escalations::{self, Escalations};
 use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
+use crate::subscribers::notifications::reports::{self as report_mails, ReportMailer};
 use crate::subscribers::order_progress::OrderProgress;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::payment_gateway::PaymentGatewayHandler;
@@ -89,10 +93,11 @@ use crate::subscribers::session_endings::SessionEndings;
 use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
-    announcements, bounces, email_claims, erasures, loyalty, mail_sender, notifications,
-    order_progress, payment_gateway, reports, search_indexer, seller_ratings, sequence_gaps,
-    session_endings, sms_sender, webhooks,
+    announcements, bounces, email_claims, engagement, erasures, flow_times, loyalty, mail_sender,
+    notifications, order_progress, payment_gateway, reports, search_indexer, seller_ratings,
+    sequence_gaps, session_endings, sms_sender, webhooks,
 };
+use crate::telemetry::flows::Flows;
 
 pub use database::{
     copy_journal, erase_read_models, open_journal, open_journal_read_only, open_read_models,
@@ -177,6 +182,8 @@ pub struct App {
     pub images: Images,
     /// How people and their logins stand.
     pub access: Access,
+    /// The flows that are under way.
+    pub flows: Flows,
 }
 
 impl App {
@@ -211,23 +218,20 @@ impl App {
         for subscription in handlers(gateways, senders, &read_models) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
-        let points = Arc::new(Loyalty(settings.loyalty));
-        let points = Subscription::handler(loyalty::NAME, "loyalty", loyalty::TOPICS, points);
-        builder = builder.subscribe(points.in_lanes(LANES).retrying(settings.retry.clone()));
-        let makes = Arc::new(Reports(read_models.clone()));
-        let makes = Subscription::handler(reports::NAME, "analytics", reports::TOPICS, makes);
-        builder = builder.subscribe(makes.in_lanes(LANES).retrying(settings.retry.clone()));
-        let indexer = search_indexer::subscription(SearchIndexer::new(read_models.clone()));
-        builder = builder.subscribe(indexer.in_lanes(LANES).retrying(settings.retry.clone()));
+        for subscription in keepers(settings.loyalty, &read_models) {
+            builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
+        }
         let webhooks = Webhooks::new(
             WebhookSender::new(settings.webhook_reach),
             &settings.master_key,
             read_models.clone(),
             settings.event_type_prefix,
         );
+        let flows = Flows::default();
         let access = Access::default();
         let leavings = leavings(&access, &read_models);
-        for subscription in leavings.into_iter().chain(webhook_handlers(&webhooks)) {
+        let others = webhook_handlers(&webhooks).into_iter().chain([timing(&flows)]);
+        for subscription in leavings.into_iter().chain(others) {
             builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
         }
         for subscription in read_models.subscriptions() {
@@ -254,6 +258,7 @@ impl App {
             webhooks,
             images,
             access,
+            flows,
         })
     }
 
@@ -285,6 +290,7 @@ fn with_aggregates(builder: Builder) -> Builder {
         .aggregate::<Shipment>()
         .aggregate::<Promotion>()
         .aggregate::<LoyaltyAccount>()
+        .aggregate::<Engagement>()
         .aggregate::<Reporting>()
         .aggregate::<Review>()
         .aggregate::<Interest>()
@@ -339,6 +345,8 @@ fn handlers(
         )
         .keyed_by(seller_ratings::key)
         .in_lanes(LANES),
+        Subscription::handler(engagement::NAME, "users", engagement::TOPICS, Arc::new(Engagements))
+            .in_lanes(LANES),
     ]
     .into_iter()
     .chain(tellers(senders, reads))
@@ -347,7 +355,7 @@ fn handlers(
 }
 
 /// What tells people.
-fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Subscription; 7] {
+fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Subscription; 8] {
     [
         Subscription::handler(
             notifications::NAME,
@@ -385,6 +393,13 @@ fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Sub
         )
         .in_lanes(LANES),
         Subscription::handler(
+            report_mails::NAME,
+            "notifications",
+            report_mails::TOPICS,
+            Arc::new(ReportMailer(reads.clone())),
+        )
+        .in_lanes(LANES),
+        Subscription::handler(
             mail_sender::NAME,
             "notifications",
             mail_sender::TOPICS,
@@ -401,6 +416,17 @@ fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Sub
     ]
 }
 
+/// Those who keep points, reports and what is told of the search.
+fn keepers(rates: Rates, read_models: &ReadModels) -> [Subscription; 3] {
+    let points = Arc::new(Loyalty(rates));
+    let makes = Arc::new(Reports(read_models.clone()));
+    [
+        Subscription::handler(loyalty::NAME, "loyalty", loyalty::TOPICS, points).in_lanes(LANES),
+        Subscription::handler(reports::NAME, "analytics", reports::TOPICS, makes).in_lanes(LANES),
+        search_indexer::subscription(SearchIndexer::new(read_models.clone())).in_lanes(LANES),
+    ]
+}
+
 /// What follows when somebody leaves, or may not come in any more.
 fn leavings(access: &Access, read_models: &ReadModels) -> [Subscription; 2] {
     let endings = Arc::new(SessionEndings::new(access.clone(), read_models.clone()));
@@ -410,6 +436,12 @@ fn leavings(access: &Access, read_models: &ReadModels) -> [Subscription; 2] {
             .in_lanes(LANES),
         Subscription::handler(erasures::NAME, "users", erasures::TOPICS, erased).in_lanes(LANES),
     ]
+}
+
+/// What measures how long flows took.
+fn timing(flows: &Flows) -> Subscription {
+    let times = Arc::new(FlowTimes(flows.clone()));
+    Subscription::handler(flow_times::NAME, "system", flow_times::TOPICS, times).in_lanes(LANES)
 }
 
 fn webhook_handlers(webhooks: &Webhooks) -> [Subscription; 2] {
@@ -458,8 +490,30 @@ async fn start_reporting(runtime: &Runtime, wanted: bool) {
     }
 }
 
-/// Makes the default categories that are not there yet.
+/// How long a start waits for a journal that takes nothing yet, and between two tries.
+const FIRST_WRITE_WITHIN: Duration = Duration::from_secs(30);
+const FIRST_WRITE_AGAIN: Duration = Duration::from_millis(200);
+
+/// Makes the default categories that are not there yet. They are the first that a start writes, and
+/// a database that has just come back, or still works for who was here before, may need a moment.
 async fn seed_categories(runtime: &Runtime) -> anyhow::Result<()> {
+    let until = tokio::time::Instant::now() + FIRST_WRITE_WITHIN;
+    loop {
+        let Err(error) = make_categories(runtime).await else { return Ok(()) };
+        let passes = matches!(
+            error,
+            CommandError::Unavailable(Unavailable::Journal | Unavailable::Restarting)
+                | CommandError::OutcomeUnknown
+        );
+        if !passes || tokio::time::Instant::now() >= until {
+            return Err(error).context("cannot make the default categories");
+        }
+        tracing::info!(why = %error, "the first write of this start is tried again");
+        tokio::time::sleep(FIRST_WRITE_AGAIN).await;
+    }
+}
+
+async fn make_categories(runtime: &Runtime) -> Result<(), CommandError<CategoryRejection>> {
     let categories = runtime.aggregate::<Category>();
     for (slug, name) in CATEGORIES {
         let category_id = CategoryId::of_slug(slug);
@@ -474,7 +528,7 @@ async fn seed_categories(runtime: &Runtime) -> anyhow::Result<()> {
         match categories.send(category_id.uuid(), command, context, |_| ()).await {
             Ok(_)
             | Err(CommandError::Rejected { rejection: CategoryRejection::AlreadyExists, .. }) => {}
-            Err(error) => return Err(error).context("cannot make the default categories"),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

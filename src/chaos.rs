@@ -272,34 +272,41 @@ impl Run {
         loop {
             let began = Instant::now();
             self.world.door.died();
-            match self.launch.start(points).await? {
+            let ended = match self.launch.start(points).await? {
                 Started::Running(server) => {
                     self.watchdog.watch(Some(server.id()))?;
                     self.world.door.known_by(Who::Admin, self.launch.admin_token()?);
                     self.world.door.moved(&server.url);
                     self.server = Some(server);
-                    self.first_answer(began).await?;
-                    return Ok(at_start);
+                    match self.first_answer(began).await? {
+                        None => return Ok(at_start),
+                        Some(ended) => ended,
+                    }
                 }
-                Started::Ended(status) if points.is_some() && status.signal() == Some(ABORTED) => {
-                    at_start = true;
-                    points = None;
-                }
-                Started::Ended(status) => {
-                    bail!("the server does not start: {status}; see {}", self.launch.log.display())
-                }
+                Started::Ended(status) => status,
+            };
+            if points.is_none() || ended.signal() != Some(ABORTED) {
+                bail!("the server does not start: {ended}; see {}", self.launch.log.display());
             }
+            at_start = true;
+            points = None;
         }
     }
 
-    async fn first_answer(&mut self, began: Instant) -> anyhow::Result<()> {
+    /// Waits until the server is ready; how it ended if it did before that.
+    async fn first_answer(&mut self, began: Instant) -> anyhow::Result<Option<ExitStatus>> {
         while !self.world.door.is_ready().await {
+            let server = self.server.as_mut().context("a server was started")?;
+            if let Some(ended) = server.ended()? {
+                self.server = None;
+                return Ok(Some(ended));
+            }
             anyhow::ensure!(began.elapsed() < STUCK_AFTER, "the server does not become ready");
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.starts.record(micros)?;
-        Ok(())
+        Ok(None)
     }
 
     fn ended_by_itself(&self, status: ExitStatus) {

@@ -23,6 +23,7 @@ mod sse;
 mod subscriptions;
 mod top;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -222,7 +223,8 @@ pub fn run() -> ExitCode {
             return ExitCode::from(config::EXIT_CODE);
         }
     };
-    done(|| dispatch(command, config))
+    let data_dir = data_dir(&cli.flags);
+    done(|| async move { dispatch(command, config, data_dir.as_ref()).await })
 }
 
 /// Runs a command to its exit code.
@@ -293,7 +295,12 @@ fn load(flags: &Flags, command: &Option<Command>) -> Result<Config, config::Conf
     Config::load(&source)
 }
 
-async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<ExitCode> {
+/// `data_dir` is the folder of a server that is running, which a demonstration asks.
+async fn dispatch(
+    command: Option<Command>,
+    config: Config,
+    data_dir: &Path,
+) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(&config.log_level);
     match command {
         None | Some(Command::Serve) => serve::serve(config).await,
@@ -307,7 +314,7 @@ async fn dispatch(command: Option<Command>, config: Config) -> anyhow::Result<Ex
         }
         Some(Command::Backup(options)) => backup::back_up(&config, options).await,
         Some(Command::Restore(options)) => backup::restore(&config, options).await,
-        Some(Command::Demo(options)) => demo::demo(config, options).await,
+        Some(Command::Demo(options)) => demo::demo(config, options, data_dir).await,
         Some(
             Command::Schema(_)
             | Command::Audit(_)

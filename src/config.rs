@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod database;
+mod images;
 mod messaging;
 mod payments;
 mod reader;
@@ -25,11 +26,12 @@ use reader::Reader;
 use souk_actors::journal::postgres::LEASE_TTL_DEFAULT;
 use souk_actors::journal::sqlite::Durability;
 use souk_actors::retry::RetryPolicy;
-use url::Url;
+use url::{Host, Url};
 
 use crate::domain::loyalty::Rates;
 use crate::gateways::momo;
 use crate::gateways::webhook::Reach;
+use crate::images::Location;
 use crate::tls;
 
 /// The journal's file in the data folder.
@@ -145,9 +147,9 @@ pub struct Chaos {
 pub struct Storage {
     /// `DATA_DIR`: the folder of everything that is kept in files.
     pub data_dir: PathBuf,
-    /// `IMAGES_URL`: the folder of the images of listings; `images` in the data folder when there is
-    /// none.
-    pub images: PathBuf,
+    /// `IMAGES_URL`: the folder or the bucket of the images of listings; `images` in the data folder
+    /// when there is none.
+    pub images: Location,
     /// `DATABASE_URL`: where the journal is; `journal.db` in the data folder when there is none.
     pub database: Database,
     /// `DATABASE_WAIT`: how long the start waits for a PostgreSQL that does not answer.
@@ -384,7 +386,7 @@ fn storage(reader: &mut Reader<'_>, mode: Mode) -> Storage {
     if !LEASE_TTL_RANGE.contains(&lease_ttl) {
         reader.error("LEASE_TTL", "must be between 100ms and 10m");
     }
-    let images = images(reader).unwrap_or_else(|| data_dir.join("images"));
+    let images = images::location(reader, data_dir.join("images"));
     let free_min = if mode.is_development() { 64 << 20 } else { 256 << 20 };
     Storage {
         data_dir,
@@ -395,17 +397,6 @@ fn storage(reader: &mut Reader<'_>, mode: Mode) -> Storage {
         disk_free_min: reader.number("DISK_FREE_MIN", free_min, 0..=DISK_FREE_MIN_MAX) as u64,
         durability: durability(reader),
     }
-}
-
-/// The folder of images, where it is named.
-fn images(reader: &mut Reader<'_>) -> Option<PathBuf> {
-    let url = reader.text("IMAGES_URL")?;
-    let path = Url::parse(&url).ok().filter(|url| url.scheme() == "file");
-    let path = path.and_then(|url| url.to_file_path().ok());
-    if path.is_none() {
-        reader.error("IMAGES_URL", "must be the URL of a folder (file:///srv/souk/images)");
-    }
-    path
 }
 
 /// Tests of durability must be able to fail: a build for them can be told to sync less. No other
@@ -475,6 +466,17 @@ fn tls_files(reader: &mut Reader<'_>) -> Option<tls::Files> {
             None
         }
     }
+}
+
+/// Whether credentials may go to an address: they travel encrypted, unless they do not leave this
+/// machine.
+fn keeps_secrets(url: &Url) -> bool {
+    let is_local = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        _ => false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && is_local)
 }
 
 fn traces(reader: &mut Reader<'_>) -> Option<Url> {

@@ -18,6 +18,7 @@ pub mod announcement;
 pub mod caller;
 pub mod category;
 pub mod email_claim;
+pub mod engagement;
 pub mod escrow;
 pub mod event_source;
 pub mod event_type;

@@ -10,6 +10,7 @@ pub mod after_sales;
 pub mod aggregates;
 pub mod analytics;
 pub mod answer;
+pub mod api_keys;
 mod attempts;
 pub mod audit;
 mod auth;
@@ -54,6 +55,7 @@ pub mod money;
 pub mod notifications;
 pub mod openapi;
 pub mod orders;
+mod pages;
 pub mod params;
 pub mod passwords;
 pub mod payments;
@@ -74,6 +76,7 @@ pub mod sagas;
 mod sagas_known;
 mod sagas_stream;
 pub mod schemas;
+mod scopes;
 pub mod search;
 pub mod server;
 pub mod service_tokens;
@@ -117,6 +120,7 @@ use crate::projections::rebuild::Rebuilder;
 use crate::subscribers::messages::Composer;
 use crate::subscribers::outbox::Outbox;
 use crate::subscribers::webhooks::Webhooks;
+use crate::telemetry::flows::Flows;
 
 /// Marks the answer to a repeat.
 pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -204,6 +208,11 @@ impl App {
     /// How people and their logins stand.
     pub fn access(&self) -> &Access {
         &self.0.parts.market.access
+    }
+
+    /// The flows that are under way.
+    pub fn flows(&self) -> &Flows {
+        &self.0.parts.market.flows
     }
 
     /// The images of listings.
@@ -430,6 +439,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(event_types::routes())
         .merge(event_sources::routes())
         .merge(service_tokens::routes())
+        .merge(api_keys::routes())
         .merge(buffers::routes())
         .merge(webhooks::routes())
         .merge(events::routes())

@@ -2,13 +2,18 @@
 //! and nothing else: no place and camera that a telephone noted in it, no script behind its last pixel.
 //! Each is kept in two sizes, under a name that follows from its content.
 //!
-//! The files are in a folder, behind [`object_store`], so that another kind of store can stand there. No
-//! event holds an image, only where it is. A file is written before the event that names it; one that
-//! no listing names (its event was refused, its image was taken away) is deleted by a sweep.
+//! The files are in a folder or in a bucket of S3, behind [`object_store`]. No event holds an image, only
+//! where it is. A file is written before the event that names it; one that no listing names (its event
+//! was refused, its image was taken away) is deleted by a sweep.
+
+mod s3;
+
+pub use s3::Bucket;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Cursor;
-use std::path::Path as FilePath;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +25,7 @@ use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use souk_actors::runtime::Runtime;
 use souk_actors::world::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, RwLockReadGuard, Semaphore};
@@ -94,11 +99,51 @@ pub enum Size {
 }
 
 impl Size {
+    const ALL: [Self; 2] = [Self::Large, Self::Small];
+
     fn folder(self) -> &'static str {
         match self {
             Self::Large => "1600",
             Self::Small => "320",
         }
+    }
+}
+
+/// Where the images are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// In this folder.
+    Folder(PathBuf),
+    /// In this bucket of S3.
+    S3(Box<Bucket>),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => write!(f, "{}", folder.display()),
+            Self::S3(bucket) => write!(f, "{bucket}"),
+        }
+    }
+}
+
+impl Location {
+    /// Whether anything can be there: nothing is in a folder that was not made yet.
+    pub fn exists(&self) -> bool {
+        match self {
+            Self::Folder(folder) => folder.exists(),
+            Self::S3(_) => true,
+        }
+    }
+
+    fn open(&self) -> anyhow::Result<Arc<dyn ObjectStore>> {
+        let folder = match self {
+            Self::Folder(folder) => folder,
+            Self::S3(bucket) => return Ok(Arc::new(bucket.open()?)),
+        };
+        let describe = || format!("cannot make the folder of images {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(describe)?;
+        Ok(Arc::new(LocalFileSystem::new_with_prefix(folder).with_context(describe)?))
     }
 }
 
@@ -114,13 +159,10 @@ pub struct Images {
 }
 
 impl Images {
-    /// Those in this folder, which is made where there is none.
-    pub fn open(folder: &FilePath) -> anyhow::Result<Self> {
-        let describe = || format!("cannot make the folder of images {}", folder.display());
-        std::fs::create_dir_all(folder).with_context(describe)?;
-        let store = LocalFileSystem::new_with_prefix(folder).with_context(describe)?;
+    /// Those in this place. A folder is made where there is none; of a bucket nothing is asked yet.
+    pub fn open(location: &Location) -> anyhow::Result<Self> {
         Ok(Self {
-            store: Arc::new(store),
+            store: location.open()?,
             work: Arc::new(Semaphore::new(AT_ONCE)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             naming: Arc::default(),
@@ -178,11 +220,35 @@ impl Images {
         if !is_name(name) {
             return Ok(None);
         }
-        match self.store.get(&path(listing, name, size)).await {
+        self.file(path(listing, name, size).as_ref()).await
+    }
+
+    /// Every file: its place, and how many bytes it has. What is no place of an image is left out.
+    pub async fn files(&self) -> Result<Vec<(String, u64)>, ImageError> {
+        let files: Vec<_> = self.store.list(None).try_collect().await?;
+        let place = |file: ObjectMeta| (file.location.to_string(), file.size);
+        Ok(files.into_iter().map(place).filter(|(place, _)| is_place(place)).collect())
+    }
+
+    /// The file in a place; none: there is none.
+    pub async fn file(&self, place: &str) -> Result<Option<Bytes>, ImageError> {
+        match self.store.get(&Path::from(place)).await {
             Ok(found) => Ok(Some(found.bytes().await?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the store says what it has.
+    pub async fn check(&self) -> Result<(), ImageError> {
+        self.store.list(None).try_next().await?;
+        Ok(())
+    }
+
+    /// Puts a file back where it was.
+    pub async fn put_back(&self, place: &str, content: Bytes) -> Result<(), ImageError> {
+        self.store.put(&Path::from(place), content.into()).await?;
+        Ok(())
     }
 
     /// Deletes the files that were settled before `now` and that their listing does not name; says how
@@ -213,9 +279,11 @@ impl Images {
             let named = named(listing).await?;
             for (file, written) in files {
                 let name = file.filename().unwrap_or_default();
-                // Somebody may have written the same one again since.
+                // Somebody may have written the same one again since. Not every store is exact to less
+                // than a second whenever it is asked.
+                let there = self.store.head(&file).await;
                 let is_same =
-                    self.store.head(&file).await.is_ok_and(|of| of.last_modified == written);
+                    there.is_ok_and(|of| of.last_modified.timestamp() == written.timestamp());
                 if is_same && !named.contains(&Self::url(listing, name)) {
                     self.store.delete(&file).await?;
                     gone += 1;
@@ -225,8 +293,13 @@ impl Images {
         Ok(gone)
     }
 
-    /// Looks for files that nobody wants, again and again.
+    /// Says so where the store cannot be reached, and looks for files that nobody wants, again and
+    /// again.
     pub async fn keep_tidy(self, runtime: Runtime) {
+        if let Err(error) = self.check().await {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(error, "images are 503 until their store can be reached");
+        }
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             let named = |listing: ListingId| {
@@ -265,6 +338,28 @@ fn is_name(name: &str) -> bool {
     hash.is_some_and(is_hash)
 }
 
+/// Whether a file of an image can be there: its listing, its size, its name.
+pub fn is_place(place: &str) -> bool {
+    let Ok([listing, size, name]) = <[&str; 3]>::try_from(place.split('/').collect::<Vec<_>>())
+    else {
+        return false;
+    };
+    let is_id = listing.parse::<ListingId>().is_ok_and(|id| id.to_string() == listing);
+    is_id && Size::ALL.iter().any(|of| of.folder() == size) && is_name(name)
+}
+
+/// A digest of content, in hexadecimal: the name of an image is that of its large file.
+pub fn digest(content: &[u8]) -> String {
+    crate::domain::text::hex(&souk_actors::id::keyed_hash(&[0; 32], "image", &[content]))
+}
+
+/// The digest of the content that should be in a place, where its name says so.
+pub fn named_digest(place: &str) -> Option<&str> {
+    let (of, name) = place.rsplit_once('/')?;
+    let is_large = of.rsplit_once('/')?.1 == Size::Large.folder();
+    name.split_once('.').filter(|_| is_large).map(|(hash, _)| hash)
+}
+
 /// The media type of an image of this name.
 pub fn media_type(name: &str) -> &'static str {
     if name.ends_with(".png") { "image/png" } else { "image/jpeg" }
@@ -299,9 +394,8 @@ fn prepared(file: &[u8]) -> Result<Prepared, ImageError> {
     let small = fitted(large.clone(), SMALL);
     let is_clear = large.color().has_alpha() && has_gaps(&large);
     let (large, small) = (written(&large, is_clear)?, written(&small, is_clear)?);
-    let hash = souk_actors::id::keyed_hash(&[0; 32], "image", &[&large]);
     let end = if is_clear { "png" } else { "jpg" };
-    Ok(Prepared { name: format!("{}.{end}", crate::domain::text::hex(&hash)), large, small })
+    Ok(Prepared { name: format!("{}.{end}", digest(&large)), large, small })
 }
 
 /// Whether anything that is behind it would be seen.
@@ -337,6 +431,10 @@ mod tests {
 
     use super::*;
 
+    fn in_folder(dir: &tempfile::TempDir) -> Images {
+        Images::open(&Location::Folder(dir.path().to_owned())).unwrap()
+    }
+
     fn listing(number: u128) -> ListingId {
         ListingId(Uuid::from_u128(number))
     }
@@ -367,7 +465,7 @@ mod tests {
     #[tokio::test]
     async fn an_image_is_made_anew_in_two_sizes() {
         let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path()).unwrap();
+        let images = in_folder(&dir);
         let noted = with_exif(&file(&photograph(2_000, 500), ImageFormat::Jpeg));
         let mut followed = noted.clone();
         followed.extend(b"<script>alert(1)</script>");
@@ -393,7 +491,7 @@ mod tests {
     #[tokio::test]
     async fn every_format_is_known_by_its_content() {
         let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path()).unwrap();
+        let images = in_folder(&dir);
         let clear = DynamicImage::ImageRgba8(RgbaImage::from_pixel(9, 9, Rgba([1, 2, 3, 4])));
         let image = images.prepare(file(&clear, ImageFormat::Png)).await.unwrap();
         assert_eq!(media_type(&image.name), "image/png");
@@ -414,7 +512,7 @@ mod tests {
     #[tokio::test]
     async fn an_image_of_too_many_pixels_is_not_unpacked() {
         let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path()).unwrap();
+        let images = in_folder(&dir);
         let mut bomb = file(&photograph(9, 9), ImageFormat::Png).to_vec();
         for (width, height) in [(100_000_u32, 100_000_u32), (16_000, 16_000)] {
             bomb[16..20].copy_from_slice(&width.to_be_bytes());
@@ -438,7 +536,7 @@ mod tests {
     #[tokio::test]
     async fn what_no_listing_names_is_deleted_once_it_is_old() {
         let dir = tempfile::tempdir().unwrap();
-        let images = Images::open(dir.path()).unwrap();
+        let images = in_folder(&dir);
         let image = images.prepare(file(&photograph(9, 9), ImageFormat::Png)).await.unwrap();
         for number in [1, 2] {
             images.keep(listing(number), &image).await.unwrap();

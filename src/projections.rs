@@ -31,6 +31,7 @@ pub mod sessions;
 pub mod shipments;
 #[cfg(test)]
 pub(crate) mod testing;
+mod together;
 pub mod users;
 pub mod versions;
 pub mod view;
@@ -46,7 +47,7 @@ use uuid::Uuid;
 
 pub use categories::CategoryRow;
 pub use db::{Place, ReadError};
-pub use events_index::{EventFilter, Match as EventMatch, TraceRow};
+pub use events_index::{EventFilter, Match as EventMatch, TraceRow, request_of_trace};
 pub use interests::InterestRow;
 pub use ledger::{Balance, Check as LedgerCheck, PayoutRow};
 pub use listings::{ListingFilter, ListingRow, SkuMatch};
@@ -439,9 +440,12 @@ impl ReadModels {
         events_index::counts(&self.db, &filter, span.step_ms).await
     }
 
-    /// What the search has of a listing; none: nothing.
-    pub async fn in_search(&self, listing: Uuid) -> Result<Option<search::Indexed>, ReadError> {
-        search::indexed(&self.db, listing).await
+    /// What the search finds these listings as; those that it does not know are left out.
+    pub async fn in_search(
+        &self,
+        listings: &[Uuid],
+    ) -> Result<BTreeMap<Uuid, search::Indexed>, ReadError> {
+        search::indexed(&self.db, listings).await
     }
 
     /// What a query looks for; none: there is no word in it.
@@ -576,6 +580,11 @@ impl ReadModels {
         interests::of_user(&self.db, user_id, kind, before, limit).await
     }
 
+    /// The first image of each of these listings that has one.
+    pub async fn covers(&self, listings: &[Uuid]) -> Result<BTreeMap<Uuid, String>, ReadError> {
+        listings::covers(&self.db, listings).await
+    }
+
     /// Who takes an interest in something, behind an interest, in the order of their ids.
     pub async fn interests_in(
         &self,
@@ -605,13 +614,15 @@ impl ReadModels {
         sagas::find(&self.db, filter, before, limit).await
     }
 
-    /// The tokens of services, the newest first, before a time and id.
+    /// The tokens of services and keys of people, the newest first, before a time and id; of one
+    /// person, if they are given.
     pub async fn service_tokens(
         &self,
+        user_id: Option<Uuid>,
         before: Option<(i64, Uuid)>,
         limit: u32,
     ) -> Result<Vec<ServiceTokenRow>, ReadError> {
-        publishing::service_tokens(&self.db, before, limit).await
+        publishing::service_tokens(&self.db, user_id, before, limit).await
     }
 
     /// The registered event types behind a name, by name.

@@ -1,8 +1,8 @@
 //! Subscribers: what follows from events, beyond the aggregate that they happened to.
 //!
 //! ```text
-//!   event ──▶ handler ──command──▶ another aggregate      email-claims, erasures, notifications,
-//!                    │                                     search-indexer, session-endings
+//!   event ──▶ handler ──command──▶ another aggregate      email-claims, engagement, erasures,
+//!                    │                                     notifications, search-indexer, session-endings
 //!                    └──call────▶ the outside, then a     payment-gateway, notification-email
 //!                                 command that reports it             webhooks
 //! ```
@@ -15,7 +15,9 @@
 pub mod announcements;
 pub mod bounces;
 pub mod email_claims;
+pub mod engagement;
 pub mod erasures;
+pub mod flow_times;
 #[cfg(test)]
 mod interleavings;
 pub mod loyalty;

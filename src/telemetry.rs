@@ -5,6 +5,7 @@
 //! around it, so that a line from deep inside still carries its request's correlation id.
 
 pub mod catalogue;
+pub mod flows;
 pub mod traces;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,11 @@ const SECONDS: &[f64] = &[
 const LONG: &[f64] = &[
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0,
     86_400.0,
+];
+/// Upper bounds of durations of flows, in seconds: from a few handlers to a payer who takes their time.
+const FLOWS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
+    3_600.0,
 ];
 /// Upper bounds of sizes of batches.
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0];
@@ -106,6 +112,14 @@ fn at_zero() {
     for outcome in ["delivered", "failed", "exhausted", "deferred"] {
         metrics::counter!("souk_webhook_deliveries_total", "outcome" => outcome).increment(0);
     }
+    for flow in &flows::FLOWS {
+        for end in flow.ends {
+            let _ = metrics::histogram!(
+                "souk_flow_duration_seconds",
+                "flow" => flow.name, "event_type" => *end
+            );
+        }
+    }
     for reason in REJECTIONS {
         metrics::counter!("souk_events_rejected_total", "reason" => reason).increment(0);
     }
@@ -139,6 +153,10 @@ fn recorder() -> PrometheusBuilder {
         .and_then(|builder| {
             let sagas = Matcher::Full("souk_saga_duration_seconds".to_owned());
             builder.set_buckets_for_metric(sagas, LONG)
+        })
+        .and_then(|builder| {
+            let flows = Matcher::Full("souk_flow_duration_seconds".to_owned());
+            builder.set_buckets_for_metric(flows, FLOWS)
         })
         .expect("no list of buckets is empty")
 }

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 
 /// Where the certificate is, the server's own first and those that vouch for it after it (PEM).
 pub const CERTIFICATE: &str = "TLS_CERT_FILE";
@@ -20,6 +21,11 @@ pub const CERTIFICATE: &str = "TLS_CERT_FILE";
 pub const KEY: &str = "TLS_KEY_FILE";
 /// Where the certificates are that clients must have theirs from (PEM).
 pub const CLIENT_AUTHORITY: &str = "TLS_CLIENT_CA_FILE";
+
+/// The certificate that commands show to a server (PEM).
+const CLIENT_CERTIFICATE: &str = "--client-cert";
+/// Its key (PEM).
+const CLIENT_KEY: &str = "--client-key";
 
 /// What is spoken inside, the preferred first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -30,8 +36,12 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// How this program connects to others: it trusts whom the system trusts.
+/// How this program connects to others: it trusts whom the system trusts, and shows no certificate.
 pub fn client_config() -> ClientConfig {
+    client_builder().with_no_client_auth()
+}
+
+fn client_builder() -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     let (added, ignored) = roots.add_parsable_certificates(found.certs);
@@ -40,7 +50,6 @@ pub fn client_config() -> ClientConfig {
         .with_safe_default_protocol_versions()
         .expect("the provider knows the versions of TLS that it was built with")
         .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 /// A client of HTTP for this program's own commands, which trusts as [`client_config`] says.
@@ -50,6 +59,20 @@ pub fn http_client() -> reqwest::ClientBuilder {
     static CONFIG: OnceLock<ClientConfig> = OnceLock::new();
     let config = CONFIG.get_or_init(client_config).clone();
     reqwest::Client::builder().tls_backend_preconfigured(config)
+}
+
+/// As [`http_client`], with a certificate to show to servers that ask for one.
+pub fn http_client_showing(
+    certificate: &Path,
+    key: &Path,
+) -> Result<reqwest::ClientBuilder, FileError> {
+    let chain = certificates(CLIENT_CERTIFICATE, &read(CLIENT_CERTIFICATE, certificate)?)?;
+    let key = private_key(CLIENT_KEY, &read(CLIENT_KEY, key)?)?;
+    let config = client_builder().with_client_auth_cert(chain, key).map_err(|error| {
+        let problem = format!("and {CLIENT_CERTIFICATE} do not make one certificate: {error}");
+        wrong(CLIENT_KEY, problem)
+    })?;
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(config))
 }
 
 /// What is wrong with a file, and which variable names it. It never holds what is in the file.
@@ -87,10 +110,6 @@ struct Contents {
 
 impl Files {
     fn read(&self) -> Result<Contents, FileError> {
-        let read = |variable, path: &Path| {
-            let problem = |error| format!("cannot be read ({}): {error}", path.display());
-            std::fs::read(path).map_err(|error| wrong(variable, problem(error)))
-        };
         let authority = self.client_authority.as_deref();
         Ok(Contents {
             certificate: read(CERTIFICATE, &self.certificate)?,
@@ -103,6 +122,16 @@ impl Files {
     pub fn check(&self) -> Result<(), FileError> {
         self.read()?.server_config().map(|_| ())
     }
+}
+
+fn read(variable: &'static str, path: &Path) -> Result<Vec<u8>, FileError> {
+    let problem = |error| format!("cannot be read ({}): {error}", path.display());
+    std::fs::read(path).map_err(|error| wrong(variable, problem(error)))
+}
+
+fn private_key(variable: &'static str, pem: &[u8]) -> Result<PrivateKeyDer<'static>, FileError> {
+    PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|_| wrong(variable, "names a file without a private key in PEM"))
 }
 
 fn certificates(
@@ -130,8 +159,7 @@ impl Contents {
 
     fn server_config(&self) -> Result<Arc<ServerConfig>, FileError> {
         let chain = certificates(CERTIFICATE, &self.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|_| wrong(KEY, "names a file without a private key in PEM"))?;
+        let key = private_key(KEY, &self.key)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider knows the versions of TLS that it was built with");

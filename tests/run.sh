@@ -101,6 +101,14 @@ step "the OpenAPI document against the service"
 agreed=1
 bash tests/schemathesis.sh || { agreed=0; failed=1; }
 
+# What failed, once more, where it is not far from the end: why, and where.
+awk '
+    /^---- .* stdout ----$/ { name = $2; left = 0; next }
+    name != "" && /panicked at/ { print "\n" name; left = 12 }
+    left > 0 { print "    " substr($0, 1, 400); left-- }
+    /^failures:$|^test result: / { name = ""; left = 0 }
+' "$output"
+
 awk -v others="$((walked + agreed))" '
     /^test result: / {
         for (i = 1; i < NF; i++) {

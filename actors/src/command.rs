@@ -129,6 +129,8 @@ pub struct CommandContext {
     pub subscription: Option<&'static str>,
     /// Who asked: a user's id, or `system`.
     pub actor_id: Arc<str>,
+    /// The credential that it was asked with, where that says more than who asked.
+    pub credential: Option<Arc<str>>,
     /// The tenant.
     pub tenant_id: Arc<str>,
     /// W3C trace context to record.
@@ -155,6 +157,7 @@ impl CommandContext {
             causation_id: causation_id.into(),
             subscription: None,
             actor_id: "anonymous".into(),
+            credential: None,
             tenant_id: "default".into(),
             traceparent: None,
             here: None,
@@ -188,6 +191,7 @@ impl CommandContext {
             causation_id: event.event_id.to_string().into(),
             subscription: DeliveryMetadata::current().map(|metadata| metadata.subscription),
             actor_id: "system".into(),
+            credential: None,
             tenant_id: "default".into(),
             traceparent: None,
             here: None,

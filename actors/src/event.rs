@@ -96,6 +96,10 @@ pub struct Metadata {
     pub version: String,
     /// Who asked for it: a user's id, or `system`.
     pub actor_id: String,
+    /// The id of the credential that it was asked with, where that says more than who asked: which of
+    /// somebody's keys it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
     /// The tenant; `default` where there is only one.
     pub tenant_id: String,
     /// The W3C trace context of the request that started it.

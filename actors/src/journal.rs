@@ -67,7 +67,7 @@ impl Error {
 }
 
 /// Why an append did not (surely) commit.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     /// A constraint refused it (a version or position that is taken, a command id that has an
     /// outcome): nothing of the transaction is stored, and trying again would not help.

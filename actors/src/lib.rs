@@ -13,9 +13,10 @@
 //!                          └ timers, dead letters
 //! ```
 //!
-//! The floors, from the ground: `event`, `world`, `id`, `retry`, `circuit`, `personal`, `command`, `filter`; `journal`
-//! (stores, codec, writer); `admission`, `aggregate`, `broker`, `timer`, `dead_letter`; `saga`,
-//! `subscriber`; `partition`; `runtime`. Nothing here knows a marketplace.
+//! The floors, from the ground: `event`, `world`, `id`, `retry`, `circuit`, `personal`, `command`,
+//! `filter`, `together`; `journal` (stores, codec, writer); `admission`, `aggregate`, `broker`,
+//! `timer`, `dead_letter`; `saga`, `subscriber`; `partition`; `runtime`. Nothing here knows a
+//! marketplace.
 #![warn(missing_docs)]
 
 pub mod admission;
@@ -44,6 +45,7 @@ pub mod supervisor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod timer;
+pub mod together;
 pub mod trace;
 pub mod world;
 

@@ -24,6 +24,7 @@ use crate::hot::Heat;
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterParts};
 use crate::journal::{self, Store};
+use crate::runtime::changes::Watchers;
 use crate::runtime::{Options, WeakRuntime, quarantine};
 use crate::subscriber::{Cell, CellParts, Steered, Subscription};
 use crate::supervisor::{AggregateSupervisor, PartitionSupervisor, Supervise, Worker};
@@ -92,6 +93,8 @@ pub(crate) struct Partition {
     /// Where the journal was at the start.
     began_at: u64,
     pub head: watch::Receiver<u64>,
+    /// Who waits for events of single aggregates.
+    pub watchers: Arc<Watchers>,
     pub running: Arc<DashMap<Arc<str>, ()>>,
     pub supervisor: ActorRef<Supervise>,
     timers: Arc<Timers>,
@@ -103,12 +106,14 @@ struct Hears {
     broker: BrokerHandle,
     timers: Arc<TimerWake>,
     head: watch::Sender<u64>,
+    watchers: Arc<Watchers>,
     partition: u16,
 }
 
 impl Committed for Hears {
     fn committed(&self, events: Vec<Arc<StoredEvent>>) {
         let last = events.last().map(|event| event.position);
+        self.watchers.committed(&events);
         self.broker.committed(events);
         if let Some(last) = last {
             self.at(last);
@@ -117,6 +122,7 @@ impl Committed for Hears {
 
     fn moved_to(&self, head: u64) {
         self.broker.moved_to(head);
+        self.watchers.moved();
         self.at(head);
     }
 
@@ -126,6 +132,11 @@ impl Committed for Hears {
 }
 
 impl Hears {
+    fn new(partition: u16, broker: BrokerHandle) -> Self {
+        let head = watch::Sender::new(0);
+        Self { broker, timers: Arc::default(), head, watchers: Arc::default(), partition }
+    }
+
     fn at(&self, head: u64) {
         self.head.send_replace(head);
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
@@ -146,15 +157,10 @@ impl Partition {
         let options = &parts.options;
         let (broker_actor, broker) = Broker::new();
         let (dead_letter_actor, dead_letters) = DeadLetterActor::new();
-        let timer_wake = Arc::new(TimerWake::default());
-        let (head_sender, head) = watch::channel(0);
+        let hears = Hears::new(index, broker.clone());
+        let (timer_wake, watchers) = (hears.timers.clone(), hears.watchers.clone());
+        let head = hears.head.subscribe();
         let admission = Arc::new(Admission::new(options.outside_max, options.inside_max));
-        let hears = Hears {
-            broker: broker.clone(),
-            timers: timer_wake.clone(),
-            head: head_sender,
-            partition: index,
-        };
         let writer_parts = WriterParts {
             store: parts.store.clone(),
             keys: parts.keys.clone(),
@@ -204,6 +210,7 @@ impl Partition {
             quarantined: shared.quarantined.clone(),
             heat: shared.heat.clone(),
             head,
+            watchers,
             running,
             supervisor,
             timers,

@@ -3,6 +3,7 @@
 //! A command goes down through the floors (runtime, partition, aggregate, journal) and its events
 //! come up through them (journal, broker, subscriptions), each once.
 
+pub(crate) mod changes;
 mod dead_letters;
 mod handle;
 pub(crate) mod quarantine;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub use changes::Changes;
 pub use dead_letters::{DeadLetters, LetterGroup, LetterPlace, LetterQuery, LetterQueue};
 pub use handle::Handle;
 pub use quarantine::QuarantineReport;

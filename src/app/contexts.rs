@@ -8,8 +8,9 @@ use souk_actors::saga::Saga;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::registry;
 use crate::subscribers::{
-    announcements, bounces, email_claims, erasures, loyalty, mail_sender, notifications,
-    notifications::{escalations, letters},
+    announcements, bounces, email_claims, engagement, erasures, flow_times, loyalty, mail_sender,
+    notifications,
+    notifications::{escalations, letters, reports as report_mails},
     order_progress, payment_gateway, reports, search_indexer, seller_ratings, sequence_gaps,
     session_endings, sms_sender, webhooks,
 };
@@ -57,12 +58,13 @@ const CONTEXTS: [(&str, &str); 16] = [
 ];
 
 /// What runs, beyond the read models: context, subscription, topics.
-const HANDLERS: [(&str, &str, &[&str]); 20] = [
+const HANDLERS: [(&str, &str, &[&str]); 23] = [
     ("users", email_claims::NAME, email_claims::TOPICS),
     ("loyalty", loyalty::NAME, loyalty::TOPICS),
     ("analytics", reports::NAME, reports::TOPICS),
     ("users", session_endings::NAME, session_endings::TOPICS),
     ("users", erasures::NAME, erasures::TOPICS),
+    ("users", engagement::NAME, engagement::TOPICS),
     ("listings", search_indexer::NAME, search_indexer::TOPICS),
     ("payments", payment_gateway::NAME, payment_gateway::TOPICS),
     ("orders", order_progress::NAME, order_progress::TOPICS),
@@ -72,12 +74,14 @@ const HANDLERS: [(&str, &str, &[&str]); 20] = [
     ("notifications", escalations::NAME, escalations::TOPICS),
     ("notifications", bounces::NAME, bounces::TOPICS),
     ("notifications", letters::NAME, letters::TOPICS),
+    ("notifications", report_mails::NAME, report_mails::TOPICS),
     ("notifications", mail_sender::NAME, mail_sender::TOPICS),
     ("notifications", sms_sender::NAME, sms_sender::TOPICS),
     ("publishing", sequence_gaps::NAME, sequence_gaps::TOPICS),
     ("publishing", sequence_gaps::SETTLED_NAME, sequence_gaps::SETTLED_TOPICS),
     ("webhooks", webhooks::FANOUT, webhooks::FANOUT_TOPICS),
     ("webhooks", webhooks::SENDER, webhooks::SENDER_TOPICS),
+    ("system", flow_times::NAME, flow_times::TOPICS),
 ];
 
 /// Every event type: the marketplace's, and those of the runtime's sagas.

@@ -48,11 +48,14 @@ pub async fn open_journal(
             Ok(Arc::new(store.with_context(describe)?))
         }
         Database::Postgres(database) => {
-            reach(database, storage.database_wait).await?;
-            let mut options = PostgresOptions::new(database.url())?;
-            options.lease_ttl = storage.lease_ttl;
-            let store = PostgresStore::open(options, partitions).await;
-            Ok(Arc::new(store.map_err(|error| no_journal(database, error))?))
+            let until = reach(database, storage.database_wait).await?;
+            let open = || async {
+                let mut options = PostgresOptions::new(database.url())?;
+                options.lease_ttl = storage.lease_ttl;
+                let store = PostgresStore::open(options, partitions).await;
+                store.map_err(|error| no_journal(database, error))
+            };
+            Ok(Arc::new(patiently(database, until, open).await?))
         }
     }
 }
@@ -89,10 +92,13 @@ async fn copy_from(
             Ok(copied)
         }
         Database::Postgres(database) => {
-            reach(database, to.database_wait).await?;
-            let options = PostgresOptions::new(database.url())?;
-            let target = PostgresStore::open_for_copy(options, partitions).await;
-            let target = target.map_err(|error| no_journal(database, error))?;
+            let until = reach(database, to.database_wait).await?;
+            let open = || async {
+                let options = PostgresOptions::new(database.url())?;
+                let target = PostgresStore::open_for_copy(options, partitions).await;
+                target.map_err(|error| no_journal(database, error))
+            };
+            let target = patiently(database, until, open).await?;
             let copied = copy::copy(source, &target, progress).await?;
             target.finish_copy().await?;
             Ok(copied)
@@ -108,16 +114,34 @@ pub async fn open_journal_read_only(storage: &Storage) -> anyhow::Result<Arc<dyn
             Ok(Arc::new(SqliteStore::open_read_only(path).await.with_context(describe)?))
         }
         Database::Postgres(database) => {
-            reach(database, storage.database_wait).await?;
-            let store = PostgresStore::open_read_only(PostgresOptions::new(database.url())?).await;
-            Ok(Arc::new(store.map_err(|error| no_journal(database, error))?))
+            let until = reach(database, storage.database_wait).await?;
+            let open = || async {
+                let options = PostgresOptions::new(database.url())?;
+                let store = PostgresStore::open_read_only(options).await;
+                store.map_err(|error| no_journal(database, error))
+            };
+            Ok(Arc::new(patiently(database, until, open).await?))
         }
     }
 }
 
 /// Opens the read models, or begins them.
 pub async fn open_read_models(storage: &Storage) -> anyhow::Result<ReadModels> {
-    ReadModels::open(&place(storage)?).await
+    let place = place(storage)?;
+    read_models(storage, || ReadModels::open(&place)).await
+}
+
+/// The journal in the same database has been opened before, so it can be reached.
+async fn read_models<F>(storage: &Storage, open: impl Fn() -> F) -> anyhow::Result<ReadModels>
+where
+    F: Future<Output = anyhow::Result<ReadModels>>,
+{
+    match &storage.database {
+        Database::Sqlite(_) => open().await,
+        Database::Postgres(database) => {
+            patiently(database, Instant::now() + storage.database_wait, open).await
+        }
+    }
 }
 
 /// Opens the read models that belong to this journal.
@@ -133,7 +157,8 @@ pub async fn open_read_models_for(
         }
         Ok(heads)
     };
-    ReadModels::open_for(&place(storage)?, heads).await
+    let place = place(storage)?;
+    read_models(storage, || ReadModels::open_for(&place, &heads)).await
 }
 
 /// Forgets the read models: they are made anew from the journal at the next start.
@@ -152,13 +177,43 @@ fn place(storage: &Storage) -> anyhow::Result<Place> {
     }
 }
 
-/// Waits until the database can be reached; says at once what waiting would not change.
-async fn reach(database: &Postgres, wait: Duration) -> anyhow::Result<()> {
+/// Opens something in a database that was reached. Where it cannot be reached again it is tried again,
+/// `until` then: a database that has just started may take its time with the next connection too.
+async fn patiently<T, F>(
+    database: &Postgres,
+    until: Instant,
+    open: impl Fn() -> F,
+) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let (mut pause, longest) = PAUSES;
+    loop {
+        let error = match open().await {
+            Err(error) if may_pass(database, &error) && Instant::now() + pause <= until => error,
+            done => return done,
+        };
+        let why = format!("{error:#}");
+        tracing::warn!(%database, why, "the database cannot be reached any more; trying again");
+        sleep(pause).await;
+        pause = longest.min(pause * 2);
+    }
+}
+
+/// Whether a failure is one of reaching the database, which may pass by itself.
+fn may_pass(database: &Postgres, error: &anyhow::Error) -> bool {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    cause.is_some_and(|cause| advice(database, cause).is_none())
+}
+
+/// Waits until the database can be reached, and returns until when it would have waited; says at once
+/// what waiting would not change.
+async fn reach(database: &Postgres, wait: Duration) -> anyhow::Result<Instant> {
     let until = Instant::now() + wait;
     let (mut pause, longest) = PAUSES;
     loop {
         let why = match timeout(ATTEMPT_MAX, look(database)).await {
-            Ok(Ok(version)) if version >= POSTGRES_OLDEST => return Ok(()),
+            Ok(Ok(version)) if version >= POSTGRES_OLDEST => return Ok(until),
             Ok(Ok(version)) => {
                 bail!("{database} is PostgreSQL {version}: at least {POSTGRES_OLDEST} is needed")
             }
@@ -194,7 +249,7 @@ async fn look(database: &Postgres) -> Result<i32, sqlx::Error> {
 fn advice(database: &Postgres, error: &sqlx::Error) -> Option<String> {
     let (user, name) = (database.user(), database.name());
     let advice = match error {
-        sqlx::Error::Io(_) => return None,
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => return None,
         sqlx::Error::Tls(_) => {
             "the connection could not be secured: check sslmode and sslrootcert in DATABASE_URL"
                 .to_owned()

@@ -19,6 +19,7 @@ use crate::domain::alert::{Alert, AlertEvent};
 use crate::domain::announcement::{Announcement, AnnouncementEvent};
 use crate::domain::category::{Category, CategoryEvent};
 use crate::domain::email_claim::{EmailClaim, EmailClaimEvent};
+use crate::domain::engagement::{Engagement, EngagementEvent};
 use crate::domain::escrow::{Escrow, EscrowEvent};
 use crate::domain::event_source::{EventSourceEvent, EventSources};
 use crate::domain::event_type::{EventType, EventTypeEvent};
@@ -187,6 +188,7 @@ macro_rules! every_event {
             $what::<ShipmentEvent>($($argument),*),
             $what::<PromotionEvent>($($argument),*),
             $what::<LoyaltyEvent>($($argument),*),
+            $what::<EngagementEvent>($($argument),*),
             $what::<ReportingEvent>($($argument),*),
             $what::<ReviewEvent>($($argument),*),
             $what::<InterestEvent>($($argument),*),
@@ -241,6 +243,7 @@ proptest! {
         snapshot::<Shipment>(random, &text)?;
         snapshot::<Promotion>(random, &text)?;
         snapshot::<LoyaltyAccount>(random, &text)?;
+        snapshot::<Engagement>(random, &text)?;
         snapshot::<Reporting>(random, &text)?;
         snapshot::<Review>(random, &text)?;
         snapshot::<Interest>(random, &text)?;

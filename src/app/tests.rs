@@ -26,6 +26,7 @@ use crate::domain::order::{
     Address, OrderCommand, OrderStatus, PaymentMethod, Placement, SagaDefinition, Wanted,
 };
 use crate::domain::user::{Registration, UserCommand, VerificationStatus};
+use crate::images::Location;
 use crate::projections::{
     BUFFERS_VIEW, EVENT_TYPES_VIEW, EventFilter, INTERESTS_VIEW, ListingFilter, OrderFilter,
     PROJECTIONS, PROMOTIONS_VIEW, REVIEWS_VIEW, SERVICE_TOKENS_VIEW, SESSIONS_VIEW, SagaFilter,
@@ -45,7 +46,7 @@ fn settings(dir: &Path) -> Settings {
     Settings {
         storage: Storage {
             data_dir: dir.to_owned(),
-            images: dir.join("images"),
+            images: Location::Folder(dir.join("images")),
             database: Database::Sqlite(dir.join(JOURNAL_FILE)),
             database_wait: Duration::ZERO,
             lease_ttl: Duration::ZERO,
@@ -398,6 +399,42 @@ fn an_addresss_hash_is_keyed_and_knows_no_case() {
     assert_eq!(hash("Ada@Example.com"), hash("ada@example.com"));
     assert_ne!(hash("ada@example.com"), address_hash([2; 32])("ada@example.com"));
     assert_eq!(hash("ada@example.com").len(), 64);
+}
+
+/// Somebody's write has shown that the journal takes nothing: a start does not end over that.
+#[tokio::test]
+async fn a_start_waits_for_a_journal_that_takes_nothing_yet() {
+    let market = Market::open().await;
+    let runtime = market.app.runtime.clone();
+    let fault = runtime.faults().add(Fault {
+        target: "journal".to_owned(),
+        mode: Mode::Fail,
+        kind: FailureKind::Transient,
+        times: None,
+        key: None,
+        delay_ms: 0,
+    });
+    let category_id = CategoryId::of_slug("maps");
+    let maps = CategoryCommand::Create {
+        caller: Caller::System,
+        category_id,
+        name: "Maps".to_owned(),
+        slug: "maps".to_owned(),
+        now: runtime.world().now(),
+    };
+    let (categories, context) = (runtime.aggregate::<Category>(), market.context());
+    let writing = tokio::spawn(async move {
+        categories.send(category_id.uuid(), maps, context, |_| ()).await.is_ok()
+    });
+    while make_categories(&runtime).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut seeding = tokio_test::task::spawn(seed_categories(&runtime));
+    tokio_test::assert_pending!(seeding.poll());
+    assert!(runtime.faults().remove(fault));
+    seeding.await.unwrap();
+    // Either way: it was told that it failed, or it is stored by now.
+    writing.await.unwrap();
 }
 
 #[test]

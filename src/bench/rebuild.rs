@@ -53,6 +53,11 @@ pub struct Plan {
     pub folder: std::path::PathBuf,
 }
 
+/// The kinds of request of the steady load, as their places in an outcome.
+const KINDS: [&str; 2] = ["read", "change"];
+const READ: usize = 0;
+const CHANGE: usize = 1;
+
 /// How a phase went.
 #[derive(Debug, Clone, Serialize)]
 pub struct Phase {
@@ -60,12 +65,10 @@ pub struct Phase {
     pub name: &'static str,
     /// Answers a second.
     pub per_second: f64,
-    /// Median in milliseconds.
-    pub p50_ms: f64,
-    /// The 95th percentile.
-    pub p95_ms: f64,
-    /// The 99th percentile.
-    pub p99_ms: f64,
+    /// How long reads took.
+    pub reads: Percentiles,
+    /// How long changes took, which wait for the disk.
+    pub changes: Percentiles,
     /// Answers below 300.
     pub accepted: u64,
     /// Answers of 500 and above.
@@ -109,19 +112,25 @@ impl RebuildReport {
             text.push_str(&format!("killed at {before} events, went on from {after}\n"));
         }
         text.push_str(
-            "\n| phase | per second | p50 ms | p95 ms | p99 ms | p95 of at rest | failed |\n",
+            "\n| phase | per second | reads: p50 ms | p95 ms | p99 ms | p95 of at rest \
+             | changes: p50 ms | p95 ms | p95 of at rest | failed |\n",
         );
-        text.push_str("| --- | --- | --- | --- | --- | --- | --- |\n");
-        let rest = self.phases.first().map_or(1.0, |phase| phase.p95_ms);
+        text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+        let of_rest = |phase: &Phase, p95: fn(&Phase) -> f64| {
+            self.phases.first().map_or(1.0, |rest| p95(phase) / p95(rest))
+        };
         for phase in &self.phases {
             text.push_str(&format!(
-                "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {} |\n",
+                "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} |\n",
                 phase.name,
                 phase.per_second,
-                phase.p50_ms,
-                phase.p95_ms,
-                phase.p99_ms,
-                phase.p95_ms / rest,
+                phase.reads.p50_ms,
+                phase.reads.p95_ms,
+                phase.reads.p99_ms,
+                of_rest(phase, |phase| phase.reads.p95_ms),
+                phase.changes.p50_ms,
+                phase.changes.p95_ms,
+                of_rest(phase, |phase| phase.changes.p95_ms),
                 phase.failed,
             ));
         }
@@ -154,6 +163,9 @@ async fn measure_in(plan: &Plan, folder: &std::path::Path) -> anyhow::Result<Reb
     let mails = mails(&market.admin).await?;
 
     let mut phases = Vec::new();
+    // What was written just before is not what is measured.
+    say("settling down");
+    steady(plan, &server, &market, STRETCH).await?;
     say("at rest");
     phases.push(phase("at rest", &steady(plan, &server, &market, plan.time).await?));
 
@@ -163,7 +175,7 @@ async fn measure_in(plan: &Plan, folder: &std::path::Path) -> anyhow::Result<Reb
     market.admin.post(&format!("{path}/rebuilds"), &ask).await?;
     let began = std::time::Instant::now();
     let bar = progress(events)?;
-    let (mut whole, mut resumed) = (Outcome::new(1, 0)?, None);
+    let (mut whole, mut resumed) = (Outcome::new(KINDS.len(), 0)?, None);
     loop {
         whole.add(&steady(plan, &server, &market, STRETCH).await?)?;
         let filled = filled(&market.admin, &path).await?;
@@ -222,13 +234,12 @@ impl RebuildReport {
 }
 
 fn phase(name: &'static str, outcome: &Outcome) -> Phase {
-    let Percentiles { p50_ms, p95_ms, p99_ms, .. } = Percentiles::of(&outcome.latencies);
+    let of = |kind: usize| Percentiles::of(&outcome.kinds[kind].latencies);
     Phase {
         name,
         per_second: outcome.per_second(),
-        p50_ms,
-        p95_ms,
-        p99_ms,
+        reads: of(READ),
+        changes: of(CHANGE),
         accepted: outcome.accepted,
         failed: outcome.failed,
     }
@@ -261,10 +272,15 @@ struct Visitors {
 }
 
 impl Script for Visitors {
+    fn kinds(&self) -> Vec<&'static str> {
+        KINDS.to_vec()
+    }
+
     fn request(&self, number: u64, out: &mut Vec<u8>) -> Asked {
         match number % 10 {
             0 => {
                 self.changes.request(number / 10, out);
+                return Asked { kind: CHANGE, ..Asked::default() };
             }
             5 => {
                 let count = self.shown.len() as u64;
@@ -273,7 +289,7 @@ impl Script for Visitors {
             }
             _ => out.extend_from_slice(&self.list),
         }
-        Asked::default()
+        Asked { kind: READ, ..Asked::default() }
     }
 
     fn answer(&self, _asked: &Asked, answer: &Answer<'_>) -> Judged {

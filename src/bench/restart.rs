@@ -61,6 +61,9 @@ pub struct Size {
     pub cold: Percentiles,
     /// The same, 64 at a time.
     pub cold_at_once: Percentiles,
+    /// By how much the server's memory grew meanwhile, in KiB for each of them: what an aggregate
+    /// costs that is in memory and idle, with what answering it left behind.
+    pub live_kib: Option<f64>,
     /// Changes of all listings in turn: how long they take.
     pub change: Percentiles,
     /// How many there are a second.
@@ -84,8 +87,8 @@ impl RestartReport {
     /// As a table in Markdown. The last column is what a command costs, as a share of the first size.
     pub fn table(&self) -> String {
         let mut text = format!("{}, {} listings\n\n", self.store, self.listings);
-        text.push_str("| events | ready ms | cold p50 ms | cold p99 ms | cold, 64 at once, p99 ms | changes a second | p50 ms | p99 ms | cpu µs | cost |\n");
-        text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+        text.push_str("| events | ready ms | cold p50 ms | cold p99 ms | cold, 64 at once, p99 ms | KiB each | changes a second | p50 ms | p99 ms | cpu µs | cost |\n");
+        text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
         let first = self.sizes.first();
         for size in &self.sizes {
             let cost = match first.and_then(|first| first.cpu_us).zip(size.cpu_us) {
@@ -93,12 +96,13 @@ impl RestartReport {
                 _ => "–".to_owned(),
             };
             text.push_str(&format!(
-                "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {:.2} | {:.2} | {} | {cost} |\n",
+                "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {} | {:.0} | {:.2} | {:.2} | {} | {cost} |\n",
                 size.events,
                 size.ready_ms,
                 size.cold.p50_ms,
                 size.cold.p99_ms,
                 size.cold_at_once.p99_ms,
+                super::report::number(size.live_kib, 1),
                 size.changes_per_second,
                 size.change.p50_ms,
                 size.change.p99_ms,
@@ -193,11 +197,16 @@ async fn size(
     let mut order = all;
     order.sort_by_key(|request| scripts::scattered(request.len() as u64 ^ sum(request)));
     let (first, rest) = order.split_at(cold);
+    let memory = server.memory_kib();
     let one_by_one = read(server, first.to_vec(), 1).await?;
     let at_once = match more {
         0 => Percentiles::default(),
         _ => read(server, rest[..more].to_vec(), COLD_AT_ONCE.min(more)).await?,
     };
+    #[expect(clippy::cast_precision_loss, reason = "counts of listings")]
+    let live = (cold + more) as f64;
+    let grown = server.memory_kib().zip(memory).map(|(after, before)| after - before);
+    let live_kib = grown.map(|kib| kib / live);
     let journal = place.journal().await?;
     at_rest(&market.admin, Some(&*journal)).await?;
     let events: u64 = heads(&*journal).await?.iter().sum();
@@ -219,6 +228,7 @@ async fn size(
         ready_ms,
         cold: one_by_one,
         cold_at_once: at_once,
+        live_kib,
         change: Percentiles::of(&outcome.latencies),
         changes_per_second: outcome.per_second(),
         cpu_us,
@@ -265,6 +275,7 @@ mod tests {
             ready_ms: 100.0,
             cold: Percentiles::default(),
             cold_at_once: Percentiles::default(),
+            live_kib: Some(7.5),
             change: Percentiles::default(),
             changes_per_second: 1_000.0,
             cpu_us: Some(cpu),
@@ -272,5 +283,6 @@ mod tests {
         let sizes = vec![size(10_000, 100.0), size(100_000, 105.0)];
         let table = RestartReport { store: "sqlite", listings: 10, sizes }.table();
         assert!(table.contains("| 10000 | 100 |") && table.contains("| 1.05 |"), "{table}");
+        assert!(table.contains("| 0.00 | 7.5 | 1000 |"), "{table}");
     }
 }

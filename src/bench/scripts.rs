@@ -456,7 +456,7 @@ pub(super) async fn publishes(market: &Market, batch: u64, keys: u64) -> anyhow:
 
 /// The hour of a marketplace: kinds of request, and how many of each there are in an hour. The
 /// other events of the catalogue follow from these.
-const HOUR: [(Kind, u64); 13] = [
+const HOUR: [(Kind, u64); 15] = [
     (Kind { name: "buy and wait until SHIPPED", events: BOUGHT }, 4_900),
     (
         Kind {
@@ -481,6 +481,14 @@ const HOUR: [(Kind, u64); 13] = [
     (PRICE, 1_000),
     (Kind { name: "search", events: &[] }, 10_000),
     (Kind { name: "ask whether it is alive", events: &[] }, 1_140),
+    (Kind { name: "ask for a return", events: &[("order.return_requested", 1)] }, 200),
+    (
+        Kind {
+            name: "take it back and refund",
+            events: &[("order.returned", 1), ("payment.refunded", 1)],
+        },
+        200,
+    ),
 ];
 const HOUR_KINDS: &[Kind] = &{
     let mut kinds = [HOUR[0].0; HOUR.len()];
@@ -503,19 +511,38 @@ const OFFER: usize = 8;
 const RETITLE: usize = 9;
 const REPRICE: usize = 10;
 const LOOK_FOR: usize = 11;
+const RETURN: usize = 13;
+const REFUND: usize = 14;
 
 /// How many requests an hour of the catalogue has.
 pub(super) fn requests_an_hour() -> u64 {
     HOUR.iter().map(|(_, count)| count).sum()
 }
 
+/// An order on its way, by what names it.
+struct Sold {
+    order: String,
+    shipment: String,
+    /// The number of the purchase, which says whose it is.
+    number: u64,
+}
+
 /// What earlier requests have left to be done.
 #[derive(Default)]
 struct Pools {
-    created: VecDeque<String>,
-    dispatched: VecDeque<String>,
+    created: VecDeque<Sold>,
+    dispatched: VecDeque<Sold>,
+    delivered: VecDeque<Sold>,
+    /// Orders with the returns that were asked for.
+    returns: VecDeque<(String, String)>,
     tokens: VecDeque<String>,
+    /// What requests that are not answered are about, by their number.
+    asked: BTreeMap<u64, Sold>,
 }
+
+/// An order counts as delivered a moment after its shipment: so many are left alone before one is
+/// returned.
+const JUST_DELIVERED: usize = 64;
 
 /// A bit of everything, in the proportions of [`HOUR`]. Listings that are bought keep their price,
 /// so that no order is refused for it.
@@ -559,13 +586,31 @@ impl Mixed {
             BUY => buy(buyer, listing, "sandbox", true, out),
             DECLINE => buy(buyer, listing, "test_decline", true, out),
             DISPATCH => {
-                let shipment = self.pools().created.pop_front()?;
-                let path = format!("/api/v1/shipments/{shipment}/dispatch");
+                let sold = self.pools().created.pop_front()?;
+                let path = format!("/api/v1/shipments/{}/dispatch", sold.shipment);
                 seller.write("POST", &path, "", b"", out);
+                self.pools().asked.insert(number, sold);
             }
             DELIVER => {
-                let shipment = self.pools().dispatched.pop_front()?;
-                let path = format!("/api/v1/shipments/{shipment}/deliver");
+                let sold = self.pools().dispatched.pop_front()?;
+                let path = format!("/api/v1/shipments/{}/deliver", sold.shipment);
+                seller.write("POST", &path, "", b"", out);
+                self.pools().asked.insert(number, sold);
+            }
+            RETURN => {
+                let mut pools = self.pools();
+                if pools.delivered.len() <= JUST_DELIVERED {
+                    return None;
+                }
+                let sold = pools.delivered.pop_front()?;
+                let path = format!("/api/v1/orders/{}/returns", sold.order);
+                let buyer = self.purchases.buyer(sold.number);
+                buyer.write("POST", &path, "", br#"{"reason":"damaged"}"#, out);
+                pools.asked.insert(number, sold);
+            }
+            REFUND => {
+                let (order, asked) = self.pools().returns.pop_front()?;
+                let path = format!("/api/v1/orders/{order}/returns/{asked}/accept");
                 seller.write("POST", &path, "", b"", out);
             }
             RESTOCK => {
@@ -628,8 +673,11 @@ impl Script for Mixed {
         match asked.kind {
             BUY => {
                 let judged = self.purchases.answer(&Asked { kind: 0, ..*asked }, answer);
-                if let Some(shipment) = answer.text("shipment_id").filter(|_| judged.accepted) {
-                    keep(&mut self.pools().created, shipment);
+                let names = answer.text("order_id").zip(answer.text("shipment_id"));
+                if let Some((order, shipment)) = names.filter(|_| judged.accepted) {
+                    let (order, shipment) = (order.to_owned(), shipment.to_owned());
+                    let sold = Sold { order, shipment, number: asked.note };
+                    keep(&mut self.pools().created, sold);
                 }
                 judged
             }
@@ -638,15 +686,32 @@ impl Script for Mixed {
                 if answer.status == 201 && is_declined { Judged::GOOD } else { Judged::BAD }
             }
             DISPATCH => {
-                let shipment = answer.text("shipment_id").filter(|_| answer.status == 200);
-                let Some(shipment) = shipment else { return Judged::BAD };
-                keep(&mut self.pools().dispatched, shipment);
+                let mut pools = self.pools();
+                let sold = pools.asked.remove(&asked.note).filter(|_| answer.status == 200);
+                let Some(sold) = sold else { return Judged::BAD };
+                keep(&mut pools.dispatched, sold);
+                Judged::GOOD
+            }
+            DELIVER => {
+                let mut pools = self.pools();
+                let sold = pools.asked.remove(&asked.note).filter(|_| answer.status == 200);
+                let Some(sold) = sold else { return Judged::BAD };
+                keep(&mut pools.delivered, sold);
+                Judged::GOOD
+            }
+            RETURN => {
+                let mut pools = self.pools();
+                let sold = pools.asked.remove(&asked.note).filter(|_| answer.status == 201);
+                let Some((sold, id)) = sold.zip(answer.text("return_id")) else {
+                    return Judged::BAD;
+                };
+                keep(&mut pools.returns, (sold.order, id.to_owned()));
                 Judged::GOOD
             }
             REGISTER => {
                 self.registrations.fetch_sub(1, Ordering::Relaxed);
                 if let Some(token) = answer.text("verification_token") {
-                    keep(&mut self.pools().tokens, token);
+                    keep(&mut self.pools().tokens, token.to_owned());
                 }
                 if answer.status == 201 { Judged::GOOD } else { Judged::BAD }
             }
@@ -658,9 +723,9 @@ impl Script for Mixed {
     }
 }
 
-fn keep(pool: &mut VecDeque<String>, what: &str) {
+fn keep<T>(pool: &mut VecDeque<T>, what: T) {
     if pool.len() < POOL_MAX {
-        pool.push_back(what.to_owned());
+        pool.push_back(what);
     }
 }
 

@@ -82,6 +82,13 @@ impl Server {
         let ticks = |index: usize| fields.get(index)?.parse::<f64>().ok();
         Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
     }
+
+    /// Memory of its own that it has in use, in KiB; none where the system does not say.
+    pub fn memory_kib(&self) -> Option<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
 }
 
 /// It ends at once: what it has acknowledged must be in the journal all the same.

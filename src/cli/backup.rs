@@ -1,8 +1,11 @@
 //! `souk backup` and `souk restore`: everything that is true, as of one instant, in a folder.
 //!
-//! In the folder are the files of the journal (see `souk_actors::journal::backup`), a list of them
-//! with their digests, and in development the keys that were made up. The list is written last: a
-//! folder without it is no backup. Read models are not in it, they follow from the journal.
+//! In the folder are the files of the journal (see `souk_actors::journal::backup`), the images of
+//! listings, a list of it all with digests, and in development the keys that were made up. The list is
+//! written last: a folder without it is no backup. Read models are not in it, they follow from the
+//! journal.
+
+mod images;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,6 +69,9 @@ struct List {
     made_at: String,
     version: String,
     contents: Contents,
+    /// Older versions of the program took none along.
+    #[serde(default)]
+    images: Option<images::Note>,
     keys: Vec<KeyNote>,
 }
 
@@ -85,7 +91,12 @@ pub(super) async fn back_up(config: &Config, options: BackUp) -> anyhow::Result<
         // Half a backup is none. What is left behind in a folder of somebody else's is theirs to see.
         let _: std::io::Result<()> = std::fs::remove_dir_all(folder);
     }
-    tell(&done?, folder, options.json, "backed up to");
+    let (list, damaged) = done?;
+    for place in &damaged {
+        let kept = &config.storage.images;
+        eprintln!("warning: the image {place} is damaged in {kept}: the backup has it as it is");
+    }
+    tell(&list, folder, options.json, "backed up to");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,8 +114,11 @@ fn make_folder(folder: &Path) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-async fn write_backup(config: &Config, folder: &Path) -> anyhow::Result<List> {
+/// The list of what is in the backup, and which images were found to be damaged.
+async fn write_backup(config: &Config, folder: &Path) -> anyhow::Result<(List, Vec<String>)> {
     let store = open_journal_read_only(&config.storage).await?;
+    let mut taken = images::Files::new();
+    images::take(&config.storage.images, folder, &mut taken).await?;
     let made_at = SystemWorld::new().now().to_string();
     let spinner = ProgressBar::new_spinner().with_message("copying the journal");
     spinner.enable_steady_tick(Duration::from_millis(100));
@@ -116,6 +130,9 @@ async fn write_backup(config: &Config, folder: &Path) -> anyhow::Result<List> {
         // Its rows never change: those that were copied are there.
         Kind::Postgres => check_chain(&*store, &contents).await?,
     }
+    images::take(&config.storage.images, folder, &mut taken).await?;
+    let damaged = images::damaged(&taken).into_iter().map(str::to_owned).collect();
+    let images = Some(images::write_list(folder, &taken)?);
     let mut keys = Vec::new();
     for (name, key) in named(config) {
         let included = is_made_up(config, name, key);
@@ -127,10 +144,10 @@ async fn write_backup(config: &Config, folder: &Path) -> anyhow::Result<List> {
         keys.push(KeyNote { name: name.to_owned(), check: check_of(key, name), included });
     }
     let version = telemetry::VERSION.to_owned();
-    let list = List { layout: LAYOUT, made_at, version, contents, keys };
+    let list = List { layout: LAYOUT, made_at, version, contents, images, keys };
     write_owner_only(&folder.join(LIST), &serde_json::to_vec_pretty(&list)?)
         .with_context(|| format!("cannot write {LIST}"))?;
-    Ok(list)
+    Ok((list, damaged))
 }
 
 pub(super) async fn restore(config: &Config, options: Restore) -> anyhow::Result<ExitCode> {
@@ -152,11 +169,18 @@ pub(super) async fn restore(config: &Config, options: Restore) -> anyhow::Result
         let copy = SqliteStore::open_backup(folder).await.context("the backup cannot be read")?;
         check_chain(&copy, &list.contents).await?;
     }
+    let images = list.images.as_ref().map(|note| images::check(folder, note)).transpose()?;
     if options.check {
         tell(&list, folder, options.json, "whole:");
         return Ok(ExitCode::SUCCESS);
     }
     put_back(config, folder, &list, &keys, options.replace).await?;
+    if let Some(files) = images {
+        images::put_back(folder, &files, &config.storage.images).await.context(
+            "the journal is restored, but not all images are: when that is mended, run the same \
+             again with --replace",
+        )?;
+    }
     tell(&list, folder, options.json, "restored from");
     Ok(ExitCode::SUCCESS)
 }
@@ -287,6 +311,9 @@ fn tell(list: &List, folder: &Path, as_json: bool, what: &str) {
         let told = json!({
             "folder": folder, "made_at": list.made_at, "store": contents.store, "heads": heads,
             "events": contents.events(), "bytes": contents.bytes(),
+            "images": list.images.as_ref().map(|note| {
+                json!({ "files": note.files, "bytes": note.bytes })
+            }),
         });
         println!("{told}");
         return;
@@ -294,6 +321,13 @@ fn tell(list: &List, folder: &Path, as_json: bool, what: &str) {
     let (events, bytes) = (contents.events(), indicatif::BinaryBytes(contents.bytes()));
     println!("{what} {}", folder.display());
     println!("{events} events up to {}, {bytes}, made {}", heads.join(" "), list.made_at);
+    match &list.images {
+        Some(note) => {
+            let bytes = indicatif::BinaryBytes(note.bytes);
+            println!("{} files of images, {bytes}", note.files);
+        }
+        None => println!("no images: an older version made it, which did not take them along"),
+    }
     let missing: Vec<_> =
         list.keys.iter().filter(|key| !key.included).map(|key| key.name.as_str()).collect();
     if what.starts_with("backed") && !missing.is_empty() {

@@ -17,6 +17,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use souk_actors::world::{SystemWorld, World as _};
 
+use super::remote::{read_token, token};
 use crate::app::open_journal_read_only;
 use crate::config::{Config, Database, Storage};
 use crate::serve::{ADMIN_TOKEN_FILE, Running};
@@ -32,9 +33,9 @@ pub(super) struct Options {
     /// A server in development mode that is running; one of its own when absent
     #[arg(long)]
     url: Option<String>,
-    /// The file with an administrator's token of that server
-    #[arg(long, value_name = "FILE", default_value = "data/admin-token")]
-    admin_token_file: PathBuf,
+    /// A file with an administrator's token of that server; SOUK_TOKEN holds the token itself [admin-token in the data folder]
+    #[arg(long, alias = "admin-token-file", env = "SOUK_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Fill the running market with listings, sellers, orders and reviews; twice makes nothing double
     #[arg(long)]
     seed_market: bool,
@@ -52,24 +53,32 @@ pub(super) fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("souk-demo-{}", SystemWorld::new().new_id().simple()))
 }
 
-pub(super) async fn demo(config: Config, options: Options) -> anyhow::Result<ExitCode> {
+/// `data_dir` is where a server that is running has its files.
+pub(super) async fn demo(
+    config: Config,
+    options: Options,
+    data_dir: &Path,
+) -> anyhow::Result<ExitCode> {
     if options.seed_market {
-        let done = seed_market(&options).await;
+        let done = seed_market(&options, data_dir).await;
         remove(&config.storage.data_dir);
         return done;
     }
     let folder = config.storage.data_dir.clone();
-    let (running, url, token_file) = match options.url {
-        Some(url) => (None, url, options.admin_token_file),
+    let (running, url, token) = match options.url {
+        Some(url) => {
+            let token = token(options.token_file.as_deref(), data_dir);
+            (None, url, token.inspect_err(|_| remove(&folder))?)
+        }
         None => {
             refuse_if_used(&config.storage).await?;
             let running = Running::start(config).await?;
             let url = running.url();
             println!("A server of its own listens on {url}.");
-            (Some(running), url, folder.join(ADMIN_TOKEN_FILE))
+            (Some(running), url, read_token(&folder.join(ADMIN_TOKEN_FILE))?)
         }
     };
-    let done = purchase(&url, &token_file).await;
+    let done = purchase(&url, &token).await;
     if let Some(running) = running {
         running.stop().await;
     }
@@ -85,9 +94,9 @@ fn remove(folder: &Path) {
     }
 }
 
-async fn seed_market(options: &Options) -> anyhow::Result<ExitCode> {
+async fn seed_market(options: &Options, data_dir: &Path) -> anyhow::Result<ExitCode> {
     let url = options.url.as_deref().unwrap_or(URL_DEFAULT);
-    let token = admin_token(&options.admin_token_file)?;
+    let token = token(options.token_file.as_deref(), data_dir)?;
     let made = market::seed(url, &token, options.listings).await?;
     println!(
         "{} listings, {} orders and {} reviews are new in the market at {url}.",
@@ -108,17 +117,10 @@ async fn refuse_if_used(storage: &Storage) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn admin_token(file: &PathBuf) -> anyhow::Result<String> {
-    let token = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read the administrator's token {}", file.display()))?;
-    Ok(token.trim().to_owned())
-}
-
-async fn purchase(url: &str, token_file: &PathBuf) -> anyhow::Result<()> {
-    let token = admin_token(token_file)?;
+async fn purchase(url: &str, token: &str) -> anyhow::Result<()> {
     let run = SystemWorld::new().new_id().simple().to_string();
     let visitor = Client::new(url, None);
-    let admin = visitor.with_token(&token);
+    let admin = visitor.with_token(token);
 
     heading("A seller registers, proves the address and is let in");
     let (seller_id, seller) = member(&visitor, &admin, "Sam", &run).await?;

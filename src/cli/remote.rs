@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::serve::ADMIN_TOKEN_FILE;
-use crate::tls::http_client;
+use crate::tls::{http_client, http_client_showing};
 
 /// Where everything but probes and documents is.
 const API: &str = "/api/v1";
@@ -34,6 +34,14 @@ struct Connection {
     /// A file with an administrator's token; SOUK_TOKEN holds the token itself [admin-token in the data folder]
     #[arg(long, global = true, env = "SOUK_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The certificate to show, where the server asks for one (PEM)
+    #[arg(long, global = true, env = "SOUK_CLIENT_CERT_FILE", value_name = "FILE")]
+    #[arg(requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, global = true, env = "SOUK_CLIENT_KEY_FILE", value_name = "FILE")]
+    #[arg(requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// Print what the server answered as JSON
     #[arg(long, global = true)]
     json: bool,
@@ -60,29 +68,34 @@ impl Connection {
     fn open(&self, data_dir: &Path) -> anyhow::Result<Remote> {
         let token = token(self.token_file.as_deref(), data_dir)?;
         let url = self.url.trim_end_matches('/').to_owned();
-        let http = http_client().build().context("cannot make requests")?;
+        let http = match (&self.client_cert, &self.client_key) {
+            (Some(certificate), Some(key)) => http_client_showing(certificate, key)?,
+            _ => http_client(),
+        };
+        let http = http.build().context("cannot make requests")?;
         Ok(Remote { http, url, token, json: self.json })
     }
 }
 
 /// The token in this file; without one in `SOUK_TOKEN`, or in the data folder.
 pub(super) fn token(file: Option<&Path>, data_dir: &Path) -> anyhow::Result<String> {
-    let token = match (file, std::env::var(TOKEN)) {
-        (None, Ok(token)) => token,
-        (Some(file), _) => read_token(file)?,
-        (None, Err(_)) => read_token(&data_dir.join(ADMIN_TOKEN_FILE))?,
-    };
-    Ok(token.trim().to_owned())
+    match (file, std::env::var(TOKEN)) {
+        (None, Ok(token)) => Ok(token.trim().to_owned()),
+        (Some(file), _) => read_token(file),
+        (None, Err(_)) => read_token(&data_dir.join(ADMIN_TOKEN_FILE)),
+    }
 }
 
-fn read_token(file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(file).with_context(|| {
+/// The token in a file.
+pub(super) fn read_token(file: &Path) -> anyhow::Result<String> {
+    let token = std::fs::read_to_string(file).with_context(|| {
         format!(
             "cannot read an administrator's token from {}: name another file with --token-file, or \
              put the token into {TOKEN}",
             file.display()
         )
-    })
+    })?;
+    Ok(token.trim().to_owned())
 }
 
 /// A server, as an administrator sees it.

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lettre::message::Mailbox;
-use url::{Host, Url};
+use url::Url;
 
-use super::Credential;
 use super::reader::Reader;
+use super::{Credential, keeps_secrets};
 use crate::gateways::mail::{LogMailer, Mailer};
 use crate::gateways::sendgrid::SendGrid;
 use crate::gateways::sms::{LogSms, SmsSender};
@@ -69,10 +69,7 @@ const WEBHOOK_TOKEN_CHARS_MIN: usize = 16;
 
 fn webhook_token(reader: &mut Reader<'_>) -> Option<Credential> {
     const NAME: &str = "MAIL_WEBHOOK_TOKEN";
-    if ![NAME, "MAIL_WEBHOOK_TOKEN_FILE"].iter().any(|name| reader.text(name).is_some()) {
-        return None;
-    }
-    let token = reader.credential(NAME, "the webhook of the mail provider");
+    let token = reader.optional_credential(NAME, "the webhook of the mail provider")?;
     if (1..WEBHOOK_TOKEN_CHARS_MIN).contains(&token.expose().len()) {
         reader.error(NAME, "must have at least 16 characters");
     }
@@ -147,16 +144,10 @@ fn sender(reader: &mut Reader<'_>, name: &'static str, needed_for: &str) -> Opti
     mailbox
 }
 
-/// Where a provider is. Credentials travel encrypted, unless they do not leave this machine.
+/// Where a provider is.
 fn provider(reader: &mut Reader<'_>, name: &'static str, default: &'static str) -> Option<Url> {
     let url = Url::parse(&reader.text(name).unwrap_or_else(|| default.to_owned())).ok();
-    let is_local = |url: &Url| match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        _ => false,
-    };
-    let url =
-        url.filter(|url| url.scheme() == "https" || (url.scheme() == "http" && is_local(url)));
+    let url = url.filter(keeps_secrets);
     if url.is_none() {
         reader.error(name, "must be an address that begins with https://");
     }

@@ -203,6 +203,16 @@ impl<'a> Reader<'a> {
         Credential::new(text.trim())
     }
 
+    /// The same where it may be left out.
+    pub(super) fn optional_credential(
+        &mut self,
+        name: &'static str,
+        needed_for: &str,
+    ) -> Option<Credential> {
+        let is_given = self.text(name).is_some() || self.text(&format!("{name}_FILE")).is_some();
+        is_given.then(|| self.credential(name, needed_for))
+    }
+
     /// The value, or what the file has that `<name>_FILE` names; none: what is wrong is reported.
     fn text_or_file(&mut self, name: &'static str) -> Option<Option<String>> {
         let file = self.text(&format!("{name}_FILE"));

@@ -1,8 +1,9 @@
 //! Escrow: the buyer's money between the payment and the seller.
 //!
 //! A ledger with double entry. Every event that moves money lists its entries, whose sum is 0; the
-//! accounts are `gateway:<method>`, `escrow:<order>` and `seller:<user>`. The balance of the escrow
-//! is never below 0. What goes back after the seller has got the money comes from the seller's
+//! accounts are `gateway:<method>`, `escrow:<order>`, `seller:<user>` and `market`. The balance of the
+//! escrow is never below 0. Where the market takes something off an order, its account adds as much to
+//! what the buyer pays, and of every part that goes back to the buyer it gets its share back. What goes back after the seller has got the money comes from the seller's
 //! account, which may then be below 0: the next sales fill it.
 
 use schemars::JsonSchema;
@@ -47,6 +48,8 @@ pub enum EscrowCommand {
         seller_id: UserId,
         /// How much it will be.
         money: Money,
+        /// How much the market adds to that, in minor units.
+        subsidy: i64,
         /// By which means it comes.
         method: PaymentMethod,
         /// When.
@@ -104,7 +107,7 @@ souk_actors::events! {
     /// What happens to escrows.
     pub enum EscrowEvent in "payments" as "payment-service" {
         /// It waits for an order's money.
-        Created(EscrowCreated) = "escrow.created", "EscrowCreated", 1.0, [];
+        Created(EscrowCreated) = "escrow.created", "EscrowCreated", 1.1, [];
         /// The money came.
         Funded(EscrowFunded) = "escrow.funded", "EscrowFunded", 1.0, [];
         /// The seller got the money.
@@ -138,6 +141,9 @@ pub struct EscrowCreated {
     pub seller_id: UserId,
     /// How much it will be, in minor units.
     pub amount: i64,
+    /// How much the market adds to that, in minor units, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subsidy: Option<i64>,
     /// Of what.
     pub currency: Currency,
     /// By which means it comes.
@@ -153,11 +159,11 @@ pub struct EscrowFunded {
     pub escrow_id: EscrowId,
     /// The order.
     pub order_id: OrderId,
-    /// How much, in minor units.
+    /// How much the buyer paid, in minor units.
     pub amount: i64,
     /// Of what.
     pub currency: Currency,
-    /// From the gateway to the escrow.
+    /// From the gateway, and from the market if it adds something, to the escrow.
     pub entries: Vec<Entry>,
     /// When.
     pub funded_at: Timestamp,
@@ -189,12 +195,12 @@ pub struct EscrowRefunded {
     pub escrow_id: EscrowId,
     /// The order.
     pub order_id: OrderId,
-    /// How much, in minor units; 0 when none had come.
+    /// How much the buyer gets, in minor units; 0 when none had come.
     pub amount: i64,
     /// Of what.
     pub currency: Currency,
-    /// From the escrow, or from the seller who has the money already, to the gateway; none when no
-    /// money had come.
+    /// From the escrow, or from the seller who has the money already, to the gateway, and to the market
+    /// what it had added to this; none when no money had come.
     pub entries: Vec<Entry>,
     /// Which part of the money it is; none: all that was in it, and the escrow is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -259,8 +265,11 @@ pub struct EscrowDetails {
     pub seller_id: UserId,
     /// How it stands.
     pub status: EscrowStatus,
-    /// How much is, was or would have been in it.
+    /// How much the buyer pays or would have paid.
     pub money: Money,
+    /// How much the market adds to that, in minor units.
+    #[serde(default)]
+    pub subsidy: i64,
     /// How much is in it now, in minor units.
     pub balance: i64,
     /// By which means it comes.
@@ -342,8 +351,16 @@ impl Escrow {
     }
 
     fn open(&self, command: &EscrowCommand) -> Decision {
-        let EscrowCommand::Open { escrow_id, order_id, buyer_id, seller_id, money, method, now } =
-            command
+        let EscrowCommand::Open {
+            escrow_id,
+            order_id,
+            buyer_id,
+            seller_id,
+            money,
+            subsidy,
+            method,
+            now,
+        } = command
         else {
             return Ok(Vec::new());
         };
@@ -359,6 +376,7 @@ impl Escrow {
             buyer_id: *buyer_id,
             seller_id: *seller_id,
             amount: money.amount,
+            subsidy: (*subsidy > 0).then_some(*subsidy),
             currency: money.currency,
             method: method.clone(),
             created_at: *now,
@@ -375,6 +393,7 @@ impl EscrowDetails {
             seller_id: event.seller_id,
             status: EscrowStatus::Open,
             money: Money::new(event.amount, event.currency),
+            subsidy: event.subsidy.unwrap_or(0),
             balance: 0,
             method: event.method.clone(),
             entries: Vec::new(),
@@ -389,7 +408,11 @@ impl EscrowDetails {
                 order_id: self.order_id,
                 amount: self.money.amount,
                 currency: self.money.currency,
-                entries: transfer(self.gateway(), self.own(), self.money.amount),
+                entries: booked(&[
+                    (self.gateway(), -self.money.amount),
+                    (MARKET.to_owned(), -self.subsidy),
+                    (self.own(), self.money.amount.saturating_add(self.subsidy)),
+                ]),
                 funded_at: now,
             })]),
             EscrowStatus::Funded | EscrowStatus::Released => Ok(Vec::new()),
@@ -420,16 +443,14 @@ impl EscrowDetails {
     fn refund(&self, reason: &str, now: Timestamp) -> Decision {
         match self.status {
             EscrowStatus::Open | EscrowStatus::Funded => {
-                let entries = match self.balance {
-                    0 => Vec::new(),
-                    balance => transfer(self.own(), self.gateway(), balance),
-                };
+                let left = if self.status == EscrowStatus::Open { 0 } else { self.left() };
+                let added = self.balance.saturating_sub(left);
                 Ok(vec![EscrowEvent::Refunded(EscrowRefunded {
                     escrow_id: self.escrow_id,
                     order_id: self.order_id,
-                    amount: self.balance,
+                    amount: left,
                     currency: self.money.currency,
-                    entries,
+                    entries: self.given_back(self.own(), left, added),
                     refund_id: None,
                     reason: reason.to_owned(),
                     refunded_at: now,
@@ -440,10 +461,14 @@ impl EscrowDetails {
         }
     }
 
+    /// How much has gone back to the buyer in parts, in minor units.
+    fn gone(&self) -> i64 {
+        self.parts.iter().map(|part| part.amount).sum()
+    }
+
     /// How much has not gone back, in minor units.
     fn left(&self) -> i64 {
-        let gone: i64 = self.parts.iter().map(|part| part.amount).sum();
-        self.money.amount.saturating_sub(gone)
+        self.money.amount.saturating_sub(self.gone())
     }
 
     fn refund_part(
@@ -462,16 +487,18 @@ impl EscrowDetails {
             EscrowStatus::Funded => self.own(),
             EscrowStatus::Released => account_of(self.seller_id),
         };
-        let left = self.left();
+        let (left, gone) = (self.left(), self.gone());
         if amount <= 0 || amount > left {
             return Err(EscrowRejection::RefundTooLarge { left });
         }
+        let share = |gone| share(self.subsidy, gone, self.money.amount);
+        let added = share(gone.saturating_add(amount)).saturating_sub(share(gone));
         Ok(vec![EscrowEvent::Refunded(EscrowRefunded {
             escrow_id: self.escrow_id,
             order_id: self.order_id,
             amount,
             currency: self.money.currency,
-            entries: transfer(from, self.gateway(), amount),
+            entries: self.given_back(from, amount, added),
             refund_id: Some(refund_id),
             reason: reason.to_owned(),
             refunded_at: now,
@@ -482,6 +509,15 @@ impl EscrowDetails {
     fn without(&mut self, refund_id: RefundId, amount: i64) -> EscrowStatus {
         self.parts.push(RefundPart { refund_id, amount });
         if self.left() <= 0 { EscrowStatus::Refunded } else { self.status }
+    }
+
+    /// Back to the buyer so much, and so much to the market.
+    fn given_back(&self, from: String, amount: i64, added: i64) -> Vec<Entry> {
+        booked(&[
+            (from, -amount.saturating_add(added)),
+            (self.gateway(), amount),
+            (MARKET.to_owned(), added),
+        ])
     }
 
     fn own(&self) -> String {
@@ -499,6 +535,21 @@ impl EscrowDetails {
         self.status = status;
         self.entries.extend_from_slice(entries);
     }
+}
+
+/// The market's own account in the ledger: below 0 by what it has given.
+pub const MARKET: &str = "market";
+
+/// What of the market's addition belongs to so much of what was paid, rounded down; to all of it, all.
+pub fn share(subsidy: i64, part: i64, paid: i64) -> i64 {
+    let share = i128::from(subsidy) * i128::from(part) / i128::from(paid.max(1));
+    i64::try_from(share).unwrap_or(subsidy)
+}
+
+/// The entries of a movement; an account that nothing happens to has none.
+fn booked(lines: &[(String, i64)]) -> Vec<Entry> {
+    let some = lines.iter().filter(|(_, amount)| *amount != 0);
+    some.map(|(account, amount)| Entry { account: account.clone(), amount: *amount }).collect()
 }
 
 /// A seller's account in the ledger.

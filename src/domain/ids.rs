@@ -117,6 +117,8 @@ ids! {
     ShipmentId = "shipment";
     /// The account of a buyer's points.
     LoyaltyAccountId = "loyalty_account";
+    /// How much somebody takes part.
+    EngagementId = "engagement";
     /// The reports of the business, together.
     ReportingId = "reporting";
     /// The report of an hour.
@@ -252,6 +254,13 @@ impl LoyaltyAccountId {
     /// The account of somebody.
     pub fn of(user: UserId) -> Self {
         Self(derived("loyalty account", &[user.0.as_bytes()]))
+    }
+}
+
+impl EngagementId {
+    /// The score of somebody.
+    pub fn of(user: UserId) -> Self {
+        Self(derived("engagement", &[user.0.as_bytes()]))
     }
 }
 
@@ -431,6 +440,7 @@ mod tests {
             )
             .to_string(),
             AnnouncementId::of(Uuid::from_u128(4)).to_string(),
+            EngagementId::of(UserId(Uuid::from_u128(5))).to_string(),
         ];
         let expected = [
             "71879d66-f4dc-8d2c-a0b7-a64855cc6ebf",
@@ -445,6 +455,7 @@ mod tests {
             "97a974af-349a-8c00-8c9e-74001e12e4af",
             "54edac6e-f1da-8d42-b82b-7332e27bcf14",
             "4d15dacb-7c86-8d38-b5c6-1509d84fb78c",
+            "1bfcb681-972d-89a1-8ccc-e5d35c835555",
         ];
         assert_eq!(ids, expected);
     }

@@ -256,6 +256,9 @@ pub struct OrderPromotion {
     pub code: String,
     /// How much, in minor units.
     pub discount: i64,
+    /// Whether the market gives it: the seller gets the full price.
+    #[serde(default)]
+    pub borne_by_market: bool,
 }
 
 /// A new order.
@@ -420,7 +423,7 @@ souk_actors::events! {
     /// What happens to orders.
     pub enum OrderEvent in "orders" as "order-service" {
         /// A buyer wants something.
-        Placed(OrderPlaced) = "order.placed", "OrderPlaced", 1.2,
+        Placed(OrderPlaced) = "order.placed", "OrderPlaced", 1.3,
             ["TransactionCreated", "order.created"];
         /// Everything in it is reserved.
         Confirmed(OrderConfirmed) = "order.confirmed", "OrderConfirmed", 1.0, [];

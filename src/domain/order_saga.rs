@@ -757,12 +757,14 @@ fn reserve(placed: &Placed, now: Timestamp) -> Vec<MarketCommand> {
     };
     let mut commands: Vec<_> = placed.items.iter().map(reserve).collect();
     let escrow_id = EscrowId::of(placed.order_id);
+    let given = placed.promotion.as_ref().filter(|promotion| promotion.borne_by_market);
     let open = EscrowCommand::Open {
         escrow_id,
         order_id: placed.order_id,
         buyer_id: placed.buyer_id,
         seller_id: placed.seller_id,
         money: placed.total,
+        subsidy: given.map_or(0, |promotion| promotion.discount),
         method: placed.payment_method.clone(),
         now,
     };

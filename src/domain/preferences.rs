@@ -1,7 +1,10 @@
 //! What people want to be told, and by which way.
 
+use std::str::FromStr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use souk_actors::world::Timestamp;
 
 use super::notification::Channel;
 
@@ -44,6 +47,58 @@ impl NotificationKind {
             _ => Self::Account,
         }
     }
+}
+
+/// Which reports an administrator gets by mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportMails {
+    /// None.
+    #[default]
+    Off,
+    /// That of each hour.
+    Hourly,
+    /// One of each day.
+    Daily,
+}
+
+impl ReportMails {
+    /// Its name in paths and fields.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Hourly => "hourly",
+            Self::Daily => "daily",
+        }
+    }
+
+    /// Whether it is none.
+    pub fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+}
+
+/// The text says no such thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be off, hourly or daily")]
+pub struct UnknownReportMails;
+
+impl FromStr for ReportMails {
+    type Err = UnknownReportMails;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Off, Self::Hourly, Self::Daily];
+        all.into_iter().find(|of| of.as_str() == text).ok_or(UnknownReportMails)
+    }
+}
+
+/// What an administrator wants of reports, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedReports {
+    /// Which.
+    pub mails: ReportMails,
+    /// Since when. Earlier ones are not mailed, whenever they come again.
+    pub since: Timestamp,
 }
 
 /// Something that somebody does not want to be told, by one way.

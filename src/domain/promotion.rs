@@ -3,7 +3,8 @@
 //! The id follows from the code, so a code has one promotion. A use is held for an order as stock is,
 //! by the order saga, and given back when the order comes to nothing: so however many buyers come at
 //! once, there are never more uses than there may be. The seller gives the discount: the order costs
-//! less, and all that follows (payment, escrow, ledger, refund) goes by what it costs.
+//! less, and all that follows (payment, escrow, ledger, refund) goes by what it costs. Or the market
+//! gives it, with a code that counts for every seller: then it pays the difference into the escrow.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +68,7 @@ pub struct NewPromotion {
     pub promotion_id: PromotionId,
     /// The word, as it was given.
     pub code: String,
-    /// Whose listings become cheaper.
+    /// Whose listings become cheaper; [`UserId::ADMINISTRATORS`]: everybody's, and the market pays.
     pub seller_id: UserId,
     /// How the seller stands, looked up by the caller; none: not a seller.
     pub seller_standing: Option<VerificationStatus>,
@@ -168,7 +169,7 @@ pub struct PromotionCreated {
     pub promotion_id: PromotionId,
     /// The word, in upper case.
     pub code: String,
-    /// Whose listings become cheaper.
+    /// Whose listings become cheaper; the nil UUID: everybody's, and the market pays.
     pub seller_id: UserId,
     /// What is taken off.
     pub discount: Discount,
@@ -367,6 +368,13 @@ pub struct PromotionDetails {
     pub created_at: Timestamp,
 }
 
+impl PromotionDetails {
+    /// Whether it counts for every seller, and the market gives what it takes off.
+    pub fn is_the_markets(&self) -> bool {
+        self.seller_id == UserId::ADMINISTRATORS
+    }
+}
+
 /// What became of an order that asked for a use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -479,6 +487,7 @@ impl Promotion {
             return Err(PromotionRejection::Forbidden);
         }
         match new.seller_standing {
+            None if new.seller_id == UserId::ADMINISTRATORS => {}
             Some(VerificationStatus::Verified) => {}
             Some(_) => return Err(PromotionRejection::SellerNotVerified),
             // An administrator named somebody who sells nothing.
@@ -541,7 +550,8 @@ impl Promotion {
         now: Timestamp,
     ) -> Result<i64, RedemptionFailure> {
         use RedemptionFailure as F;
-        let details = self.details.as_ref().filter(|details| details.seller_id == seller_id);
+        let counts = |of: &&PromotionDetails| of.seller_id == seller_id || of.is_the_markets();
+        let details = self.details.as_ref().filter(counts);
         let details = details.ok_or(F::PromotionUnknown)?;
         if details.ended_at.is_some() {
             return Err(F::PromotionEnded);

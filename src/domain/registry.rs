@@ -14,6 +14,7 @@ use super::alert::AlertEvent;
 use super::announcement::AnnouncementEvent;
 use super::category::CategoryEvent;
 use super::email_claim::EmailClaimEvent;
+use super::engagement::EngagementEvent;
 use super::escrow::EscrowEvent;
 use super::event_source::EventSourceEvent;
 use super::event_type::EventTypeEvent;
@@ -56,6 +57,7 @@ pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
         ShipmentEvent::descriptors(),
         PromotionEvent::descriptors(),
         LoyaltyEvent::descriptors(),
+        EngagementEvent::descriptors(),
         ReviewEvent::descriptors(),
         InterestEvent::descriptors(),
         AnnouncementEvent::descriptors(),
@@ -92,6 +94,7 @@ pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
         EscrowEvent::upcasters(),
         SellerAccountEvent::upcasters(),
         ShipmentEvent::upcasters(),
+        EngagementEvent::upcasters(),
         ReviewEvent::upcasters(),
         InterestEvent::upcasters(),
         AnnouncementEvent::upcasters(),
@@ -304,6 +307,7 @@ mod tests {
         "promotion.redemption_released",
         "loyalty.points_accrued",
         "loyalty.points_reversed",
+        "user.engagement_updated",
         "review.created",
         "review.replied",
         "review.reply_edited",
@@ -336,6 +340,7 @@ mod tests {
         "notification.read",
         "service_token.issued",
         "service_token.revoked",
+        "service_token.used",
         "event_type.registered",
         "event_source.configured",
         "event_source.reset",

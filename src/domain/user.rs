@@ -21,7 +21,7 @@ use souk_actors::world::Timestamp;
 use super::caller::{Caller, Role};
 use super::ids::{AddressId, EmailClaimId, SessionId, UserId};
 use super::order::Address;
-use super::preferences::{Muted, NotificationKind};
+use super::preferences::{Muted, NotificationKind, ReportMails, WantedReports};
 use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
 use rating::{LearntReview, Rating, SellerRatingUpdated};
@@ -154,6 +154,8 @@ pub enum UserCommand {
         caller: Caller,
         /// What not.
         muted: BTreeSet<Muted>,
+        /// Which reports by mail, for administrators.
+        reports: ReportMails,
         /// When.
         now: Timestamp,
     },
@@ -530,6 +532,9 @@ pub struct UserPreferencesUpdated {
     pub user_id: UserId,
     /// What not, by which way.
     pub muted: Vec<Muted>,
+    /// Which reports by mail.
+    #[serde(default, skip_serializing_if = "ReportMails::is_off")]
+    pub reports: ReportMails,
     /// When.
     pub updated_at: Timestamp,
 }
@@ -792,6 +797,9 @@ pub struct UserDetails {
     /// What the user does not want to be told, by which way.
     #[serde(default)]
     pub muted: BTreeSet<Muted>,
+    /// Which reports the user gets by mail; none: no report.
+    #[serde(default)]
+    pub reports: Option<WantedReports>,
     /// What buyers think of the seller.
     #[serde(default)]
     pub rating: Rating,
@@ -840,6 +848,11 @@ impl UserDetails {
     /// Whether the address is proved.
     pub fn email_verified(&self) -> bool {
         self.email_verified_at.is_some()
+    }
+
+    /// Which reports the user gets by mail.
+    pub fn report_mails(&self) -> ReportMails {
+        self.reports.map(|wanted| wanted.mails).unwrap_or_default()
     }
 
     /// Whether a login of this epoch is not over for the user's part.
@@ -1009,7 +1022,9 @@ impl Aggregate for User {
             C::UpdateProfile { .. } => self.update_profile(command),
             C::Suspend { caller, reason, now } => self.suspend(caller, reason, *now),
             C::Reinstate { caller, now } => self.reinstate(caller, *now),
-            C::SetPreferences { caller, muted, now } => self.set_preferences(caller, muted, *now),
+            C::SetPreferences { caller, muted, reports, now } => {
+                self.set_preferences(caller, muted, *reports, *now)
+            }
             C::LearnReview { caller, news, now } => self.learn_review(caller, *news, *now),
             C::RecordBounce { caller, reason, now } => self.record_bounce(caller, reason, *now),
             C::ClearBounce { caller, now } => self.clear_bounce(caller, *now),
@@ -1251,6 +1266,7 @@ impl User {
         &self,
         caller: &Caller,
         muted: &BTreeSet<Muted>,
+        reports: ReportMails,
         now: Timestamp,
     ) -> Decision {
         let details = self.details()?;
@@ -1264,13 +1280,16 @@ impl User {
             let detail = "what is about the account and its security is always told";
             fields.require(*kind != NotificationKind::Account, &pointer, "always_on", detail);
         }
+        let may = reports.is_off() || details.roles.contains(&Role::Admin);
+        fields.require(may, "/reports", "not_yours", "is for administrators");
         fields.finish()?;
-        if *muted == details.muted {
+        if *muted == details.muted && reports == details.report_mails() {
             return Ok(Vec::new());
         }
         Ok(vec![UserEvent::PreferencesUpdated(UserPreferencesUpdated {
             user_id: details.user_id,
             muted: muted.iter().copied().collect(),
+            reports,
             updated_at: now,
         })])
     }
@@ -1419,6 +1438,7 @@ impl UserDetails {
             default_address: None,
             seller: None,
             muted: BTreeSet::new(),
+            reports: None,
             rating: Rating::default(),
             registered_at: event.registered_at,
         }
@@ -1463,6 +1483,10 @@ impl UserDetails {
             }
             UserEvent::PreferencesUpdated(event) => {
                 self.muted = event.muted.iter().copied().collect();
+                if event.reports != self.report_mails() {
+                    let (mails, since) = (event.reports, event.updated_at);
+                    self.reports = (!mails.is_off()).then_some(WantedReports { mails, since });
+                }
             }
             UserEvent::RatingUpdated(event) => self.rating.apply(event),
             UserEvent::EmailUnreachable(event) => self.email_unreachable_since = Some(event.since),

@@ -87,7 +87,12 @@ impl<T: Serialize> Answer<T> {
 
     /// The same with an aggregate's version, or 304 when the caller has that one.
     pub fn at_version(self, version: u64, theirs: &IfNoneMatch) -> Response {
-        theirs.answer(&version_tag(version), self.into_response())
+        self.tagged(&version_tag(version), theirs)
+    }
+
+    /// The same with a tag, or 304 when the caller has what carries it.
+    pub fn tagged(self, tag: &str, theirs: &IfNoneMatch) -> Response {
+        theirs.answer(tag, self.into_response())
     }
 
     /// The same with how far the projection behind it had come.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::header;
 use axum::http::request::Parts;
 use souk_actors::broker::Pattern;
@@ -19,10 +19,13 @@ use super::info::RequestInfo;
 use super::peer::Peer;
 use super::problem::ApiError;
 use super::rate_limit::{Caller as Counts, Counted};
+use super::scopes;
 use crate::cloudevents::metadata;
 use crate::domain::caller::{Caller, Role};
-use crate::domain::ids::{SessionId, UserId};
-use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenDetails};
+use crate::domain::ids::{ServiceTokenId, SessionId, UserId};
+use crate::domain::service_token::{
+    Area, KeyScope, Owner, Quota, ServiceToken, ServiceTokenCommand, ServiceTokenDetails,
+};
 use crate::domain::user::UserStatus;
 use crate::identity::service_token;
 use crate::identity::token::{Claims, TokenError};
@@ -37,10 +40,37 @@ pub struct Call {
     pub info: RequestInfo,
     /// `If-Match`.
     pub if_match: IfMatch,
-    claims: Option<Claims>,
-    /// The service whose token it is, where it is one.
+    claims: Option<Arc<Claims>>,
+    /// The token, where it is a service's, or a person's key that is not for this.
     service: Option<Arc<ServiceTokenDetails>>,
+    /// The person's key that it is asked with.
+    credential: Option<ServiceTokenId>,
+    /// What a person's key needs for this.
+    needs: Option<KeyScope>,
     key: IdempotencyKey,
+}
+
+/// Who asks, by what was sent with the request.
+enum Identity {
+    /// Nothing was.
+    Nobody,
+    /// A person who has logged in.
+    Person(Arc<Claims>),
+    /// A person's program, with a key that is for what it asks.
+    Key(Arc<Claims>, ServiceTokenId),
+    /// A service, or a person's program with a key that is not for what it asks.
+    Service(Arc<ServiceTokenDetails>),
+}
+
+impl Identity {
+    /// Whose requests these are, if they are somebody's whose requests are counted.
+    fn counts(&self) -> Option<Counts> {
+        match self {
+            Self::Nobody => None,
+            Self::Person(claims) | Self::Key(claims, _) => Some(Counts::Person(claims.sub)),
+            Self::Service(token) => token.owner_id().map(|owner| Counts::Person(owner.uuid())),
+        }
+    }
 }
 
 impl FromRequestParts<App> for Call {
@@ -50,25 +80,33 @@ impl FromRequestParts<App> for Call {
         let info = parts.extensions.get::<RequestInfo>().cloned();
         let known = identify(parts, app).await;
         let counted = match &known {
-            Ok((_, Some(_))) => None,
-            Ok((Some(claims), None)) => Some(Counts::Person(claims.sub)),
             // Whoever guesses at tokens is counted too.
-            Ok((None, None)) | Err(_) => {
+            Ok(Identity::Nobody) | Err(_) => {
                 let Ok(peer) = Peer::from_request_parts(parts, app).await;
                 peer.distant_network().map(Counts::Network)
             }
+            Ok(somebody) => somebody.counts(),
         };
         if let Some(told) = counted.map(|caller| app.count_request(caller)).transpose()?.flatten()
             && let Some(counted) = parts.extensions.get::<Counted>()
         {
             counted.say(told);
         }
-        let (claims, service) = known?;
+        let (claims, service, credential) = match known? {
+            Identity::Nobody => (None, None, None),
+            Identity::Person(claims) => (Some(claims), None, None),
+            Identity::Key(claims, key) => (Some(claims), None, Some(key)),
+            Identity::Service(token) => (None, Some(token), None),
+        };
+        let is_key = service.as_ref().is_some_and(|service| service.owner.is_some());
+        let needs = is_key.then(|| needed_for(parts)).flatten();
         Ok(Self {
             info: info
                 .unwrap_or_else(|| RequestInfo::new(&parts.headers, &**app.runtime().world())),
             claims,
             service,
+            credential,
+            needs,
             if_match: IfMatch::from_request_parts(parts, app).await?,
             key: IdempotencyKey::from_request_parts(parts, app).await?,
         })
@@ -76,17 +114,59 @@ impl FromRequestParts<App> for Call {
 }
 
 /// Who asks, by the token: a person or a service, or nobody.
-async fn identify(
-    parts: &Parts,
-    app: &App,
-) -> Result<(Option<Claims>, Option<Arc<ServiceTokenDetails>>), ApiError> {
+async fn identify(parts: &Parts, app: &App) -> Result<Identity, ApiError> {
     Ok(match bearer(parts)? {
         Some(token) if token.starts_with(service_token::PREFIX) => {
-            (None, Some(Arc::new(service(app, token).await?)))
+            let token = service(app, token).await?;
+            let (id, is_news) = (token.token_id, token.is_use_news(app.now()));
+            let identity = match &token.owner {
+                Some(owner) => key(parts, app, &token, owner).await?,
+                None => Identity::Service(Arc::new(token)),
+            };
+            if is_news {
+                note_use(app, id);
+            }
+            identity
         }
-        Some(token) => (Some(let_in(app, claims(app, token)?).await?), None),
-        None => (None, None),
+        Some(token) => Identity::Person(let_in(app, claims(app, token)?).await?),
+        None => Identity::Nobody,
     })
+}
+
+/// What a person's key lets its bearer do here: what the owner may, if the key is for it, and what
+/// anybody may, if not.
+async fn key(
+    parts: &Parts,
+    app: &App,
+    token: &ServiceTokenDetails,
+    owner: &Owner,
+) -> Result<Identity, ApiError> {
+    let person = app.access().person(app.runtime(), owner.user_id).await?;
+    let person = person.ok_or_else(service_over)?;
+    match person.status {
+        UserStatus::Suspended => return Err(suspended()),
+        UserStatus::Erased => return Err(service_over()),
+        _ if !person.lets_key(owner.epoch) => return Err(service_over()),
+        UserStatus::Pending | UserStatus::Active => {}
+    }
+    let scope = needed_for(parts).filter(|scope| token.allows(*scope));
+    let Some(KeyScope { writes, .. }) = scope else {
+        return Ok(Identity::Service(Arc::new(token.clone())));
+    };
+    let mut roles = person.roles();
+    // An administrator's key is one of an administrator only if it says so.
+    if !token.allows(KeyScope { area: Area::Admin, writes }) {
+        roles.remove(&Role::Admin);
+    }
+    let (until, id) = (token.expires_at, token.token_id);
+    let claims = Claims::of_key(owner.user_id, roles, until, id.uuid());
+    Ok(Identity::Key(Arc::new(claims), id))
+}
+
+/// What a person's key needs for this request.
+fn needed_for(parts: &Parts) -> Option<KeyScope> {
+    let route = parts.extensions.get::<MatchedPath>()?;
+    scopes::needed(&parts.method, route.as_str())
 }
 
 /// A call of somebody. Whoever is nobody hears 401 before anything else is said about the request:
@@ -135,7 +215,7 @@ impl FromRequestParts<App> for Publisher {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let call = Call::from_request_parts(parts, app).await?;
-        if let Some(service) = call.service.clone() {
+        if let Some(service) = call.outside_service() {
             let (id, quota) = (service.token_id.uuid(), service.quota);
             return Ok(Self { call, id, topics: Some(service.topics().into()), quota });
         }
@@ -187,7 +267,7 @@ impl FromRequestParts<App> for EventReader {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let call = Call::from_request_parts(parts, app).await?;
-        let Some(service) = call.service.clone() else {
+        let Some(service) = call.outside_service() else {
             call.staff()?;
             return Ok(Self { call, topics: None, reveal: Reveal::Clear });
         };
@@ -264,14 +344,14 @@ fn invalid(detail: &str) -> ApiError {
 }
 
 /// What the token says; a bad one is an error even where none is needed.
-fn claims(app: &App, token: &str) -> Result<Claims, ApiError> {
+fn claims(app: &App, token: &str) -> Result<Arc<Claims>, ApiError> {
     let read = app.tokens().read(token, app.now());
     read.map_err(|error: TokenError| invalid(&error.to_string()))
 }
 
 /// Refuses a good token whose login is over, or whose holder may not come in any more. The development
 /// administrator's has no login.
-async fn let_in(app: &App, claims: Claims) -> Result<Claims, ApiError> {
+async fn let_in(app: &App, claims: Arc<Claims>) -> Result<Arc<Claims>, ApiError> {
     let Some(session) = claims.session() else { return Ok(claims) };
     let (user, runtime) = (UserId(claims.sub), app.runtime());
     let person = app.access().person(runtime, user).await?.ok_or_else(session_over)?;
@@ -289,30 +369,53 @@ pub(super) fn suspended() -> ApiError {
     ApiError::forbidden("account_suspended", "this account is suspended")
 }
 
+fn service_over() -> ApiError {
+    invalid("the service token is not valid (any more)")
+}
+
 fn session_over() -> ApiError {
     ApiError::unauthorized("session_revoked", "this session has ended; log in again")
 }
 
 /// Which service's token it is, if it is still good: one that is taken back is so at once.
 async fn service(app: &App, token: &str) -> Result<ServiceTokenDetails, ApiError> {
-    let not_valid = || invalid("the service token is not valid (any more)");
     let key = app.settings().keys.token.bytes();
-    let id = service_token::read(key, token).ok_or_else(not_valid)?;
+    let id = service_token::read(key, token).ok_or_else(service_over)?;
     let tokens = app.runtime().aggregate::<ServiceToken>();
     let details = tokens.read(id.uuid(), |token| token.details.clone()).await?.value;
-    details.filter(|details| details.is_good(app.now())).ok_or_else(not_valid)
+    details.filter(|details| details.is_good(app.now())).ok_or_else(service_over)
+}
+
+/// Notes, behind the answer, that a token was used. Where there is no place, a later use will do.
+fn note_use(app: &App, token: ServiceTokenId) {
+    let Some(place) = app.unhurried_place() else { return };
+    let app = app.clone();
+    tokio::spawn(async move {
+        let (world, id) = (app.runtime().world(), token.to_string());
+        let context = CommandContext::inside(&**world, &id, &id);
+        let used = ServiceTokenCommand::Use { now: app.now() };
+        let tokens = app.runtime().aggregate::<ServiceToken>();
+        if let Err(error) = tokens.send(token.uuid(), used, context, |_| ()).await {
+            tracing::debug!(error = %error, "the use of a service token was not noted");
+        }
+        drop(place);
+    });
 }
 
 impl Call {
     /// Who asks.
     pub fn caller(&self) -> Caller {
-        self.claims.as_ref().map_or(Caller::Anonymous, Claims::caller)
+        self.claims.as_deref().map_or(Caller::Anonymous, Claims::caller)
     }
 
     /// Who asks, when it must be somebody.
     pub fn someone(&self) -> Result<UserId, ApiError> {
-        if self.service.is_some() {
-            let detail = "a service token is for events only";
+        if let Some(service) = &self.service {
+            let detail = match (&service.owner, self.needs) {
+                (None, _) => "a service token is for events only".to_owned(),
+                (Some(_), Some(scope)) => format!("this needs an API key with the scope {scope}"),
+                (Some(_), None) => "no API key may do this; log in for it".to_owned(),
+            };
             return Err(ApiError::forbidden("insufficient_scope", detail));
         }
         self.caller()
@@ -320,15 +423,20 @@ impl Call {
             .ok_or_else(|| ApiError::unauthorized("unauthenticated", "this needs an access token"))
     }
 
+    /// The service whose token it is; none: it is a person's key, or no such token at all.
+    fn outside_service(&self) -> Option<Arc<ServiceTokenDetails>> {
+        self.service.clone().filter(|service| service.owner.is_none())
+    }
+
     /// The session of the token.
     pub fn session(&self) -> Option<SessionId> {
-        self.claims.as_ref().and_then(Claims::session)
+        self.claims.as_deref().and_then(Claims::session)
     }
 
     /// When the token is over; never without one.
     pub fn expires_at(&self) -> Timestamp {
         let service = self.service.as_ref().map(|service| service.expires_at);
-        service.or(self.claims.as_ref().map(Claims::expires_at)).unwrap_or(Timestamp::MAX)
+        service.or(self.claims.as_deref().map(Claims::expires_at)).unwrap_or(Timestamp::MAX)
     }
 
     /// Whether an administrator asks.
@@ -383,6 +491,7 @@ impl Call {
         let info = &self.info;
         let mut context = CommandContext::outside(&**world, &info.correlation_id, &info.request_id);
         context.actor_id = self.actor_id().into();
+        context.credential = self.credential.map(|key| key.to_string().into());
         context.tenant_id = Arc::from(TENANT);
         context.traceparent = Some(info.traceparent.clone());
         context

@@ -75,7 +75,10 @@ impl IfMatch {
             Some(Tags::Any) => Ok(Self::Any),
             // Weak tags never match here (RFC 9110 §13.1.1), nor do tags that are no version.
             Some(Tags::These(tags)) => match tags.as_slice() {
-                [(false, tag)] => Ok(Self::Version(tag.parse().unwrap_or(u64::MAX))),
+                [(false, tag)] => {
+                    let version = tag.split_once('.').map_or(tag.as_str(), |(version, _)| version);
+                    Ok(Self::Version(version.parse().unwrap_or(u64::MAX)))
+                }
                 [(true, _)] => Ok(Self::Version(u64::MAX)),
                 _ => Err(ApiError::bad_request("invalid_parameter", "If-Match takes one tag here")),
             },
@@ -159,6 +162,12 @@ pub fn version_tag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
+/// The tag of an aggregate's body that shows something of another one too: both versions. As `If-Match`
+/// it names the first, which is what changes rest on.
+pub fn versions_tag(version: u64, of_another: u64) -> String {
+    format!("\"{version}.{of_another}\"")
+}
+
 /// The tag of a body that several aggregates went into: a weak one of its content.
 pub fn content_tag(body: &[u8]) -> String {
     format!("W/\"{}\"", derived("etag", &[body]).simple())
@@ -176,6 +185,8 @@ mod tests {
     fn if_match_names_one_version() {
         let read = |value| IfMatch::read(&headers(header::IF_MATCH, value));
         assert_eq!(read("\"7\"").unwrap(), IfMatch::Version(7));
+        assert_eq!(versions_tag(7, 3), "\"7.3\"");
+        assert_eq!(read("\"7.3\"").unwrap(), IfMatch::Version(7));
         assert_eq!(read("*").unwrap(), IfMatch::Any);
         assert!(IfMatch::Any.required().is_ok());
         assert_eq!(read("W/\"7\"").unwrap(), IfMatch::Version(u64::MAX));

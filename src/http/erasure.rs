@@ -16,14 +16,16 @@ use super::App;
 use super::address_book::{self, SavedAddressBody};
 use super::after_sales::{self, ReturnBody};
 use super::answer::{Answer, nothing_after};
+use super::api_keys;
 use super::body::{Fields, FromFields, Reason, Unread};
 use super::call::{Call, SignedIn};
-use super::interests::{FavouriteBody, FollowedBody};
+use super::interests::{FavouriteBody, FollowedBody, with_covers};
 use super::ledger::{self, PayoutBody};
 use super::listings::{self, ListingBody};
 use super::loyalty::{self, LoyaltyBody};
 use super::notifications::{self, NotificationBody};
 use super::orders::{self, OrderBody, OrderSummary};
+use super::pages::{self, PAGE};
 use super::params::path_id;
 use super::passwords::confirmed;
 use super::peer::Peer;
@@ -31,9 +33,10 @@ use super::preferences::{self, PreferencesBody};
 use super::problem::{ApiError, FieldProblem};
 use super::promotions::{self, PromotionBody};
 use super::reviews::{self, ReviewBody};
+use super::service_tokens::ServiceTokenBody;
 use super::sessions::{self, SessionBody};
 use super::standing::required;
-use super::users::{UserBody, missing, view};
+use super::users::{UserBody, missing, view, with_score};
 use crate::domain::ids::{ListingId, NotificationId, OrderId, UserId};
 use crate::domain::interest::InterestKind;
 use crate::domain::listing::Listing;
@@ -42,12 +45,11 @@ use crate::domain::user::{User, UserCommand, UserRejection};
 use crate::identity::password;
 use crate::projections::{
     INTERESTS_VIEW, InterestRow, LEDGER, LISTINGS_VIEW, ListingFilter, NOTIFICATIONS_VIEW,
-    ORDERS_VIEW, OrderFilter, OrderRow, PROMOTIONS_VIEW, REVIEWS_VIEW, ReviewFilter, SESSIONS_VIEW,
+    ORDERS_VIEW, OrderFilter, OrderRow, PROMOTIONS_VIEW, REVIEWS_VIEW, ReviewFilter,
+    SERVICE_TOKENS_VIEW, SESSIONS_VIEW,
 };
 use crate::subscribers::erasures::forget;
 
-/// Rows of a view that are read at a time.
-const PAGE: u32 = 200;
 /// How many unfinished orders are named.
 const NAMED_MAX: usize = 50;
 /// How orders stand that are not finished, and what their buyer and their seller can do about it.
@@ -215,34 +217,28 @@ pub struct ExportBody {
     pub preferences: Option<PreferencesBody>,
     /// Where the user is logged in.
     pub sessions: Vec<SessionBody>,
+    /// The keys of the user's own programs, without what they are.
+    pub api_keys: Vec<ServiceTokenBody>,
     /// What the user was told. A mail's words are in the mailbox only.
     pub notifications: Vec<NotificationBody>,
 }
 
 /// All orders that match, the newest first.
 async fn all_orders(app: &App, filter: &OrderFilter) -> Result<Vec<OrderRow>, ApiError> {
-    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
-    loop {
-        let rows = app.reads().orders(filter, before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.placed_at.millis(), last.order_id));
-        all.extend(rows);
-    }
+    let page = |before| app.reads().orders(filter, before, PAGE);
+    Ok(pages::all(page, |row| (row.placed_at.millis(), row.order_id)).await?)
 }
 
 async fn all_listings(app: &App, user: UserId) -> Result<Vec<ListingBody>, ApiError> {
-    let filter = ListingFilter { seller_id: Some(user.uuid()), ..ListingFilter::default() };
-    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
-    loop {
-        let rows = app.reads().listings(&filter, before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.created_at.millis(), last.listing_id));
-        for row in rows {
-            let listing = ListingId(row.listing_id).uuid();
-            let read = app.runtime().aggregate::<Listing>().read(listing, listings::view).await?;
-            all.extend(read.value.map(|body| ListingBody { version: read.version, ..body }));
-        }
+    let filter = &ListingFilter { seller_id: Some(user.uuid()), ..ListingFilter::default() };
+    let page = |before| app.reads().listings(filter, before, PAGE);
+    let mut all = Vec::new();
+    for row in pages::all(page, |row| (row.created_at.millis(), row.listing_id)).await? {
+        let listing = ListingId(row.listing_id).uuid();
+        let read = app.runtime().aggregate::<Listing>().read(listing, listings::view).await?;
+        all.extend(read.value.map(|body| ListingBody { version: read.version, ..body }));
     }
+    Ok(all)
 }
 
 async fn all_notifications(
@@ -250,17 +246,14 @@ async fn all_notifications(
     call: &Call,
     user: UserId,
 ) -> Result<Vec<NotificationBody>, ApiError> {
-    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
-    loop {
-        let user = Some(user.uuid());
-        let rows = app.reads().notifications(user, false, false, before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.created_at.millis(), last.notification_id));
-        for row in rows {
-            let id = NotificationId(row.notification_id);
-            all.extend(notifications::visible(app, call, id).await?);
-        }
+    let user = Some(user.uuid());
+    let page = |before| app.reads().notifications(user, false, false, before, PAGE);
+    let mut all = Vec::new();
+    for row in pages::all(page, |row| (row.created_at.millis(), row.notification_id)).await? {
+        let id = NotificationId(row.notification_id);
+        all.extend(notifications::visible(app, call, id).await?);
     }
+    Ok(all)
 }
 
 /// Everything that somebody takes an interest in of a kind.
@@ -269,13 +262,9 @@ async fn all_interests<T: From<InterestRow>>(
     user: UserId,
     kind: InterestKind,
 ) -> Result<Vec<T>, ApiError> {
-    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
-    loop {
-        let rows = app.reads().interests_of(user.uuid(), kind, before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.since.millis(), last.interest_id));
-        all.extend(rows.into_iter().map(T::from));
-    }
+    let page = |before| app.reads().interests_of(user.uuid(), kind, before, PAGE);
+    let rows = pages::all(page, |row| (row.since.millis(), row.interest_id)).await?;
+    Ok(rows.into_iter().map(T::from).collect())
 }
 
 /// A review, whether it is shown or not.
@@ -285,16 +274,13 @@ async fn review(app: &App, id: Uuid) -> Result<Option<ReviewBody>, ApiError> {
 }
 
 async fn reviews_received(app: &App, user: UserId) -> Result<Vec<ReviewBody>, ApiError> {
-    let filter = ReviewFilter { seller_id: Some(user.uuid()), ..ReviewFilter::default() };
-    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
-    loop {
-        let rows = app.reads().reviews(&filter, before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.created_at.millis(), last.review_id));
-        for row in rows {
-            all.extend(review(app, row.review_id).await?);
-        }
+    let filter = &ReviewFilter { seller_id: Some(user.uuid()), ..ReviewFilter::default() };
+    let page = |before| app.reads().reviews(filter, before, PAGE);
+    let mut all = Vec::new();
+    for row in pages::all(page, |row| (row.created_at.millis(), row.review_id)).await? {
+        all.extend(review(app, row.review_id).await?);
     }
+    Ok(all)
 }
 
 /// What the user bought, with what came of it: the orders, the returns, the reviews.
@@ -317,10 +303,11 @@ async fn bought(
 }
 
 /// The views that an export reads.
-const VIEWS: [&str; 8] = [
+const VIEWS: [&str; 9] = [
     ORDERS_VIEW,
     LISTINGS_VIEW,
     SESSIONS_VIEW,
+    SERVICE_TOKENS_VIEW,
     NOTIFICATIONS_VIEW,
     REVIEWS_VIEW,
     PROMOTIONS_VIEW,
@@ -353,12 +340,14 @@ async fn export_user(
     let done = app.runtime().aggregate::<User>().read(user.uuid(), look).await?;
     let (profile, addresses, preferences) = done.value.ok_or_else(missing)?;
     let profile = UserBody { version: done.version, ..profile };
+    let (profile, _) = with_score(&app, profile, true).await?;
     for view in VIEWS {
         app.projected_all(view).await?;
     }
     let (orders, returns, reviews_written) = bought(&app, user).await?;
     let sells = OrderFilter { seller_id: Some(user.uuid()), ..OrderFilter::default() };
     let sales = all_orders(&app, &sells).await?.into_iter().map(OrderSummary::from).collect();
+    let favourites = all_interests(&app, user, InterestKind::Listing).await?;
     Ok(Answer::ok(ExportBody {
         exported_at: app.now().to_string(),
         profile,
@@ -373,9 +362,10 @@ async fn export_user(
         payouts: ledger::all_payouts_of(&app, user).await?,
         loyalty: loyalty::points(&app, user).await?,
         following: all_interests(&app, user, InterestKind::Seller).await?,
-        favourites: all_interests(&app, user, InterestKind::Listing).await?,
+        favourites: with_covers(&app, favourites).await?,
         preferences,
         sessions: sessions::all_of(&app, &call, user).await?,
+        api_keys: api_keys::all_of(&app, user).await?,
         notifications: all_notifications(&app, &call, user).await?,
     }))
 }

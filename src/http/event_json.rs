@@ -86,6 +86,9 @@ fn native(event: &StoredEvent, data: Value) -> Value {
         "actor_id": of(|metadata| &metadata.actor_id),
         "tenant_id": of(|metadata| &metadata.tenant_id),
     });
+    if let Some(credential) = metadata.as_ref().and_then(|of| of.credential.as_deref()) {
+        about["credential"] = Value::from(credential);
+    }
     if let Some(traceparent) = metadata.as_ref().and_then(|of| of.traceparent.as_deref()) {
         about["traceparent"] = Value::from(traceparent);
     }

@@ -6,8 +6,10 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use souk_actors::trace::Here;
 use souk_actors::world::World;
+use uuid::Uuid;
 
 use crate::domain::text::hex;
+use crate::projections::request_of_trace;
 
 /// Names everything that one request leads to; the client may choose it.
 pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -35,7 +37,10 @@ pub struct RequestInfo {
 impl RequestInfo {
     /// Takes over what the client sent, where it is well formed, and makes up the rest.
     pub fn new(headers: &HeaderMap, world: &dyn World) -> Self {
-        let request_id: Arc<str> = format!("req_{}", world.new_id().simple()).into();
+        // A trace that begins here has the request's id, so that either is found by the other.
+        let mut own = Uuid::encode_buffer();
+        let own = &*world.new_id().simple().encode_lower(&mut own);
+        let request_id: Arc<str> = request_of_trace(own).into();
         let sent = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let correlation_id = sent(CORRELATION_ID)
             .filter(|id| (1..=CORRELATION_ID_MAX).contains(&id.len()))
@@ -44,7 +49,12 @@ impl RequestInfo {
         let sent = sent(TRACEPARENT);
         let trace = sent.and_then(trace_of);
         let parent = trace.and(sent).and_then(Here::parse).map(|here| here.span_id);
-        Self { correlation_id, request_id, traceparent: next_hop(trace, world), parent }
+        Self {
+            correlation_id,
+            request_id,
+            traceparent: next_hop(trace.unwrap_or((own, "01")), world),
+            parent,
+        }
     }
 
     /// The trace's id.
@@ -68,17 +78,12 @@ fn trace_of(text: &str) -> Option<(&str, &str)> {
     (known && whole).then_some((trace, flags))
 }
 
-fn next_hop(trace: Option<(&str, &str)>, world: &dyn World) -> Arc<str> {
-    let mut random = [0; 24];
-    world.fill(&mut random);
+fn next_hop((trace, flags): (&str, &str), world: &dyn World) -> Arc<str> {
+    let mut span = [0; 8];
+    world.fill(&mut span);
     // An id of only zeros would be no id.
-    random[0] |= 1;
-    random[16] |= 1;
-    let span = hex(&random[16..]);
-    match trace {
-        Some((trace, flags)) => format!("00-{trace}-{span}-{flags}").into(),
-        None => format!("00-{}-{span}-01", hex(&random[..16])).into(),
-    }
+    span[0] |= 1;
+    format!("00-{trace}-{}-{flags}", hex(&span)).into()
 }
 
 #[cfg(test)]
@@ -115,6 +120,13 @@ mod tests {
         assert_eq!(info_of.trace_id(), trace);
         assert!(info_of.traceparent.ends_with("-00"));
         assert_ne!(*info_of.traceparent, *sent);
+    }
+
+    #[test]
+    fn a_trace_that_begins_here_has_the_requests_id() {
+        let info = info(&[]);
+        assert_eq!(*info.request_id, format!("req_{}", info.trace_id()));
+        assert!(info.traceparent.ends_with("-01"));
     }
 
     #[test]

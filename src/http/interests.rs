@@ -13,14 +13,18 @@ use super::App;
 use super::answer::{Answer, Page, nothing_after};
 use super::body::{Nothing, Valid};
 use super::call::{Call, SignedIn};
-use super::listings::offer;
+use super::listings::missing as no_listing;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::ids::{InterestId, ListingId, UserId};
 use crate::domain::interest::{Interest, InterestCommand, InterestKind, InterestOf};
-use crate::domain::listing::ListingStatus;
+use crate::domain::listing::{Listing, ListingStatus};
 use crate::domain::user::User;
-use crate::projections::{INTERESTS_VIEW, InterestRow};
+use crate::images::Images;
+use crate::projections::{INTERESTS_VIEW, InterestRow, LISTINGS_VIEW};
+
+/// How many covers are looked up together.
+const COVERS_AT_ONCE: usize = 200;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -46,6 +50,8 @@ pub struct FollowedBody {
 pub struct FavouriteBody {
     /// The listing.
     pub listing_id: Uuid,
+    /// Where its first image is, small; none: it has none.
+    pub cover: Option<String>,
     /// Since when.
     #[schema(format = DateTime)]
     pub since: Option<String>,
@@ -68,8 +74,24 @@ impl From<InterestRow> for FollowedBody {
 
 impl From<InterestRow> for FavouriteBody {
     fn from(row: InterestRow) -> Self {
-        Self { listing_id: row.target_id, since: Some(row.since.to_string()) }
+        Self { listing_id: row.target_id, cover: None, since: Some(row.since.to_string()) }
     }
+}
+
+/// Favourites with the covers of their listings.
+pub(super) async fn with_covers(
+    app: &App,
+    mut favourites: Vec<FavouriteBody>,
+) -> Result<Vec<FavouriteBody>, ApiError> {
+    for some in favourites.chunks_mut(COVERS_AT_ONCE) {
+        let listings: Vec<_> = some.iter().map(|favourite| favourite.listing_id).collect();
+        let covers = app.reads().covers(&listings).await?;
+        for favourite in some {
+            let cover = covers.get(&favourite.listing_id);
+            favourite.cover = cover.map(|image| Images::thumbnail(image));
+        }
+    }
+    Ok(favourites)
 }
 
 fn since(interest: &Interest) -> Option<String> {
@@ -142,18 +164,21 @@ async fn count_followers(
     Ok(Answer::ok(body).projected(&app, INTERESTS_VIEW))
 }
 
-async fn list<T: From<InterestRow> + Serialize>(
+/// A page of somebody's interests, and where the next begins.
+async fn list<T: From<InterestRow>>(
     app: &App,
     call: &Call,
     params: &Params,
     kind: InterestKind,
-) -> Result<Answer<Page<T>>, ApiError> {
+) -> Result<Page<T>, ApiError> {
     let user = call.someone()?.uuid();
     app.includes(INTERESTS_VIEW, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
-    let rows = app.reads().interests_of(user, kind, before, limit + 1).await?;
+    let mut rows = app.reads().interests_of(user, kind, before, limit + 1).await?;
     let cursor = |row: &InterestRow| (row.since.millis(), row.interest_id);
-    Ok(params.rows(app, rows, limit, cursor).projected(app, INTERESTS_VIEW))
+    let next_cursor = params.cut(app, &mut rows, limit, cursor);
+    let data = rows.into_iter().map(T::from).collect();
+    Ok(Page { data, has_more: next_cursor.is_some(), next_cursor })
 }
 
 /// Whom I follow
@@ -166,7 +191,8 @@ async fn following(
     SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<FollowedBody>>, ApiError> {
-    list(&app, &call, &params, InterestKind::Seller).await
+    let page = list::<FollowedBody>(&app, &call, &params, InterestKind::Seller).await?;
+    Ok(params.with_next(page).projected(&app, INTERESTS_VIEW))
 }
 
 /// Remember a listing
@@ -183,10 +209,14 @@ async fn add_favourite(
 ) -> Result<Answer<FavouriteBody>, ApiError> {
     let listing: ListingId = path_id(&listing_id)?;
     // What is not published is not there for anybody else.
-    let offer = offer(&app, listing).await?.filter(|offer| offer.status != ListingStatus::Draft);
-    offer.ok_or_else(|| ApiError::not_found("there is no such listing"))?;
+    let look = |listing: &Listing| {
+        let offered = listing.details.as_ref().filter(|of| of.status != ListingStatus::Draft);
+        offered.map(|details| details.images.first().map(|image| Images::thumbnail(image)))
+    };
+    let read = app.runtime().aggregate::<Listing>().read(listing.uuid(), look).await?;
+    let cover = read.value.ok_or_else(no_listing)?;
     let done = change(&app, &call, InterestOf::Listing(listing), true).await?;
-    let body = FavouriteBody { listing_id: listing.uuid(), since: done.value.clone() };
+    let body = FavouriteBody { listing_id: listing.uuid(), cover, since: done.value.clone() };
     Ok(Answer::ok(body).after(&done))
 }
 
@@ -213,5 +243,8 @@ async fn favourites(
     SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<FavouriteBody>>, ApiError> {
-    list(&app, &call, &params, InterestKind::Listing).await
+    app.includes(LISTINGS_VIEW, &params).await?;
+    let page = list::<FavouriteBody>(&app, &call, &params, InterestKind::Listing).await?;
+    let page = Page { data: with_covers(&app, page.data).await?, ..page };
+    Ok(params.with_next(page).projected(&app, INTERESTS_VIEW))
 }

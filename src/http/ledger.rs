@@ -13,18 +13,16 @@ use super::answer::{Answer, Page, split};
 use super::body::{Fields, FromFields, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
 use super::money::MoneyBody;
+use super::pages::{self, PAGE};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
-use crate::domain::escrow::account_of;
+use crate::domain::escrow::{MARKET, account_of};
 use crate::domain::ids::{PayoutId, SellerAccountId, UserId};
 use crate::domain::money::Currency;
 use crate::domain::seller_account::{
     Destination, Ending, PayoutRequest, SellerAccount, SellerAccountCommand,
 };
 use crate::projections::{LEDGER, PayoutRow};
-
-/// Rows of a view that are read at a time.
-const PAGE: u32 = 200;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -224,15 +222,12 @@ fn missing() -> ApiError {
 
 /// Every payout of a seller, the newest first.
 pub(super) async fn all_payouts_of(app: &App, seller: UserId) -> Result<Vec<PayoutBody>, ApiError> {
-    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
-    loop {
-        let rows = app.reads().payouts(Some(seller.uuid()), None, before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.requested_at.millis(), last.payout_id));
-        for row in rows {
-            all.push(whole(app, PayoutId(row.payout_id), row).await?);
-        }
+    let page = |before| app.reads().payouts(Some(seller.uuid()), None, before, PAGE);
+    let mut all = Vec::new();
+    for row in pages::all(page, |row| (row.requested_at.millis(), row.payout_id)).await? {
+        all.push(whole(app, PayoutId(row.payout_id), row).await?);
     }
+    Ok(all)
 }
 
 /// Have money paid out
@@ -473,6 +468,8 @@ pub struct LedgerCheckBody {
     pub entries: u64,
     /// The sum of all accounts by currency.
     pub currencies: Vec<MoneyBody>,
+    /// What is on the market's own account, by currency: below 0 by what its promotions have taken off.
+    pub market: Vec<MoneyBody>,
 }
 
 /// Whether the books are right
@@ -488,6 +485,7 @@ async fn check_ledger(
 ) -> Result<Answer<LedgerCheckBody>, ApiError> {
     app.includes(LEDGER, &params).await?;
     let found = app.reads().ledger_check().await?;
+    let market = app.reads().balances(MARKET).await?.into_iter();
     let difference = found.sums.iter().map(|(_, sum)| sum.abs()).sum();
     let body = LedgerCheckBody {
         balanced: (difference, found.unbalanced, found.overdrawn) == (0, 0, 0),
@@ -500,6 +498,7 @@ async fn check_ledger(
             .into_iter()
             .map(|(currency, amount)| MoneyBody { amount, currency })
             .collect(),
+        market: market.map(|of| MoneyBody { amount: of.balance, currency: of.currency }).collect(),
     };
     Ok(Answer::ok(body).projected(&app, LEDGER))
 }

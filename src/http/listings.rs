@@ -228,6 +228,9 @@ pub struct ListingSummary {
     /// How it stands.
     #[schema(example = "ACTIVE")]
     pub status: String,
+    /// Where its first image is, small; none: it has none.
+    #[schema(example = "/api/v1/images/0199c0de-0000-7000-8000-000000000001/6fd1….jpg?size=320")]
+    pub cover: Option<String>,
     /// How many can be bought.
     pub available_quantity: i64,
     /// How many are held for orders that are not paid.
@@ -254,6 +257,7 @@ impl From<ListingRow> for ListingSummary {
             sku: row.sku,
             price: MoneyBody { amount: row.price_amount, currency: row.currency },
             status: row.status,
+            cover: row.images.first().map(|image| Images::thumbnail(image)),
             available_quantity: row.available,
             reserved_quantity: row.reserved,
             sold_quantity: row.sold,

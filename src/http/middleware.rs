@@ -15,13 +15,13 @@ use axum::response::{IntoResponse, Response};
 use souk_actors::trace;
 use tracing::Instrument as _;
 
-use super::App;
 use super::info::{CORRELATION_ID, REQUEST_ID, RequestInfo, TRACEPARENT};
 use super::probes::Plain;
 use super::problem::{self, About, ApiError};
 use super::rate_limit::{Counted, Told};
 use super::server::HEAD_BYTES_MAX;
-use crate::telemetry::traces;
+use super::{App, IDEMPOTENT_REPLAYED};
+use crate::telemetry::{flows, traces};
 
 /// The longest path and query together. A cursor and every filter fit several times over.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
@@ -51,6 +51,8 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
         trace_id = info.trace_id(),
         request_id = %info.request_id,
     );
+    let flow = route.as_ref().and_then(|route| flows::begun_by(method.as_str(), route.as_str()));
+    let flow = flow.filter(|flow| app.flows().begun(flow, &info.correlation_id, app.now()));
     let mut response = match acceptable(request.uri(), request.headers()) {
         Ok(()) => match unwinding(next.run(request)).instrument(span.clone()).await {
             Ok(response) => response,
@@ -58,6 +60,9 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
         },
         Err(refusal) => refusal.into_response(),
     };
+    if let Some(flow) = flow.filter(|_| leads_to_nothing(&response)) {
+        app.flows().came_to_nothing(flow, &info.correlation_id);
+    }
     let asked_for = came_as.as_deref().unwrap_or(&path);
     render_problem(&mut response, asked_for, &info);
     for (name, value) in counted.and_then(|counted| counted.told()).iter().flat_map(Told::headers) {
@@ -79,6 +84,11 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
         });
     }
     response
+}
+
+/// Whether no event follows from a request: it was refused, or is a repeat.
+fn leads_to_nothing(response: &Response) -> bool {
+    response.status().is_client_error() || response.headers().contains_key(IDEMPOTENT_REPLAYED)
 }
 
 /// Refuses what no route could mean, and heads that are larger than they may be: the connection

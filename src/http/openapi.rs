@@ -1,7 +1,9 @@
 //! The OpenAPI document: made from the routes, completed with what all of them have in common.
 
+use std::str::FromStr;
+
 use axum::Router;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::response::{Redirect, Response};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
@@ -9,6 +11,7 @@ use utoipa::OpenApi;
 
 use super::App;
 use super::problem::{FieldProblem, Problem};
+use super::scopes;
 use crate::domain::money::{AMOUNT_MAX, Currency};
 use crate::projections::analytics::Metric;
 use crate::telemetry;
@@ -22,6 +25,9 @@ true`), also after a crash. Another body with the same key is 422. Keys are reme
 `If-None-Match` answers 304.\n\n\
 **Reading your own writes.** Resources are never stale. Lists are projections: send the command's \
 `Souk-Position` as `min_position`, and the answer waits until it is included.\n\n\
+**Keys.** A program of one's own sends a key from `/users/me/api-keys` and acts as its owner within \
+the key's scopes; `x-key-scope` of an operation is the one that it needs there, and none means that \
+no key may do it as its owner.\n\n\
 **Aliases.** `/orders...` and `/api/events...` are the same as below `/api/v1`.";
 
 /// What the page with the document may do: show itself, and ask this service.
@@ -48,7 +54,9 @@ pub(super) fn with_document(
     document: utoipa::openapi::OpenApi,
     app: &App,
 ) -> Router<App> {
-    let document = finished(&document);
+    let mut document = finished(&document);
+    let images = document.pointer_mut("/components/schemas/ImageFiles/properties/image/maxItems");
+    images.into_iter().for_each(|max| *max = Value::from(app.settings().images.images_max));
     app.set_document(document.to_string());
     let config = utoipa_swagger_ui::Config::from("/openapi.json");
     let page = utoipa_swagger_ui::SwaggerUi::new("/docs").config(config);
@@ -573,6 +581,13 @@ fn idempotency_key(path: &str) -> Value {
     required
 }
 
+/// The scope with which somebody's key does this as its owner.
+fn key_scope(path: &str, method: &str) -> Option<(String, Value)> {
+    let method = Method::from_str(&method.to_uppercase()).ok()?;
+    let scope = scopes::needed(&method, path)?;
+    Some(("x-key-scope".to_owned(), Value::from(scope.to_string())))
+}
+
 fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let parameter = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
     let mut parameters = Vec::new();
@@ -617,6 +632,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     }
     let security = if is_open(path, method) { json!([]) } else { json!([{ "bearer": [] }]) };
     operation.insert("security".to_owned(), security);
+    operation.extend(key_scope(path, method));
     let problem = json!({ "$ref": "#/components/responses/Problem" });
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
         return;

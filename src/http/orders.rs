@@ -7,7 +7,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use souk_actors::command::Done;
-use souk_actors::journal::partition_of;
 use souk_actors::personal::Personal;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -42,9 +41,6 @@ use crate::projections::{OrderFilter, OrderRow};
 
 /// The projection that lists rest on.
 pub(super) const VIEW: &str = "orders-view";
-/// How often a waiting answer looks at least, and at most.
-const LOOK_AT_LEAST: Duration = Duration::from_millis(100);
-const LOOK_AT_MOST: Duration = Duration::from_millis(3);
 /// The means of payment there are.
 const METHODS: &[&str] = &[
     "sandbox",
@@ -88,7 +84,7 @@ pub struct NewOrder {
     /// `reserve_first` (when absent) or `payment_first`.
     #[schema(example = "reserve_first")]
     pub payment_flow: Option<String>,
-    /// A promotion code of the seller; one that does not count is 422 and says why.
+    /// A promotion code of the seller or of the market; one that does not count is 422 and says why.
     #[schema(max_length = 32)]
     pub promotion_code: Option<String>,
 }
@@ -273,7 +269,7 @@ pub struct NewTransaction {
     /// By which means it will be paid.
     #[schema(example = "sandbox")]
     pub payment_method: String,
-    /// A promotion code of the seller; one that does not count is 422 and says why.
+    /// A promotion code of the seller or of the market; one that does not count is 422 and says why.
     #[schema(max_length = 32)]
     pub promotion_code: Option<String>,
 }
@@ -746,19 +742,16 @@ async fn place(
 /// The order once it has come to rest, or its buyer must act, or the time is over.
 async fn at_rest(app: &App, order: OrderId, wait: Duration) -> Result<OrderBody, ApiError> {
     let until = Instant::now() + wait;
-    let partition = partition_of(order.uuid(), app.runtime().partitions());
+    let of_order = [order.uuid(), PaymentId::of(order).uuid()];
+    let mut changes = app.runtime().journal().changes_of(&of_order);
     loop {
-        let heads = app.runtime().journal().heads();
         let body = current(app, order).await?;
         let left = until.saturating_duration_since(Instant::now());
         if body.has_come_to_rest() || body.payment.instructions.is_some() || left.is_zero() {
             return Ok(body);
         }
-        let head = heads.into_iter().find(|head| head.partition == partition);
-        tokio::time::sleep(LOOK_AT_MOST.min(left)).await;
-        if let Some(head) = head {
-            app.runtime().journal().wait_past(head, LOOK_AT_LEAST.min(left)).await;
-        }
+        // Whether there was one or the time is over, the next look tells.
+        let _ = tokio::time::timeout(left, changes.next()).await;
     }
 }
 
@@ -945,11 +938,13 @@ pub struct EscrowBody {
     /// How it stands.
     #[schema(value_type = String, example = "FUNDED")]
     pub status: EscrowStatus,
-    /// How much is, was or would have been in it, in minor units.
+    /// How much the buyer pays or would have paid, in minor units.
     pub amount: i64,
+    /// How much the market adds to that, in minor units.
+    pub subsidy: i64,
     /// How much is in it now, in minor units.
     pub balance: i64,
-    /// The currency of both.
+    /// The currency of all three.
     pub currency: String,
     /// Everything that was booked; the amounts add up to nothing.
     pub entries: Vec<EntryBody>,
@@ -974,6 +969,7 @@ impl EscrowBody {
             order_id: details.order_id.uuid(),
             status: details.status,
             amount: details.money.amount,
+            subsidy: details.subsidy,
             balance: details.balance,
             currency: details.money.currency.code().to_owned(),
             entries: entries.collect(),

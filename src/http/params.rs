@@ -71,6 +71,12 @@ impl Params {
             .transpose()
     }
 
+    /// `true` or `false`; with neither of them it is wrong, also where there is nothing behind the name.
+    pub fn truth(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        let read = |text: &String| text.parse().map_err(|_| wrong(name, "must be true or false"));
+        self.values.get(name).map(read).transpose()
+    }
+
     /// A time.
     pub fn time(&self, name: &str) -> Result<Option<Timestamp>, ApiError> {
         self.text(name)
@@ -258,6 +264,10 @@ mod tests {
             assert_eq!(error.code(), "invalid_parameter", "{uri}");
         }
         assert!(params("/x?min_position=7").min_position().is_err());
+        for uri in ["/x?all=", "/x?all", "/x?all=1"] {
+            assert_eq!(params(uri).truth("all").unwrap_err().code(), "invalid_parameter", "{uri}");
+        }
+        assert_eq!(params("/x?all=true").truth("all").unwrap(), Some(true));
         assert_eq!(params("/x").limit().unwrap(), 50);
     }
 

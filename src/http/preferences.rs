@@ -14,9 +14,10 @@ use super::body::{Fields, FromFields, Valid};
 use super::call::SignedIn;
 use super::problem::ApiError;
 use super::users::missing;
+use crate::domain::caller::Role;
 use crate::domain::notification::Channel;
-use crate::domain::preferences::{Muted, NotificationKind};
-use crate::domain::user::{User, UserCommand};
+use crate::domain::preferences::{Muted, NotificationKind, ReportMails};
+use crate::domain::user::{User, UserCommand, UserDetails};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(get_preferences, set_preferences))
@@ -38,6 +39,10 @@ pub struct PreferencesBody {
     pub sms: KindsBody,
     /// Inside the marketplace.
     pub in_app: KindsBody,
+    /// Which reports are mailed: `off`, `hourly` or `daily`. Of administrators alone.
+    #[schema(example = "daily")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reports: Option<&'static str>,
 }
 
 /// What is told by a way.
@@ -54,7 +59,9 @@ pub struct KindsBody {
 }
 
 impl PreferencesBody {
-    fn new(muted: &BTreeSet<Muted>) -> Self {
+    fn new(details: &UserDetails) -> Self {
+        let muted = &details.muted;
+        let is_staff = details.roles.contains(&Role::Admin);
         let kinds = |channel| {
             let wants = |kind| !muted.contains(&Muted { channel, kind });
             KindsBody {
@@ -68,6 +75,7 @@ impl PreferencesBody {
             email: kinds(Channel::Email),
             sms: kinds(Channel::Sms),
             in_app: kinds(Channel::InApp),
+            reports: is_staff.then(|| details.report_mails().as_str()),
         }
     }
 }
@@ -84,6 +92,9 @@ pub struct NewPreferences {
     /// Inside the marketplace.
     #[schema(value_type = Option<NewKinds>)]
     pub in_app: BTreeSet<Muted>,
+    /// Which reports are to be mailed, for administrators: `off` (also when absent), `hourly` or `daily`.
+    #[schema(value_type = Option<String>, example = "off")]
+    pub reports: ReportMails,
 }
 
 /// What is to be told by a way; what is absent is.
@@ -119,12 +130,13 @@ impl FromFields for NewPreferences {
             email: muted(&["email"], Channel::Email),
             sms: muted(&["sms"], Channel::Sms),
             in_app: muted(&["in_app", "inApp"], Channel::InApp),
+            reports: fields.optional_parsed(&["reports"]).unwrap_or_default(),
         })
     }
 }
 
 pub(super) fn view(user: &User) -> Option<PreferencesBody> {
-    user.details.as_ref().map(|details| PreferencesBody::new(&details.muted))
+    user.details.as_ref().map(PreferencesBody::new)
 }
 
 /// What I am told, and by which way
@@ -142,7 +154,8 @@ async fn get_preferences(
 
 /// Choose what I am told, and by which way
 ///
-/// All of it: what is absent is told. What is about the account and its security cannot be switched off.
+/// All of it: what is absent is told, but for reports, which administrators get only if they say so. What
+/// is about the account and its security cannot be switched off.
 #[utoipa::path(put, path = "/users/me/notification-preferences", tag = "notifications",
     request_body = NewPreferences,
     responses((status = 200, description = "The preferences as they are now", body = PreferencesBody)))]
@@ -152,9 +165,10 @@ async fn set_preferences(
     valid: Valid<NewPreferences>,
 ) -> Result<Answer<PreferencesBody>, ApiError> {
     let user = call.someone()?;
-    let NewPreferences { email, sms, in_app } = valid.body;
+    let NewPreferences { email, sms, in_app, reports } = valid.body;
     let muted = [email, sms, in_app].into_iter().flatten().collect();
-    let command = UserCommand::SetPreferences { caller: call.caller(), muted, now: app.now() };
+    let (caller, now) = (call.caller(), app.now());
+    let command = UserCommand::SetPreferences { caller, muted, reports, now };
     let operation = "users.set_preferences";
     let context = call.change_context(&app, operation, &user.to_string(), &valid.canonical);
     let users = app.runtime().aggregate::<User>();

@@ -12,10 +12,11 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, Page, split};
 use super::body::{Fields, FromFields, Nothing, Valid};
-use super::call::{Call, SignedIn};
+use super::call::{Call, SignedIn, Staff};
 use super::conditional::IfNoneMatch;
 use super::listings::seller_standing;
 use super::money::{MoneyBody, optional_money};
+use super::pages::{self, PAGE};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::ids::{PromotionId, UserId};
@@ -27,15 +28,13 @@ use crate::domain::promotion::{
 };
 use crate::projections::{PROMOTIONS_VIEW, PromotionRow};
 
-/// Rows of the view that are read at a time.
-const PAGE: u32 = 200;
-
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(create_promotion))
         .routes(routes!(get_promotion))
         .routes(routes!(end_promotion))
         .routes(routes!(my_promotions))
+        .routes(routes!(all_promotions))
 }
 
 /// A new promotion code. It takes off either a percentage or an amount.
@@ -47,6 +46,9 @@ pub struct NewPromotion {
     /// Whose listings become cheaper; the caller's when absent.
     #[schema(value_type = Option<Uuid>)]
     pub seller_id: Option<UserId>,
+    /// Whether it counts for every seller's listings and the market gives what it takes off; for
+    /// administrators. Not together with `seller_id`.
+    pub all_sellers: Option<bool>,
     /// How many percent are taken off.
     #[schema(minimum = 1, maximum = 99, example = 10)]
     pub percentage: Option<u32>,
@@ -91,8 +93,13 @@ impl FromFields for NewPromotion {
             (true, true) => fields.error("percentage", "ambiguous", "send either this or amount"),
             _ => {}
         }
+        let all_sellers = fields.optional_bool(&["all_sellers", "allSellers"]);
+        if all_sellers == Some(true) && fields.has(&["seller_id", "sellerId"]) {
+            fields.error("all_sellers", "ambiguous", "send either this or seller_id");
+        }
         Some(Self {
             seller_id: fields.optional_parsed(&["seller_id", "sellerId"]),
+            all_sellers,
             percentage,
             amount,
             minimum: optional_money(fields, "minimum"),
@@ -115,8 +122,10 @@ pub struct PromotionBody {
     /// The word that buyers enter.
     #[schema(example = "SPRING-10")]
     pub code: String,
-    /// Whose listings become cheaper.
-    pub seller_id: Uuid,
+    /// Whose listings become cheaper; none: everybody's, and the market gives what it takes off.
+    pub seller_id: Option<Uuid>,
+    /// Whether it is everybody's.
+    pub all_sellers: bool,
     /// How many percent are taken off, if it is a percentage.
     pub percentage: Option<u32>,
     /// How much is taken off, if it is an amount.
@@ -155,7 +164,8 @@ impl PromotionBody {
             id: details.promotion_id.uuid(),
             promotion_id: details.promotion_id.uuid(),
             code: details.code.clone(),
-            seller_id: details.seller_id.uuid(),
+            seller_id: (!details.is_the_markets()).then_some(details.seller_id.uuid()),
+            all_sellers: details.is_the_markets(),
             percentage,
             amount,
             minimum: details.minimum.map(Into::into),
@@ -185,14 +195,16 @@ async fn theirs(app: &App, call: &Call, id: PromotionId) -> Result<PromotionBody
     let (body, done) = split(done);
     let mut body = body.ok_or_else(missing)?;
     body.version = done.version;
-    let may_see = call.caller().may_act_for(UserId(body.seller_id));
+    let keeper = body.seller_id.map_or(UserId::ADMINISTRATORS, UserId);
+    let may_see = call.caller().may_act_for(keeper);
     if may_see { Ok(body) } else { Err(missing()) }
 }
 
 /// Offer a promotion code
 ///
 /// For verified sellers, and for administrators in a seller's name. The seller gives the discount: the
-/// order costs less, and so the seller gets less.
+/// order costs less, and so the seller gets less. With `all_sellers` an administrator makes a code that
+/// counts for every seller: then the market gives the discount, and the seller gets the full price.
 #[utoipa::path(post, path = "/promotions", tag = "promotions", request_body = NewPromotion,
     responses((status = 201, description = "The promotion", body = PromotionBody)))]
 async fn create_promotion(
@@ -201,9 +213,10 @@ async fn create_promotion(
     valid: Valid<NewPromotion>,
 ) -> Result<Answer<PromotionBody>, ApiError> {
     let body = valid.body;
-    let seller_id = match body.seller_id {
-        Some(seller_id) => seller_id,
-        None => call.someone()?,
+    let seller_id = match (body.all_sellers, body.seller_id) {
+        (Some(true), _) => UserId::ADMINISTRATORS,
+        (_, Some(seller_id)) => seller_id,
+        (_, None) => call.someone()?,
     };
     let discount = match (body.percentage, body.amount) {
         (_, Some(money)) => Discount::Amount { money },
@@ -282,17 +295,43 @@ async fn my_promotions(
     SignedIn(call): SignedIn,
     params: Params,
 ) -> Result<Answer<Page<PromotionBody>>, ApiError> {
-    let seller = call.someone()?.uuid();
-    app.includes(PROMOTIONS_VIEW, &params).await?;
+    let seller = call.someone()?;
+    list(&app, &call, &params, Some(seller)).await
+}
+
+/// All promotion codes
+///
+/// Of all sellers and of the market; with `all_sellers=true` only the market's.
+#[utoipa::path(get, path = "/admin/promotions", tag = "admin",
+    params(("all_sellers" = Option<bool>, Query), ("limit" = Option<u32>, Query),
+        ("cursor" = Option<String>, Query), ("min_position" = Option<String>, Query)),
+    responses((status = 200, description = "A page, the newest first", body = Page<PromotionBody>)))]
+async fn all_promotions(
+    State(app): State<App>,
+    Staff(call): Staff,
+    params: Params,
+) -> Result<Answer<Page<PromotionBody>>, ApiError> {
+    let whose = params.truth("all_sellers")?.unwrap_or_default();
+    list(&app, &call, &params, whose.then_some(UserId::ADMINISTRATORS)).await
+}
+
+async fn list(
+    app: &App,
+    call: &Call,
+    params: &Params,
+    seller: Option<UserId>,
+) -> Result<Answer<Page<PromotionBody>>, ApiError> {
+    app.includes(PROMOTIONS_VIEW, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
-    let rows = app.reads().promotions(Some(seller), before, limit + 1).await?;
+    let seller = seller.map(UserId::uuid);
+    let rows = app.reads().promotions(seller, before, limit + 1).await?;
     let mut bodies = Vec::with_capacity(rows.len());
     for row in &rows {
-        bodies.push(theirs(&app, &call, PromotionId(row.promotion_id)).await?);
+        bodies.push(theirs(app, call, PromotionId(row.promotion_id)).await?);
     }
     let keyed: Vec<_> = rows.into_iter().zip(bodies).map(Listed).collect();
     let cursor = |Listed((row, _)): &Listed| (row.created_at.millis(), row.promotion_id);
-    Ok(params.rows(&app, keyed, limit, cursor).projected(&app, PROMOTIONS_VIEW))
+    Ok(params.rows(app, keyed, limit, cursor).projected(app, PROMOTIONS_VIEW))
 }
 
 /// Every promotion of a seller, the newest first.
@@ -301,15 +340,12 @@ pub(super) async fn all_of(
     call: &Call,
     seller: UserId,
 ) -> Result<Vec<PromotionBody>, ApiError> {
-    let (mut before, mut all) = (None::<(i64, Uuid)>, Vec::new());
-    loop {
-        let rows = app.reads().promotions(Some(seller.uuid()), before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.created_at.millis(), last.promotion_id));
-        for row in rows {
-            all.push(theirs(app, call, PromotionId(row.promotion_id)).await?);
-        }
+    let page = |before| app.reads().promotions(Some(seller.uuid()), before, PAGE);
+    let mut all = Vec::new();
+    for row in pages::all(page, |row| (row.created_at.millis(), row.promotion_id)).await? {
+        all.push(theirs(app, call, PromotionId(row.promotion_id)).await?);
     }
+    Ok(all)
 }
 
 /// A promotion with the row that it was found by.
@@ -330,7 +366,7 @@ pub(super) fn unknown() -> ApiError {
     refused(RedemptionFailure::PromotionUnknown)
 }
 
-/// Whose code it is; none: there is no such code.
+/// Whose code it is ([`UserId::ADMINISTRATORS`]: everybody's); none: there is no such code.
 pub(super) async fn seller_of(app: &App, code: &str) -> Result<Option<UserId>, ApiError> {
     let id = PromotionId::of_code(&normal_code(code));
     let look = |promotion: &Promotion| promotion.details.as_ref().map(|it| it.seller_id);
@@ -355,8 +391,13 @@ pub(super) async fn applied(
         let sum = line.and_then(|line| subtotal.checked_add(line));
         subtotal = sum.ok_or_else(|| refused(RedemptionFailure::PromotionNotApplicable))?;
     }
-    let quote = move |promotion: &Promotion| promotion.quote((seller, buyer), subtotal, now);
+    let quote = move |promotion: &Promotion| {
+        let discount = promotion.quote((seller, buyer), subtotal, now)?;
+        let details = promotion.details.as_ref();
+        Ok((discount, details.is_some_and(PromotionDetails::is_the_markets)))
+    };
     let promotions = app.runtime().aggregate::<Promotion>();
     let quote = promotions.read(promotion_id.uuid(), quote).await?.value;
-    Ok(OrderPromotion { promotion_id, code, discount: quote.map_err(refused)? })
+    let (discount, borne_by_market) = quote.map_err(refused)?;
+    Ok(OrderPromotion { promotion_id, code, discount, borne_by_market })
 }

@@ -201,7 +201,7 @@ fn filter(params: &Params, order: SearchOrder) -> Result<SearchFilter, ApiError>
         currency: currency.map(|currency| currency.code().to_owned()),
         price_min,
         price_max,
-        in_stock: params.parsed::<bool>("in_stock")?,
+        in_stock: params.truth("in_stock")?,
     })
 }
 

@@ -1,5 +1,5 @@
 //! Tokens of services outside, kept by administrators. A token's text is answered once, where it is
-//! issued, and is not stored.
+//! issued, and is not stored. Keys of people ([`api_keys`](super::api_keys)) are such tokens too.
 
 use std::time::Duration;
 
@@ -13,19 +13,21 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page, nothing_after, split};
+use super::answer::{Answer, Page, nothing_after, shown, split};
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::Staff;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
-use crate::domain::ids::ServiceTokenId;
+use crate::domain::ids::{ServiceTokenId, UserId};
 use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenCommand, ServiceTokenDetails};
 use crate::identity::service_token;
-use crate::projections::SERVICE_TOKENS_VIEW;
+use crate::projections::{SERVICE_TOKENS_VIEW, ServiceTokenRow};
 
 /// How long a token is good for when nobody says otherwise, and at most.
-const LIFETIME_SECONDS: u32 = 90 * 24 * 60 * 60;
+pub(super) const LIFETIME_SECONDS: u32 = 90 * 24 * 60 * 60;
 const LIFETIME_SECONDS_MAX: u32 = 10 * 365 * 24 * 60 * 60;
+const ACTIVE: &str = "active";
+const REVOKED: &str = "revoked";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -82,8 +84,10 @@ impl FromFields for NewServiceToken {
 pub struct ServiceTokenBody {
     /// The token.
     pub token_id: Uuid,
-    /// What people call it.
+    /// What people call it; of a person's key, for that person alone.
     pub name: String,
+    /// Whose key it is; none: it is a service's.
+    pub user_id: Option<Uuid>,
     /// What it may do.
     pub scopes: Vec<String>,
     /// Its own quota.
@@ -97,6 +101,9 @@ pub struct ServiceTokenBody {
     /// When it was taken back, if it was.
     #[schema(format = DateTime)]
     pub revoked_at: Option<String>,
+    /// When it was last used. A use within the hour after another is not noted.
+    #[schema(format = DateTime)]
+    pub last_used_at: Option<String>,
     /// `active`, `expired` or `revoked`.
     #[schema(example = "active")]
     pub state: &'static str,
@@ -105,30 +112,43 @@ pub struct ServiceTokenBody {
     pub token: Option<String>,
 }
 
-fn body(details: &ServiceTokenDetails, now: Timestamp) -> ServiceTokenBody {
+/// A token as `user` sees it; none: as administrators do.
+pub(super) fn body(
+    details: &ServiceTokenDetails,
+    user: Option<UserId>,
+    now: Timestamp,
+) -> ServiceTokenBody {
+    let name = match &details.owner {
+        Some(owner) => shown(&owner.label, user == Some(owner.user_id)),
+        None => details.name.clone(),
+    };
     let quota = |quota: Quota| QuotaBody { events: quota.events, seconds: quota.seconds };
     ServiceTokenBody {
         token_id: details.token_id.uuid(),
-        name: details.name.clone(),
+        name,
+        user_id: details.owner_id().map(UserId::uuid),
         scopes: details.scopes.clone(),
         rate_limit: details.quota.map(quota),
         issued_at: details.issued_at.to_string(),
         expires_at: details.expires_at.to_string(),
         revoked_at: details.revoked_at.map(|at| at.to_string()),
+        last_used_at: details.last_used_at.map(|at| at.to_string()),
         state: match details.revoked_at {
-            Some(_) => "revoked",
-            None if details.is_good(now) => "active",
+            Some(_) => REVOKED,
+            None if details.is_good(now) => ACTIVE,
             None => "expired",
         },
         token: None,
     }
 }
 
-fn missing() -> ApiError {
+pub(super) fn missing() -> ApiError {
     ApiError::not_found("there is no such service token")
 }
 
 /// Service tokens
+///
+/// Those of services, and the keys of people.
 #[utoipa::path(get, path = "/admin/service-tokens", tag = "admin",
     params(("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
@@ -138,22 +158,46 @@ async fn list_service_tokens(
     _: Staff,
     params: Params,
 ) -> Result<Answer<Page<ServiceTokenBody>>, ApiError> {
-    app.includes(SERVICE_TOKENS_VIEW, &params).await?;
+    list(&app, &params, None).await
+}
+
+/// The tokens, or the keys of one person.
+pub(super) async fn list(
+    app: &App,
+    params: &Params,
+    user: Option<UserId>,
+) -> Result<Answer<Page<ServiceTokenBody>>, ApiError> {
+    app.includes(SERVICE_TOKENS_VIEW, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
-    let mut rows = app.reads().service_tokens(before, limit + 1).await?;
-    let has_more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
-    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let last = rows.last().filter(|_| has_more);
-    let next_cursor =
-        last.map(|row| app.cursors().seal(&params.list(), &(row.issued_at.millis(), row.token_id)));
-    let (now, mut data) = (app.now(), Vec::with_capacity(rows.len()));
+    let mut rows = app.reads().service_tokens(user.map(UserId::uuid), before, limit + 1).await?;
+    let behind = |row: &ServiceTokenRow| (row.issued_at.millis(), row.token_id);
+    let next_cursor = params.cut(app, &mut rows, limit, behind);
+    let mut data = Vec::with_capacity(rows.len());
     for row in rows {
-        let view = move |token: &ServiceToken| token.details.as_ref().map(|of| body(of, now));
+        let view = |token: &ServiceToken| token.details.clone();
         let read = app.runtime().aggregate::<ServiceToken>().read(row.token_id, view).await?;
-        data.extend(read.value);
+        if let Some(details) = read.value {
+            data.push(current(app, &details, user).await?);
+        }
     }
-    let page = Page { data, next_cursor, has_more };
-    Ok(params.with_next(page).projected(&app, SERVICE_TOKENS_VIEW))
+    let page = Page { has_more: next_cursor.is_some(), data, next_cursor };
+    Ok(params.with_next(page).projected(app, SERVICE_TOKENS_VIEW))
+}
+
+/// A token as `user` sees it. A key can be over without having said so yet.
+pub(super) async fn current(
+    app: &App,
+    details: &ServiceTokenDetails,
+    user: Option<UserId>,
+) -> Result<ServiceTokenBody, ApiError> {
+    let mut body = body(details, user, app.now());
+    if let Some(owner) = details.owner.as_ref().filter(|_| body.state == ACTIVE) {
+        let person = app.access().person(app.runtime(), owner.user_id).await?;
+        if !person.is_some_and(|person| person.lets_key(owner.epoch)) {
+            body.state = REVOKED;
+        }
+    }
+    Ok(body)
 }
 
 /// Issue a service token
@@ -179,11 +223,12 @@ async fn issue_service_token(
         name,
         scopes,
         quota: rate_limit.map(|of| Quota { events: of.events, seconds: of.seconds }),
+        owner: None,
         now,
         expires_at: now.plus(lifetime),
     };
     let tokens = app.runtime().aggregate::<ServiceToken>();
-    let view = move |token: &ServiceToken| token.details.as_ref().map(|of| body(of, now));
+    let view = move |token: &ServiceToken| token.details.as_ref().map(|of| body(of, None, now));
     let (body, done) = split(tokens.send(token_id.uuid(), command, context, view).await?);
     let mut body = body.ok_or_else(missing)?;
     body.token = Some(service_token::text(app.settings().keys.token.bytes(), token_id));

@@ -12,6 +12,7 @@ use super::App;
 use super::answer::{Answer, Page, nothing_after};
 use super::body::{Nothing, Valid};
 use super::call::{Call, SignedIn};
+use super::pages::{self, PAGE};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use super::users::missing as no_user;
@@ -146,16 +147,12 @@ pub(super) async fn all_of(
     call: &Call,
     user: UserId,
 ) -> Result<Vec<SessionBody>, ApiError> {
-    const PAGE: u32 = 200;
     let view = |user: &User| user.details.clone();
     let details = app.runtime().aggregate::<User>().read(user.uuid(), view).await?.value;
     let details = details.ok_or_else(no_user)?;
-    let (now, mut before, mut all) = (app.now(), None, Vec::new());
-    loop {
-        let rows = app.reads().sessions(user.uuid(), Some(now), before, PAGE).await?;
-        let Some(last) = rows.last() else { return Ok(all) };
-        before = Some((last.started_at.millis(), last.session_id));
-        let open = rows.iter().filter(|row| details.goes_on(SessionId(row.session_id), row.epoch));
-        all.extend(open.map(|row| SessionBody::new(row, call.session())));
-    }
+    let now = Some(app.now());
+    let page = |before| app.reads().sessions(user.uuid(), now, before, PAGE);
+    let rows = pages::all(page, |row| (row.started_at.millis(), row.session_id)).await?;
+    let open = rows.iter().filter(|row| details.goes_on(SessionId(row.session_id), row.epoch));
+    Ok(open.map(|row| SessionBody::new(row, call.session())).collect())
 }

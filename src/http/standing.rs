@@ -12,7 +12,7 @@ use super::body::{Nothing, Reason, Valid};
 use super::call::Staff;
 use super::params::{Params, path_id, wrong};
 use super::problem::{ApiError, FieldProblem};
-use super::users::{UserBody, change_user, view};
+use super::users::{UserBody, change_user, view, with_score};
 use crate::domain::caller::Role;
 use crate::domain::email_claim::EmailClaim;
 use crate::domain::ids::UserId;
@@ -49,7 +49,9 @@ async fn named(app: &App, text: &str) -> Result<Option<UserId>, ApiError> {
 
 async fn shown(app: &App, user: Uuid) -> Result<Option<UserBody>, ApiError> {
     let done = app.runtime().aggregate::<User>().read(user, view(true)).await?;
-    Ok(done.value.map(|body| UserBody { version: done.version, ..body }))
+    let Some(body) = done.value else { return Ok(None) };
+    let body = UserBody { version: done.version, ..body };
+    Ok(Some(with_score(app, body, true).await?.0))
 }
 
 /// Users

@@ -102,7 +102,7 @@ async fn get_metrics_summary(
     _: Staff,
     params: Params,
 ) -> Result<Answer<SummaryBody>, ApiError> {
-    if !params.parsed::<bool>("details")?.unwrap_or(false) {
+    if !params.truth("details")?.unwrap_or(false) {
         return Ok(Answer::ok(summary(&app, &app.runtime().subscriptions().list())));
     }
     let all = app.runtime().subscriptions().inspect().await;

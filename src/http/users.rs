@@ -15,11 +15,12 @@ use super::answer::{Answer, composed, shown, split};
 use super::auth::email_claim_id;
 use super::body::{Fields, FromFields, Nothing, Reason, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
-use super::conditional::IfNoneMatch;
+use super::conditional::{IfNoneMatch, version_tag, versions_tag};
 use super::params::path_id;
 use super::problem::{ApiError, FieldProblem};
 use crate::domain::email_claim::{CLAIM_FOR, EmailClaim, EmailClaimCommand};
-use crate::domain::ids::UserId;
+use crate::domain::engagement::Engagement;
+use crate::domain::ids::{EngagementId, UserId};
 use crate::domain::text;
 use crate::domain::user::rating::{Rating, Stars};
 use crate::domain::user::{
@@ -196,6 +197,9 @@ pub struct UserBody {
     /// When it was.
     #[schema(format = DateTime)]
     pub email_verified_at: Option<String>,
+    /// How much the user takes part: a number that rises with what they do. None: it is somebody else's
+    /// business, the user is erased, or this answers a change.
+    pub engagement_score: Option<u32>,
     /// When the user registered.
     #[schema(format = DateTime)]
     pub created_at: String,
@@ -312,6 +316,7 @@ impl UserBody {
             email_verified: details.email_verified(),
             email_unreachable: details.email_unreachable_since.is_some() && may_see,
             email_verified_at: details.email_verified_at.map(|at| at.to_string()),
+            engagement_score: None,
             created_at: details.registered_at.to_string(),
             seller_profile: seller.map(|profile| SellerProfileBody::new(details, profile, may_see)),
             version: 0,
@@ -432,6 +437,21 @@ async fn verify_email(
     Ok(Answer::ok(body.ok_or_else(unknown)?).after(&done))
 }
 
+/// A user as they are now with their score, and the version that it has; nobody else's score is looked up.
+pub(super) async fn with_score(
+    app: &App,
+    body: UserBody,
+    may_see: bool,
+) -> Result<(UserBody, u64), ApiError> {
+    if !may_see || body.status == UserStatus::Erased {
+        return Ok((body, 0));
+    }
+    let id = EngagementId::of(UserId(body.user_id)).uuid();
+    let score = |engagement: &Engagement| engagement.score;
+    let done = app.runtime().aggregate::<Engagement>().read(id, score).await?;
+    Ok((UserBody { engagement_score: Some(done.value), ..body }, done.version))
+}
+
 async fn read_user(
     app: &App,
     call: &Call,
@@ -442,7 +462,12 @@ async fn read_user(
     let done = app.runtime().aggregate::<User>().read(user.uuid(), view(may_see)).await?;
     let mut body = done.value.ok_or_else(missing)?;
     body.version = done.version;
-    Ok(Answer::ok(body).at_version(done.version, theirs))
+    let (body, score_version) = with_score(app, body, may_see).await?;
+    let tag = match score_version {
+        0 => version_tag(done.version),
+        score => versions_tag(done.version, score),
+    };
+    Ok(Answer::ok(body).tagged(&tag, theirs))
 }
 
 /// Who I am
@@ -552,6 +577,7 @@ async fn upgrade_to_seller(
     };
     let operation = "users.upgrade_to_seller";
     let (body, done) = change_user(&app, &call, user, operation, &valid.canonical, command).await?;
+    app.access().person_changed(app.runtime(), user).await?;
     Ok(Answer::ok(body.seller_profile.ok_or_else(missing)?).after(&done))
 }
 

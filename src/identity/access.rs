@@ -5,6 +5,7 @@
 //! again: the request that did it, and the subscriber that hears of it, should the request not live to
 //! see the answer. A later version is never replaced by an earlier one, so a slow reader does no harm.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ use souk_actors::command::CommandError;
 use souk_actors::runtime::Runtime;
 use uuid::Uuid;
 
+use crate::domain::caller::Role;
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::session::{Session, SessionDetails, SessionRejection};
 use crate::domain::user::{User, UserDetails, UserRejection, UserStatus};
@@ -27,6 +29,8 @@ const REMEMBERED_MAX: usize = 100_000;
 pub struct Person {
     /// How the user stands.
     pub status: UserStatus,
+    /// What the user is. There are as many roles as places.
+    roles: [Option<Role>; 3],
     epoch: u32,
     kept_session: Option<SessionId>,
 }
@@ -34,7 +38,11 @@ pub struct Person {
 impl From<&UserDetails> for Person {
     fn from(details: &UserDetails) -> Self {
         let UserDetails { status, epoch, kept_session, .. } = *details;
-        Self { status, epoch, kept_session }
+        let mut roles = [None; 3];
+        for (place, role) in roles.iter_mut().zip(&details.roles) {
+            *place = Some(*role);
+        }
+        Self { status, roles, epoch, kept_session }
     }
 }
 
@@ -53,6 +61,16 @@ impl From<&SessionDetails> for Login {
 }
 
 impl Person {
+    /// What the user is.
+    pub fn roles(&self) -> BTreeSet<Role> {
+        self.roles.iter().copied().flatten().collect()
+    }
+
+    /// Whether a key of this user that belongs to this epoch goes on.
+    pub fn lets_key(&self, epoch: u32) -> bool {
+        self.epoch == epoch
+    }
+
     /// Whether a login of this user goes on.
     pub fn lets(&self, user: UserId, session: SessionId, login: &Login) -> bool {
         let of_now = login.epoch == self.epoch || self.kept_session == Some(session);
@@ -221,8 +239,12 @@ mod tests {
     #[test]
     fn a_login_goes_on_in_its_epoch_or_when_it_is_kept() {
         let (user, session) = (UserId(id(1)), SessionId(id(2)));
-        let person =
-            |epoch, kept_session| Person { status: UserStatus::Active, epoch, kept_session };
+        let person = |epoch, kept_session| Person {
+            status: UserStatus::Active,
+            roles: [None; 3],
+            epoch,
+            kept_session,
+        };
         let login = Login { user, epoch: 1, is_revoked: false };
         assert!(person(1, None).lets(user, session, &login));
         assert!(!person(2, None).lets(user, session, &login));

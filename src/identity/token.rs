@@ -1,8 +1,10 @@
 //! Access tokens: JWTs signed with HS256, short-lived, checked without a look-up.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use dashmap::DashMap;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use souk_actors::world::Timestamp;
@@ -42,6 +44,20 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// What a person's key says, until this time. It is of no session.
+    pub fn of_key(user: UserId, roles: BTreeSet<Role>, until: Timestamp, key: Uuid) -> Self {
+        Self {
+            sub: user.uuid(),
+            sid: None,
+            roles,
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            iat: 0,
+            exp: until.millis() / 1_000,
+            jti: key,
+        }
+    }
+
     /// Who this is.
     pub fn caller(&self) -> Caller {
         Caller::user(UserId(self.sub), self.roles.iter().copied())
@@ -69,12 +85,18 @@ pub enum TokenError {
     Expired,
 }
 
+/// How many tokens are remembered that were found to be genuine: some ten megabytes.
+const GENUINE_MAX: usize = 16_384;
+
 /// Issues and reads access tokens.
 #[derive(Clone)]
 pub struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    /// What genuine tokens say. A client sends the same one with every request, and to check its
+    /// signature and read it costs more than all else that is done to find out who asks.
+    genuine: Arc<DashMap<Box<str>, Arc<Claims>>>,
 }
 
 impl Tokens {
@@ -89,6 +111,7 @@ impl Tokens {
             encoding: EncodingKey::from_secret(key),
             decoding: DecodingKey::from_secret(key),
             validation,
+            genuine: Arc::default(),
         }
     }
 
@@ -118,12 +141,26 @@ impl Tokens {
     }
 
     /// What a token says, if it is good at `now`.
-    pub fn read(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
-        let read = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation);
-        let claims = read.map_err(|_| TokenError::Invalid)?.claims;
+    pub fn read(&self, token: &str, now: Timestamp) -> Result<Arc<Claims>, TokenError> {
+        let known = self.genuine.get(token).map(|claims| claims.clone());
+        let claims = match known {
+            Some(claims) => claims,
+            None => self.verified(token)?,
+        };
         if claims.expires_at() <= now {
+            self.genuine.remove(token);
             return Err(TokenError::Expired);
         }
+        Ok(claims)
+    }
+
+    fn verified(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        let read = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation);
+        let claims = Arc::new(read.map_err(|_| TokenError::Invalid)?.claims);
+        if self.genuine.len() >= GENUINE_MAX {
+            self.genuine.clear();
+        }
+        self.genuine.insert(token.into(), claims.clone());
         Ok(claims)
     }
 }
@@ -151,7 +188,21 @@ mod tests {
         assert_eq!(claims.session(), Some(SessionId(Uuid::from_u128(2))));
         let just = NOW.plus(LIFETIME - Duration::from_secs(1));
         assert!(tokens.read(&token, just).is_ok());
+        assert_eq!(tokens.read(&token, NOW), Ok(claims), "the same, remembered");
         assert_eq!(tokens.read(&token, NOW.plus(LIFETIME)), Err(TokenError::Expired));
+        assert!(tokens.genuine.is_empty(), "what is over is not kept");
+        assert!(tokens.read(&token, NOW).is_ok(), "the clock was set back");
+    }
+
+    #[test]
+    fn so_many_are_remembered_and_no_more() {
+        let tokens = Tokens::new(&[7; 32]);
+        for n in 0..=GENUINE_MAX {
+            let id = Uuid::from_u128(n as u128);
+            let token = tokens.issue(id, None, BTreeSet::new(), NOW, LIFETIME, id);
+            tokens.read(&token, NOW).unwrap();
+        }
+        assert_eq!(tokens.genuine.len(), 1);
     }
 
     #[test]
@@ -168,5 +219,6 @@ mod tests {
         let unsigned = format!("{none}.{}.", parts[1]);
         assert_eq!(tokens.read(&unsigned, NOW), Err(TokenError::Invalid));
         assert_eq!(tokens.read("", NOW), Err(TokenError::Invalid));
+        assert!(tokens.genuine.is_empty(), "only what is genuine is remembered");
     }
 }

@@ -21,7 +21,7 @@ use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, Sqlite, Transaction};
+use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, Sqlite};
 use uuid::Uuid;
 
 pub use full_text::Wanted;
@@ -170,6 +170,12 @@ impl Param {
         value.map_or(Self::Text(None), Self::word)
     }
 
+    /// Something of several parts, as JSON.
+    pub fn json<T: Serialize>(value: &T) -> Self {
+        let json = serde_json::to_string(value).unwrap_or_default();
+        Self::text(Some(&json))
+    }
+
     /// An id or null.
     pub fn id(value: Option<Uuid>) -> Self {
         value.map_or(Self::Text(None), Into::into)
@@ -252,6 +258,12 @@ impl Row {
         self.get::<Option<&str>>(column)?
             .map(|text| from_word(text).ok_or(ReadError::Unreadable(column)))
             .transpose()
+    }
+
+    /// Something of several parts, as JSON.
+    pub fn json<T: DeserializeOwned>(&self, column: usize) -> Result<T, ReadError> {
+        let text = self.get::<&str>(column)?;
+        serde_json::from_str(text).map_err(|_| ReadError::Unreadable(column))
     }
 
     /// Words of an enum with commas between.
@@ -390,7 +402,7 @@ pub fn table_of(table: &str, version: u32) -> String {
 pub struct ReadTx(TxOf);
 
 enum TxOf {
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(sqlite::Tx),
     Postgres(postgres::Tx),
 }
 
@@ -423,11 +435,11 @@ impl ReadTx {
     /// who do. `sql` ends where `FOR UPDATE` may follow.
     pub async fn fetch_locked(
         &mut self,
-        sql: &'static str,
+        sql: &str,
         params: Vec<Param>,
     ) -> Result<Vec<Row>, ReadError> {
         match &mut self.0 {
-            TxOf::Sqlite(tx) => sqlite::fetch(tx, sql.into_sql_str(), params).await,
+            TxOf::Sqlite(tx) => sqlite::fetch(tx, AssertSqlSafe(sql).into_sql_str(), params).await,
             TxOf::Postgres(tx) => {
                 let sql = AssertSqlSafe(format!("{sql} FOR UPDATE"));
                 postgres::fetch(tx, sql.into_sql_str(), params).await

@@ -11,7 +11,8 @@
 //!
 //! A trace of the W3C's is known by its correlation ids: one row for each pair, and not an index row
 //! per event. Only what a request led to at once says which trace it belongs to; what follows has its
-//! correlation id.
+//! correlation id. A request that came without either names both by one id ([`request_of_trace`]) and
+//! needs no row: rows of ids that nobody chose would be the dearest thing here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ const MINUTE_MS: i64 = 60_000;
 const EVENTS: &str = "events_v1";
 const MINUTES: &str = "event_minutes_v1";
 const MINUTES_COLUMNS: &[&str] = &["partition", "minute", "position_min", "position_max"];
+
+/// What the ids of requests begin with; a trace id follows.
+const REQUEST_PREFIX: &str = "req_";
 
 const TRACES: &str = "traces_v1";
 const TRACES_COLUMNS: &[&str] = &["trace_id", "correlation_id"];
@@ -133,9 +137,17 @@ impl Table for EventsIndex {
     }
 }
 
-/// The trace that an event says it belongs to. Most say nothing, and are not read for it.
+/// The id of the request that began a trace, when it did.
+pub fn request_of_trace(trace_id: &str) -> String {
+    [REQUEST_PREFIX, trace_id].concat()
+}
+
+/// The trace that an event says it belongs to, unless its correlation id says so already. Most say
+/// nothing, and are not read for it.
 fn trace_of(event: &StoredEvent) -> Option<String> {
-    if !event.metadata.contains("\"traceparent\"") {
+    let (_, traceparent) = event.metadata.split_once("\"traceparent\":\"00-")?;
+    let request = event.correlation_id.strip_prefix(REQUEST_PREFIX);
+    if request.is_some_and(|trace_id| is_trace_id(trace_id) && traceparent.starts_with(trace_id)) {
         return None;
     }
     let metadata: Metadata = serde_json::from_str(&event.metadata).ok()?;
@@ -263,8 +275,23 @@ pub async fn correlations_of_trace(
     trace_id: &str,
     limit: u32,
 ) -> Result<Vec<String>, ReadError> {
-    let table = db.table(super::EVENTS_INDEX, TRACES);
-    db.fetch_as(of_trace(&table, trace_id, limit), |row| row.text(0)).await
+    let version = db.serving(super::EVENTS_INDEX);
+    let (events, traces) = (table_of(EVENTS, version), table_of(TRACES, version));
+    let mut found = db.fetch_as(of_trace(&traces, trace_id, limit), |row| row.text(0)).await?;
+    // The one that needs no row; there was one all the same before it was left out.
+    let request = request_of_trace(trace_id);
+    if !found.contains(&request) && found.len() < usize::try_from(limit).unwrap_or(usize::MAX) {
+        let any = Query::select(&["correlation_id"], &events)
+            .then(" AND correlation_id = ")
+            .value(&request)
+            .then(" LIMIT 1");
+        found.extend(db.fetch_as(any, |row| row.text(0)).await?);
+    }
+    Ok(found)
+}
+
+fn is_trace_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn of_trace(table: &str, trace_id: &str, limit: u32) -> Query {
@@ -499,6 +526,7 @@ mod tests {
             service: "test".to_owned(),
             version: "1".to_owned(),
             actor_id: "test".to_owned(),
+            credential: None,
             tenant_id: "default".to_owned(),
             traceparent: Some(format!("00-{}-00f067aa0ba902b7-01", trace_id(number))),
             subscription: None,
@@ -530,6 +558,14 @@ mod tests {
         assert_eq!(found(8).await, ["b"]);
         assert!(found(9).await.is_empty());
         assert_eq!(correlations_of_trace(&db.db, &trace_id(7), 1).await.unwrap(), ["a"]);
+
+        let began = request_of_trace(&trace_id(9));
+        let next = [of(7, &began, Some(9)), of(8, "d", Some(9)), of(9, &began, Some(8))];
+        index.advance(0, &next, 9).await.unwrap();
+        assert_eq!(found(9).await, ["d", &*began]);
+        assert_eq!(found(8).await, ["b", &*began]);
+        let stored = db.db.fetch(of_trace(TRACES, &trace_id(9), 9)).await.unwrap();
+        assert_eq!(stored.len(), 1, "the id that names both needs no row");
     }
 
     /// Enough rows that no database would read them all, with statistics of them.

@@ -1,5 +1,7 @@
 //! `listings-view`: what is for sale, by seller and category, the newest first.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use souk_actors::event::StoredEvent;
@@ -42,6 +44,8 @@ pub struct ListingRow {
     pub created_at: Timestamp,
     /// The latest change.
     pub updated_at: Timestamp,
+    /// Where its images are, in order.
+    pub images: Vec<String>,
 }
 
 /// Which listings.
@@ -70,6 +74,7 @@ struct Created {
     price: i64,
     currency: String,
     quantity: i64,
+    images: Vec<String>,
     #[serde(default)]
     draft: bool,
     created_at: Timestamp,
@@ -85,6 +90,16 @@ struct Updated {
 #[derive(Deserialize)]
 struct Reactivated {
     status: String,
+}
+
+#[derive(Deserialize)]
+struct OfImage {
+    image: String,
+}
+
+#[derive(Deserialize)]
+struct Reordered {
+    images: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +123,7 @@ impl View for ListingsView {
     const NAME: &'static str = super::LISTINGS_VIEW;
     const CONTEXT: &'static str = "listings";
     const TOPICS: &'static [&'static str] = &["listing.*", "catalog.price.changed", "inventory.*"];
-    const TABLE: &'static str = "listings_v2";
+    const TABLE: &'static str = "listings_v3";
     const COLUMNS: &'static [&'static str] = &[
         "listing_id",
         "seller_id",
@@ -124,6 +139,7 @@ impl View for ListingsView {
         "version",
         "created_ms",
         "updated_ms",
+        "images",
     ];
     const FIXED: &'static [&'static str] = &["seller_id", "category_id", "sku", "created_ms"];
     type Row = ListingRow;
@@ -142,6 +158,12 @@ impl View for ListingsView {
                 let Updated { title, price, currency } = data(event)?;
                 (row.title, row.price_amount, row.currency) = (title, price, currency);
             }
+            "listing.image_added" => row.images.push(data::<OfImage>(event)?.image),
+            "listing.image_removed" => {
+                let OfImage { image } = data(event)?;
+                row.images.retain(|shown| *shown != image);
+            }
+            "listing.images_reordered" => row.images = data::<Reordered>(event)?.images,
             "listing.published" => "ACTIVE".clone_into(&mut row.status),
             "listing.reactivated" => {
                 let Reactivated { status } = data(event)?;
@@ -194,6 +216,7 @@ impl View for ListingsView {
             row.version.into(),
             row.created_at.into(),
             row.updated_at.into(),
+            Param::json(&row.images),
         ]
     }
 
@@ -213,6 +236,7 @@ impl View for ListingsView {
             version: row.int(11)?,
             created_at: row.time(12)?,
             updated_at: row.time(13)?,
+            images: row.json(14)?,
         })
     }
 }
@@ -234,6 +258,7 @@ impl ListingRow {
             version: i64::try_from(event.aggregate_version).unwrap_or(i64::MAX),
             created_at: created.created_at,
             updated_at: event.timestamp,
+            images: created.images,
         }
     }
 
@@ -264,6 +289,20 @@ pub async fn find(
             .then(" ORDER BY created_ms DESC, listing_id DESC LIMIT ")
             .value(limit);
     db.fetch_as(query, ListingsView::read).await
+}
+
+/// The first image of each of these listings that has one.
+pub async fn covers(db: &ReadDb, listings: &[Uuid]) -> Result<BTreeMap<Uuid, String>, ReadError> {
+    let Some((first, others)) = listings.split_first() else { return Ok(BTreeMap::new()) };
+    let table = db.table(ListingsView::NAME, ListingsView::TABLE);
+    let query =
+        Query::select(&["listing_id", "images"], &table).then(" AND listing_id IN (").value(*first);
+    let query = others.iter().fold(query, |query, listing| query.then(", ").value(*listing));
+    let read = |row: &Row| Ok((row.id(0)?, row.json::<Vec<String>>(1)?));
+    let rows = db.fetch_as(query.then(")"), read).await?;
+    let first =
+        |(listing, images): (Uuid, Vec<String>)| Some((listing, images.into_iter().next()?));
+    Ok(rows.into_iter().filter_map(first).collect())
 }
 
 /// What a stock-keeping unit stands for.
@@ -312,7 +351,8 @@ mod tests {
     use crate::domain::ids::{CategoryId, ListingId, OrderId, ReservationId, UserId};
     use crate::domain::listing::{
         InventoryAllocated, InventoryReleased, InventoryReservationFailed, InventoryReserved,
-        ListingArchived, ListingCreated, ListingSold, ReservationFailure, WAREHOUSE,
+        ListingArchived, ListingCreated, ListingImageAdded, ListingImageRemoved,
+        ListingImagesReordered, ListingSold, ReservationFailure, WAREHOUSE,
     };
     use crate::domain::money::Currency;
     use crate::projections::testing::{filled, row_of, stored};
@@ -433,6 +473,56 @@ mod tests {
         events.push(events[0].clone());
         let row = row_of::<ListingsView>(events).await.unwrap();
         assert_eq!((row.available, row.reserved), (1, 2));
+    }
+
+    fn with_image(name: &str) -> ListingEvent {
+        ListingEvent::ImageAdded(ListingImageAdded {
+            listing_id: listing(),
+            seller_id: UserId(Uuid::from_u128(2)),
+            image: name.to_owned(),
+            added_at: AT,
+        })
+    }
+
+    #[tokio::test]
+    async fn images_come_go_and_change_places() {
+        let seller_id = UserId(Uuid::from_u128(2));
+        let reordered = ListingEvent::ImagesReordered(ListingImagesReordered {
+            listing_id: listing(),
+            seller_id,
+            images: ["c", "a", "b"].map(str::to_owned).to_vec(),
+            reordered_at: AT,
+        });
+        let removed = ListingEvent::ImageRemoved(ListingImageRemoved {
+            listing_id: listing(),
+            seller_id,
+            image: "c".to_owned(),
+            removed_at: AT,
+        });
+        let images = async |events: &[ListingEvent]| {
+            let events = history(events.to_vec());
+            row_of::<ListingsView>(events).await.unwrap().images
+        };
+        let mut events = vec![created()];
+        assert!(images(&events).await.is_empty());
+        events.extend([with_image("a"), with_image("b"), with_image("c")]);
+        assert_eq!(images(&events).await, ["a", "b", "c"]);
+        events.push(reordered);
+        assert_eq!(images(&events).await, ["c", "a", "b"]);
+        events.push(removed);
+        assert_eq!(images(&events).await, ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn covers_are_found_for_whichever_listings_have_one() {
+        let bare = offered(5, 2, "BARE");
+        let mut events = history(vec![created(), with_image("a"), with_image("b")]);
+        events.push(bare);
+        let test = filled::<ListingsView>(events).await;
+        let (with, without, unknown) = (listing().uuid(), Uuid::from_u128(5), Uuid::from_u128(9));
+        let found = covers(&test.db, &[with, without, unknown]).await.unwrap();
+        assert_eq!(found, BTreeMap::from([(with, "a".to_owned())]));
+        assert!(covers(&test.db, &[]).await.unwrap().is_empty());
     }
 
     /// A listing of its own, created at this second.

@@ -12,12 +12,15 @@ use super::db::{Param, Query, ReadDb, ReadError, Row};
 use super::view::{View, read_data};
 use crate::domain::event_type::EventTypeEvent;
 use crate::domain::publication::PublicationEvent;
+use crate::domain::service_token::ServiceTokenEvent;
 
 /// A token of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceTokenRow {
     /// The token.
     pub token_id: Uuid,
+    /// Whose key it is; none: it is a service's.
+    pub user_id: Option<Uuid>,
     /// When it was issued.
     pub issued_at: Timestamp,
 }
@@ -25,35 +28,46 @@ pub struct ServiceTokenRow {
 /// The tokens.
 pub struct ServiceTokensView;
 
+#[derive(Deserialize)]
+struct Issued {
+    user_id: Option<Uuid>,
+}
+
 impl View for ServiceTokensView {
     const NAME: &'static str = super::SERVICE_TOKENS_VIEW;
     const CONTEXT: &'static str = "publishing";
     const TOPICS: &'static [&'static str] = &["service_token.issued"];
-    const TABLE: &'static str = "service_tokens_v1";
-    const COLUMNS: &'static [&'static str] = &["token_id", "issued_ms"];
-    const FIXED: &'static [&'static str] = &["issued_ms"];
+    const TABLE: &'static str = "service_tokens_v2";
+    const COLUMNS: &'static [&'static str] = &["token_id", "user_id", "issued_ms"];
+    const FIXED: &'static [&'static str] = &["user_id", "issued_ms"];
     type Row = ServiceTokenRow;
 
     fn fold(
         row: Option<ServiceTokenRow>,
         event: &StoredEvent,
     ) -> Result<Option<ServiceTokenRow>, Failure> {
-        let new = || ServiceTokenRow { token_id: event.aggregate_id, issued_at: event.timestamp };
-        Ok(Some(row.unwrap_or_else(new)))
+        if row.is_some() {
+            return Ok(row);
+        }
+        let Issued { user_id } = read_data::<ServiceTokenEvent, _>(event)?;
+        let (token_id, issued_at) = (event.aggregate_id, event.timestamp);
+        Ok(Some(ServiceTokenRow { token_id, user_id, issued_at }))
     }
 
     fn values(row: &ServiceTokenRow) -> Vec<Param> {
-        vec![row.token_id.into(), row.issued_at.into()]
+        vec![row.token_id.into(), Param::id(row.user_id), row.issued_at.into()]
     }
 
     fn read(row: &Row) -> Result<ServiceTokenRow, ReadError> {
-        Ok(ServiceTokenRow { token_id: row.id(0)?, issued_at: row.time(1)? })
+        let (user_id, issued_at) = (row.id_or_null(1)?, row.time(2)?);
+        Ok(ServiceTokenRow { token_id: row.id(0)?, user_id, issued_at })
     }
 }
 
-/// The tokens, the newest first, before a time and id.
+/// The tokens, the newest first, before a time and id; of one person, if they are given.
 pub async fn service_tokens(
     db: &ReadDb,
+    user_id: Option<Uuid>,
     before: Option<(i64, Uuid)>,
     limit: u32,
 ) -> Result<Vec<ServiceTokenRow>, ReadError> {
@@ -61,6 +75,7 @@ pub async fn service_tokens(
         ServiceTokensView::COLUMNS,
         &db.table(ServiceTokensView::NAME, ServiceTokensView::TABLE),
     )
+    .when(" AND user_id = ", user_id)
     .before("issued_ms, token_id", before)
     .then(" ORDER BY issued_ms DESC, token_id DESC LIMIT ")
     .value(limit);

@@ -29,11 +29,14 @@ use tokio::time::{Instant, sleep};
 use super::ReadModels;
 use super::db::{ReadDb, ReadError, ReadTx, table_of};
 use super::versions::{self, Level, Version, VersionState};
-use super::view::{Projected, Shape, Table};
+use super::view::{Part, Projected, Shape, Table};
 
 /// Events read, and taken in one transaction, while a version is filled: few enough that whoever
 /// waits for the database does not notice.
-const PAGE: usize = 64;
+const PAGE: usize = 32;
+/// It rests so many times as long as a page took, so that whoever reads meanwhile has the processors
+/// almost to themselves; not when somebody asked for more than the usual number of events a second.
+const RESTS: u32 = 3;
 /// The last stretch of a partition, taken while the projection holds still.
 const JOIN_MAX: u64 = 1_024;
 /// How many events a second a version is filled with when nobody says otherwise, and at most.
@@ -99,7 +102,7 @@ impl<T: Table> Versioned for Projected<T> {
         to: u64,
     ) -> Result<Option<(VersionState, u64)>, Failure> {
         let mut tx = self.db().begin().await?;
-        versions::lock(&mut tx, T::NAME, partition).await?;
+        versions::lock(&mut tx, T::NAME, &[partition]).await?;
         let all = versions::in_partition(&mut tx, T::NAME, partition).await?;
         let serving = all.iter().find(|of| of.serves).map_or(0, |of| of.position);
         let Some(at) = all.into_iter().find(|of| of.version == version) else { return Ok(None) };
@@ -110,7 +113,7 @@ impl<T: Table> Versioned for Projected<T> {
         let (events, later) =
             events.split_at(events.partition_point(|event| event.position <= serving));
         let to = later.first().map_or(to, |event| to.min(event.position - 1));
-        let position = self.take(&mut tx, &at, events, to).await?;
+        let position = self.take_one(&mut tx, Part { at: &at, events, to }).await?;
         tx.commit().await?;
         Ok(Some((at.state, position)))
     }
@@ -138,7 +141,8 @@ impl<T: Table> Versioned for Projected<T> {
             while at.position < serving {
                 let page = next_page(journal, wanted, &at, serving).await?;
                 let Some((events, to)) = page else { return Ok(false) };
-                at.position = self.take(&mut tx, &at, &events, to).await?;
+                let part = Part { at: &at, events: &events, to };
+                at.position = self.take_one(&mut tx, part).await?;
             }
             joined.insert(partition, at.position);
         }
@@ -149,10 +153,8 @@ impl<T: Table> Versioned for Projected<T> {
 }
 
 async fn lock_all(tx: &mut ReadTx, projection: &str, partitions: u16) -> Result<(), ReadError> {
-    for partition in 0..partitions {
-        versions::lock(tx, projection, partition).await?;
-    }
-    Ok(())
+    let all: Vec<_> = (0..partitions).collect();
+    versions::lock(tx, projection, &all).await
 }
 
 /// The events behind a version's checkpoint up to `last` that concern it, and where they end.
@@ -486,17 +488,17 @@ impl Rebuilder {
                     continue;
                 }
                 sleep_until_quiet(&self.0.runtime, name, next).await;
+                let began = Instant::now();
                 let read = journal.read_from(partition, position, page).await;
                 let events = read.map_err(unreadable)?;
                 let filled = fill_page(found, &wanted, number, partition, &events).await?;
                 let Some((VersionState::Filling, position)) = filled else { return Ok(false) };
                 places.insert(partition, position);
                 is_near &= head.position.saturating_sub(position) <= page as u64;
-                let took = u32::try_from(events.len()).unwrap_or(u32::MAX);
-                next =
-                    Instant::now() + Duration::from_secs(1) * took / version.rows_per_second.max(1);
+                let taken = u32::try_from(events.len()).unwrap_or(u32::MAX);
+                next = Instant::now() + rest(taken, began.elapsed(), version.rows_per_second);
                 let mut paces = self.0.paces.lock().unwrap_or_else(PoisonError::into_inner);
-                paces.entry((name, number)).or_default().count(took.into());
+                paces.entry((name, number)).or_default().count(taken.into());
                 report(name, number, partition, position);
             }
             let now = self.0.runtime.world().now();
@@ -515,6 +517,13 @@ impl Rebuilder {
             }
         }
     }
+}
+
+/// How long the next page waits after one of so many events that took so long.
+fn rest(events: u32, took: Duration, rows_per_second: u32) -> Duration {
+    let rests = if rows_per_second > ROWS_PER_SECOND_DEFAULT { 0 } else { RESTS };
+    let page = Duration::from_secs(1) * events / rows_per_second.max(1);
+    page.saturating_sub(took).max(took * rests)
 }
 
 /// Takes a page. One that fails goes again event by event, so that the failure names its event.
@@ -601,4 +610,19 @@ pub(super) async fn drop_version(
         }
     }
     versions::remove(tx, version).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fill_rests_longer_than_it_works_unless_it_is_in_haste() {
+        let millis = Duration::from_millis;
+        // A slow page is followed by rests, a quick one keeps to the rate.
+        assert_eq!(rest(32, millis(10), ROWS_PER_SECOND_DEFAULT), millis(30));
+        assert_eq!(rest(32, millis(1), 1_000), millis(31));
+        assert_eq!(rest(32, millis(10), ROWS_PER_SECOND_DEFAULT + 1), Duration::ZERO);
+        assert_eq!(rest(100, millis(1), 10_000), millis(9));
+    }
 }

@@ -7,6 +7,7 @@
 //! stands for its category, and a query's word that a category is called by may be that word too.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
@@ -381,12 +382,22 @@ pub struct Indexed {
     pub is_draft: bool,
 }
 
-/// What the index has of a listing; none: nothing.
-pub async fn indexed(db: &ReadDb, listing: Uuid) -> Result<Option<Indexed>, ReadError> {
-    let columns = &["version", "is_draft"];
-    let query = Query::select(columns, &table(db)).then(" AND listing_id = ").value(listing);
-    let read = |row: &Row| Ok(Indexed { version: row.count(0)?, is_draft: row.flag(1)? });
-    Ok(db.fetch_as(query, read).await?.pop())
+/// What the index has of these listings; those that it has nothing of are left out.
+pub async fn indexed(db: &ReadDb, listings: &[Uuid]) -> Result<BTreeMap<Uuid, Indexed>, ReadError> {
+    let Some((last, others)) = listings.split_last() else { return Ok(BTreeMap::new()) };
+    let mut query = Query::select(&["listing_id", "version", "is_draft"], &table(db))
+        .then(" AND listing_id IN (");
+    for listing in others {
+        query = query.value(*listing).then(", ");
+    }
+    query = query.value(*last);
+    // Few different statements, so that each stays prepared.
+    for _ in listings.len()..listings.len().next_power_of_two() {
+        query = query.then(", ").value(*last);
+    }
+    let read =
+        |row: &Row| Ok((row.id(0)?, Indexed { version: row.count(1)?, is_draft: row.flag(2)? }));
+    Ok(db.fetch_as(query.then(")"), read).await?.into_iter().collect())
 }
 
 /// The terms with known words in place of unknown ones; none: all are known, or nothing is near.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use souk_actors::world::Timestamp;
+use sqlx::AssertSqlSafe;
 
 use super::db::{Param, Query, ReadDb, ReadError, ReadTx, Row};
 
@@ -150,74 +151,128 @@ pub(super) struct Level {
     pub joined_at: u64,
 }
 
-/// The versions of a projection that are level, the one that serves first.
+/// The versions of a projection that are level, the one that serves first, each with its place in
+/// every one of these partitions, in their order.
 pub(super) async fn level(
     tx: &mut ReadTx,
     projection: &str,
-    partition: u16,
-) -> Result<Vec<Level>, ReadError> {
-    let all = in_partition(tx, projection, partition).await?;
-    Ok(all.into_iter().filter(|of| of.state == VersionState::Level).collect())
+    partitions: &[u16],
+) -> Result<Vec<Vec<Level>>, ReadError> {
+    let mut all = in_partitions(tx, projection, partitions).await?;
+    all.retain(|places| places.iter().all(|of| of.state == VersionState::Level));
+    Ok(all)
 }
 
-/// All versions of a projection, the one that serves first.
+/// All versions of a projection in a partition, the one that serves first.
 pub(super) async fn in_partition(
     tx: &mut ReadTx,
     projection: &str,
     partition: u16,
 ) -> Result<Vec<Level>, ReadError> {
-    const SQL: &str = "SELECT v.version, v.serves, v.state, v.checkpoint, \
-        COALESCE(c.position, 0), v.joined FROM projection_versions v \
-        LEFT JOIN projection_checkpoints c ON c.projection = v.checkpoint AND c.partition = $2 \
-        WHERE v.projection = $1 ORDER BY v.serves DESC, v.version";
-    let read = |row: &Row| {
-        let joined: BTreeMap<u16, u64> =
-            serde_json::from_str(&row.text(5)?).map_err(|_| ReadError::Unreadable(5))?;
-        Ok(Level {
-            version: number(row, 0)?,
-            partition,
-            serves: row.flag(1)?,
-            state: row.word(2)?,
-            checkpoint: row.text(3)?,
-            position: row.count(4)?,
-            joined_at: joined.get(&partition).copied().unwrap_or(0),
-        })
-    };
-    tx.fetch(SQL, vec![projection.into(), partition.into()]).await?.iter().map(read).collect()
+    Ok(in_partitions(tx, projection, &[partition]).await?.into_iter().flatten().collect())
 }
 
-/// Keeps everybody else from the rows of a projection in a partition, in all its versions, and from
-/// what there is of them, as long as the transaction lasts: the same projection in another process,
-/// a letter that is taken late, whoever fills a version. Partitions are locked in their order.
+async fn in_partitions(
+    tx: &mut ReadTx,
+    projection: &str,
+    partitions: &[u16],
+) -> Result<Vec<Vec<Level>>, ReadError> {
+    let sql = format!(
+        "SELECT v.version, v.serves, v.state, v.checkpoint, v.joined, c.partition, c.position \
+         FROM projection_versions v LEFT JOIN projection_checkpoints c \
+         ON c.projection = v.checkpoint AND c.partition IN ({}) \
+         WHERE v.projection = $1 ORDER BY v.serves DESC, v.version",
+        places(2, partitions.len())
+    );
+    let mut all: Vec<Vec<Level>> = Vec::new();
+    for row in tx.fetch(AssertSqlSafe(sql), named(projection, partitions)).await? {
+        let version = number(&row, 0)?;
+        if all.last().is_none_or(|places| places.iter().any(|of| of.version != version)) {
+            let joined: BTreeMap<u16, u64> =
+                serde_json::from_str(&row.text(4)?).map_err(|_| ReadError::Unreadable(4))?;
+            let (serves, state, checkpoint) = (row.flag(1)?, row.word(2)?, row.text(3)?);
+            let place = |partition: &u16| Level {
+                version,
+                partition: *partition,
+                serves,
+                state,
+                checkpoint: checkpoint.clone(),
+                position: 0,
+                joined_at: joined.get(partition).copied().unwrap_or(0),
+            };
+            all.push(partitions.iter().map(place).collect());
+        }
+        // None: it has not come anywhere in any of them.
+        let Some(partition) = row.int_or_null(5)? else { continue };
+        let partition = u16::try_from(partition).map_err(|_| ReadError::Unreadable(5))?;
+        let places = all.last_mut().into_iter().flatten();
+        for place in places.filter(|place| place.partition == partition) {
+            place.position = row.count(6)?;
+        }
+    }
+    Ok(all)
+}
+
+/// `$from, …`: so many places for values.
+fn places(from: usize, count: usize) -> String {
+    let places: Vec<_> = (from..from + count).map(|place| format!("${place}")).collect();
+    places.join(", ")
+}
+
+fn named(projection: &str, partitions: &[u16]) -> Vec<Param> {
+    let partitions = partitions.iter().map(|partition| (*partition).into());
+    std::iter::once(projection.into()).chain(partitions).collect()
+}
+
+/// Keeps everybody else from the rows of a projection in these partitions, in all its versions, and
+/// from what there is of them, as long as the transaction lasts: the same projection in another
+/// process, a letter that is taken late, whoever fills a version. Partitions are locked in their
+/// order, and are to be given in it.
 pub(super) async fn lock(
     tx: &mut ReadTx,
     projection: &str,
-    partition: u16,
+    partitions: &[u16],
 ) -> Result<(), ReadError> {
-    const SQL: &str =
-        "SELECT position FROM projection_checkpoints WHERE projection = $1 AND partition = $2";
     const FIRST: &str = "INSERT INTO projection_checkpoints (projection, partition, position) \
          VALUES ($1, $2, 0) ON CONFLICT (projection, partition) DO NOTHING";
-    let params = || vec![projection.into(), partition.into()];
-    if tx.fetch_locked(SQL, params()).await?.is_empty() {
-        // What is not there cannot be locked.
-        tx.execute(FIRST, params()).await?;
-        tx.fetch_locked(SQL, params()).await?;
+    debug_assert!(partitions.is_sorted(), "{partitions:?}");
+    let sql = format!(
+        "SELECT partition FROM projection_checkpoints \
+         WHERE projection = $1 AND partition IN ({}) ORDER BY partition",
+        places(2, partitions.len())
+    );
+    let found = tx.fetch_locked(&sql, named(projection, partitions)).await?;
+    if found.len() == partitions.len() {
+        return Ok(());
     }
-    Ok(())
+    // What is not there cannot be locked.
+    for partition in partitions {
+        tx.execute(FIRST, named(projection, &[*partition])).await?;
+    }
+    tx.fetch_locked(&sql, named(projection, partitions)).await.map(drop)
 }
 
-/// Moves a checkpoint.
-pub(super) async fn store_position(
+/// Moves checkpoints: their names, partitions and positions.
+pub(super) async fn store_positions(
     tx: &mut ReadTx,
-    checkpoint: &str,
-    partition: u16,
-    position: u64,
+    positions: &[(&str, u16, u64)],
 ) -> Result<(), ReadError> {
-    const SQL: &str = "INSERT INTO projection_checkpoints (projection, partition, position) \
-         VALUES ($1, $2, $3) \
-         ON CONFLICT (projection, partition) DO UPDATE SET position = excluded.position";
-    tx.execute(SQL, vec![checkpoint.into(), partition.into(), position.into()]).await.map(drop)
+    if positions.is_empty() {
+        return Ok(());
+    }
+    let rows = (0..positions.len()).map(|row| format!("({})", places(3 * row + 1, 3)));
+    let sql = format!(
+        "INSERT INTO projection_checkpoints (projection, partition, position) VALUES {} \
+         ON CONFLICT (projection, partition) DO UPDATE SET position = excluded.position",
+        rows.collect::<Vec<_>>().join(", ")
+    );
+    let params = positions
+        .iter()
+        .flat_map(|(name, partition, position)| {
+            [Param::from(*name), (*partition).into(), (*position).into()]
+        })
+        .collect();
+    tx.execute(AssertSqlSafe(sql), params).await.map(drop)
 }
 
 /// Adds a version. `number` 1 serves, every other one is filled first.

@@ -24,6 +24,7 @@ use souk_actors::subscriber::Projection;
 use uuid::Uuid;
 
 use super::db::{Insert, Param, ReadDb, ReadError, ReadTx, Row, table_of};
+use super::together::{Page, Together};
 use super::versions::{self, Level};
 
 /// Rows that follow from events.
@@ -42,9 +43,9 @@ pub trait Table: Send + Sync + 'static {
     /// The tables of a version.
     fn of_version(version: u32) -> Self;
 
-    /// Writes what these events change. They are in order and of one partition. They are new, but
-    /// for a crash in the middle of a redelivery: then one may come twice in a row, and the rows
-    /// must not change the second time.
+    /// Writes what these events change. They are in the order of each partition, those of one before
+    /// those of another. They are new, but for a crash in the middle of a redelivery: then one may
+    /// come twice in a row, and the rows must not change the second time.
     async fn write(&self, tx: &mut ReadTx, events: &[Arc<StoredEvent>]) -> Result<(), Failure>;
 }
 
@@ -66,12 +67,35 @@ pub struct Projected<T> {
     db: ReadDb,
     versions: Mutex<BTreeMap<u32, Arc<T>>>,
     level: Mutex<Vec<u32>>,
+    together: Together,
+}
+
+/// What a version is to take in a partition.
+pub(super) struct Part<'a> {
+    pub at: &'a Level,
+    pub events: &'a [Arc<StoredEvent>],
+    pub to: u64,
+}
+
+impl<'a> Part<'a> {
+    /// What it does not have yet.
+    fn fresh(&self) -> &'a [Arc<StoredEvent>] {
+        let old = self.events.partition_point(|event| event.position <= self.at.position);
+        &self.events[old..]
+    }
+
+    /// Where it is afterwards.
+    fn end(&self) -> u64 {
+        let last = self.events.last().map_or(0, |event| event.position);
+        self.at.position.max(self.to).max(last)
+    }
 }
 
 impl<T: Table> Projected<T> {
     /// Projects into this database.
     pub fn new(db: ReadDb) -> Self {
-        Self { db, versions: Mutex::default(), level: Mutex::new(vec![1]) }
+        let together = Together::default();
+        Self { db, versions: Mutex::default(), level: Mutex::new(vec![1]), together }
     }
 
     /// The database.
@@ -89,26 +113,42 @@ impl<T: Table> Projected<T> {
         versions::level_from(&self.db, T::NAME, partition).await
     }
 
-    /// Takes the events of the partition after `from` up to `to` that concern the table.
+    /// Takes the events of the partition up to `to` that concern the table. What several partitions
+    /// have at the same time goes into one transaction: on PostgreSQL most of what a small one costs
+    /// is there whatever it writes.
     pub async fn advance(
         &self,
         partition: u16,
         events: &[Arc<StoredEvent>],
         to: u64,
     ) -> Result<(), Failure> {
+        let page = Page { partition, events: events.into(), to };
+        self.together.hand_in(page, |pages| async move { self.write(&pages).await }).await
+    }
+
+    /// Writes pages of several partitions in one transaction. They are in the order of their
+    /// partitions, of each there is one at most.
+    async fn write(&self, pages: &[Page]) -> Result<(), Failure> {
         let mut tx = self.db.begin().await?;
-        versions::lock(&mut tx, T::NAME, partition).await?;
-        let all = versions::level(&mut tx, T::NAME, partition).await?;
+        let partitions: Vec<_> = pages.iter().map(|page| page.partition).collect();
+        versions::lock(&mut tx, T::NAME, &partitions).await?;
+        let all = versions::level(&mut tx, T::NAME, &partitions).await?;
         *self.level.lock().unwrap_or_else(PoisonError::into_inner) =
-            all.iter().map(|level| level.version).collect();
-        for level in all {
-            if level.serves {
-                self.take(&mut tx, &level, events, to).await?;
+            all.iter().filter_map(|places| Some(places.first()?.version)).collect();
+        for places in &all {
+            let parts: Vec<_> = places
+                .iter()
+                .zip(pages)
+                .map(|(at, page)| Part { at, events: &page.events, to: page.to })
+                .collect();
+            let Some(Part { at, .. }) = parts.first() else { continue };
+            if at.serves {
+                self.take(&mut tx, &parts).await?;
                 continue;
             }
             let savepoint = Savepoint::begin(&mut tx).await?;
-            let taken = self.take(&mut tx, &level, events, to).await;
-            savepoint.end(&mut tx, T::NAME, &level, taken).await?;
+            let taken = self.take(&mut tx, &parts).await.map(drop);
+            savepoint.end(&mut tx, T::NAME, at.version, taken).await?;
         }
         let failed = points::try_reach("projection.before_commit").await;
         failed.map_err(|failed| Failure::transient(failed.to_string()))?;
@@ -117,23 +157,34 @@ impl<T: Table> Projected<T> {
         Ok(())
     }
 
-    /// Takes what a version does not have yet of these events, and moves its checkpoint to `to`.
-    pub(super) async fn take(
-        &self,
-        tx: &mut ReadTx,
-        at: &Level,
-        events: &[Arc<StoredEvent>],
-        to: u64,
-    ) -> Result<u64, Failure> {
-        let fresh = &events[events.partition_point(|event| event.position <= at.position)..];
-        if !fresh.is_empty() {
-            self.table(at.version).write(tx, fresh).await?;
+    /// See [`Projected::take`]; for one partition.
+    pub(super) async fn take_one(&self, tx: &mut ReadTx, part: Part<'_>) -> Result<u64, Failure> {
+        let at = part.at.position;
+        Ok(self.take(tx, &[part]).await?.first().copied().unwrap_or(at))
+    }
+
+    /// Takes what a version does not have yet of these events, and moves its checkpoints. Says where
+    /// it is then in each partition.
+    async fn take(&self, tx: &mut ReadTx, parts: &[Part<'_>]) -> Result<Vec<u64>, Failure> {
+        let Some(Part { at, .. }) = parts.first() else { return Ok(Vec::new()) };
+        let mut fresh: Vec<_> = parts.iter().map(Part::fresh).filter(|of| !of.is_empty()).collect();
+        let table = self.table(at.version);
+        match fresh.pop() {
+            None => {}
+            Some(events) if fresh.is_empty() => table.write(tx, events).await?,
+            Some(last) => {
+                fresh.push(last);
+                table.write(tx, &fresh.concat()).await?;
+            }
         }
-        let to = fresh.last().map_or(to, |last| to.max(last.position));
-        if to > at.position {
-            versions::store_position(tx, &at.checkpoint, at.partition, to).await?;
-        }
-        Ok(to.max(at.position))
+        let moved: Vec<_> = parts
+            .iter()
+            .map(|part| (&*part.at.checkpoint, part.at.partition, part.end()))
+            .collect();
+        let further = parts.iter().zip(&moved).filter(|(part, to)| to.2 > part.at.position);
+        let further: Vec<_> = further.map(|(_, to)| *to).collect();
+        versions::store_positions(tx, &further).await?;
+        Ok(moved.into_iter().map(|(.., to)| to).collect())
     }
 
     /// Takes one event that was set aside; the checkpoint is past it and stays. Events of the same
@@ -141,9 +192,10 @@ impl<T: Table> Projected<T> {
     /// version that was filled over the event has it already.
     pub async fn take_late(&self, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let mut tx = self.db.begin().await?;
-        versions::lock(&mut tx, T::NAME, event.partition).await?;
+        let partitions = [event.partition];
+        versions::lock(&mut tx, T::NAME, &partitions).await?;
         let one = std::slice::from_ref(event);
-        for level in versions::level(&mut tx, T::NAME, event.partition).await? {
+        for level in versions::level(&mut tx, T::NAME, &partitions).await?.into_iter().flatten() {
             if event.position <= level.joined_at {
                 continue;
             }
@@ -153,8 +205,8 @@ impl<T: Table> Projected<T> {
                 continue;
             }
             let savepoint = Savepoint::begin(&mut tx).await?;
-            let taken = table.write(&mut tx, one).await.map(|()| event.position);
-            savepoint.end(&mut tx, T::NAME, &level, taken).await?;
+            let taken = table.write(&mut tx, one).await;
+            savepoint.end(&mut tx, T::NAME, level.version, taken).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -175,8 +227,8 @@ impl Savepoint {
         self,
         tx: &mut ReadTx,
         projection: &'static str,
-        level: &Level,
-        taken: Result<u64, Failure>,
+        version: u32,
+        taken: Result<(), Failure>,
     ) -> Result<(), Failure> {
         if let Err(failure) = taken {
             if failure.kind == FailureKind::Transient {
@@ -186,8 +238,7 @@ impl Savepoint {
             if undone.is_err() {
                 return Err(failure);
             }
-            versions::set_failed(tx, projection, level.version, &failure.message).await?;
-            let version = level.version;
+            versions::set_failed(tx, projection, version, &failure.message).await?;
             tracing::error!(
                 projection,
                 version,
@@ -494,6 +545,36 @@ mod tests {
         assert_eq!(slugs(&test.db).await.len(), 2);
         assert_eq!(projected.position(3).await.unwrap(), 1);
         assert_eq!(projected.position(1).await.unwrap(), 0);
+    }
+
+    /// One transaction for all of them, but for the one that cannot be written.
+    #[tokio::test]
+    async fn partitions_that_come_at_once_have_each_their_own_outcome() {
+        let test = testing::open().await;
+        let projected = categories(&test.db);
+        let pages = |slug: &str| {
+            let names = (0..20).map(|number| format!("{slug}{number}"));
+            numbered(names.map(|slug| created(&slug)))
+        };
+        let (books, toys) = (pages("books"), pages("toys"));
+        let mut bad = created("bad");
+        bad.major = 99;
+        let bad = numbered([created("good"), bad]);
+        let advance_all = async |partition: u16, events: &[Arc<StoredEvent>]| {
+            for event in events {
+                projected.advance(partition, std::slice::from_ref(event), event.position).await?;
+            }
+            Ok::<_, Failure>(())
+        };
+        let (first, second, third) =
+            tokio::join!(advance_all(0, &books), advance_all(2, &bad), advance_all(5, &toys));
+        first.unwrap();
+        third.unwrap();
+        assert_eq!(second.unwrap_err().kind, FailureKind::Permanent);
+        assert_eq!(slugs(&test.db).await.len(), 41);
+        for (partition, position) in [(0, 20), (1, 0), (2, 1), (5, 20)] {
+            assert_eq!(projected.position(partition).await.unwrap(), position, "{partition}");
+        }
     }
 
     /// As when a process that was taken for dead comes back to a database that another one has

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::payment_gateway::{self, Call};
 use crate::domain::caller::{Caller, Role};
-use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus, account_of};
+use crate::domain::escrow::{Escrow, EscrowEvent, EscrowStatus, MARKET, account_of};
 use crate::domain::ids::{
     CategoryId, EscrowId, ListingId, OrderId, PaymentId, PromotionId, ReturnId, ShipmentId, UserId,
 };
@@ -56,6 +56,8 @@ const PRICE: i64 = 500;
 /// What the promotion code takes off, so that the parts of an order do not come out even.
 const DISCOUNT: i64 = 101;
 const CODE: &str = "LOOM-101";
+/// One of the market's own.
+const MARKET_CODE: &str = "SOUK-101";
 /// How many orders the code is for.
 const USES: u32 = 2;
 /// How long a buyer can pay on the provider's page.
@@ -229,18 +231,24 @@ impl Market {
             let create = ListingCommand::Create(Box::new(new));
             market.do_it(MarketCommand::Listing(listing(number), create)).unwrap();
         }
-        market.promote();
+        market.promote(CODE, as_seller(), (seller(), Some(VerificationStatus::Verified)));
+        market.promote(MARKET_CODE, as_admin(), (UserId::ADMINISTRATORS, None));
         market
     }
 
-    fn promote(&mut self) {
-        let promotion_id = PromotionId::of_code(CODE);
+    fn promote(
+        &mut self,
+        code: &str,
+        caller: Caller,
+        (seller_id, seller_standing): (UserId, Option<VerificationStatus>),
+    ) {
+        let promotion_id = PromotionId::of_code(code);
         let create = PromotionCommand::Create(Box::new(NewPromotion {
-            caller: as_seller(),
+            caller,
             promotion_id,
-            code: CODE.to_owned(),
-            seller_id: seller(),
-            seller_standing: Some(VerificationStatus::Verified),
+            code: code.to_owned(),
+            seller_id,
+            seller_standing,
             discount: Discount::Amount { money: Money::new(DISCOUNT, Currency::Vnd) },
             minimum: None,
             valid_from: None,
@@ -777,7 +785,8 @@ impl Market {
                 quantity: 1 + u32::try_from(self.lots.below(3)).unwrap(),
             });
         }
-        let promotion = if self.lots.percent(60) { self.quoted(buyer(who), &items) } else { None };
+        let code = [None, Some(CODE), Some(MARKET_CODE)][self.lots.below(3)];
+        let promotion = code.and_then(|code| self.quoted(code, buyer(who), &items));
         let method =
             if self.lots.percent(50) { PaymentMethod::MOMO } else { PaymentMethod::SANDBOX };
         let definition = if self.lots.percent(50) {
@@ -801,13 +810,14 @@ impl Market {
     }
 
     /// What the code takes off, as the door sees it: others may be about to take its uses.
-    fn quoted(&self, buyer: UserId, items: &[Wanted]) -> Option<OrderPromotion> {
+    fn quoted(&self, code: &str, buyer: UserId, items: &[Wanted]) -> Option<OrderPromotion> {
         let units: u32 = items.iter().map(|item| item.quantity).sum();
         let subtotal = Money::new(PRICE, Currency::Vnd).checked_mul(units).unwrap();
-        let promotion_id = PromotionId::of_code(CODE);
+        let promotion_id = PromotionId::of_code(code);
         let promotion = &self.promotions[&promotion_id.uuid()];
         let discount = promotion.quote((seller(), buyer), subtotal, self.now).ok()?;
-        Some(OrderPromotion { promotion_id, code: CODE.to_owned(), discount })
+        let borne_by_market = promotion.details.as_ref().unwrap().is_the_markets();
+        Some(OrderPromotion { promotion_id, code: code.to_owned(), discount, borne_by_market })
     }
 
     /// Whoever bought it.
@@ -965,14 +975,15 @@ impl Market {
     }
 
     /// The code is used by the orders that came to something, and by no other.
-    fn promotion_agrees(&self) {
-        let promotion = &self.promotions[&PromotionId::of_code(CODE).uuid()];
+    fn promotion_agrees(&self, code: &str) {
+        let promotion = &self.promotions[&PromotionId::of_code(code).uuid()];
         let mut uses = 0;
         for order in self.orders.values() {
             let details = order.details.as_ref().unwrap();
             let redemption = promotion.redemptions.get(&details.order_id);
             let holds = matches!(redemption, Some(Redemption::Held { .. }));
-            let should = details.promotion.is_some() && !details.status.is_off();
+            let has_it = details.promotion.as_ref().is_some_and(|of| of.code == code);
+            let should = has_it && !details.status.is_off();
             assert_eq!(holds, should, "{} is {:?}", details.order_id, details.status);
             uses += u32::from(holds);
         }
@@ -992,7 +1003,7 @@ impl Market {
     fn agree(&self) {
         use OrderStatus as S;
         let mut sold = BTreeMap::<ListingId, u32>::new();
-        let mut earned = 0;
+        let (mut earned, mut given) = (0, 0);
         for order in self.orders.values() {
             let details = order.details.as_ref().unwrap();
             let id = details.order_id;
@@ -1014,6 +1025,11 @@ impl Market {
             };
             assert_eq!(taken, kept, "{id} is {:?}: {:?}", details.status, details.after_sales);
             earned += kept;
+            // The market has given its part of what was kept, and got back its part of the rest.
+            if details.promotion.as_ref().is_some_and(|of| of.borne_by_market) {
+                let (whole, paid) = (details.discount(), details.total.amount);
+                given += whole - whole * (paid - kept) / paid;
+            }
             let escrow = self.escrows.get(&EscrowId::of(id).uuid());
             let escrow = escrow.and_then(|escrow| escrow.details.as_ref());
             assert_eq!(escrow.map_or(0, |escrow| escrow.balance), 0, "{id}");
@@ -1022,7 +1038,8 @@ impl Market {
         }
         assert_eq!(self.ledger.values().sum::<i64>(), 0, "{:?}", self.ledger);
         let of_seller = self.ledger.get(&account_of(seller()));
-        assert_eq!(of_seller.copied().unwrap_or(0), earned);
+        assert_eq!(of_seller.copied().unwrap_or(0), earned + given);
+        assert_eq!(self.ledger.get(MARKET).copied().unwrap_or(0), -given);
         for number in 0..2 {
             let id = listing(number);
             let stock = self.listings[&id.uuid()].details.as_ref().unwrap().stock;
@@ -1030,7 +1047,8 @@ impl Market {
             let gone = sold.get(&id).copied().unwrap_or(0) - back;
             assert_eq!((stock.reserved, stock.sold), (0, gone), "{id}");
         }
-        self.promotion_agrees();
+        self.promotion_agrees(CODE);
+        self.promotion_agrees(MARKET_CODE);
         for saga in self.sagas.values() {
             assert!(saga.current().is_none(), "{:?}", saga.status);
         }

@@ -33,7 +33,7 @@
 //! Text messages go to those who had agreed to them when the event happened.
 //!
 //! [`letters`] tells administrators of dead letters, [`escalations`] one of them of what nobody has
-//! acknowledged.
+//! acknowledged, [`reports`] mails reports to those of them who want some.
 //!
 //! The saga of an order asks for its `order_confirmation` itself: it waits for the outcome. A
 //! message's id follows from the event, the template and the recipient, so that a repeat finds it
@@ -41,6 +41,7 @@
 
 pub mod escalations;
 pub mod letters;
+pub mod reports;
 
 use std::sync::Arc;
 

@@ -215,6 +215,7 @@ mod tests {
             service: "shipment-service".to_owned(),
             version: "0.1.0".to_owned(),
             actor_id: buyer.to_string(),
+            credential: None,
             tenant_id: "default".to_owned(),
             traceparent: None,
             subscription: None,

@@ -10,6 +10,7 @@ use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
+use souk_actors::world::Timestamp;
 
 use super::{command_failed, decode_failed};
 use crate::domain::reporting::{
@@ -40,23 +41,26 @@ fn figure(point: Point) -> ReportFigure {
     ReportFigure { value: number(point.value), currency: point.currency }
 }
 
-impl Reports {
-    /// Every figure of the hour, from read models that have seen all of it.
-    async fn figures(&self, runtime: &Runtime, span: Span) -> Result<Figures, Failure> {
-        for head in runtime.journal().heads() {
-            for view in METRICS.iter().map(|metric| metric.projection()) {
-                if !runtime.subscriptions().wait_for(view, head, VIEW_WITHIN).await {
-                    return Err(Failure::system(format!("{view} has not reached {head} yet")));
-                }
+/// Every figure of a time that is over, from read models that have seen all of it.
+pub(super) async fn figures(
+    runtime: &Runtime,
+    reads: &ReadModels,
+    (from, to): (Timestamp, Timestamp),
+) -> Result<Figures, Failure> {
+    let span = Span { from, to, step_ms: to.millis() - from.millis() };
+    for head in runtime.journal().heads() {
+        for view in METRICS.iter().map(|metric| metric.projection()) {
+            if !runtime.subscriptions().wait_for(view, head, VIEW_WITHIN).await {
+                return Err(Failure::system(format!("{view} has not reached {head} yet")));
             }
         }
-        let mut figures = Figures::new();
-        for metric in &METRICS {
-            let (_, total) = self.0.figure(metric, span, None).await?;
-            figures.insert(metric.name.to_owned(), total.into_iter().map(figure).collect());
-        }
-        Ok(figures)
     }
+    let mut figures = Figures::new();
+    for metric in &METRICS {
+        let (_, total) = reads.figure(metric, span, None).await?;
+        figures.insert(metric.name.to_owned(), total.into_iter().map(figure).collect());
+    }
+    Ok(figures)
 }
 
 #[async_trait]
@@ -64,9 +68,8 @@ impl Handler for Reports {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
         let ReportingEvent::Requested(requested) = change else { return Ok(()) };
-        let (from, to) = (requested.from, requested.to);
-        let span = Span { from, to, step_ms: to.millis() - from.millis() };
-        let figures = self.figures(runtime, span).await?;
+        let from = requested.from;
+        let figures = figures(runtime, &self.0, (from, requested.to)).await?;
         let record = ReportingCommand::Record { from, figures, now: runtime.world().now() };
         let id = event.aggregate_id;
         let context = CommandContext::because_of(event, "record-report", id);

@@ -2,12 +2,12 @@
 //!
 //! | event | what follows |
 //! | --- | --- |
-//! | `user.password_reset`, `.password_changed`, `.sessions_ended` | the user's logins of earlier epochs are revoked |
+//! | `user.password_reset`, `.password_changed`, `.sessions_ended` | the user's logins and keys of earlier epochs are revoked |
 //! | `user.suspended`, `user.erased` | all of them |
-//! | `session.revoked`, `user.reinstated` | what is remembered of them is read again |
+//! | `session.revoked`, `user.reinstated`, `.upgraded_to_seller` | what is remembered of them is read again |
 //!
-//! That a login is over is decided by the user's aggregate, in the transaction of the event. What this
-//! adds is that each login says so itself.
+//! That a login or a key is over is decided by the user's aggregate, in the transaction of the event. What
+//! this adds is that each of them says so itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,11 @@ use uuid::Uuid;
 use super::command_failed;
 use crate::domain::caller::Caller;
 use crate::domain::ids::{SessionId, UserId};
+use crate::domain::service_token::{ServiceToken, ServiceTokenCommand};
 use crate::domain::session::{Session, SessionCommand};
 use crate::domain::user::User;
 use crate::identity::access::Access;
-use crate::projections::{ReadModels, SESSIONS_VIEW};
+use crate::projections::{ReadModels, SERVICE_TOKENS_VIEW, SESSIONS_VIEW};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "session-endings";
@@ -34,6 +35,7 @@ pub const NAME: &str = "session-endings";
 pub const TOPICS: &[&str] = &[
     "user.suspended",
     "user.reinstated",
+    "user.upgraded_to_seller",
     "user.erased",
     "user.password_reset",
     "user.password_changed",
@@ -41,9 +43,9 @@ pub const TOPICS: &[&str] = &[
     "session.revoked",
 ];
 
-/// Logins looked at in one go.
+/// Logins or keys looked at in one go.
 const PAGE: u32 = 100;
-/// How long the view of logins may take to catch up with what happened before.
+/// How long the views of them may take to catch up with what happened before.
 const VIEW_WITHIN: Duration = Duration::from_secs(5);
 
 /// The handler.
@@ -104,6 +106,40 @@ impl SessionEndings {
             }
             match rows.last() {
                 Some(last) => before = Some((last.started_at.millis(), last.session_id)),
+                None => break,
+            }
+        }
+        self.end_keys(runtime, event, user, details.epoch).await
+    }
+
+    /// Has the keys say that they are over that do not belong to this epoch.
+    async fn end_keys(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+        user: UserId,
+        epoch: u32,
+    ) -> Result<(), Failure> {
+        caught_up(runtime, SERVICE_TOKENS_VIEW).await?;
+        let (tokens, now) = (runtime.aggregate::<ServiceToken>(), runtime.world().now());
+        let mut before = None::<(i64, Uuid)>;
+        loop {
+            let rows = self.read_models.service_tokens(Some(user.uuid()), before, PAGE).await?;
+            for row in &rows {
+                let is_over = move |token: &ServiceToken| {
+                    let of = token.details.as_ref().filter(|details| details.is_good(now));
+                    of.and_then(|of| of.owner.as_ref()).is_some_and(|owner| owner.epoch != epoch)
+                };
+                let read = tokens.read_inside(row.token_id, is_over).await;
+                if read.map_err(|error| command_failed(&error))?.value {
+                    let context = CommandContext::because_of(event, "end-key", row.token_id);
+                    let revoke = ServiceTokenCommand::Revoke { caller: Caller::System, now };
+                    let sent = tokens.send(row.token_id, revoke, context, |_| ()).await;
+                    sent.map_err(|error| command_failed(&error))?;
+                }
+            }
+            match rows.last() {
+                Some(last) => before = Some((last.issued_at.millis(), last.token_id)),
                 None => return Ok(()),
             }
         }
@@ -149,9 +185,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_event_of_a_user_but_the_reinstatement_ends_logins() {
+    fn whatever_takes_something_from_a_user_ends_logins() {
+        let gives = ["user.reinstated", "user.upgraded_to_seller"];
         for topic in TOPICS {
-            let ends = topic.starts_with("user.") && *topic != "user.reinstated";
+            let ends = topic.starts_with("user.") && !gives.contains(topic);
             assert_eq!(reason(topic).is_some(), ends, "{topic}");
         }
     }

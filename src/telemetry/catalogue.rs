@@ -75,6 +75,7 @@ pub const METRICS: &[(&str, &str)] = &[
     ("souk_event_handler_duration_seconds", "how long one attempt of a handler took"),
     ("souk_event_handler_failures_total", "failed attempts: transient, permanent, system"),
     ("souk_event_end_to_end_seconds", "from an event's decision until it was handled"),
+    ("souk_flow_duration_seconds", "from a request until the last event that it led to"),
     ("souk_deliveries_retried_total", "attempts after a transient failure"),
     ("souk_subscription_lag_events", "positions behind the head"),
     (

@@ -149,7 +149,7 @@ async fn what_is_taken_away_or_put_in_by_hand_is_found() {
     assert!(server.terminate().await.success());
     let pool = server.open_sqlite("read.db").await;
     for (sql, rows) in [
-        ("DELETE FROM listings_v2", 1),
+        ("DELETE FROM listings_v3", 1),
         ("DELETE FROM events_v1 WHERE position = 7", 1),
         ("UPDATE orders_v2 SET status = 'PAID' WHERE status = 'SHIPPED'", 1),
         (
@@ -213,7 +213,7 @@ async fn the_audit_runs_by_itself() {
     }
     assert!(server.terminate().await.success());
     let pool = server.open_sqlite("read.db").await;
-    sqlx::query("DELETE FROM listings_v2").execute(&pool).await.unwrap();
+    sqlx::query("DELETE FROM listings_v3").execute(&pool).await.unwrap();
     pool.close().await;
     server.start_again().await;
     let found = eventually("an audit that finds it", || async {

@@ -1,13 +1,17 @@
 //! A backup that is made while the market is in use, and put back.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use image::ImageFormat;
 use serde_json::{Value, json};
 use souk_actors::testing::postgres;
 use tokio::task::JoinSet;
 
+use crate::images::{picture, upload};
+use crate::support::s3::S3;
 use crate::support::{Command, Ended, Person, Server, on_postgres};
 
 /// Sellers who change prices meanwhile.
@@ -219,5 +223,127 @@ async fn a_backup_that_is_not_whole_is_not_put_back() {
         .run();
     assert_eq!(unread.code, 1, "{}", unread.output);
     assert!(!nowhere.exists());
+    server.finish().await;
+}
+
+/// Every file below a folder, by its path there.
+fn files_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_owned();
+                found.insert(name, std::fs::read(path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_go_along_and_come_back() {
+    let (mut server, shelf) = (Server::start().await, Shelf::new());
+    let sam = server.seller("Sam").await;
+    let listing = server.listing(&sam, 1).await;
+    let path = format!("/api/v1/listings/{listing}/images");
+    let files = [picture(ImageFormat::Png, 640), picture(ImageFormat::WebP, 64)];
+    let made_of = [files[0].as_slice(), files[1].as_slice()];
+    let urls = upload(&sam.client, &path, &made_of).await.expect(200)["images"].clone();
+    let folder = shelf.folder("with-images");
+    let done = made(&server, &folder);
+    assert_eq!(done["images"]["files"], 4, "{done}");
+    let store = server.folder().join("images");
+    let kept = files_below(&store);
+    assert_eq!(files_below(&folder.join("images")), kept);
+
+    // A damaged one is found before anything is put back.
+    let one = folder.join("images").join(kept.keys().next().unwrap());
+    let sound = std::fs::read(&one).unwrap();
+    std::fs::write(&one, b"something else").unwrap();
+    let refused = restore(&server, &folder, &["--check"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.errors.contains(one.to_str().unwrap()), "{}", refused.errors);
+    std::fs::write(&one, sound).unwrap();
+    assert_eq!(restore(&server, &folder, &["--check"]).code, 0);
+
+    assert!(server.terminate().await.success());
+    std::fs::remove_dir_all(&store).unwrap();
+    let restored = restore(&server, &folder, &["--replace"]);
+    assert_eq!(restored.code, 0, "{}", restored.errors);
+    assert!(restored.output.contains("4 files of images"), "{}", restored.output);
+    assert_eq!(files_below(&store), kept);
+    server.start_again().await;
+    for url in urls.as_array().unwrap() {
+        assert_eq!(server.visitor().open(url.as_str().unwrap()).await.status(), 200, "{url}");
+    }
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_in_a_bucket_go_along_and_come_back() {
+    let (s3, shelf) = (S3::start().await, Shelf::new());
+    s3.page(3);
+    let mut server = s3.market().start().await;
+    let sam = server.seller("Sam").await;
+    let listing = server.listing(&sam, 1).await;
+    let path = format!("/api/v1/listings/{listing}/images");
+    let files = [picture(ImageFormat::Png, 640), picture(ImageFormat::WebP, 64)];
+    let made_of = [files[0].as_slice(), files[1].as_slice()];
+    let urls = upload(&sam.client, &path, &made_of).await.expect(200)["images"].clone();
+    let objects = s3.objects();
+    let folder = shelf.folder("with-a-bucket");
+    let done = made(&server, &folder);
+    assert_eq!(done["images"]["files"], 4, "{done}");
+    assert_eq!(files_below(&folder.join("images")).len(), 4);
+
+    // Without its images there is no backup.
+    s3.fail(true);
+    let failed = backup(&server, &shelf.folder("while-it-fails"));
+    assert_eq!(failed.code, 1, "{}", failed.output);
+    assert!(failed.errors.contains("s3://souk-images/market"), "{}", failed.errors);
+    assert!(!shelf.folder("while-it-fails").exists());
+    s3.fail(false);
+
+    assert!(server.terminate().await.success());
+    s3.clear();
+    let restored = restore(&server, &folder, &["--replace"]);
+    assert_eq!(restored.code, 0, "{}", restored.errors);
+    assert!(restored.output.contains("4 files of images"), "{}", restored.output);
+    assert_eq!(s3.objects(), objects);
+    server.start_again().await;
+    for url in urls.as_array().unwrap() {
+        assert_eq!(server.visitor().open(url.as_str().unwrap()).await.status(), 200, "{url}");
+    }
+    server.finish().await;
+}
+
+/// What is wrong with an image where it is kept is said, and keeps nothing from being backed up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_image_is_named_and_an_older_backup_has_none() {
+    let (server, shelf) = (Server::start().await, Shelf::new());
+    let sam = server.seller("Sam").await;
+    let listing = server.listing(&sam, 1).await;
+    let path = format!("/api/v1/listings/{listing}/images");
+    upload(&sam.client, &path, &[&picture(ImageFormat::Png, 64)]).await.expect(200);
+    let store = server.folder().join("images");
+    let large = files_below(&store.join(&listing).join("1600"));
+    let name = large.keys().next().unwrap();
+    std::fs::write(store.join(&listing).join("1600").join(name), b"damaged").unwrap();
+    let folder = shelf.folder("damaged-image");
+    let done = backup(&server, &folder);
+    assert_eq!(done.code, 0, "{}", done.errors);
+    assert!(done.errors.contains(name.to_str().unwrap()), "{}", done.errors);
+    assert_eq!(restore(&server, &folder, &["--check"]).code, 0);
+
+    let list = folder.join("backup.json");
+    let mut listed: Value = serde_json::from_slice(&std::fs::read(&list).unwrap()).unwrap();
+    listed.as_object_mut().unwrap().remove("images").unwrap();
+    std::fs::write(&list, listed.to_string()).unwrap();
+    let older = restore(&server, &folder, &["--check"]);
+    assert_eq!(older.code, 0, "{}", older.errors);
+    assert!(older.output.contains("no images"), "{}", older.output);
     server.finish().await;
 }

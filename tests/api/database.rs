@@ -221,6 +221,46 @@ async fn the_start_waits_for_the_database() {
     server.finish().await;
 }
 
+/// A way to a server that is closed for some of those who come: the second to the fourth.
+async fn moody_way(port: u16) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let way = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        for number in 1.. {
+            let (mut near, _) = listener.accept().await.unwrap();
+            if (2..=4).contains(&number) {
+                continue;
+            }
+            tokio::spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                // Whoever leaves first ends it.
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    way
+}
+
+/// A database that lets the first connection in and not the next is waited for, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_start_waits_for_every_connection() {
+    let postgres = Postgres::start(Options::fast());
+    let url = postgres.create_database().await;
+    let way = moody_way(postgres.port()).await;
+    let through = url.replace(&format!(":{}/", postgres.port()), &format!(":{way}/"));
+    assert_ne!(through, url);
+    // Who asks for TLS first takes a closed connection for another server's answer.
+    let through = format!("{through}?sslmode=disable");
+    let folder = tempfile::tempdir().unwrap();
+    let migrate = Command::new(&["migrate"])
+        .with("DATA_DIR", folder.path().display())
+        .with("DATABASE_URL", through)
+        .run();
+    assert_eq!(migrate.code, 0, "{}{}", migrate.output, migrate.errors);
+    assert!(migrate.errors.contains("cannot be reached any more"), "{}", migrate.errors);
+    assert!(migrate.output.contains("read models: up to date"), "{}", migrate.output);
+}
+
 /// What is wrong is said in one line that says what to do, and never with the password.
 #[tokio::test]
 async fn a_database_that_cannot_be_used_is_said_clearly() {

@@ -6,22 +6,6 @@ use crate::support::{Client, Person, Server, Start, eventually};
 
 const QUARTER: u64 = 15 * 60;
 
-/// An administrator of one's own, made at the console.
-async fn administrator(server: &mut Server, name: &str) -> Person {
-    let (email, password) = (format!("{name}@example.com"), format!("{name} has a long password"));
-    assert!(server.terminate().await.success());
-    let create = ["admin", "create", "--email", &email];
-    let made = server.command(&create).reading(&format!("{password}\n")).run();
-    assert_eq!(made.code, 0, "{}", made.errors);
-    server.start_again().await;
-    let tokens = server.login(&email, &password).await.expect(200);
-    let access_token = tokens.text("access_token");
-    let client = server.visitor().with_token(&access_token);
-    let user_id = tokens.text("user_id");
-    let refresh_token = tokens.text("refresh_token");
-    Person { user_id, email, password, client, access_token, refresh_token }
-}
-
 /// The notice that a seller waits, as administrators find it.
 async fn pending(server: &Server) -> String {
     server.at_rest().await;
@@ -40,8 +24,8 @@ async fn told(server: &Server, person: &Person) -> Vec<Value> {
 #[tokio::test]
 async fn a_notice_that_nobody_acknowledges_goes_to_a_second_administrator() {
     let mut server = Server::start().await;
-    let first = administrator(&mut server, "root").await;
-    let second = administrator(&mut server, "deputy").await;
+    let first = server.administrator("root").await;
+    let second = server.administrator("deputy").await;
     let sam = server.buyer("Sam").await;
     server.become_seller(&sam).await.expect(200);
     let notice = pending(&server).await;
@@ -72,7 +56,7 @@ async fn a_notice_that_nobody_acknowledges_goes_to_a_second_administrator() {
 #[tokio::test]
 async fn a_notice_that_somebody_acknowledges_goes_nowhere() {
     let mut server = Server::start().await;
-    let deputy = administrator(&mut server, "deputy").await;
+    let deputy = server.administrator("deputy").await;
     let sam = server.buyer("Sam").await;
     server.become_seller(&sam).await.expect(200);
     let acknowledge = format!("{}/acknowledge", pending(&server).await);

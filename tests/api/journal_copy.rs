@@ -117,3 +117,71 @@ async fn a_journal_that_is_not_there_is_not_made() {
     assert!(left.is_empty(), "{left:?}");
     server.finish().await;
 }
+
+/// Copies, killed (-9) with a certain call of the system. Whether it got so far.
+fn killed(server: &Server, from: &str, to: &str, call: &str, nth: usize) -> bool {
+    let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
+    let souk = env!("CARGO_BIN_EXE_souk");
+    let trace = format!("trace={call}");
+    let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, souk];
+    let words = words.into_iter().chain(["journal", "copy", "--from", from, "--to", to]);
+    let words: Vec<_> = words.collect();
+    let ended = std::process::Command::new(words[0])
+        .args(&words[1..])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("DATA_DIR", server.folder())
+        .output()
+        .expect("strace is installed");
+    // strace ends as its child did.
+    match ended.status.code() {
+        Some(0) => false,
+        None => true,
+        Some(code) => panic!("{code}: {}", String::from_utf8_lossy(&ended.stderr)),
+    }
+}
+
+fn verified(server: &Server, url: &str) -> Ended {
+    server.command(&["journal", "verify"]).with("DATABASE_URL", url).run()
+}
+
+/// However far a copy was when it was killed, it is no journal, the source is whole, and the next copy
+/// begins anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_killed_is_no_journal() {
+    let mut server = Start::on_files().partitions(2).start().await;
+    let sale = server.sale(20, 2, "sandbox").await;
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    let before = seen(&server, &sale).await;
+    assert!(server.terminate().await.success());
+    let files = format!("sqlite:{}", server.journal().display());
+    let new_file = format!("sqlite:{}", server.folder().join("new.db").display());
+    let database = postgres::Server::shared().create_database().await;
+    // What is durable is synced; what the database is asked is sent.
+    for (target, call) in [(&new_file, "fdatasync,fsync"), (&database, "sendto")] {
+        let mut kills = 0;
+        for nth in [1, 2, 3, 4, 6, 9, 14, 20, 30] {
+            if !killed(&server, &files, target, call, nth) {
+                break;
+            }
+            kills += 1;
+            // With its last call it may have come to its end: then it is whole, as is seen below.
+            if verified(&server, target).code == 0 {
+                break;
+            }
+        }
+        assert!(kills >= 3, "{call} was reached {kills} times");
+        assert_eq!(verified(&server, &files).code, 0, "the source is as it was");
+    }
+    for target in [new_file, database] {
+        if verified(&server, &target).code != 0 {
+            moved(&server, &files, &target);
+        }
+        let whole = verified(&server, &target);
+        assert_eq!(whole.code, 0, "{}{}", whole.output, whole.errors);
+        server.move_to(&target);
+        server.start_again().await;
+        assert_eq!(seen(&server, &sale).await, before);
+        assert!(server.terminate().await.success());
+    }
+}

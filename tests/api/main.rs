@@ -10,6 +10,7 @@ mod address_book;
 mod after_sales;
 mod aggregates;
 mod analytics;
+mod api_keys;
 mod audit;
 mod backup;
 #[cfg(feature = "bench")]
@@ -27,6 +28,7 @@ mod disk;
 mod documents;
 mod duplicates;
 mod durability;
+mod engagement;
 mod erasure;
 mod escalations;
 mod event_store;

@@ -455,6 +455,69 @@ async fn the_busiest_aggregate_is_found() {
     server.finish().await;
 }
 
+/// S4-60: from each request to the last event that it leads to.
+#[tokio::test]
+async fn flows_are_timed_from_the_request_to_their_last_event() {
+    let server = Server::start().await;
+    let sale = server.sale(9, 2, "sandbox").await;
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    let buyer = &sale.buyer.client;
+    server.arrives(&sale.order.id, &sale.seller.client, buyer).await;
+    let review = json!({ "transaction_id": sale.order.id, "rating": 4, "comment": "Good." });
+    buyer.post("/api/v1/reviews", &review).await.expect(201);
+    let back = json!({
+        "items": [{ "listing_id": sale.listing_id, "quantity": 1 }], "reason": "damaged",
+    });
+    let path = format!("/api/v1/orders/{}/returns", sale.order.id);
+    let asked = buyer.post(&path, &back).await.expect(201).text("return_id");
+    let path = format!("{path}/{asked}/accept");
+    sale.seller.client.post(&path, &json!({})).await.expect(200);
+    let declined = server.place_order(buyer, &sale.listing_id, 1, "test_decline").await;
+    server.await_event("SagaFailed", &declined.correlation_id).await;
+    let open = server.place_order(buyer, &sale.listing_id, 1, "test_pending").await;
+    server.order_eventually(&open.id, "CONFIRMED").await;
+    let path = format!("/api/v1/orders/{}/cancel", open.id);
+    buyer.post(&path, &json!({})).await.expect(200);
+    // What is refused, or said again, leads to nothing.
+    let wish = crate::support::wish(&sale.listing_id, 0, "sandbox");
+    buyer.post("/api/v1/orders", &wish).await.expect(422);
+    let wish = crate::support::wish(&sale.listing_id, 1, "sandbox");
+    for _ in 0..2 {
+        let order = buyer.keyed("once").post("/api/v1/orders", &wish).await.expect(201);
+        server.order_eventually(&order.text("order_id"), "SHIPPED").await;
+    }
+    server.at_rest().await;
+    for (flow, event_type, times) in [
+        ("registration", "notification.email.sent", 2.0),
+        ("registration", "notification.email.failed", 0.0),
+        ("verification", "notification.email.sent", 2.0),
+        ("listing", "listing.indexed", 1.0),
+        ("purchase", "saga.completed", 2.0),
+        ("purchase", "saga.failed", 1.0),
+        ("cancellation", "saga.failed", 1.0),
+        ("delivery", "order.completed", 1.0),
+        ("return", "payment.refunded", 1.0),
+        ("review", "seller.rating_updated", 1.0),
+    ] {
+        let counted = server.flows(flow, event_type).await;
+        assert_eq!(counted, times, "{flow} until {event_type}");
+    }
+    server.finish().await;
+}
+
+impl Server {
+    async fn flows(&self, flow: &str, event_type: &str) -> f64 {
+        let text = self.visitor().get("/metrics").await.expect(200).raw().to_owned();
+        let wanted = [format!("flow=\"{flow}\""), format!("event_type=\"{event_type}\"")];
+        let line = text.lines().find(|line| {
+            line.starts_with("souk_flow_duration_seconds_count{")
+                && wanted.iter().all(|of| line.contains(of))
+        });
+        let line = line.unwrap_or_else(|| panic!("no flow {flow} until {event_type}"));
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    }
+}
+
 /// S1-85: what is past its limit is an event, once, and so is its end; over a restart too.
 #[tokio::test]
 async fn the_service_raises_alerts_by_itself() {

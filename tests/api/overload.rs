@@ -19,8 +19,10 @@ const LISTINGS: usize = 16;
 /// How long each append takes in the overload test: so long that two processors can ask for five
 /// times what fits, also while they have other things to do.
 const APPEND_MS: u64 = 2_000;
-/// What one append can hold (500 rows of two events each), as commands a second.
-const CAPACITY: f64 = 250.0 * 1000.0 / APPEND_MS as f64;
+/// Events of a change: its own two, and later the word of the search that it found it.
+const EVENTS: f64 = 3.0;
+/// What one append of 500 rows can hold, as commands a second.
+const CAPACITY: f64 = 500.0 / EVENTS * 1000.0 / APPEND_MS as f64;
 /// The bound on what is in flight from outside in one partition.
 const IN_FLIGHT_MAX: f64 = 2_000.0;
 

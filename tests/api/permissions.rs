@@ -1,9 +1,11 @@
 //! Who may do what, asked from outside: every operation of the served document, as everybody.
 
+use std::collections::BTreeMap;
+
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Answer, Client, Operation, Server, Start, somebody, wish};
+use crate::support::{Answer, Client, Operation, Person, Server, Start, somebody, wish};
 
 /// Who an operation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,7 @@ fn meant_for(operation: &Operation) -> For {
         ("POST", "/auth/password/forgot" | "/auth/password/reset") => For::All,
         ("POST", "/users/register" | "/users/verify-email") => For::All,
         ("POST", "/users/verify-email/resend") => For::All,
-        _ if starts(&["/users/me/sessions/{id}"]) => For::ItsUser,
+        _ if starts(&["/users/me/sessions/{id}", "/users/me/api-keys/{id}"]) => For::ItsUser,
         _ if starts(&["/users/me"]) => For::SignedIn,
         // Whoever signs with the provider's key.
         ("POST", "/payments/webhook/momo") => For::All,
@@ -167,6 +169,32 @@ async fn ask(client: &Client, operation: &Operation) -> Answer {
     client.send(operation.method.clone(), &target, body).await
 }
 
+/// Asserts that an answer lets somebody past the door, or keeps them out, as it must.
+fn holds(operation: &Operation, to: For, who: Who, answer: &Answer, name: &str) {
+    let about = |what: &str| operation.path.contains(what);
+    match expected(to, who) {
+        Err((status, code)) => {
+            assert_eq!((answer.status(), &answer["code"]), (status, &json!(code)), "{name}");
+        }
+        // A token that is none is refused even where none is needed, or not looked at.
+        Ok(()) if matches!(who, Who::Forger | Who::Expired) => {}
+        // These are about tokens or faults that there are not.
+        Ok(()) if to == For::All || about("/dlq/") => {}
+        Ok(()) if about("/quarantine/") || about("/service-tokens/") => {}
+        // These are about a report or an image that there is not.
+        Ok(()) if about("/reports/") || about("/images/") => {}
+        // One of these takes away what the others are about.
+        Ok(()) if about("/event-sources/") => {}
+        // One of these deletes the endpoint that the others are about.
+        Ok(()) if about("/webhooks/{id}") => {}
+        // The development administrator is no user, and so has no profile.
+        Ok(()) if to == For::SignedIn && answer["code"] == "not_found" => {
+            assert_eq!(who, Who::Admin, "{name}");
+        }
+        Ok(()) => assert!(!is_kept_out(answer), "{name}"),
+    }
+}
+
 #[tokio::test]
 async fn everybody_may_do_what_they_may_and_nothing_else() {
     let server = Server::start().await;
@@ -203,37 +231,127 @@ async fn everybody_may_do_what_they_may_and_nothing_else() {
             let answer = ask(client, operation).await;
             let name = format!("{} as {who:?} (for {to:?}): {}", operation.name(), answer.raw());
             assert!(answer.status() < 500, "{name}");
-            match expected(to, *who) {
-                Err((status, code)) => {
-                    assert_eq!(
-                        (answer.status(), &answer["code"]),
-                        (status, &json!(code)),
-                        "{name}"
-                    );
-                }
-                // A token that is none is refused even where none is needed, or not looked at.
-                Ok(()) if matches!(who, Who::Forger | Who::Expired) => {}
-                // These are about tokens or faults that there are not.
-                Ok(()) if to == For::All || operation.path.contains("/dlq/") => {}
-                Ok(()) if operation.path.contains("/quarantine/") => {}
-                Ok(()) if operation.path.contains("/service-tokens/") => {}
-                // This is about a report that there is not.
-                Ok(()) if operation.path.contains("/reports/") => {}
-                // This is about an image that there is not.
-                Ok(()) if operation.path.contains("/images/") => {}
-                // One of these takes away what the others are about.
-                Ok(()) if operation.path.contains("/event-sources/") => {}
-                // One of these deletes the endpoint that the others are about.
-                Ok(()) if operation.path.contains("/webhooks/{id}") => {}
-                // The development administrator is no user, and so has no profile.
-                Ok(()) if to == For::SignedIn && answer["code"] == "not_found" => {
-                    assert_eq!(*who, Who::Admin, "{name}");
-                }
-                Ok(()) => assert!(!is_kept_out(&answer), "{name}"),
-            }
+            holds(operation, to, *who, &answer, &name);
         }
     }
     no_secrets_in_the_log(&server, &[&things.buyer.access_token, &things.buyer.password]);
+}
+
+/// The scope that a key needs to do this as its owner; none: no key may. Whoever adds an operation
+/// says it here.
+fn scope_of(operation: &Operation) -> Option<String> {
+    let path = operation.path.strip_prefix("/api/v1")?;
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
+    let area = match (operation.method.as_str(), path) {
+        _ if starts(&["/auth/", "/dev/", "/payments/webhook/", "/admin/service-tokens"]) => None,
+        _ if starts(&["/users/me/sessions", "/users/me/api-keys", "/users/me/password"]) => None,
+        (_, "/users/register" | "/users/verify-email" | "/users/verify-email/resend") => None,
+        (_, "/users/{id}/export") | ("DELETE", "/users/me" | "/users/{id}") => None,
+        ("GET", _) if starts(&["/webhooks"]) => Some("admin"),
+        _ if starts(&["/webhooks"]) => None,
+        (_, "/notifications/webhook/bounce") => Some("admin"),
+        _ if starts(&["/admin/", "/dlq", "/events", "/traces", "/categories"]) => Some("admin"),
+        ("POST", "/analytics/events") => Some("profile"),
+        _ if starts(&["/analytics/"]) => Some("admin"),
+        _ if starts(&["/users/me/favourites", "/users/me/following"]) => Some("interests"),
+        (_, "/users/{id}/follow" | "/users/{id}/followers/count") => Some("interests"),
+        (_, "/users/me/notification-preferences") => Some("notifications"),
+        (_, "/users/{id}/reviews/summary") => Some("reviews"),
+        _ if starts(&["/users/"]) => Some("profile"),
+        _ if starts(&["/me/orders", "/me/sales", "/orders", "/transactions"]) => Some("orders"),
+        _ if starts(&["/checkouts", "/shipments"]) => Some("orders"),
+        _ if starts(&["/me/promotions", "/promotions"]) => Some("promotions"),
+        _ if starts(&["/me/payouts", "/me/balance"]) => Some("payouts"),
+        _ if starts(&["/me/listings", "/listings", "/images/", "/search"]) => Some("listings"),
+        _ if starts(&["/notifications"]) => Some("notifications"),
+        _ if starts(&["/reviews"]) => Some("reviews"),
+        _ => panic!("which scope does a key need for {}? Say so here.", operation.name()),
+    };
+    let verb = if operation.method == Method::GET { "read" } else { "write" };
+    area.map(|area| format!("{area}:{verb}"))
+}
+
+/// The scopes of everybody's keys.
+fn scopes() -> Vec<String> {
+    let areas = [
+        "profile",
+        "listings",
+        "orders",
+        "promotions",
+        "payouts",
+        "reviews",
+        "interests",
+        "notifications",
+    ];
+    areas.iter().flat_map(|area| [format!("{area}:read"), format!("{area}:write")]).collect()
+}
+
+/// The keys of somebody: by scope, the one that has it alone (with `more`), and the one that has all
+/// others; and one that has everything.
+struct Keys {
+    only: BTreeMap<String, Client>,
+    without: BTreeMap<String, Client>,
+    all: Client,
+}
+
+impl Keys {
+    async fn of(person: &Person, scopes: &[String], more: &[&str]) -> Self {
+        let (mut only, mut without) = (BTreeMap::new(), BTreeMap::new());
+        for scope in scopes {
+            let others = scopes.iter().filter(|other| *other != scope).map(String::as_str);
+            let others = person.program(&others.collect::<Vec<_>>()).await;
+            without.insert(scope.clone(), others);
+            let alone = person.program(&[&[scope.as_str()][..], more].concat()).await;
+            only.insert(scope.clone(), alone);
+        }
+        let all = person.program(&scopes.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        Self { only, without, all }
+    }
+}
+
+/// A key without the scope hears 403 wherever its owner would not; one that has nothing else may there
+/// what its owner may.
+#[tokio::test]
+async fn a_key_may_what_its_scopes_say_and_its_owner_may_and_nothing_else() {
+    let mut server = Server::start().await;
+    let boss = server.administrator("ada").await;
+    let things = server.things().await;
+    let operations = server.operations(&things).await;
+    let common = scopes();
+    let admin = [&common[..], &["admin:read".to_owned(), "admin:write".to_owned()]].concat();
+    let both = ["admin:read", "admin:write"];
+    let people = [
+        (Who::Buyer, Keys::of(&things.buyer, &common, &[]).await),
+        (Who::Seller, Keys::of(&things.seller, &common, &[]).await),
+        // Without the scope for it an administrator's key is no administrator's.
+        (Who::OtherBuyer, Keys::of(&boss, &common, &[]).await),
+        (Who::Admin, Keys::of(&boss, &admin, &both).await),
+    ];
+    for operation in operations.iter().filter(|of| !of.path.ends_with("/clock/advance")) {
+        let (to, scope) = (meant_for(operation), scope_of(operation));
+        assert_eq!(operation.key_scope, scope, "{} says otherwise", operation.name());
+        for (who, keys) in &people {
+            let lacks = scope.as_ref().and_then(|scope| keys.without.get(scope));
+            let answer = ask(lacks.unwrap_or(&keys.all), operation).await;
+            let name = format!("{} by a key of {who:?}: {}", operation.name(), answer.raw());
+            assert!(answer.status() < 500, "{name}");
+            // What anybody may is asked as anybody; one who could be no administrator lacks more.
+            if to != For::All {
+                let refused = (403, &json!("insufficient_scope"));
+                assert_eq!(
+                    (answer.status(), &answer["code"]),
+                    refused,
+                    "without {scope:?}: {name}"
+                );
+            }
+            let Some(has) = scope.as_ref().and_then(|scope| keys.only.get(scope)) else { continue };
+            let answer = ask(has, operation).await;
+            let name = format!("{} by a key of {who:?}: {}", operation.name(), answer.raw());
+            assert!(answer.status() < 500, "{name}");
+            holds(operation, to, *who, &answer, &format!("with {scope:?}: {name}"));
+        }
+    }
+    server.at_rest().await;
 }
 
 fn no_secrets_in_the_log(server: &Server, secrets: &[&str]) {

@@ -148,8 +148,12 @@ async fn a_market_is_filled_and_not_twice() {
     let url = server.url();
     let token = server.folder().join("admin-token").display().to_string();
     let fill = ["demo", "--seed-market", "--listings", "6", "--url", &url];
-    let fill = [&fill[..], &["--admin-token-file", &token]].concat();
-    let filled = Command::new(&fill).run();
+    // Nothing is known of a server elsewhere.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let lost = Command::new(&fill).with("DATA_DIR", elsewhere.path().display()).run();
+    assert_eq!(lost.code, 1, "{}", lost.output);
+    assert!(lost.errors.contains("--token-file"), "{}", lost.errors);
+    let filled = Command::new(&[&fill[..], &["--admin-token-file", &token]].concat()).run();
     assert_eq!(filled.code, 0, "{}{}", filled.output, filled.errors);
     assert!(filled.output.contains("6 listings, 3 orders and 3 reviews"), "{}", filled.output);
     server.at_rest().await;
@@ -164,7 +168,7 @@ async fn a_market_is_filled_and_not_twice() {
     };
     let there = counted().await;
     assert_eq!((there.0, there.1, there.2), (6, 3, 3));
-    let again = Command::new(&fill).run();
+    let again = Command::new(&fill).with("DATA_DIR", server.folder().display()).run();
     assert_eq!(again.code, 0, "{}{}", again.output, again.errors);
     assert!(again.output.contains("0 listings, 0 orders and 0 reviews"), "{}", again.output);
     server.at_rest().await;

@@ -101,8 +101,8 @@ async fn a_damaged_row_is_shown_by_the_diff_and_healed_by_a_rebuild() {
     }
     server.at_rest().await;
     let read_models = server.read_models().await;
-    let damage = "UPDATE listings_v2 SET title = 'No such thing' WHERE listing_id = \
-        (SELECT MIN(listing_id) FROM listings_v2)";
+    let damage = "UPDATE listings_v3 SET title = 'No such thing' WHERE listing_id = \
+        (SELECT MIN(listing_id) FROM listings_v3)";
     assert_eq!(read_models.change(damage).await.unwrap(), 1);
     read_models.close().await;
 
@@ -112,7 +112,7 @@ async fn a_damaged_row_is_shown_by_the_diff_and_healed_by_a_rebuild() {
     assert_eq!((rows, differing, one_sided), (3, 1, 0));
     assert_eq!(sample[0]["kind"], "differs");
     assert_eq!(sample[0]["columns"], json!(["title"]));
-    assert_eq!(sample[0]["table"], "listings_v2");
+    assert_eq!(sample[0]["table"], "listings_v3");
 
     let is_damaged =
         || async { server.titles(&sam.client).await.contains(&"No such thing".to_owned()) };

@@ -252,3 +252,109 @@ async fn a_checkout_uses_the_code_for_its_seller() {
     answer.problem(422, "promotion_used_by_buyer");
     server.finish().await;
 }
+
+/// What the market's promotions have cost it, and that the books are right.
+async fn given(server: &Server) -> i64 {
+    balanced(server).await;
+    let check = server.admin().get("/api/v1/admin/ledger/check").await.expect(200);
+    check["market"].as_array().unwrap().iter().map(|of| -of["amount"].as_i64().unwrap()).sum()
+}
+
+async fn earned(seller: &Client) -> i64 {
+    let balance = seller.get("/api/v1/me/balance").await.expect(200);
+    balance.items().first().map_or(0, |of| of["earned"].as_i64().unwrap())
+}
+
+#[tokio::test]
+async fn the_market_gives_what_its_own_codes_take_off() {
+    let server = Server::start().await;
+    let (sam, tom) = (server.seller("Sam").await, server.seller("Tom").await);
+    let bea = server.buyer("Bea").await;
+    let (listing, other) = (server.listing(&sam, 10).await, server.listing(&tom, 10).await);
+    let everywhere =
+        json!({ "percentage": 33, "all_sellers": true, "uses_max": 9, "uses_per_buyer_max": 9 });
+    offer(&sam.client, "SOUK-33", everywhere.clone()).await.problem(403, "forbidden");
+    let made = offer(&server.admin(), "SOUK-33", everywhere.clone()).await.expect(201);
+    assert_eq!((&made["seller_id"], &made["all_sellers"]), (&Value::Null, &json!(true)));
+    let mut both = everywhere;
+    both["seller_id"] = json!(sam.user_id);
+    assert_eq!(offer(&server.admin(), "BOTH", both).await.pointers(), ["/all_sellers"]);
+    let promotion = format!("/api/v1/promotions/{}", made.text("promotion_id"));
+    sam.client.get(&promotion).await.problem(404, "not_found");
+
+    // The buyer pays less, the seller gets all of it.
+    let (price, off) = (3 * PRICE, 3 * PRICE * 33 / 100);
+    let order = buy(&bea.client, &listing, 3, "souk-33").await.expect(201);
+    assert_eq!((&order["amount"], &order["discount_amount"]), (&json!(price - off), &json!(off)));
+    let id = order.text("order_id");
+    server.order_eventually(&id, "SHIPPED").await;
+    let escrow = server.escrow(&id).await;
+    assert_eq!((&escrow["balance"], &escrow["subsidy"]), (&json!(price), &json!(off)));
+    server.arrives(&id, &sam.client, &bea.client).await;
+    assert_eq!((given(&server).await, earned(&sam.client).await), (off, price));
+
+    // One of three comes back after the seller has the money: the market's share comes back too.
+    let returns = format!("/api/v1/orders/{id}/returns");
+    let mut back = 0;
+    for quantity in [1, 2] {
+        let body = json!({
+            "items": [{ "listing_id": listing, "quantity": quantity }], "reason": "damaged",
+        });
+        let asked = bea.client.post(&returns, &body).await.expect(201);
+        back += asked["refund"]["amount"]["amount"].as_i64().unwrap();
+        let accept = format!("{returns}/{}/accept", asked.text("return_id"));
+        sam.client.post(&accept, &json!({})).await.expect(200);
+        let kept = off - off * back / (price - off);
+        assert_eq!(given(&server).await, kept);
+        assert_eq!(earned(&sam.client).await, price - off - back + kept);
+    }
+    assert_eq!((back, earned(&sam.client).await), (price - off, 0));
+
+    // What is called off once it is paid gives the market its money back, and the use.
+    let hold = server.fault("order_saga-facts", "fail", json!({ "key": "shipment.created" })).await;
+    let order = buy(&bea.client, &other, 1, "SOUK-33").await.expect(201).text("order_id");
+    server.order_eventually(&order, "PAID").await;
+    assert_eq!(uses(&server.admin(), &made.text("promotion_id")).await, 2);
+    assert_eq!(server.escrow(&order).await["balance"], PRICE);
+    let cancel = format!("/api/v1/orders/{order}/cancel");
+    bea.client.post(&cancel, &json!({ "reason": "changed my mind" })).await.expect(200);
+    server.mend(hold).await;
+    assert_eq!((given(&server).await, earned(&tom.client).await), (0, 0));
+    assert_eq!(server.escrow(&order).await["balance"], 0);
+    assert_eq!(uses(&server.admin(), &made.text("promotion_id")).await, 1);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_checkout_uses_a_code_of_the_market_for_what_costs_most() {
+    let server = Server::start().await;
+    let (sam, tom) = (server.seller("Sam").await, server.seller("Tom").await);
+    let bea = server.buyer("Bea").await;
+    let (first, second) = (server.listing(&sam, 5).await, server.listing(&tom, 5).await);
+    let everywhere = json!({ "percentage": 10, "all_sellers": true });
+    offer(&server.admin(), "SOUK-10", everywhere).await.expect(201);
+    offer(&sam.client, "SAMS", json!({ "percentage": 10 })).await.expect(201);
+    let basket = json!({
+        "items": [{ "listing_id": first, "quantity": 1 }, { "listing_id": second, "quantity": 2 }],
+        "delivery_address": address(), "payment_method": "sandbox", "promotion_code": "SOUK-10",
+    });
+    let made = bea.client.keyed("a").post("/api/v1/checkouts", &basket).await.expect(201);
+    for order in made["orders"].as_array().unwrap() {
+        let off = if order["seller_id"] == json!(tom.user_id) { 2 * PRICE / 10 } else { 0 };
+        assert_eq!(order["discount_amount"], off, "{order}");
+        let id = order["order_id"].as_str().unwrap();
+        server.arrives(id, &server.admin(), &bea.client).await;
+    }
+    assert_eq!(given(&server).await, 2 * PRICE / 10);
+    assert_eq!(earned(&tom.client).await, 2 * PRICE);
+
+    server.caught_up("promotions-view").await;
+    let codes = async |query: &str| {
+        let all = server.admin().get(&format!("/api/v1/admin/promotions{query}")).await.expect(200);
+        let codes = all.items().iter().map(|of| of["code"].as_str().unwrap().to_owned());
+        codes.collect::<Vec<_>>()
+    };
+    assert_eq!(codes("").await, ["SAMS", "SOUK-10"]);
+    assert_eq!(codes("?all_sellers=true").await, ["SOUK-10"]);
+    server.finish().await;
+}

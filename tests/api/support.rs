@@ -26,6 +26,7 @@ pub mod momo;
 mod operations;
 mod people;
 mod raw;
+pub mod s3;
 mod server;
 mod strace;
 mod stream;

@@ -136,6 +136,33 @@ async fn with_an_authority_for_clients_nobody_comes_in_without_its_certificate()
     assert!(asked(Some(&good)).await.unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(asked(None).await, None);
     assert_eq!(asked(Some(&unknown)).await, None);
+    // Commands show theirs.
+    let known = authority.write(folder.path(), "authority.pem");
+    let url = server.url();
+    let command = |more: &[&str]| {
+        let list = [&["subscriptions", "list", "--url", &url][..], more].concat();
+        server.command(&list).with("SSL_CERT_FILE", known.display())
+    };
+    let certificate = write_pem(folder.path(), "worker.pem", &good.cert);
+    let key = write_key(folder.path(), "worker-key.pem", &good.signing_key);
+    let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+    let refused = command(&[]).run();
+    assert_eq!(refused.code, 1, "{}", refused.output);
+    let shown = command(&["--client-cert", &certificate, "--client-key", &key]).run();
+    assert_eq!(shown.code, 0, "{}", shown.errors);
+    assert!(shown.output.contains("payment-gateway"), "{}", shown.output);
+    let named = command(&[]).with("SOUK_CLIENT_CERT_FILE", &certificate);
+    let named = named.with("SOUK_CLIENT_KEY_FILE", &key).run();
+    assert_eq!(named.code, 0, "{}", named.errors);
+    for (files, says) in [
+        (vec!["--client-cert", &certificate], "--client-key"),
+        (vec!["--client-cert", &certificate, "--client-key", &certificate], "--client-key names"),
+        (vec!["--client-cert", "/nowhere", "--client-key", &key], "--client-cert cannot be read"),
+    ] {
+        let wrong = command(&files).run();
+        assert_ne!(wrong.code, 0, "{}", wrong.output);
+        assert!(wrong.errors.contains(says), "{says}: {}", wrong.errors);
+    }
     // A certificate alone is nobody: it opens the door, and tokens say who comes.
     server.visitor().post("/api/v1/orders", &wish("none", 1, "sandbox")).await.expect(401);
     server.finish().await;

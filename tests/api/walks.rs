@@ -69,6 +69,8 @@ async fn registers(server: &Server, name: &str) -> Person {
     says(&event, &[("user_id", json!(user_id)), ("email", json!(email))]);
     assert!(event["data"]["verified_at"].as_str().unwrap().ends_with('Z'), "{event}");
     server.at_rest().await;
+    let rise = server.follows(&verified, "UserEngagementUpdated").await;
+    says(&rise, &[("user_id", json!(user_id)), ("engagement_score", json!(10))]);
     let mails: Vec<_> = server.mails(&email).await;
     let templates: Vec<_> = mails.iter().map(|mail| mail["template"].as_str().unwrap()).collect();
     assert_eq!(templates, ["email_verified", "welcome_verification"]);

@@ -74,11 +74,14 @@ struct Recent {
     in_order: VecDeque<(Instant, Uuid)>,
     /// Everything decided since then is here.
     complete_since: Instant,
+    /// The aggregate began in this life: nothing was decided before.
+    is_whole: bool,
 }
 
 impl Recent {
-    fn new() -> Self {
-        Self { by_id: HashMap::new(), in_order: VecDeque::new(), complete_since: Instant::now() }
+    fn new(is_whole: bool) -> Self {
+        let complete_since = Instant::now();
+        Self { by_id: HashMap::new(), in_order: VecDeque::new(), complete_since, is_whole }
     }
 
     fn add(&mut self, outcome: Outcome) {
@@ -92,6 +95,7 @@ impl Recent {
             self.in_order.pop_front();
             self.by_id.remove(&id);
             self.complete_since = at;
+            self.is_whole = false;
         }
     }
 }
@@ -183,11 +187,13 @@ impl<A: Aggregate> AggregateActor<A> {
     /// Makes the state from the journal, once everything of the previous life is settled.
     async fn load(&self) -> Result<Live<A>, Ends> {
         let incarnation = Arc::new(Incarnation::default());
-        if let Some(previous) = self.slot.begin(incarnation.clone())
+        let previous = self.slot.begin(incarnation.clone());
+        if let Some(previous) = &previous
             && !self.slot.shared().faults.planted(Bug::RestartWithoutWaiting)
         {
             previous.settled().await;
         }
+        let was_lost = previous.is_some_and(|previous| previous.failed());
         let destroyed = self.slot.shared().keys.destroyed_count();
         let folded = match fold::<A>(self.slot.shared(), self.slot.id, None).await {
             Ok(folded) => folded,
@@ -198,13 +204,16 @@ impl<A: Aggregate> AggregateActor<A> {
             }
             Err(error) => return Err(self.unloadable(&error)),
         };
+        // After a loss the journal is asked for everything: it may be why.
+        let is_whole = folded.version == 0 && !was_lost;
+        self.slot.ask_journal(!is_whole);
         Ok(Live {
             slot: self.slot.clone(),
             state: folded.state,
             version: folded.version,
             stream: folded.stream,
             incarnation,
-            recent: Recent::new(),
+            recent: Recent::new(is_whole),
             snapshot_version: folded.snapshot_version,
             timers: KnownTimers::new(),
             correlation_id: folded.correlation_id,
@@ -313,8 +322,12 @@ impl<A: Aggregate> Live<A> {
         if let Some(outcome) = self.recent.by_id.get(&context.command_id) {
             return Ok(Some(outcome.clone()));
         }
+        // What a client's key was used for elsewhere only the look-up before can tell.
+        if self.recent.is_whole && context.origin == Origin::Inside {
+            return Ok(None);
+        }
         // At the same instant it may have been before the last outcome of an earlier life was stored.
-        if looked_up.at > self.recent.complete_since {
+        if looked_up.since(self.recent.complete_since) {
             return Ok(None);
         }
         self.shared().store.outcome(context.command_id).await.map_err(|_| ())
@@ -387,7 +400,10 @@ impl<A: Aggregate> Live<A> {
     ) -> Result<(), Ends> {
         let Decided { events, timers, mut release } = decided;
         points::reach("aggregate.after_decide").await;
-        let writes = matches!(work, Work::Command(_)) && context.once.is_some();
+        // Of an aggregate that is not there yet nothing stays behind where nothing was decided: it may
+        // come to be in this life, and then knows of nothing before it.
+        let is_nothing = events.is_empty() && self.version == 0 && context.origin == Origin::Inside;
+        let writes = matches!(work, Work::Command(_)) && context.once.is_some() && !is_nothing;
         let fired = if let Work::Timer(timer, _) = work { Some(timer) } else { None };
         if events.is_empty() && fired.is_none() && !writes {
             self.barrier(release);
@@ -523,7 +539,7 @@ impl<A: Aggregate> Live<A> {
         timer: &Timer,
         looked_up: LookedUp,
     ) -> Result<bool, crate::journal::Error> {
-        match self.timers.standing(timer, looked_up.at) {
+        match self.timers.standing(timer, looked_up) {
             Standing::Set => Ok(true),
             Standing::Gone => Ok(false),
             // What earlier lives changed is settled, and this one changed nothing.
@@ -565,6 +581,9 @@ impl<A: Aggregate> Live<A> {
             at: self.shared().world.now(),
         };
         self.recent.add(outcome.clone());
+        if !self.recent.is_whole {
+            self.slot.ask_journal(true);
+        }
         outcome
     }
 
@@ -712,6 +731,7 @@ fn metadata(
         service: service.to_owned(),
         version: version.to_owned(),
         actor_id: actor_id.unwrap_or_else(|| context.actor_id.to_string()),
+        credential: context.credential.as_deref().map(str::to_owned),
         tenant_id: context.tenant_id.to_string(),
         traceparent: context.traceparent.as_deref().map(str::to_owned),
         subscription: context.subscription.map(str::to_owned),

@@ -6,7 +6,7 @@
 //! passivation, quarantine) are taken under the slot's lock.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -108,7 +108,15 @@ pub(crate) enum Work<A: Aggregate> {
 /// the timer that is due.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LookedUp {
-    pub at: Instant,
+    /// `None`: it was left to the aggregate's actor, which may know without looking.
+    pub at: Option<Instant>,
+}
+
+impl LookedUp {
+    /// Whether it was looked up after this.
+    pub(crate) fn since(self, then: Instant) -> bool {
+        self.at.is_some_and(|at| at > then)
+    }
 }
 
 /// One thing for an aggregate to do.
@@ -155,6 +163,9 @@ pub(crate) struct Slot<A: Aggregate> {
     pub id: Uuid,
     registry: Arc<RegistryInner<A>>,
     in_flight: Arc<AtomicUsize>,
+    /// The live actor has to look into the journal for outcomes of earlier lives. While it has not,
+    /// commands from inside are not looked up before they are queued.
+    asks_journal: AtomicBool,
     inner: Mutex<Inner<A>>,
 }
 
@@ -225,6 +236,7 @@ impl<A: Aggregate> Registry<A> {
                 id,
                 registry: self.0.clone(),
                 in_flight: Arc::default(),
+                asks_journal: AtomicBool::new(false),
                 inner: Mutex::new(Inner {
                     queue: VecDeque::new(),
                     phase: quarantined.map_or(Phase::Idle, Phase::Quarantined),
@@ -258,11 +270,18 @@ impl<A: Aggregate> Registry<A> {
             return Err(Unavailable::Overloaded.into());
         }
         let mut permit = shared.admission.enter(context.origin, context.deadline).await?;
+        // An aggregate that began in this life knows every outcome there is, and one that is not live
+        // looks for the first in line itself. Few from inside are repeats; clients' keys are looked up
+        // wherever they were used.
+        let left_to_actor = !outside && !self.asks_journal(id);
         let looked_up = match &work {
-            Work::Timer(_, read_at) => LookedUp { at: *read_at },
-            Work::Command(_) | Work::Read => LookedUp { at: Instant::now() },
+            Work::Timer(_, read_at) => LookedUp { at: Some(*read_at) },
+            Work::Command(_) if left_to_actor => LookedUp { at: None },
+            Work::Command(_) | Work::Read => LookedUp { at: Some(Instant::now()) },
         };
-        if let Some(once) = context.once {
+        if let Some(once) = context.once
+            && looked_up.at.is_some()
+        {
             let outcome = shared.store.outcome(context.command_id).await;
             let outcome = outcome.map_err(|error| load_failed(&*shared.world, &error.into()))?;
             if let Some(outcome) = outcome {
@@ -295,6 +314,11 @@ impl<A: Aggregate> Registry<A> {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(CommandError::OutcomeUnknown),
         }
+    }
+
+    /// Whether an aggregate's live actor would have to look into the journal for an earlier outcome.
+    fn asks_journal(&self, id: Uuid) -> bool {
+        self.0.slots.get(&id).is_some_and(|slot| slot.asks_journal.load(Ordering::Relaxed))
     }
 
     /// Answers from the stored outcome of an earlier command with the same id.
@@ -453,6 +477,11 @@ impl<A: Aggregate> Slot<A> {
     /// The previous life's incarnation is handed out, and this one's noted.
     pub(crate) fn begin(&self, incarnation: Arc<Incarnation>) -> Option<Arc<Incarnation>> {
         self.lock().incarnation.replace(incarnation)
+    }
+
+    /// Says whether the live actor has to look into the journal for outcomes of earlier lives.
+    pub(crate) fn ask_journal(&self, asks: bool) {
+        self.asks_journal.store(asks, Ordering::Relaxed);
     }
 
     pub(crate) fn exiting(&self, exit: Exit) {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::actor::RECENT_FOR;
 use super::actor::RECENT_MAX;
+use super::registry::LookedUp;
 use crate::journal::Timer;
 use crate::world::Timestamp;
 
@@ -55,12 +56,12 @@ impl KnownTimers {
         }
     }
 
-    /// How a timer stands that the journal gave as due to a read that began at `read_at`.
-    pub(super) fn standing(&self, timer: &Timer, read_at: Instant) -> Standing {
+    /// How a timer stands that the journal gave as due to a look-up.
+    pub(super) fn standing(&self, timer: &Timer, looked_up: LookedUp) -> Standing {
         match self.changed.get(&timer.key.name) {
             Some((_, due)) if *due == Some(timer.due) => Standing::Set,
             Some(_) => Standing::Gone,
-            None if read_at > self.complete_since => Standing::Set,
+            None if looked_up.since(self.complete_since) => Standing::Set,
             None => Standing::AskJournal,
         }
     }
@@ -85,9 +86,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_timer_stands_as_it_was_last_set() {
         let mut known = KnownTimers::new();
-        let before = Instant::now();
+        let before = LookedUp { at: Some(Instant::now()) };
         tokio::time::advance(Duration::from_secs(1)).await;
-        let later = Instant::now();
+        let later = LookedUp { at: Some(Instant::now()) };
         assert_eq!(known.standing(&timer(5), before), Standing::AskJournal);
         assert_eq!(known.standing(&timer(5), later), Standing::Set);
         known.note("ring", Some(Timestamp::from_millis(7)));

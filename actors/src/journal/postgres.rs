@@ -1,9 +1,11 @@
 //! A journal in a PostgreSQL database, in a schema of its own ([`SCHEMA`]).
 //!
-//! Each partition has a connection that writes; a pool reads. A batch is one statement in
-//! autocommit, which locks the partition's lease and checks its epoch, so that a batch costs one
-//! round trip and a writer that was replaced stores nothing. `synchronous_commit` is read back on
-//! every connection that writes, and one that would answer before the commit is on disk is refused.
+//! A batch is one statement in autocommit, which locks the partition's lease and checks its epoch,
+//! so that a batch costs one round trip and a writer that was replaced stores nothing. What several
+//! partitions have to store at the same time is one statement too, which checks all their leases:
+//! eight small commits cost almost eight times what one does. A pool reads. `synchronous_commit` is
+//! read back on every connection that writes, and one that would answer before the commit is on disk
+//! is refused.
 //!
 //! One process at a time serves a journal: the module `lease` says how it is told from a second
 //! one, and what happens when it loses its place. The database may go away and come back:
@@ -18,6 +20,7 @@ mod backup;
 mod columns;
 mod lease;
 
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -37,6 +40,7 @@ use super::{
 };
 use crate::event::{Position, StoredEvent};
 use crate::faults::points;
+use crate::together::Together;
 use crate::world::Timestamp;
 use append::Statements;
 use columns::Id;
@@ -51,6 +55,10 @@ pub const PARTITIONS_DEFAULT: u16 = 8;
 pub const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(10);
 /// Readers at the same time, unless asked otherwise.
 pub const READERS_DEFAULT: u32 = 8;
+
+/// How many batches of several partitions are on their way at the same time: while one is synced to
+/// disk the next one is worked on. More would be smaller.
+const TURNS: usize = 2;
 
 /// How long making a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -116,9 +124,10 @@ impl PostgresOptions {
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
     match tokio::time::timeout(CONNECT_WITHIN, options.connect()).await {
         Ok(connected) => connected.map_err(Error::database),
-        Err(_) => Err(Error::Database(
-            format!("no connection within {CONNECT_WITHIN:?}; is the server up?").into(),
-        )),
+        Err(_) => {
+            let what = format!("no connection within {CONNECT_WITHIN:?}; is the server up?");
+            Err(Error::database(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, what))))
+        }
     }
 }
 
@@ -168,9 +177,21 @@ pub struct PostgresStore {
     partitions: u16,
     readers: PgPool,
     appenders: Vec<Mutex<Appender>>,
+    /// Batches of several partitions that are stored together.
+    together: Together<(Lease, Batch), Result<(), AppendError>>,
+    /// What stores them, while it is not at work.
+    shared: std::sync::Mutex<Vec<Shared>>,
     /// None: open for reading only.
     tenure: Option<Arc<Tenure>>,
     keeper: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// What became of an append, and whether its connection can be used again, within bounds.
+async fn answered(
+    appending: impl Future<Output = (Result<(), AppendError>, bool)>,
+) -> (Result<(), AppendError>, bool) {
+    let no_answer = || (Err(AppendError::Unknown(no_answer().with_source())), false);
+    tokio::time::timeout(ANSWER_WITHIN, appending).await.unwrap_or_else(|_| no_answer())
 }
 
 /// What appends to one partition.
@@ -184,6 +205,9 @@ struct Appender {
     /// true, and must not outrun a later one.
     tried: u64,
 }
+
+/// What appends to whatever partitions.
+type Shared = (PgConnection, Statements);
 
 impl Drop for PostgresStore {
     fn drop(&mut self) {
@@ -237,6 +261,8 @@ impl PostgresStore {
             readers: readers(&options, &options.limited()),
             options,
             appenders,
+            together: Together::new(TURNS),
+            shared: std::sync::Mutex::default(),
             tenure: Some(tenure),
             keeper: Some(tokio::spawn(keeper)),
         })
@@ -252,8 +278,16 @@ impl PostgresStore {
         })?;
         check_format(&mut connection).await?;
         let readers = readers(&options, &read_only);
-        let appenders = Vec::new();
-        Ok(Self { partitions, readers, options, appenders, tenure: None, keeper: None })
+        Ok(Self {
+            partitions,
+            readers,
+            options,
+            appenders: Vec::new(),
+            together: Together::new(TURNS),
+            shared: std::sync::Mutex::default(),
+            tenure: None,
+            keeper: None,
+        })
     }
 
     fn appender(&self, partition: u16) -> Result<&Mutex<Appender>, Error> {
@@ -303,6 +337,68 @@ impl PostgresStore {
             Some(connection) => Ok(connection),
             None => self.options.connect_writer().await,
         }
+    }
+
+    async fn append_alone(
+        &self,
+        appender: &mut Appender,
+        lease: Lease,
+        batch: &Batch,
+    ) -> Result<(), AppendError> {
+        let connected = self.connected(appender).await;
+        let mut connection =
+            connected.map_err(|error| AppendError::NotCommitted(error.with_source()))?;
+        let one = [(lease, batch)];
+        let appending = append::append(&mut connection, &mut appender.statements, &one);
+        let (appended, sound) = answered(appending).await;
+        // What became of a connection that failed is not worth finding out.
+        appender.connection = sound.then_some(connection);
+        appended
+    }
+
+    /// Stores batches of several partitions in one statement. One that is refused, or whose lease
+    /// does not hold, leaves all of them out: then each goes by itself.
+    async fn append_all(&self, all: Vec<(Lease, Batch)>) -> Vec<Result<(), AppendError>> {
+        let there = self.shared().pop();
+        let made = match there {
+            Some(shared) => Ok(shared),
+            None => self.options.connect_writer().await.map(|of| (of, Statements::default())),
+        };
+        let (mut connection, mut statements) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                return vec![Err(AppendError::NotCommitted(error.with_source())); all.len()];
+            }
+        };
+        let all: Vec<_> = all.iter().map(|(lease, batch)| (*lease, batch)).collect();
+        let appending = append::append(&mut connection, &mut statements, &all);
+        let (appended, mut sound) = answered(appending).await;
+        let is_about_one = matches!(appended, Err(AppendError::Conflict(_) | AppendError::Fenced));
+        let mut said = Vec::with_capacity(all.len());
+        if all.len() == 1 || !is_about_one {
+            said.resize(all.len(), appended);
+        }
+        // What is left goes one by one.
+        for one in &all[said.len()..] {
+            if !sound {
+                // Nothing was sent.
+                said.push(Err(AppendError::NotCommitted("the connection ended".into())));
+                continue;
+            }
+            let one = std::slice::from_ref(one);
+            let appending = append::append(&mut connection, &mut statements, one);
+            let (appended, is_sound) = answered(appending).await;
+            said.push(appended);
+            sound = is_sound;
+        }
+        if sound {
+            self.shared().push((connection, statements));
+        }
+        said
+    }
+
+    fn shared(&self) -> std::sync::MutexGuard<'_, Vec<Shared>> {
+        self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// All rows of a query. It is asked again when a connection turns out to have ended.
@@ -536,15 +632,14 @@ impl Store for PostgresStore {
     async fn append(&self, lease: Lease, batch: &Batch) -> Result<(), AppendError> {
         let appender = self.appender(lease.partition).map_err(|_| AppendError::Fenced)?;
         let mut appender = appender.lock().await;
-        let connected = self.connected(&mut appender).await;
-        let mut connection =
-            connected.map_err(|error| AppendError::NotCommitted(error.with_source()))?;
-        let appending = append::append(&mut connection, &mut appender.statements, lease, batch);
-        let Ok((appended, sound)) = tokio::time::timeout(ANSWER_WITHIN, appending).await else {
-            return Err(AppendError::Unknown(no_answer().with_source()));
+        let appended = if self.partitions > 1 {
+            let work = (lease, batch.clone());
+            let said = self.together.hand_in(lease.partition, work, |all| self.append_all(all));
+            let lost = || Err(AppendError::Unknown("whoever stored it ended in the middle".into()));
+            said.await.unwrap_or_else(lost)
+        } else {
+            self.append_alone(&mut appender, lease, batch).await
         };
-        // What became of a connection that failed is not worth finding out.
-        appender.connection = sound.then_some(connection);
         if matches!(appended, Err(AppendError::Fenced)) {
             self.doubt();
         }

@@ -181,6 +181,8 @@ impl SqliteStore {
             .min_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
+            // A file does not go away; a look at it first would be as dear as most of what is read.
+            .test_before_acquire(false)
             .connect_with(options(path, durability).read_only(true))
             .await
             .map_err(Error::database)?;
@@ -556,11 +558,14 @@ impl Store for SqliteStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let marks: Vec<_> = (1..=ids.len()).map(|number| format!("${number}")).collect();
-        let text =
-            format!("SELECT event_id, seq FROM events WHERE event_id IN ({})", marks.join(", "));
+        // Few different statements, so that each stays prepared: the last id fills the places up. And
+        // SQLite takes `$n` for a name, to be looked for among all others for each value.
+        let count = ids.len().next_power_of_two();
+        let marks = vec!["?"; count].join(", ");
+        let text = format!("SELECT event_id, seq FROM events WHERE event_id IN ({marks})");
         let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
-        for id in ids {
+        let last = ids.last().into_iter().cycle();
+        for id in ids.iter().chain(last).take(count) {
             query = query.bind(id.as_bytes().to_vec());
         }
         let rows = query.fetch_all(&self.readers).await.map_err(Error::database)?;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Runtime;
+use super::changes::Changes;
 use crate::aggregate::NoRejection;
 use crate::command::{CommandContext, CommandError, ControlWrite, Done, Unavailable};
 use crate::event::{DecodeError, EventPayload, Position, StoredEvent};
@@ -109,14 +110,10 @@ impl JournalReader {
         self.0.0.partitions.iter().map(head).collect()
     }
 
-    /// Waits until a partition's head is behind `after`; whether it is.
-    pub async fn wait_past(&self, after: Position, timeout: Duration) -> bool {
-        let Some(partition) = self.0.0.partitions.get(usize::from(after.partition)) else {
-            return false;
-        };
-        let mut head = partition.head.clone();
-        let past = head.wait_for(|head| *head > after.position);
-        matches!(tokio::time::timeout(timeout, past).await, Ok(Ok(_)))
+    /// Watches for new events of these aggregates, from now on.
+    pub fn changes_of(&self, ids: &[Uuid]) -> Changes {
+        let watchers = |id: &Uuid| (self.0.partition_for(*id).watchers.clone(), *id);
+        Changes::new(ids.iter().map(watchers).collect())
     }
 
     /// Waits until the head of some partition is behind what `after` has of it (nothing, where it

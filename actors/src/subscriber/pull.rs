@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::lane::{
     self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVERY, Keyed, QUEUE_MAX,
@@ -24,6 +25,7 @@ use crate::journal::{Batch, Checkpoint, LetterFilter, LetterState};
 use crate::planted::Bug;
 use crate::retry::Backoff;
 use crate::runtime::Runtime;
+use crate::world::Timestamp;
 
 /// Events read at a time.
 const PAGE: usize = 256;
@@ -33,15 +35,36 @@ const PROJECTION_PAGE: usize = 1_024;
 /// load one transaction takes what came meanwhile, instead of many taking a few events each. An
 /// event that comes after a pause is projected at once.
 const PROJECTION_PAUSE: Duration = Duration::from_millis(20);
-/// A page of so many events is load. Then each of several partitions leaves as many pauses at once,
-/// up to [`PAUSES_MAX`]: together they make no more transactions than one would, almost.
+/// A page of so many events is load. Then a pause is twice as long, because a transaction costs much
+/// before it does anything; and each of several partitions leaves as many pauses at once, up to
+/// [`PAUSES_MAX`]: together they make no more transactions than one would, almost.
 const BUSY_PAGE: usize = 8;
+const PAUSES_MIN: u32 = 2;
 const PAUSES_MAX: u32 = 4;
+/// The milliseconds over which the instants of the projections are spread: the longest pause.
+const PHASES: u64 = 80;
 
 /// How long to wait after a page of so many events, in one of so many partitions.
 fn pause_after(events: usize, partitions: u16) -> Option<Duration> {
-    let pauses = if events < BUSY_PAGE { 1 } else { u32::from(partitions).clamp(1, PAUSES_MAX) };
+    let pauses =
+        if events < BUSY_PAGE { 1 } else { u32::from(partitions).clamp(PAUSES_MIN, PAUSES_MAX) };
     (events < PROJECTION_PAGE).then_some(PROJECTION_PAUSE * pauses)
+}
+
+/// How long to wait from `now` on for the next instant at which a projection goes on after such a
+/// pause. These instants are the same in all partitions, and others for each projection: what the
+/// partitions write then can be written together. It is a pause on average, and never less than half
+/// of one.
+fn until_the_next(pause: Duration, projection: &str, now: Timestamp) -> Duration {
+    let pause = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX).max(1);
+    let first = xxh3_64(projection.as_bytes()) % PHASES;
+    let first = i64::try_from(first).unwrap_or(0);
+    let since = now.millis().saturating_sub(first).rem_euclid(pause);
+    let mut wait = pause - since;
+    if wait < pause / 2 {
+        wait += pause;
+    }
+    Duration::from_millis(wait.unsigned_abs())
 }
 
 /// Runs a subscription until the service stops.
@@ -507,7 +530,8 @@ async fn run_projection(
                 redrive(cell, runtime, &mut blocked, request).await;
             }
             Next::Events(events) => {
-                let pause = pause_after(events.len(), cell.store.partitions());
+                let partitions = cell.store.partitions();
+                let pause = pause_after(events.len(), partitions);
                 let to = events.last().map_or(puller.cursor, |event| event.position);
                 let projected =
                     project(&puller, runtime, projection, &mut blocked, events, to).await;
@@ -516,7 +540,11 @@ async fn run_projection(
                     return if stopping { Ok(()) } else { Err("it could not go on".into()) };
                 }
                 advance(&mut puller, to);
-                puller.not_before = pause.map(|pause| Instant::now() + pause);
+                let wait = pause.map(|pause| match partitions {
+                    1 => pause,
+                    _ => until_the_next(pause, cell.subscription.name, runtime.world().now()),
+                });
+                puller.not_before = wait.map(|wait| Instant::now() + wait);
             }
         }
         report_lag(cell, &lag);
@@ -600,4 +628,30 @@ async fn try_project(
         handled(cell, events, outcome, None);
     }
     Ok(outcome.map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Partitions that finish at different times go on at the same one; two projections do not.
+    #[test]
+    fn partitions_go_on_together_and_projections_apart() {
+        let pause = Duration::from_millis(80);
+        let goes_on = |projection: &str, at: i64| {
+            let wait = until_the_next(pause, projection, Timestamp::from_millis(at));
+            assert!(wait >= pause / 2 && wait < pause + pause / 2, "{wait:?}");
+            at + i64::try_from(wait.as_millis()).unwrap()
+        };
+        let all = |projection: &str| -> HashSet<i64> {
+            (1_000_000..1_000_080).map(|at| goes_on(projection, at)).collect()
+        };
+        let (one, other) = (all("listings-view"), all("search"));
+        assert_eq!(one.len(), 2, "the next instant, or the one behind it: {one:?}");
+        assert!(one.is_disjoint(&other), "{one:?} {other:?}");
+        // A short pause ends at one of the instants of the long ones, or between them.
+        let short = until_the_next(pause / 4, "search", Timestamp::from_millis(1_000_000));
+        let long = until_the_next(pause, "search", Timestamp::from_millis(1_000_000));
+        assert_eq!((long - short).as_millis() % 20, 0);
+    }
 }

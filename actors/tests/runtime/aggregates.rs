@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use souk_actors::aggregate::AggregateOptions;
-use souk_actors::command::{CommandError, Unavailable};
+use souk_actors::command::{CommandContext, CommandError, Origin, Unavailable};
 use souk_actors::custody::{Custody, Quarantined, Released};
 use souk_actors::event::EventPayload;
 use souk_actors::faults::{Fault, Mode};
@@ -142,6 +142,41 @@ async fn parallel_repeats_have_one_effect() {
     for done in &done {
         assert_eq!(done.value, i64::try_from(done.version).unwrap(), "the view is of its version");
     }
+}
+
+/// Of commands from inside, the journal is asked only where it may know more than the aggregate does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_from_inside_has_one_effect_in_this_life_and_in_the_next() {
+    async fn send(rig: &Rig, key: u128) -> (i64, bool) {
+        let context = CommandContext { origin: Origin::Inside, ..rig.keyed(key) };
+        let command = AccountCommand::Change(1);
+        let done = rig.accounts().send(id(1), command, context, |account| account.balance).await;
+        let done = done.unwrap();
+        (done.value, done.replayed)
+    }
+
+    let rig = Arc::new(Rig::on_sqlite().await);
+    assert_eq!(send(&rig, 1).await, (1, false));
+    assert_eq!(send(&rig, 1).await, (1, true));
+    // More than it remembers.
+    for from in (2..=4_200).step_by(500) {
+        let mut running = JoinSet::new();
+        for key in from..(from + 500).min(4_201) {
+            let rig = rig.clone();
+            running.spawn(async move { send(&rig, key).await });
+        }
+        assert!(running.join_all().await.iter().all(|(_, replayed)| !replayed));
+    }
+    assert_eq!(send(&rig, 1).await, (1, true), "it was forgotten, and asked for");
+    assert_eq!(send(&rig, 4_201).await, (4_201, false));
+
+    assert!(rig.runtime.drain(Duration::from_secs(5)).await);
+    let Rig { store, folder, .. } = Arc::into_inner(rig).unwrap();
+    let rig = Rig::on(store, folder, options(), |builder| builder).await;
+    assert_eq!(send(&rig, 1).await, (1, true), "not live, and looked up by its actor");
+    assert_eq!(send(&rig, 4_201).await, (4_201, true));
+    assert_eq!(send(&rig, 4_202).await, (4_202, false));
+    assert_eq!(send(&rig, 4_202).await, (4_202, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use souk_actors::command::{CommandError, Unavailable};
 use souk_actors::journal::postgres::{PostgresOptions, PostgresStore};
-use souk_actors::journal::{AppendError, Batch, Error, Lease, Standing, Store, chain};
+use souk_actors::journal::{AppendError, Batch, Error, Lease, PersonKey, Standing, Store, chain};
 use souk_actors::testing::postgres::{Options as ServerOptions, Server};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -51,6 +51,14 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(120), waited)
         .await
         .unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Waits until so many statements about leases wait for somebody's lock.
+async fn held_up(url: &str, statements: i64) {
+    let mut session = session(url).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND wait_event_type = 'Lock' AND query LIKE '%leases%'";
+    until("they wait", async || ask::<i64>(&mut session, waiting).await >= statements).await;
 }
 
 /// Every partition's log is whole: positions, versions and hashes without a gap.
@@ -173,6 +181,100 @@ async fn a_row_that_cannot_be_stored_fails_its_own_command_alone() {
         assert_eq!(rig.balance(account).await, balance, "{account}");
     }
     assert_eq!(assert_whole(&*rig.store).await, 45);
+}
+
+/// What partitions store at the same time is one statement; what is wrong with one of them is not
+/// the others' business. On one thread, where what is begun first comes first.
+#[tokio::test(flavor = "current_thread")]
+async fn what_partitions_store_at_once_has_each_its_own_outcome() {
+    let url = Server::shared().create_database().await;
+    let store = Arc::new(postgres(&url, Some(8)).await.unwrap());
+    let mut leases = Vec::new();
+    for partition in 0..8 {
+        leases.push(store.acquire(partition).await.unwrap());
+    }
+    let key = |number: u128, wrapped: u8| PersonKey {
+        subject: Uuid::from_u128(number),
+        wrapped: vec![wrapped],
+    };
+    let append = |lease: Lease, key: PersonKey| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            store.append(lease, &Batch { keys: vec![key], ..Batch::default() }).await
+        })
+    };
+    append(leases[0], key(99, 1)).await.unwrap().unwrap();
+    // As many as can be on their way are held up, and the others come together behind them.
+    let mut session = session(&url).await;
+    run(&mut session, "BEGIN; SELECT FROM leases FOR UPDATE").await;
+    let mut running = Vec::new();
+    for (partition, lease) in (0..).zip(&leases) {
+        let lease = match partition {
+            6 => Lease { epoch: lease.epoch - 1, ..*lease },
+            _ => *lease,
+        };
+        running.push(append(lease, if partition == 5 { key(99, 2) } else { key(partition, 1) }));
+    }
+    held_up(&url, 2).await;
+    run(&mut session, "COMMIT").await;
+    let mut outcomes = Vec::new();
+    for one in running {
+        outcomes.push(one.await.unwrap());
+    }
+    for (partition, outcome) in outcomes.iter().enumerate() {
+        match partition {
+            5 => assert!(matches!(outcome, Err(AppendError::Conflict(_))), "{outcome:?}"),
+            6 => assert!(matches!(outcome, Err(AppendError::Fenced)), "{outcome:?}"),
+            _ => assert!(outcome.is_ok(), "{partition}: {outcome:?}"),
+        }
+    }
+    let keys: i64 = ask(&mut session, "SELECT count(*) FROM person_keys").await;
+    assert_eq!(keys, 7);
+    let transactions: i64 =
+        ask(&mut session, "SELECT count(DISTINCT xmin::text) FROM person_keys").await;
+    assert_eq!(transactions, 7, "each went by itself in the end");
+    // With nothing wrong they are fewer transactions than batches.
+    run(&mut session, "BEGIN; SELECT FROM leases FOR UPDATE").await;
+    let mut running = Vec::new();
+    for (number, lease) in (200..).zip(&leases) {
+        running.push(append(*lease, key(number, 1)));
+    }
+    held_up(&url, 2).await;
+    run(&mut session, "COMMIT").await;
+    for one in running {
+        one.await.unwrap().unwrap();
+    }
+    let again = "SELECT count(DISTINCT xmin::text) FROM person_keys \
+        WHERE subject >= '00000000-0000-0000-0000-0000000000c8'";
+    let transactions: i64 = ask(&mut session, again).await;
+    assert!(transactions < 8, "{transactions}");
+}
+
+/// Whoever waits for the first lease holds none of the others: an append of several partitions that
+/// has the first one goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_locked_in_the_order_of_their_partitions() {
+    let url = Server::shared().create_database().await;
+    let mut options = PostgresOptions::new(&url).unwrap();
+    options.lease_ttl = Duration::from_secs(3);
+    let store = PostgresStore::open(options, Some(8)).await.unwrap();
+    let mut holding = session(&url).await;
+    // The row of the first partition is not the first in the table, where any other way begins.
+    loop {
+        run(&mut holding, "UPDATE leases SET holder_name = holder_name WHERE partition = 0").await;
+        run(&mut holding, "BEGIN; SELECT FROM leases WHERE partition = 0 FOR UPDATE").await;
+        let first: i64 =
+            ask(&mut holding, "SELECT partition FROM leases ORDER BY ctid LIMIT 1").await;
+        if first != 0 {
+            break;
+        }
+        run(&mut holding, "ROLLBACK").await;
+    }
+    held_up(&url, 1).await;
+    let free = "SELECT count(*) FROM (SELECT FROM leases FOR UPDATE SKIP LOCKED) AS free";
+    assert_eq!(ask::<i64>(&mut session(&url).await, free).await, 7);
+    run(&mut holding, "COMMIT").await;
+    drop(store);
 }
 
 #[tokio::test(flavor = "multi_thread")]

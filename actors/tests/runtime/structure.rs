@@ -82,7 +82,7 @@ fn fault_points_stand_where_the_list_says() {
 const FLOORS: &[&[&str]] = &[
     &[
         "event", "world", "id", "retry", "personal", "command", "faults", "filter", "flag",
-        "planted", "hot", "trace",
+        "planted", "hot", "trace", "together",
     ],
     &["journal"],
     &["admission", "aggregate", "broker", "timer", "dead_letter", "supervisor"],

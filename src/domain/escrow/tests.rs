@@ -7,12 +7,17 @@ use crate::domain::testing::{
 };
 
 fn open() -> EscrowCommand {
+    opened_with(0)
+}
+
+fn opened_with(subsidy: i64) -> EscrowCommand {
     EscrowCommand::Open {
         escrow_id: EscrowId::of(order(1)),
         order_id: order(1),
         buyer_id: user(BUYER),
         seller_id: user(SELLER),
         money: dong(1_500),
+        subsidy,
         method: PaymentMethod::new("momo"),
         now: at(0),
     }
@@ -128,11 +133,54 @@ fn an_undo_that_comes_first_bars_the_escrow() {
     Scenario::<Escrow>::new().when(release(buyer())).then_rejected("not_found");
 }
 
+/// What an account has gained by all of it.
+fn account(history: &[EscrowEvent], account: &str) -> i64 {
+    let of = history.iter().flat_map(entries).filter(|entry| entry.account == account);
+    of.map(|entry| entry.amount).sum()
+}
+
+#[test]
+fn what_the_market_adds_is_the_sellers_and_goes_back_with_what_goes_back() {
+    let part = |number: u128, amount| EscrowCommand::RefundPart {
+        refund_id: RefundId(uuid::Uuid::from_u128(number)),
+        amount,
+        reason: "returned".to_owned(),
+        now: at(3),
+    };
+    // 1500 were paid, 200 are added: of a part of 500 a third of them, rounded down, goes back.
+    let begin = [opened_with(200), fund(), part(1, 500)];
+    let seller = account_of(user(SELLER));
+    let (escrow, history) = run::<Escrow>(&begin);
+    assert_eq!(escrow.details.as_ref().unwrap().balance, 1_000 + 134);
+    assert_eq!((account(&history, "gateway:momo"), account(&history, MARKET)), (-1_000, -134));
+
+    let (_, history) = run::<Escrow>(&[&begin[..], &[release(buyer())]].concat());
+    assert_eq!(account(&history, &seller), 1_134);
+    // All else goes back afterwards, in two parts that do not come out even: from the seller, with all
+    // of it.
+    let rest = [release(buyer()), part(2, 333), part(3, 667)];
+    let (escrow, history) = run::<Escrow>(&[&begin[..], &rest].concat());
+    assert_eq!(escrow.details.unwrap().status, EscrowStatus::Refunded);
+    for name in [seller.as_str(), MARKET, "gateway:momo"] {
+        assert_eq!(account(&history, name), 0, "{name}");
+    }
+    // An order that is off gives the buyer what was paid, and the market the rest.
+    let (escrow, history) = run::<Escrow>(&[&begin[..], &[refund()]].concat());
+    let Some(EscrowEvent::Refunded(last)) = history.last() else { panic!("{history:?}") };
+    assert_eq!((last.amount, escrow.details.unwrap().balance), (1_000, 0));
+    assert_eq!((account(&history, MARKET), account(&history, "gateway:momo")), (0, 0));
+    let (_, history) = run::<Escrow>(&[opened_with(200), refund()]);
+    assert_eq!(account(&history, MARKET), 0);
+}
+
 proptest! {
     /// Whatever comes: the books balance, the escrow never owes, and the money leaves it once.
     #[test]
-    fn the_ledger_sums_to_nothing(choices in prop::collection::vec(0usize..4, 0..20)) {
-        let commands = [open(), fund(), release(buyer()), refund()];
+    fn the_ledger_sums_to_nothing(
+        choices in prop::collection::vec(0usize..4, 0..20),
+        subsidy in prop_oneof![Just(0), 1i64..2_000],
+    ) {
+        let commands = [opened_with(subsidy), fund(), release(buyer()), refund()];
         let mut state = Escrow::default();
         let mut history = Vec::new();
         for choice in choices {
@@ -142,9 +190,9 @@ proptest! {
                 history.push(event);
                 let details = state.details.as_ref();
                 let balance = details.map_or(0, |details| details.balance);
-                prop_assert!((0..=1_500).contains(&balance));
+                prop_assert!((0..=1_500 + subsidy).contains(&balance));
                 let funded = details.is_some_and(|it| it.status == EscrowStatus::Funded);
-                prop_assert_eq!(balance == 1_500, funded);
+                prop_assert_eq!(balance == 1_500 + subsidy, funded);
             }
         }
         let outside: i64 = history

@@ -521,7 +521,7 @@ impl Market {
 /// What the code of [`Market::promote`] takes off.
 fn taken_off() -> OrderPromotion {
     let promotion_id = PromotionId::of_code("BOOKS");
-    OrderPromotion { promotion_id, code: "BOOKS".into(), discount: 100 }
+    OrderPromotion { promotion_id, code: "BOOKS".into(), discount: 100, borne_by_market: false }
 }
 
 fn name<R: souk_actors::aggregate::Rejection>(rejection: R) -> String {

@@ -205,6 +205,33 @@ fn reasons_have_one_name() {
     }
 }
 
+/// A code of the market counts for every seller; only administrators keep it.
+#[test]
+fn the_market_offers_codes_for_everybody() {
+    let of_market = |caller: Caller| {
+        create_with(|new| {
+            new.caller = caller;
+            new.seller_id = UserId::ADMINISTRATORS;
+            new.seller_standing = None;
+        })
+    };
+    for caller in [seller(), buyer()] {
+        Scenario::<Promotion>::new().when(of_market(caller)).then_rejected("forbidden");
+    }
+    let (promotion, _) = run::<Promotion>(&[of_market(admin())]);
+    assert!(promotion.details.as_ref().unwrap().is_the_markets());
+    for seller in [SELLER, STRANGER] {
+        let off = promotion.quote((user(seller), user(BUYER)), dong(1_000), at(20));
+        assert_eq!(off, Ok(100));
+    }
+    let end = |caller| PromotionCommand::End { caller, now: at(30) };
+    Scenario::<Promotion>::given(run::<Promotion>(&[of_market(admin())]).1)
+        .when(end(seller()))
+        .then_rejected("forbidden")
+        .when(end(admin()))
+        .then_types(&["promotion.ended"]);
+}
+
 proptest! {
     /// Whatever comes in whatever order, the uses are those of the orders that hold one, and never
     /// more than there may be.

@@ -233,6 +233,7 @@ fn a_stored_event_is_read_back_with_what_was_said_of_it() {
         service: "gateway-service".to_owned(),
         version: "1".to_owned(),
         actor_id: "service_token-1".to_owned(),
+        credential: None,
         tenant_id: "default".to_owned(),
         traceparent: None,
         subscription: None,

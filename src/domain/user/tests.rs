@@ -575,7 +575,35 @@ fn a_sellers_rating_counts_each_review_once() {
 fn mute(kinds: &[NotificationKind]) -> UserCommand {
     let channel = crate::domain::notification::Channel::Email;
     let muted = kinds.iter().map(|kind| Muted { channel, kind: *kind }).collect();
-    UserCommand::SetPreferences { caller: buyer(), muted, now: at(6) }
+    let reports = ReportMails::Off;
+    UserCommand::SetPreferences { caller: buyer(), muted, reports, now: at(6) }
+}
+
+#[test]
+fn administrators_choose_their_reports() {
+    let wish = |reports, seconds| {
+        let muted = BTreeSet::new();
+        UserCommand::SetPreferences { caller: buyer(), muted, reports, now: at(seconds) }
+    };
+    let since = |user: &User| user.details.as_ref().unwrap().reports.map(|of| of.since);
+    after(&[register()])
+        .when(wish(ReportMails::Off, 1))
+        .then([])
+        .when(wish(ReportMails::Daily, 1))
+        .then_rejected("invalid");
+    let admin = UserCommand::RegisterAdmin { caller: Caller::System, registration: registration() };
+    after(&[admin])
+        .when(wish(ReportMails::Daily, 2))
+        .then_types(&["user.preferences_updated"])
+        .when(wish(ReportMails::Daily, 3))
+        .and_state(|user| assert_eq!(since(user), Some(at(2))))
+        .then([])
+        .when(wish(ReportMails::Hourly, 4))
+        .and_state(|user| assert_eq!(since(user), Some(at(4))))
+        .then_types(&["user.preferences_updated"])
+        .when(wish(ReportMails::Off, 5))
+        .and_state(|user| assert_eq!(since(user), None))
+        .then_types(&["user.preferences_updated"]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The read models in one SQLite file.
 //!
-//! SQLite has one writer per file, so there is one writing connection and a pool that only reads.
+//! SQLite has one writer per file, so there is one writing connection, which a transaction takes for
+//! itself, and a pool that only reads. The writer is no pool of one: a pool tries a connection whenever
+//! it hands it out and takes it back, and with short transactions that was half of what they cost.
 //! `synchronous=NORMAL` is enough: what a power cut takes from the end of this file is projected
 //! again, because the checkpoint goes with it.
 
@@ -14,11 +16,17 @@ use sqlx::sqlite::{
     SqliteRow, SqliteSynchronous,
 };
 use sqlx::{
-    Arguments, AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqlStr, Sqlite,
+    Arguments, AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqlStr,
+    SqliteConnection,
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{Insert, Param, ReadError, Row, RowOf};
+
+/// How long a transaction waits for the one before it.
+const WRITER_WAIT: Duration = Duration::from_secs(30);
 
 /// Readers do not block each other; more than this only queue for the processor.
 const READERS_MAX: u32 = 4;
@@ -62,12 +70,71 @@ impl ReadError {
     }
 }
 
-type Tx = sqlx::Transaction<'static, Sqlite>;
+/// The connection that writes.
+struct Writer {
+    /// How to open it anew; `None`: it is closed for good.
+    options: Option<SqliteConnectOptions>,
+    connection: Option<SqliteConnection>,
+}
+
+impl Writer {
+    async fn connected(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        if self.connection.is_none() {
+            let options = self.options.as_ref().ok_or(sqlx::Error::PoolClosed)?;
+            self.connection = Some(options.connect().await?);
+        }
+        Ok(self.connection.as_mut().expect("it was just opened"))
+    }
+
+    /// Begins a transaction. A connection that cannot is given up: the next one is opened anew.
+    async fn begin(&mut self) -> Result<(), ReadError> {
+        let connection = self.connected().await.map_err(ReadError::sqlite)?;
+        let begun = sqlx::query("BEGIN IMMEDIATE").execute(connection).await;
+        let begun = begun.map(drop).map_err(ReadError::sqlite);
+        if begun.as_ref().is_err_and(|error| !matches!(error, ReadError::Busy(_))) {
+            self.connection = None;
+        }
+        begun
+    }
+
+    /// Undoes what a transaction left. SQLite may have undone it by itself (a full disk), and refuses
+    /// to undo it once more: either way the next transaction finds nothing of it.
+    async fn undo(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        if sqlx::query("ROLLBACK").execute(connection).await.is_err() {
+            self.connection = None;
+        }
+    }
+}
+
+/// A transaction that writes, the only one. Dropping it undoes it.
+pub(super) struct Tx {
+    /// `None` once it is committed.
+    writer: Option<OwnedMutexGuard<Writer>>,
+}
+
+impl Tx {
+    fn connection(&mut self) -> Result<&mut SqliteConnection, ReadError> {
+        let connection = self.writer.as_mut().and_then(|writer| writer.connection.as_mut());
+        connection.ok_or(ReadError::Failed(sqlx::Error::PoolClosed))
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        let Some(mut writer) = self.writer.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) => drop(handle.spawn(async move { writer.undo().await })),
+            // Closing it undoes it too.
+            Err(_) => writer.connection = None,
+        }
+    }
+}
 
 /// The file, open.
 #[derive(Clone)]
 pub(super) struct Database {
-    writer: SqlitePool,
+    writer: Arc<Mutex<Writer>>,
     readers: SqlitePool,
 }
 
@@ -102,37 +169,30 @@ impl Database {
                 "cannot open the read database {path} (is its disk full, or its folder read-only?)"
             )
         };
-        let writer = SqlitePoolOptions::new()
-            .min_connections(1)
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .after_release(|connection, _| {
-                // SQLite may undo a transaction by itself (a full disk), and then refuses to undo it
-                // once more: such a connection would be taken to be in a transaction for ever.
-                Box::pin(async move {
-                    connection.ping().await?;
-                    Ok(!connection.is_in_transaction())
-                })
-            })
-            .connect_with(options.clone().pragma("cache_size", format!("-{WRITER_CACHE_KIB}")))
-            .await
-            .with_context(describe)?;
+        let writes = options.clone().pragma("cache_size", format!("-{WRITER_CACHE_KIB}"));
+        let mut connection = writes.connect().await.with_context(describe)?;
         if std::fs::metadata(path).is_ok_and(|file| file.len() <= CHECKED_BYTES_MAX) {
-            quick_check(&writer).await?;
+            quick_check(&mut connection).await?;
         }
-        MIGRATIONS.run(&writer).await.context("cannot bring the read database up to date")?;
+        let migrated = MIGRATIONS.run(&mut connection).await;
+        migrated.context("cannot bring the read database up to date")?;
+        let writer = Writer { options: Some(writes), connection: Some(connection) };
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(Duration::from_secs(5))
+            // A file does not go away; a look at it first would be as dear as most of what is read.
+            .test_before_acquire(false)
             .connect_with(options.read_only(true))
             .await
             .with_context(describe)?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers })
     }
 
     pub(super) async fn begin(&self) -> Result<Tx, ReadError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(ReadError::sqlite)
+        let waiting = timeout(WRITER_WAIT, self.writer.clone().lock_owned());
+        let mut writer = waiting.await.map_err(|_| ReadError::Busy(sqlx::Error::PoolTimedOut))?;
+        writer.begin().await?;
+        Ok(Tx { writer: Some(writer) })
     }
 
     pub(super) async fn fetch(
@@ -146,7 +206,16 @@ impl Database {
 
     pub(super) async fn close(&self) {
         self.readers.close().await;
-        self.writer.close().await;
+        let mut writer = self.writer.lock().await;
+        writer.options = None;
+        if let Some(connection) = writer.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the read database was closed"
+            );
+        }
     }
 }
 
@@ -155,8 +224,8 @@ impl Database {
 #[error("the read database is damaged: {0}")]
 struct Damaged(String);
 
-async fn quick_check(pool: &SqlitePool) -> anyhow::Result<()> {
-    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(pool).await?;
+async fn quick_check(connection: &mut SqliteConnection) -> anyhow::Result<()> {
+    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(connection).await?;
     if found == "ok" { Ok(()) } else { Err(Damaged(found).into()) }
 }
 
@@ -192,7 +261,7 @@ pub(super) async fn execute(
     sql: SqlStr,
     params: Vec<Param>,
 ) -> Result<u64, ReadError> {
-    let done = sqlx::query_with(sql, arguments(params)?).execute(&mut **tx).await;
+    let done = sqlx::query_with(sql, arguments(params)?).execute(tx.connection()?).await;
     Ok(done.map_err(ReadError::sqlite)?.rows_affected())
 }
 
@@ -202,7 +271,7 @@ pub(super) async fn fetch(
     params: Vec<Param>,
 ) -> Result<Vec<Row>, ReadError> {
     let query = sqlx::query_with(sql, arguments(params)?);
-    query.fetch_all(&mut **tx).await.map(rows).map_err(ReadError::sqlite)
+    query.fetch_all(tx.connection()?).await.map(rows).map_err(ReadError::sqlite)
 }
 
 pub(super) async fn fetch_of(tx: &mut Tx, sql: &str, keys: &[Uuid]) -> Result<Vec<Row>, ReadError> {
@@ -235,8 +304,11 @@ pub(super) async fn copy_shape(tx: &mut Tx, from: &str, to: &str) -> Result<(), 
     execute(tx, STATISTICS.into_sql_str(), vec![from.into(), to.into()]).await.map(drop)
 }
 
-pub(super) async fn commit(tx: Tx) -> Result<(), ReadError> {
-    tx.commit().await.map_err(ReadError::sqlite)
+pub(super) async fn commit(mut tx: Tx) -> Result<(), ReadError> {
+    let committed = sqlx::query("COMMIT").execute(tx.connection()?).await;
+    committed.map_err(ReadError::sqlite)?;
+    tx.writer = None;
+    Ok(())
 }
 
 fn rows(rows: Vec<SqliteRow>) -> Vec<Row> {
@@ -329,6 +401,31 @@ mod tests {
         assert_eq!(count.unwrap()[0].int(0).unwrap(), 300);
         let mode = db.fetch(Query::new("PRAGMA journal_mode")).await.unwrap();
         assert_eq!(mode[0].text(0).unwrap(), "wal");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_committed_is_undone_and_the_next_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&dir).await;
+        let insert =
+            Insert::new("projection_checkpoints", &["projection", "partition", "position"], "");
+        let row = |name: &str| vec![name.into(), 0_u16.into(), Param::from(7_u64)];
+        let mut dropped = db.begin().await.unwrap();
+        insert.run(&mut dropped, row("dropped")).await.unwrap();
+        drop(dropped);
+        let mut refused = db.begin().await.unwrap();
+        insert.run(&mut refused, row("once")).await.unwrap();
+        let again = insert.run(&mut refused, row("once")).await;
+        assert!(matches!(again, Err(ReadError::Refused(_))), "{again:?}");
+        drop(refused);
+        let mut kept = db.begin().await.unwrap();
+        insert.run(&mut kept, row("kept")).await.unwrap();
+        kept.commit().await.unwrap();
+        let names = Query::new("SELECT projection FROM projection_checkpoints");
+        let names = db.fetch_as(names, |row| row.text(0)).await.unwrap();
+        assert_eq!(names, ["kept"]);
+        db.close().await;
+        assert!(matches!(db.begin().await.err(), Some(ReadError::Failed(_))));
     }
 
     #[tokio::test]

@@ -183,8 +183,10 @@ async fn changes_are_followed_and_what_is_gone_is_not_found() {
     assert_eq!(found(&test, "bicycle").await, [0_u128; 0]);
     assert_eq!(found(&test, "sports green").await, [2]);
     let expected = Indexed { version: 2, is_draft: false };
-    assert_eq!(indexed(&test.db, id(2)).await.unwrap(), Some(expected));
-    assert_eq!(indexed(&test.db, id(9)).await.unwrap(), None);
+    let found = indexed(&test.db, &[id(1), id(9), id(2)]).await.unwrap();
+    assert_eq!(found.get(&id(2)), Some(&expected));
+    assert!(!found.contains_key(&id(9)));
+    assert!(indexed(&test.db, &[]).await.unwrap().is_empty());
 }
 
 #[tokio::test]

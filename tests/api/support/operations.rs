@@ -15,6 +15,8 @@ pub struct Operation {
     pub query: Vec<String>,
     /// Whether the document says that it needs a token.
     pub needs_token: bool,
+    /// The scope with which a key does it as its owner.
+    pub key_scope: Option<String>,
     /// A body that is right for it, where it takes one.
     pub body: Option<Value>,
     /// The path filled in.
@@ -54,6 +56,8 @@ pub struct Things {
     pub payout_id: String,
     pub checkout_id: String,
     pub promotion_id: String,
+    /// A key of the buyer's own.
+    pub api_key_id: String,
 }
 
 impl Server {
@@ -99,6 +103,9 @@ impl Server {
         let basket = wish(&listing_id, 1, "sandbox");
         let checkout = buyer.client.keyed("basket").post("/api/v1/checkouts", &basket).await;
         let checkout_id = checkout.expect(201).text("checkout_id");
+        let key = json!({ "name": "a program", "scopes": ["orders:read"] });
+        let key = buyer.client.post("/api/v1/users/me/api-keys", &key).await.expect(201);
+        let api_key_id = key.text("token_id");
         self.at_rest().await;
         Things {
             seller,
@@ -121,6 +128,7 @@ impl Server {
             payout_id,
             checkout_id,
             promotion_id,
+            api_key_id,
         }
     }
 
@@ -176,7 +184,8 @@ fn operation(
     });
     let needs_token = described["security"].as_array().is_some_and(|of| !of.is_empty());
     let target = filled_in(path, things);
-    Operation { method, path: path.to_owned(), query, needs_token, body, target }
+    let key_scope = described["x-key-scope"].as_str().map(str::to_owned);
+    Operation { method, path: path.to_owned(), query, needs_token, key_scope, body, target }
 }
 
 fn filled_in(path: &str, things: &Things) -> String {
@@ -192,6 +201,7 @@ fn filled_in(path: &str, things: &Things) -> String {
         _ if path.contains("/events/") => &things.event_id,
         _ if path.contains("/sellers/") || path.ends_with("/follow") => &things.seller.user_id,
         _ if path.contains("/sessions/") => &things.session_id,
+        _ if path.contains("/api-keys/") => &things.api_key_id,
         _ if path.contains("/admin/users/") => &things.other_id,
         _ if path.contains("/users/") => &things.buyer.user_id,
         _ if path.contains("/webhooks/") => &things.webhook_id,

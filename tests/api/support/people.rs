@@ -17,6 +17,13 @@ pub struct Person {
 }
 
 impl Person {
+    /// A program of this person, with a key of these scopes.
+    pub async fn program(&self, scopes: &[&str]) -> Client {
+        let wish = json!({ "name": "a program", "scopes": scopes });
+        let made = self.client.post("/api/v1/users/me/api-keys", &wish).await.expect(201);
+        self.client.with_token(&made.text("token"))
+    }
+
     /// Logs in again: after the clock has moved the old token is over.
     pub async fn log_in_again(&mut self) {
         let tokens = login(&self.client, &self.email, &self.password).await.expect(200);
@@ -115,6 +122,23 @@ impl Server {
         self.become_seller(&person).await.expect(200);
         self.admin_verifies(&person).await.expect(200);
         person
+    }
+
+    /// An administrator of one's own, made at the console while the server does not run.
+    pub async fn administrator(&mut self, name: &str) -> Person {
+        let (email, password) =
+            (format!("{name}@example.com"), format!("{name} has a long password"));
+        assert!(self.terminate().await.success());
+        let create = ["admin", "create", "--email", &email];
+        let made = self.command(&create).reading(&format!("{password}\n")).run();
+        assert_eq!(made.code, 0, "{}", made.errors);
+        self.start_again().await;
+        let tokens = self.login(&email, &password).await.expect(200);
+        let access_token = tokens.text("access_token");
+        let client = self.visitor().with_token(&access_token);
+        let user_id = tokens.text("user_id");
+        let refresh_token = tokens.text("refresh_token");
+        Person { user_id, email, password, client, access_token, refresh_token }
     }
 
     /// Applies to be a seller.

@@ -34,6 +34,18 @@ const RENEWALS_PER_LEASE: u32 = 4;
 const SESSION: &str = "backend_pid = pg_backend_pid(), backend_start =
     (SELECT a.backend_start FROM pg_stat_activity a WHERE a.pid = pg_backend_pid())";
 
+/// Leases are locked in the order of their partitions, as appends of several partitions do: in any
+/// other order each could wait for the other.
+const IN_ORDER: &str = "ORDER BY partition FOR UPDATE";
+
+/// Changes the leases that `$1` holds.
+fn of_holder(set: &str) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!(
+        "WITH mine AS (SELECT partition FROM leases WHERE holder = $1 {IN_ORDER})
+         UPDATE leases l SET {set} FROM mine WHERE l.partition = mine.partition"
+    ))
+}
+
 /// Who a process is to others.
 #[derive(Debug, Clone)]
 pub(super) struct Holder {
@@ -107,12 +119,16 @@ async fn try_take(
     let all: i64 =
         sqlx::query_scalar("SELECT count(*) FROM leases").fetch_one(&mut *transaction).await?;
     let take = format!(
-        "UPDATE leases l SET epoch = epoch + 1, holder = $1, holder_name = $2, {SESSION},
+        "WITH free AS (
+             SELECT partition FROM leases l
+             WHERE holder IS NULL OR holder = $1 OR expires_at <= clock_timestamp()
+             OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.backend_pid
+                            AND coalesce(a.backend_start = l.backend_start, true))
+             {IN_ORDER}
+         )
+         UPDATE leases l SET epoch = l.epoch + 1, holder = $1, holder_name = $2, {SESSION},
          expires_at = clock_timestamp() + $3 * interval '1 millisecond'
-         WHERE holder IS NULL OR holder = $1 OR expires_at <= clock_timestamp()
-         OR NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.backend_pid
-                        AND coalesce(a.backend_start = l.backend_start, true))
-         RETURNING partition, epoch"
+         FROM free WHERE l.partition = free.partition RETURNING l.partition, l.epoch"
     );
     let rows = sqlx::query(sqlx::AssertSqlSafe(take))
         .bind(Id(holder.id))
@@ -305,16 +321,14 @@ async fn renew(
     patience: Duration,
 ) -> Result<(Instant, usize), String> {
     let asked = Instant::now();
-    let renew = format!(
-        "UPDATE leases SET {SESSION}, expires_at = clock_timestamp() + $2 * interval '1 millisecond'
-         WHERE holder = $1"
-    );
+    let renew =
+        format!("{SESSION}, expires_at = clock_timestamp() + $2 * interval '1 millisecond'");
     let ask = async {
         let mut open = match connection.take() {
             Some(open) => open,
             None => options.connect_for_lease().await.map_err(|error| error.to_string())?,
         };
-        let done = sqlx::query(sqlx::AssertSqlSafe(renew))
+        let done = sqlx::query(of_holder(&renew))
             .bind(Id(tenure.holder.id))
             .bind(millis(tenure.ttl))
             .execute(&mut open)
@@ -334,14 +348,8 @@ pub(super) async fn release(
     connection: &mut PgConnection,
     holder: &Holder,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "UPDATE leases SET holder = NULL, holder_name = '', expires_at = clock_timestamp()
-         WHERE holder = $1",
-    )
-    .bind(Id(holder.id))
-    .execute(connection)
-    .await
-    .map(|_| ())
+    let give_up = "holder = NULL, holder_name = '', expires_at = clock_timestamp()";
+    sqlx::query(of_holder(give_up)).bind(Id(holder.id)).execute(connection).await.map(|_| ())
 }
 
 #[cfg(test)]
