@@ -155,9 +155,9 @@ impl Server {
     }
 
     /// Moves the clock forward.
-    pub async fn advance_clock(&self, seconds: u64) {
+    pub async fn advance_clock(&self, seconds: u64) -> String {
         let body = json!({ "seconds": seconds });
-        self.admin().post("/api/v1/dev/clock/advance", &body).await.expect(200);
+        self.admin().post("/api/v1/dev/clock/advance", &body).await.expect(200).text("now")
     }
 
     /// The answer of `/events/await`.
