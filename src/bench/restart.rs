@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::client::Client;
@@ -19,6 +20,7 @@ use super::progress::say;
 use super::report::Percentiles;
 use super::scripts::{self, Change, Pick, shown};
 use super::server::Server;
+use super::tally;
 
 /// How many connections write the journal's events beforehand.
 const WRITERS: usize = 256;
@@ -29,6 +31,8 @@ const COLD_MAX: usize = 500;
 /// How many connections read others of them at the same time, and how many at most.
 const COLD_AT_ONCE: usize = 64;
 const COLD_AT_ONCE_MAX: usize = 5_000;
+/// How many listings the log is searched for.
+const SEARCHED: usize = 50;
 /// How many connections the load has whose cost is measured.
 const CONNECTIONS: usize = 16;
 /// How often to look whether the server is ready, and for how long.
@@ -64,12 +68,41 @@ pub struct Size {
     /// By how much the server's memory grew meanwhile, in KiB for each of them: what an aggregate
     /// costs that is in memory and idle, with what answering it left behind.
     pub live_kib: Option<f64>,
+    /// Searches of the log, one after the other.
+    pub lookups: Lookups,
     /// Changes of all listings in turn: how long they take.
     pub change: Percentiles,
     /// How many there are a second.
     pub changes_per_second: f64,
     /// The server's processor time for one, in microseconds.
     pub cpu_us: Option<f64>,
+}
+
+/// How long searches of the log take; each finds a page.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Lookups {
+    /// Events of one listing.
+    pub aggregate_id: Percentiles,
+    /// Events of one request.
+    pub correlation_id: Percentiles,
+    /// Requests of one trace of the W3C's.
+    pub trace_id: Percentiles,
+    /// Events of the type that most have, from some time on.
+    pub event_type: Percentiles,
+    /// Events of a type that none has.
+    pub rare_event_type: Percentiles,
+}
+
+impl Lookups {
+    fn named(&self) -> [(&'static str, Percentiles); 5] {
+        [
+            ("aggregate_id", self.aggregate_id),
+            ("correlation_id", self.correlation_id),
+            ("trace_id", self.trace_id),
+            ("event_type", self.event_type),
+            ("event_type without events", self.rare_event_type),
+        ]
+    }
 }
 
 /// A whole measurement.
@@ -84,7 +117,8 @@ pub struct RestartReport {
 }
 
 impl RestartReport {
-    /// As a table in Markdown. The last column is what a command costs, as a share of the first size.
+    /// As tables in Markdown. The last column of the first is what a command costs, as a share of the
+    /// first size.
     pub fn table(&self) -> String {
         let mut text = format!("{}, {} listings\n\n", self.store, self.listings);
         text.push_str("| events | ready ms | cold p50 ms | cold p99 ms | cold, 64 at once, p99 ms | KiB each | changes a second | p50 ms | p99 ms | cpu µs | cost |\n");
@@ -108,6 +142,17 @@ impl RestartReport {
                 size.change.p99_ms,
                 super::report::number(size.cpu_us, 0),
             ));
+        }
+        text.push_str("\n| events | search by | p50 ms | p95 ms | max ms |\n");
+        text.push_str("| --- | --- | --- | --- | --- |\n");
+        for size in &self.sizes {
+            for (name, times) in size.lookups.named() {
+                let (p50, p95, max) = (times.p50_ms, times.p95_ms, times.max_ms);
+                text.push_str(&format!(
+                    "| {} | {name} | {p50:.2} | {p95:.2} | {max:.2} |\n",
+                    size.events
+                ));
+            }
         }
         text
     }
@@ -210,6 +255,7 @@ async fn size(
     let journal = place.journal().await?;
     at_rest(&market.admin, Some(&*journal)).await?;
     let events: u64 = heads(&*journal).await?.iter().sum();
+    let lookups = lookups(market).await?;
     let before = server.cpu_seconds();
     let until = Until::Elapsed(plan.time);
     let load =
@@ -229,10 +275,53 @@ async fn size(
         cold: one_by_one,
         cold_at_once: at_once,
         live_kib,
+        lookups,
         change: Percentiles::of(&outcome.latencies),
         changes_per_second: outcome.per_second(),
         cpu_us,
     })
+}
+
+/// Searches the log for some of the listings.
+async fn lookups(market: &Market) -> anyhow::Result<Lookups> {
+    let admin = &market.admin;
+    let mut times =
+        [(); 5].map(|()| tally::histogram::<u64>(3)).into_iter().collect::<Result<Vec<_>, _>>()?;
+    let step = (market.listings.len() / SEARCHED).max(1);
+    for listing in market.listings.iter().step_by(step).take(SEARCHED) {
+        let event =
+            searched(admin, &format!("/events?aggregateId={listing}"), &mut times[0]).await?;
+        let event = &event["data"][0];
+        let (Some(request), Some(at)) =
+            (event["correlation_id"].as_str(), event["timestamp"].as_str())
+        else {
+            bail!("the log has no event of listing {listing}: {event}");
+        };
+        let by_request = format!("/events?correlationId={request}");
+        let found = searched(admin, &by_request, &mut times[1]).await?;
+        ensure!(found["data"][0].is_object(), "the log has no event of request {request}: {found}");
+        let trace = request.trim_start_matches("req_");
+        searched(admin, &format!("/traces?trace_id={trace}"), &mut times[2]).await?;
+        let by_type = format!("/events?eventType=catalog.price.changed&from={at}");
+        searched(admin, &by_type, &mut times[3]).await?;
+        searched(admin, "/events?eventType=user.suspended", &mut times[4]).await?;
+    }
+    let [aggregate_id, correlation_id, trace_id, event_type, rare_event_type] =
+        std::array::from_fn(|at| Percentiles::of(&times[at]));
+    Ok(Lookups { aggregate_id, correlation_id, trace_id, event_type, rare_event_type })
+}
+
+/// One search, timed.
+async fn searched(
+    admin: &Client,
+    path: &str,
+    times: &mut Histogram<u64>,
+) -> anyhow::Result<serde_json::Value> {
+    let began = Instant::now();
+    let found = admin.get(&format!("/api/v1{path}")).await?;
+    let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    times.saturating_record(micros.max(1));
+    Ok(found)
 }
 
 fn sum(bytes: &[u8]) -> u64 {
@@ -276,6 +365,7 @@ mod tests {
             cold: Percentiles::default(),
             cold_at_once: Percentiles::default(),
             live_kib: Some(7.5),
+            lookups: Lookups::default(),
             change: Percentiles::default(),
             changes_per_second: 1_000.0,
             cpu_us: Some(cpu),
@@ -284,5 +374,6 @@ mod tests {
         let table = RestartReport { store: "sqlite", listings: 10, sizes }.table();
         assert!(table.contains("| 10000 | 100 |") && table.contains("| 1.05 |"), "{table}");
         assert!(table.contains("| 0.00 | 7.5 | 1000 |"), "{table}");
+        assert!(table.contains("| 100000 | trace_id | 0.00 |"), "{table}");
     }
 }

@@ -318,6 +318,11 @@ async fn starts_on_growing_journals_are_measured() {
         assert!(size["ready_ms"].as_f64().unwrap() > 0.0, "{size}");
         let times = ["cold", "cold_at_once", "change"].map(|of| size[of]["p99_ms"].as_f64());
         assert!(times.iter().all(|time| time.unwrap() > 0.0), "{size}");
+        let searches = size["lookups"].as_object().unwrap();
+        assert!(
+            searches.len() == 5 && searches.values().all(|of| of["max_ms"].as_f64() > Some(0.0)),
+            "{size}"
+        );
     }
     assert!(run.output.contains("| cost |"), "{}", run.output);
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
