@@ -94,8 +94,8 @@ use crate::subscribers::sms_sender::SmsHandler;
 use crate::subscribers::webhooks::{Fanout, Sender, Webhooks};
 use crate::subscribers::{
     announcements, bounces, email_claims, engagement, erasures, flow_times, loyalty, mail_sender,
-    notifications, order_progress, payment_gateway, reports, search_indexer, seller_ratings,
-    sequence_gaps, session_endings, sms_sender, webhooks,
+    notifications, order_progress, payment_gateway, priority_of, reports, search_indexer,
+    seller_ratings, sequence_gaps, session_endings, sms_sender, webhooks,
 };
 use crate::telemetry::flows::Flows;
 
@@ -215,12 +215,6 @@ impl App {
             MailSender::new(mailer, composer.clone(), address_hash),
             SmsHandler::new(sms, composer.clone(), number_hash(settings.lookup_key)),
         );
-        for subscription in handlers(gateways, senders, &read_models) {
-            builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
-        }
-        for subscription in keepers(settings.loyalty, &read_models) {
-            builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
-        }
         let webhooks = Webhooks::new(
             WebhookSender::new(settings.webhook_reach),
             &settings.master_key,
@@ -229,13 +223,16 @@ impl App {
         );
         let flows = Flows::default();
         let access = Access::default();
-        let leavings = leavings(&access, &read_models);
-        let others = webhook_handlers(&webhooks).into_iter().chain([timing(&flows)]);
-        for subscription in leavings.into_iter().chain(others) {
-            builder = builder.subscribe(subscription.retrying(settings.retry.clone()));
-        }
-        for subscription in read_models.subscriptions() {
-            builder = builder.subscribe(subscription);
+        let effects = handlers(gateways, senders, &read_models)
+            .into_iter()
+            .chain(keepers(settings.loyalty, &read_models))
+            .chain(leavings(&access, &read_models))
+            .chain(webhook_handlers(&webhooks))
+            .chain([timing(&flows)])
+            .map(|subscription| subscription.retrying(settings.retry.clone()));
+        for subscription in effects.chain(read_models.subscriptions()) {
+            let priority = priority_of(subscription.name);
+            builder = builder.subscribe(subscription.at_priority(priority));
         }
         let runtime = builder.start().await.context("cannot start the actors")?;
         let loaded = webhooks.directory().load(&runtime).await;

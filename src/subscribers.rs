@@ -40,9 +40,26 @@ pub mod webhooks;
 use souk_actors::command::{CommandError, Unavailable};
 use souk_actors::event::DecodeError;
 use souk_actors::retry::Failure;
+use souk_actors::subscriber::Priority;
 
 use crate::gateways::payment::GatewayError;
+use crate::projections::ANALYTICS_VIEW;
 use crate::projections::view::undecodable;
+
+/// Who goes first when there is more to do than can be done. What a buyer waits for is critical, as
+/// the sagas are by themselves; what nobody misses for a minute is for whenever there is time.
+pub fn priority_of(subscription: &str) -> Priority {
+    match subscription {
+        payment_gateway::NAME | order_progress::NAME => Priority::Critical,
+        announcements::NAME
+        | engagement::NAME
+        | flow_times::NAME
+        | reports::NAME
+        | search_indexer::NAME
+        | ANALYTICS_VIEW => Priority::Batch,
+        _ => Priority::Standard,
+    }
+}
 
 /// What a failed command means to the handler that sent it.
 pub(crate) fn command_failed<R: std::error::Error>(error: &CommandError<R>) -> Failure {

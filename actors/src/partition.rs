@@ -26,7 +26,7 @@ use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterPar
 use crate::journal::{self, Store};
 use crate::runtime::changes::Watchers;
 use crate::runtime::{Options, WeakRuntime, quarantine};
-use crate::subscriber::{Cell, CellParts, Steered, Subscription};
+use crate::subscriber::{AtWork, Cell, CellParts, Steered, Subscription};
 use crate::supervisor::{AggregateSupervisor, PartitionSupervisor, Supervise, Worker};
 use crate::timer::{TimerWake, Timers};
 use crate::world::{Timestamp, World};
@@ -387,6 +387,7 @@ fn make_cells(
     subscriptions: &[Subscription],
     steered: &HashMap<&'static str, Steered>,
 ) -> Vec<Arc<Cell>> {
+    let at_work = Arc::<AtWork>::default();
     let cell = |subscription: &Subscription| {
         let cell_parts = CellParts {
             store: parts.store.clone(),
@@ -398,6 +399,7 @@ fn make_cells(
             stopping: parts.stopping.clone(),
             poll_interval: parts.options.poll_interval,
             letters_max: parts.options.letters_max,
+            at_work: at_work.clone(),
         };
         let cell = Cell::new(subscription.clone(), index, cell_parts, &steered[subscription.name]);
         broker.add(cell.route.clone());

@@ -7,6 +7,7 @@
 
 mod lane;
 mod lately;
+mod priority;
 mod pull;
 mod redrive;
 mod replay;
@@ -41,6 +42,8 @@ use crate::runtime::Runtime;
 use crate::world::{Timestamp, World};
 pub use lately::Handled;
 use lately::Lately;
+pub(crate) use priority::AtWork;
+pub use priority::Priority;
 pub(crate) use pull::run;
 use redrive::Redrives;
 pub use redrive::{Redrive, RedriveError, Redriven, Work};
@@ -159,6 +162,8 @@ pub struct Subscription {
     pub filter: Option<Filter>,
     /// In which order.
     pub ordering: Ordered,
+    /// Who goes first when there is more to do than can be done.
+    pub priority: Priority,
     /// How many lanes; stored with the checkpoints.
     pub lanes: u16,
     /// The key of an event.
@@ -234,6 +239,7 @@ impl Subscription {
             patterns: patterns.iter().map(parse).collect(),
             filter: None,
             ordering: Ordered::ByKey,
+            priority: Priority::Standard,
             lanes,
             key: Arc::new(|event| Some(event.aggregate_id)),
             retry: RetryPolicy::default(),
@@ -264,6 +270,13 @@ impl Subscription {
     #[must_use]
     pub fn within(mut self, handler_timeout: Duration) -> Self {
         self.handler_timeout = handler_timeout;
+        self
+    }
+
+    /// With another priority.
+    #[must_use]
+    pub fn at_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
         self
     }
 
@@ -338,6 +351,8 @@ pub(crate) struct Cell {
     pub stopping: Flag,
     pub poll_interval: Duration,
     pub letters_max: usize,
+    /// What all subscriptions of the partition have under way.
+    at_work: Arc<AtWork>,
     pub runtime: OnceLock<crate::runtime::WeakRuntime>,
     circuit: Circuit,
     lanes: Vec<LaneState>,
@@ -368,6 +383,8 @@ pub(crate) struct Counts {
     pub letters: AtomicU64,
     pub attempts: AtomicU64,
     pub attempts_us: AtomicU64,
+    /// How often it gave way to what is more urgent.
+    pub gave_way: AtomicU64,
 }
 
 impl Counts {
@@ -399,6 +416,7 @@ pub(crate) struct CellParts {
     pub stopping: Flag,
     pub poll_interval: Duration,
     pub letters_max: usize,
+    pub at_work: Arc<AtWork>,
 }
 
 fn measure_damage(subscription: &'static str, partition: u16, waits: bool) {
@@ -444,6 +462,7 @@ impl Cell {
             stopping: parts.stopping,
             poll_interval: parts.poll_interval,
             letters_max: parts.letters_max,
+            at_work: parts.at_work,
         })
     }
 

@@ -144,6 +144,7 @@ fn show(remote: &Remote, status: &Value) {
         ("Patterns", "patterns"),
         ("Filter", "filter"),
         ("Ordering", "ordering"),
+        ("Priority", "priority"),
         ("Retry policy", "retry"),
         ("Time limit (ms)", "handler_timeout_ms"),
     ] {

@@ -429,6 +429,14 @@ async fn a_subscription_shows_how_it_is() {
     let status = server.subscription("notifications").await;
     assert!(sum(&status, "handled") > before);
     assert_eq!((&status["state"], &status["ordering"]), (&json!("running"), &json!("key")));
+    assert_eq!(status["priority"], "standard");
+    for (name, priority) in [
+        ("payment-gateway", "critical"),
+        ("order_saga-facts", "critical"),
+        ("analytics-view", "batch"),
+    ] {
+        assert_eq!(server.subscription(name).await["priority"], priority, "{name}");
+    }
     for of in status["partitions"].as_array().unwrap() {
         assert_eq!((&of["state"], &of["circuit"]), (&json!("running"), &json!("closed")));
         assert!(of["lag_seconds"].is_null() && of["rate"].is_number(), "{of}");
@@ -455,6 +463,9 @@ async fn a_subscription_shows_how_it_is() {
     ] {
         assert!(metrics.raw().contains(name), "{name}");
     }
+    let handled =
+        "souk_event_end_to_end_seconds_count{subscription=\"notifications\",priority=\"standard\"}";
+    assert!(metrics.raw().contains(handled), "{handled}");
     server.resume("notifications").await;
     server.finish().await;
 }

@@ -243,6 +243,7 @@ impl Subscriptions {
             patterns: subscription.patterns.iter().map(|p| p.as_str().to_owned()).collect(),
             filter: subscription.filter.clone(),
             ordering: subscription.ordering.as_str(),
+            priority: subscription.priority.as_str(),
             batch: subscription.batch().map(|policy| BatchStatus {
                 batch_size: policy.batch_size,
                 max_wait_ms: millis(policy.max_wait),

@@ -20,7 +20,7 @@ use crate::faults::points::{self, Failed};
 use crate::planted::Bug;
 use crate::retry::{Failure, RetryPolicy};
 use crate::runtime::Runtime;
-use crate::subscriber::{Handler, Subscription};
+use crate::subscriber::{Handler, Priority, Subscription};
 
 /// A saga must not be stuck behind a passing trouble: it is patient for minutes, and its time
 /// limits are what ends it.
@@ -74,7 +74,12 @@ pub(crate) fn subscriptions<S: Saga>(router: Arc<dyn SagaRouter<S>>) -> [Subscri
             .keyed_by(|event| (&*event.aggregate_type == S::NAME).then_some(event.aggregate_id))
     });
     [facts, commands, retries].map(|subscription| {
-        subscription.in_lanes(LANES).retrying(patient.clone()).within(Duration::from_secs(60))
+        // Whoever began a saga waits for it.
+        subscription
+            .at_priority(Priority::Critical)
+            .in_lanes(LANES)
+            .retrying(patient.clone())
+            .within(Duration::from_secs(60))
     })
 }
 

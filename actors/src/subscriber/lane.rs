@@ -346,7 +346,7 @@ pub(super) fn handled(
         // How long ago it happened says nothing about how long it took.
         return;
     }
-    let histogram = metrics::histogram!("souk_event_end_to_end_seconds", "subscription" => name, "priority" => "standard");
+    let histogram = metrics::histogram!("souk_event_end_to_end_seconds", "subscription" => name, "priority" => cell.subscription.priority.as_str());
     for event in events {
         histogram.record(end_to_end(event, now));
     }
@@ -381,7 +381,9 @@ where
         let started_at = *started_at.get_or_insert_with(|| cell.world.now());
         let started = Instant::now();
         let metadata = DeliveryMetadata { subscription: name, attempt, replay };
+        let working = cell.at_work.begin(cell.subscription.priority);
         let result = one_attempt(cell, events, (metadata, &effects), &work).await;
+        drop(working);
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
             .record(started.elapsed());
         cell.lately.attempted(started.elapsed());

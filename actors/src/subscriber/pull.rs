@@ -123,6 +123,10 @@ struct Puller<'a> {
     set_aside: HashSet<Uuid>,
     /// No events before then.
     not_before: Option<Instant>,
+    /// Until when the next page gives way to what is more urgent.
+    gives_way_until: Option<Instant>,
+    /// It has given way long enough: what there was then, up to here, does not.
+    turn_ends: u64,
 }
 
 /// What there is to do next.
@@ -138,7 +142,17 @@ enum Next {
 impl<'a> Puller<'a> {
     fn new(cell: &'a Arc<Cell>, cursor: u64, page: usize) -> Self {
         let damaged = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-        Self { cell, cursor, damaged, page, turn: 0, set_aside: HashSet::new(), not_before: None }
+        Self {
+            cell,
+            cursor,
+            damaged,
+            page,
+            turn: 0,
+            set_aside: HashSet::new(),
+            not_before: None,
+            gives_way_until: None,
+            turn_ends: 0,
+        }
     }
 
     /// Waits for something to do; `Idle` comes round often enough to store checkpoints.
@@ -191,6 +205,9 @@ impl<'a> Puller<'a> {
         if let Some(until) = self.not_before.take_if(|until| Instant::now() < *until) {
             return self.wait_until(until, &mut redrives).await;
         }
+        if let Some(until) = self.gives_way(scanned) {
+            return self.give_way(until, &mut redrives).await;
+        }
         let read = self.read().await;
         if let Err(error @ crate::journal::Error::Damaged(_)) = read {
             return self.wait_at_damage(&error, &mut redrives).await;
@@ -206,6 +223,41 @@ impl<'a> Puller<'a> {
                 Next::Idle
             }
         }
+    }
+
+    /// Until when the page that is next gives way, if it has to. `head` is how far there are events.
+    fn gives_way(&mut self, head: u64) -> Option<Instant> {
+        let priority = self.cell.subscription.priority;
+        let at_most = priority.gives_way_for()?;
+        if self.cursor < self.turn_ends || !self.cell.at_work.is_crowded(priority) {
+            self.gives_way_until = None;
+            return None;
+        }
+        let now = Instant::now();
+        if self.gives_way_until.is_none() {
+            self.cell.counts.gave_way.fetch_add(1, Ordering::Relaxed);
+        }
+        let until = *self.gives_way_until.get_or_insert(now + at_most);
+        if until <= now {
+            // Its turn is all that there is by now, however long that takes: only so is it no later
+            // than that behind what comes, at any rate.
+            (self.gives_way_until, self.turn_ends) = (None, head);
+            return None;
+        }
+        Some(until)
+    }
+
+    /// Lets what is more urgent go first.
+    async fn give_way(&self, until: Instant, redrives: &mut Requests<'_>) -> Next {
+        let cell = self.cell;
+        tokio::select! {
+            biased;
+            () = cell.stopping.wait(true) => {}
+            request = redrives.next() => return Next::Redrive(request),
+            () = cell.at_work.eased(cell.subscription.priority) => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+        Next::Idle
     }
 
     /// Not a step past a damaged event: nobody knows whose it was or what it said.

@@ -99,6 +99,8 @@ pub struct PartitionStatus {
     pub retried: u64,
     /// Letters since the start.
     pub letters: u64,
+    /// How often it gave way to more urgent subscriptions since the start.
+    pub gave_way: u64,
     /// Letters there are now: dead, waiting and skipped.
     pub dlq_letters: usize,
     /// How many there may be; with so many it stands still.
@@ -124,6 +126,8 @@ pub struct SubscriptionStatus {
     pub filter: Option<Filter>,
     /// `key`: events of one key one after the other; `none`: in any order.
     pub ordering: &'static str,
+    /// `critical`, `standard` or `batch`: who goes first when there is more to do than can be done.
+    pub priority: &'static str,
     /// Events at once, and how long to wait for as many, where it takes batches.
     pub batch: Option<BatchStatus>,
     /// `running`, `paused`, `circuit_open`, `dlq_full`: there is no room for another letter, or
@@ -179,6 +183,7 @@ impl Cell {
             failed: counts.failed.load(Ordering::Relaxed),
             retried: counts.retried.load(Ordering::Relaxed),
             letters: counts.letters.load(Ordering::Relaxed),
+            gave_way: counts.gave_way.load(Ordering::Relaxed),
             dlq_letters: self.room().letters(),
             dlq_letters_max: self.letters_max,
             dlq_blocked_keys: self.room().blocked_keys(),

@@ -15,7 +15,7 @@ use souk_actors::oversight::{Oversight, RetrySettings};
 use souk_actors::retry::{Failure, FailureKind, RetryPolicy};
 use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::{
-    BatchHandler, BatchPolicy, Handler, PartitionStatus, Redrive, Subscription,
+    BatchHandler, BatchPolicy, Handler, PartitionStatus, Priority, Redrive, Subscription,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -561,6 +561,87 @@ async fn a_slow_subscriber_costs_nobody_anything() {
         seen.sort_unstable();
         assert_eq!(seen, (10_001..=12_000).collect::<Vec<_>>());
     }
+}
+
+/// Who is less urgent lets a crowd of more urgent work go first, for a while, and nobody else.
+#[tokio::test(start_paused = true)]
+async fn who_is_less_urgent_gives_way_for_a_while() {
+    let (urgent, standard, batch) = (Notes::slow(), Arc::<Notes>::default(), Arc::default());
+    let hour = Duration::from_secs(3_600);
+    let named = |name, notes: &Arc<Notes>, filter, priority| {
+        Subscription::handler(name, "tests", &["account.*"], Arc::new(Shared(notes.clone())))
+            .filtered(Filter::parse(filter).unwrap())
+            .at_priority(priority)
+    };
+    let urgent_one = named("urgent", &urgent, "data.amount >= 1000", Priority::Critical);
+    let urgent_one = urgent_one.unordered().in_lanes(8).within(hour * 1_000);
+    let standard_one = named("standard", &standard, "data.amount < 1000", Priority::Standard);
+    let batch_one = named("batch", &batch, "data.amount < 1000", Priority::Batch);
+    let rig = Rig::build(false, 1, options(), |builder| {
+        builder.subscribe(urgent_one).subscribe(standard_one).subscribe(batch_one)
+    })
+    .await;
+    let all = rig.runtime.subscriptions();
+    let both = async |position| {
+        for name in ["standard", "batch"] {
+            assert!(all.wait_for(name, position, hour).await);
+        }
+    };
+    // How long a change takes to the less urgent, in milliseconds.
+    let took = async || {
+        let began = Instant::now();
+        let done = rig.change(1, 1).await.unwrap();
+        both(done.position.unwrap()).await;
+        [&standard, &batch].map(|notes| {
+            let tried = *notes.tries.lock().unwrap().last().unwrap();
+            tried.duration_since(began).as_millis()
+        })
+    };
+    let gave_way = || {
+        let list = all.list();
+        list.iter().map(|of| (of.priority, of.partitions[0].gave_way)).collect::<Vec<_>>()
+    };
+    let crowd = async || {
+        let tried = urgent.tries.lock().unwrap().len();
+        let mut last = None;
+        for amount in 1_000..1_008 {
+            last = rig.change(2, amount).await.unwrap().position;
+        }
+        eventually("a crowd", || urgent.tries.lock().unwrap().len() == tried + 8).await;
+        both(last.unwrap()).await;
+    };
+    let [at_standard, at_batch] = took().await;
+    assert!(at_standard < 5 && at_batch < 5, "there is nothing to give way to");
+    assert_eq!(gave_way(), [("critical", 0), ("standard", 0), ("batch", 0)]);
+    crowd().await;
+    let [at_standard, at_batch] = took().await;
+    assert!((25..50).contains(&at_standard), "{at_standard} ms");
+    assert!((250..300).contains(&at_batch), "{at_batch} ms");
+    let [(_, 0), (_, 1..), (_, 1..)] = gave_way()[..] else { panic!("{:?}", gave_way()) };
+    // Then it takes all that there is, which is more than it reads at once.
+    for _ in 0..600 {
+        rig.change(1, 1).await.unwrap();
+    }
+    let [at_standard, at_batch] = took().await;
+    assert!(at_standard < 50 && at_batch < 300, "{at_standard} and {at_batch} ms");
+    // Three are no crowd.
+    urgent.room.as_ref().unwrap().add_permits(5);
+    eventually("five are done", || urgent.seen().len() == 5).await;
+    let [at_standard, at_batch] = took().await;
+    assert!(at_standard < 5 && at_batch < 5, "{at_standard} and {at_batch} ms");
+    // Nobody waits longer than the crowd is there.
+    urgent.room.as_ref().unwrap().add_permits(3);
+    eventually("all are done", || urgent.seen().len() == 8).await;
+    crowd().await;
+    let room = urgent.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        room.room.as_ref().unwrap().add_permits(8);
+    });
+    let [at_standard, at_batch] = took().await;
+    assert!((25..50).contains(&at_standard), "{at_standard} ms");
+    assert!((100..120).contains(&at_batch), "{at_batch} ms");
+    quiet(&rig).await;
 }
 
 /// S1-30, S1-31, S1-33: what fails at one subscription is no other's business.
