@@ -139,6 +139,25 @@ impl Tail {
         Some(ring.iter().skip(skip).take(limit).cloned().collect())
     }
 
+    /// Events that come right before what it has, or up to now where it has none: the newest of them
+    /// are kept, as many as there is room for.
+    pub(crate) fn reach_back(&self, events: &[Arc<StoredEvent>]) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in events.iter().rev() {
+            let fits = ring.front().is_none_or(|first| event.position + 1 == first.position);
+            if !fits || ring.len() == TAIL_EVENTS_MAX {
+                return;
+            }
+            ring.push_front(event.clone());
+        }
+    }
+
+    /// The first position that it has.
+    pub(crate) fn first(&self) -> Option<u64> {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(ring.front()?.position)
+    }
+
     fn extend(&self, events: Vec<Arc<StoredEvent>>) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
@@ -238,6 +257,10 @@ pub struct BrokerHandle {
 #[derive(Debug)]
 struct Shared {
     tail: Tail,
+    /// Held by who reads from the journal what the tail lacks.
+    reaching_back: tokio::sync::Mutex<()>,
+    /// Where that met a damaged event.
+    damaged_at: AtomicU64,
     routes: Mutex<Vec<Arc<Route>>>,
     head: AtomicU64,
     skipped: AtomicBool,
@@ -266,6 +289,22 @@ impl BrokerHandle {
         &self.shared.tail
     }
 
+    /// One at a time reads from the journal what the tail lacks; the others find it there then.
+    pub(crate) async fn reaching_back(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.shared.reaching_back.lock().await
+    }
+
+    /// Whether the tail may be made to reach back to what comes after a position.
+    pub(crate) fn may_reach_back_to(&self, after: u64) -> bool {
+        after >= self.shared.damaged_at.load(Ordering::Acquire)
+            && after.saturating_add(TAIL_EVENTS_MAX as u64) >= self.head()
+    }
+
+    /// A damaged event is met behind a position: not past that again.
+    pub(crate) fn damaged_behind(&self, position: u64) {
+        self.shared.damaged_at.fetch_max(position.saturating_add(1), Ordering::AcqRel);
+    }
+
     /// The newest committed position that the broker has been told of.
     pub fn head(&self) -> u64 {
         self.shared.head.load(Ordering::Acquire)
@@ -292,6 +331,8 @@ impl Broker {
         let (send, receive) = mpsc::channel(BATCHES_MAX);
         let shared = Arc::new(Shared {
             tail: Tail::default(),
+            reaching_back: tokio::sync::Mutex::default(),
+            damaged_at: AtomicU64::new(0),
             routes: Mutex::default(),
             head: AtomicU64::new(0),
             skipped: AtomicBool::new(true),
@@ -414,6 +455,23 @@ mod tests {
         assert_eq!(tail.read(TAIL_EVENTS_MAX as u64 + 5, 2), Some(Vec::new()));
         tail.extend(vec![event(1_000_000)]);
         assert_eq!(tail.read(5, 2), None, "after a gap only what is behind it counts");
+        // What comes right before it may be read later.
+        tail.reach_back(&[event(999_998)]);
+        assert_eq!(tail.first(), Some(1_000_000), "there would be a gap");
+        tail.reach_back(&[event(999_998), event(999_999)]);
+        assert_eq!(tail.first(), Some(999_998));
+        assert_eq!(tail.read(999_998, 9).unwrap().len(), 2);
+        let before: Vec<_> = (900_000..999_998).map(event).collect();
+        tail.reach_back(&before);
+        assert_eq!(
+            tail.first(),
+            Some(1_000_001 - TAIL_EVENTS_MAX as u64),
+            "as much as there is room for"
+        );
+        let empty = Tail::default();
+        empty.reach_back(&[event(7), event(8)]);
+        empty.extend(vec![event(9)]);
+        assert_eq!(empty.read(6, 9).unwrap().len(), 3);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use super::room::Place;
 use super::telling::tell;
 use super::{Cell, Handled, Kind, Ordered, Settings, end_to_end};
 use crate::aggregate::panic_message;
+use crate::broker::TAIL_EVENTS_MAX;
 use crate::command::{DeliveryMetadata, Effects, on_behalf_of};
 use crate::event::StoredEvent;
 use crate::faults::points;
@@ -571,3 +572,6 @@ pub(super) const QUEUE_MAX: usize = 64;
 pub(super) const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// How often those of lanes are stored that had nothing to do.
 pub(super) const IDLE_CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+/// And after how many events at the latest: a start looks through what comes behind a checkpoint, and so
+/// many are found in memory by all but the first who looks.
+pub(super) const IDLE_CHECKPOINT_EVENTS: u64 = TAIL_EVENTS_MAX as u64 / 2;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lane::{
-    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVERY, Keyed, QUEUE_MAX,
-    Stopping, attempts, bury, handled, hold, waits,
+    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVENTS, IDLE_CHECKPOINT_EVERY,
+    Keyed, QUEUE_MAX, Stopping, attempts, bury, handled, hold, waits,
 };
 use super::redrive::{RedriveRequest, Requests, redrive};
 use super::replay::{self, AGAIN_MAX};
@@ -29,6 +29,8 @@ use crate::world::Timestamp;
 
 /// Events read at a time.
 const PAGE: usize = 256;
+/// Events read at a time for all who are behind.
+const REACH_BACK_PAGE: usize = 1_024;
 /// Events that a projection takes in one transaction.
 const PROJECTION_PAGE: usize = 1_024;
 /// How long a projection waits after a page that was not full before it looks for the next: under
@@ -41,8 +43,13 @@ const PROJECTION_PAUSE: Duration = Duration::from_millis(20);
 const BUSY_PAGE: usize = 8;
 const PAUSES_MIN: u32 = 2;
 const PAUSES_MAX: u32 = 4;
+/// How often a projection stores how far it is when there is nothing for it.
+const IDLE_PROJECTION_EVERY: Duration = Duration::from_secs(30);
 /// The milliseconds over which the instants of the projections are spread: the longest pause.
 const PHASES: u64 = 80;
+
+/// How long a projection that ends may take to store how far it is.
+const LAST_NOTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long to wait after a page of so many events, in one of so many partitions.
 fn pause_after(events: usize, partitions: u16) -> Option<Duration> {
@@ -293,10 +300,54 @@ impl<'a> Puller<'a> {
     }
 
     async fn read(&self) -> Result<Vec<Arc<StoredEvent>>, crate::journal::Error> {
-        match self.cell.broker.tail().read(self.cursor, self.page) {
-            Some(events) if !events.is_empty() => Ok(events),
-            _ => self.cell.store.read_from(self.cell.partition, self.cursor, self.page).await,
+        if let Some(events) = self.in_tail() {
+            return Ok(events);
         }
+        // Many who are about as far behind need the same events: after a start, after a pause, or when
+        // the broker could not keep up. One reads them for all.
+        let cell = self.cell;
+        if cell.broker.may_reach_back_to(self.cursor) {
+            let _alone = cell.broker.reaching_back().await;
+            if let Some(events) = self.in_tail() {
+                return Ok(events);
+            }
+            self.reach_back().await?;
+            if let Some(events) = self.in_tail() {
+                return Ok(events);
+            }
+        }
+        cell.store.read_from(cell.partition, self.cursor, self.page).await
+    }
+
+    fn in_tail(&self) -> Option<Vec<Arc<StoredEvent>>> {
+        let events = self.cell.broker.tail().read(self.cursor, self.page);
+        events.filter(|events| !events.is_empty())
+    }
+
+    /// Reads what is between here and the tail into the tail. What cannot be read is met again by
+    /// whoever comes to it.
+    async fn reach_back(&self) -> Result<(), crate::journal::Error> {
+        let cell = self.cell;
+        let tail = cell.broker.tail();
+        let last = tail.first().map_or_else(|| cell.broker.head(), |first| first.saturating_sub(1));
+        let (mut at, mut all) = (self.cursor, Vec::new());
+        while at < last && !cell.stopping.get() {
+            let wanted = usize::try_from(last - at).unwrap_or(REACH_BACK_PAGE);
+            let page = cell.store.read_from(cell.partition, at, wanted.min(REACH_BACK_PAGE)).await;
+            let page = match page {
+                Ok(page) => page,
+                Err(crate::journal::Error::Damaged(_)) => {
+                    cell.broker.damaged_behind(at);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            let Some(end) = page.last() else { return Ok(()) };
+            at = end.position;
+            all.extend(page);
+        }
+        tail.reach_back(&all);
+        Ok(())
     }
 }
 
@@ -433,6 +484,7 @@ async fn pull_into_lanes(
 ) {
     let cell = puller.cell;
     let (mut last_store, mut last_of_all) = (Instant::now(), Instant::now());
+    let mut all_at = puller.cursor;
     let lag = lag_gauge(cell);
     loop {
         let wait = match stored.is_any_due(cell) {
@@ -459,9 +511,11 @@ async fn pull_into_lanes(
             }
         }
         report_lag(cell, &lag);
-        if last_of_all.elapsed() >= IDLE_CHECKPOINT_EVERY {
+        let is_far = puller.cursor - all_at >= IDLE_CHECKPOINT_EVENTS;
+        if is_far || last_of_all.elapsed() >= IDLE_CHECKPOINT_EVERY {
             store_checkpoints(cell, stored, Which::All).await;
             (last_store, last_of_all) = (Instant::now(), Instant::now());
+            all_at = puller.cursor;
         } else if last_store.elapsed() >= CHECKPOINT_EVERY {
             store_checkpoints(cell, stored, Which::Due).await;
             last_store = Instant::now();
@@ -566,7 +620,9 @@ async fn run_projection(
     cell.dispatched.store(start, Ordering::Release);
     let mut puller = Puller::new(cell, start, PROJECTION_PAGE);
     let mut mirrored = Stored { positions: vec![start], whole: false };
-    let mut last_store = Instant::now();
+    let (mut last_store, mut last_noted) = (Instant::now(), Instant::now());
+    // What is stored with the rows.
+    let mut noted = start;
     let lag = lag_gauge(cell);
     loop {
         let is_behind = mirrored.positions[0] < puller.cursor;
@@ -574,9 +630,17 @@ async fn run_projection(
         // Each event of a page may become a letter.
         puller.page = PROJECTION_PAGE.min(cell.room().left());
         match puller.next(wait).await {
-            Next::Stop => return Ok(()),
+            Next::Stop => {
+                if noted < puller.cursor {
+                    let (from, to) = (noted, puller.cursor);
+                    let done = projection.project(runtime, cell.partition, from, &[], to);
+                    // As well as can be: a start looks through what was not noted.
+                    let _ = tokio::time::timeout(LAST_NOTE_WITHIN, done).await;
+                }
+                return Ok(());
+            }
             Next::Idle => {}
-            // Its own checkpoint may stay behind: nothing in between concerns it.
+            // Its own checkpoint may stay behind for a while: nothing in between concerns it.
             Next::SkipTo(position) => advance(&mut puller, position),
             Next::Redrive(request) => {
                 redrive(cell, runtime, &mut blocked, request).await;
@@ -592,6 +656,7 @@ async fn run_projection(
                     return if stopping { Ok(()) } else { Err("it could not go on".into()) };
                 }
                 advance(&mut puller, to);
+                (noted, last_noted) = (to, Instant::now());
                 let wait = pause.map(|pause| match partitions {
                     1 => pause,
                     _ => until_the_next(pause, cell.subscription.name, runtime.world().now()),
@@ -600,6 +665,25 @@ async fn run_projection(
             }
         }
         report_lag(cell, &lag);
+        // But not for ever: a start would look through all of it.
+        let behind = puller.cursor.saturating_sub(noted);
+        let is_due = last_noted.elapsed() >= IDLE_PROJECTION_EVERY;
+        if behind >= IDLE_CHECKPOINT_EVENTS || behind > 0 && is_due {
+            let to = puller.cursor;
+            match try_project(cell, runtime, projection, noted, &[], to).await {
+                Ok(Ok(())) => noted = to,
+                Ok(Err(failed)) => {
+                    let error = failed.failure.message;
+                    tracing::warn!(
+                        subscription = cell.subscription.name,
+                        error,
+                        "how far a projection is cannot be stored now"
+                    );
+                }
+                Err(Stopping) => return Ok(()),
+            }
+            last_noted = Instant::now();
+        }
         if last_store.elapsed() >= CHECKPOINT_EVERY {
             store_checkpoints(cell, &mut mirrored, Which::Due).await;
             last_store = Instant::now();

@@ -630,3 +630,27 @@ async fn one_event_that_a_projection_cannot_take_stops_its_own_key_only() {
     assert_eq!((done.handled, done.left), (2, 0));
     assert_eq!(total(1), 6);
 }
+
+/// A start looks through all that is behind a projection's checkpoint: of a projection that has nothing
+/// to do too, that must not be the whole journal.
+#[tokio::test(start_paused = true)]
+async fn a_projection_that_has_nothing_to_do_stores_how_far_it_is() {
+    let totals = Arc::<Totals>::default();
+    let projection = Arc::new(SharedTotals(totals.clone()));
+    let subscription = Subscription::projection("totals", "tests", &["other.*"], projection);
+    let rig = Rig::build(false, 1, options(), |b| b.subscribe(subscription)).await;
+    let stored = || totals.rows.lock().unwrap().1;
+    let changed = async || {
+        let done = rig.change(1, 1).await.unwrap();
+        quiet(&rig).await;
+        done.position.unwrap().position
+    };
+    let first = changed().await;
+    assert_eq!(stored(), 0, "not at once");
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(stored(), first);
+    let second = changed().await;
+    assert_eq!(stored(), first);
+    assert!(rig.runtime.drain(Duration::from_secs(5)).await);
+    assert_eq!(stored(), second, "whoever ends in order says how far it was");
+}
