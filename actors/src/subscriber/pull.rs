@@ -43,13 +43,20 @@ const PROJECTION_PAUSE: Duration = Duration::from_millis(20);
 const BUSY_PAGE: usize = 8;
 const PAUSES_MIN: u32 = 2;
 const PAUSES_MAX: u32 = 4;
-/// How often a projection stores how far it is when there is nothing for it.
+/// How often a projection stores how far it is when there is nothing for it; not all at the same time.
 const IDLE_PROJECTION_EVERY: Duration = Duration::from_secs(30);
+const IDLE_PROJECTION_SPREAD_MS: u64 = 10_000;
+
+fn idle_projection_every(projection: &str) -> Duration {
+    let spread = xxh3_64(projection.as_bytes()) % IDLE_PROJECTION_SPREAD_MS;
+    IDLE_PROJECTION_EVERY + Duration::from_millis(spread)
+}
+
 /// The milliseconds over which the instants of the projections are spread: the longest pause.
 const PHASES: u64 = 80;
 
-/// How long a projection that ends may take to store how far it is.
-const LAST_NOTE_WITHIN: Duration = Duration::from_secs(1);
+/// How long that may take.
+const NOTE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long to wait after a page of so many events, in one of so many partitions.
 fn pause_after(events: usize, partitions: u16) -> Option<Duration> {
@@ -621,8 +628,9 @@ async fn run_projection(
     let mut puller = Puller::new(cell, start, PROJECTION_PAGE);
     let mut mirrored = Stored { positions: vec![start], whole: false };
     let (mut last_store, mut last_noted) = (Instant::now(), Instant::now());
-    // What is stored with the rows.
+    // What is stored with the rows, and how often it is stored without any.
     let mut noted = start;
+    let idle_every = idle_projection_every(cell.subscription.name);
     let lag = lag_gauge(cell);
     loop {
         let is_behind = mirrored.positions[0] < puller.cursor;
@@ -631,12 +639,7 @@ async fn run_projection(
         puller.page = PROJECTION_PAGE.min(cell.room().left());
         match puller.next(wait).await {
             Next::Stop => {
-                if noted < puller.cursor {
-                    let (from, to) = (noted, puller.cursor);
-                    let done = projection.project(runtime, cell.partition, from, &[], to);
-                    // As well as can be: a start looks through what was not noted.
-                    let _ = tokio::time::timeout(LAST_NOTE_WITHIN, done).await;
-                }
+                note(&puller, runtime, projection, noted).await;
                 return Ok(());
             }
             Next::Idle => {}
@@ -666,28 +669,43 @@ async fn run_projection(
         }
         report_lag(cell, &lag);
         // But not for ever: a start would look through all of it.
-        let behind = puller.cursor.saturating_sub(noted);
-        let is_due = last_noted.elapsed() >= IDLE_PROJECTION_EVERY;
-        if behind >= IDLE_CHECKPOINT_EVENTS || behind > 0 && is_due {
-            let to = puller.cursor;
-            match try_project(cell, runtime, projection, noted, &[], to).await {
-                Ok(Ok(())) => noted = to,
-                Ok(Err(failed)) => {
-                    let error = failed.failure.message;
-                    tracing::warn!(
-                        subscription = cell.subscription.name,
-                        error,
-                        "how far a projection is cannot be stored now"
-                    );
-                }
-                Err(Stopping) => return Ok(()),
-            }
+        let is_far = puller.cursor.saturating_sub(noted) >= IDLE_CHECKPOINT_EVENTS;
+        if is_far || last_noted.elapsed() >= idle_every {
+            noted = note(&puller, runtime, projection, noted).await;
             last_noted = Instant::now();
         }
         if last_store.elapsed() >= CHECKPOINT_EVERY {
             store_checkpoints(cell, &mut mirrored, Which::Due).await;
             last_store = Instant::now();
         }
+    }
+}
+
+/// Stores how far a projection is that has had nothing to do since `noted`. Returns what is stored then:
+/// it is no failure if it cannot be now, a start looks through more than it had to.
+async fn note(
+    puller: &Puller<'_>,
+    runtime: &Runtime,
+    projection: &dyn Projection,
+    noted: u64,
+) -> u64 {
+    let (cell, to) = (puller.cell, puller.cursor);
+    if to <= noted || cell.circuit.name() != "closed" {
+        return noted;
+    }
+    let done = projection.project(runtime, cell.partition, noted, &[], to);
+    match tokio::time::timeout(NOTE_WITHIN, done).await {
+        Ok(Ok(())) => to,
+        Ok(Err(failure)) => {
+            let error = failure.message;
+            tracing::debug!(
+                subscription = cell.subscription.name,
+                error,
+                "how far a projection is cannot be stored now"
+            );
+            noted
+        }
+        Err(_) => noted,
     }
 }
 

@@ -563,20 +563,23 @@ async fn a_slow_subscriber_costs_nobody_anything() {
     }
 }
 
+/// Named as its priority, for what passes the filter.
+fn of_priority(priority: Priority, notes: &Arc<Notes>, filter: &str) -> Subscription {
+    let handler = Arc::new(Shared(notes.clone()));
+    Subscription::handler(priority.as_str(), "tests", &["account.*"], handler)
+        .filtered(Filter::parse(filter).unwrap())
+        .at_priority(priority)
+}
+
 /// Who is less urgent lets a crowd of more urgent work go first, for a while, and nobody else.
 #[tokio::test(start_paused = true)]
 async fn who_is_less_urgent_gives_way_for_a_while() {
     let (urgent, standard, batch) = (Notes::slow(), Arc::<Notes>::default(), Arc::default());
     let hour = Duration::from_secs(3_600);
-    let named = |name, notes: &Arc<Notes>, filter, priority| {
-        Subscription::handler(name, "tests", &["account.*"], Arc::new(Shared(notes.clone())))
-            .filtered(Filter::parse(filter).unwrap())
-            .at_priority(priority)
-    };
-    let urgent_one = named("urgent", &urgent, "data.amount >= 1000", Priority::Critical);
+    let urgent_one = of_priority(Priority::Critical, &urgent, "data.amount >= 1000");
     let urgent_one = urgent_one.unordered().in_lanes(8).within(hour * 1_000);
-    let standard_one = named("standard", &standard, "data.amount < 1000", Priority::Standard);
-    let batch_one = named("batch", &batch, "data.amount < 1000", Priority::Batch);
+    let standard_one = of_priority(Priority::Standard, &standard, "data.amount < 1000");
+    let batch_one = of_priority(Priority::Batch, &batch, "data.amount < 1000");
     let rig = Rig::build(false, 1, options(), |builder| {
         builder.subscribe(urgent_one).subscribe(standard_one).subscribe(batch_one)
     })
@@ -612,11 +615,12 @@ async fn who_is_less_urgent_gives_way_for_a_while() {
     };
     let [at_standard, at_batch] = took().await;
     assert!(at_standard < 5 && at_batch < 5, "there is nothing to give way to");
-    assert_eq!(gave_way(), [("critical", 0), ("standard", 0), ("batch", 0)]);
     crowd().await;
     let [at_standard, at_batch] = took().await;
-    assert!((25..50).contains(&at_standard), "{at_standard} ms");
-    assert!((250..300).contains(&at_batch), "{at_batch} ms");
+    assert!(
+        (25..50).contains(&at_standard) && (250..300).contains(&at_batch),
+        "{at_standard} {at_batch}"
+    );
     let [(_, 0), (_, 1..), (_, 1..)] = gave_way()[..] else { panic!("{:?}", gave_way()) };
     // Then it takes all that there is, which is more than it reads at once.
     for _ in 0..600 {
@@ -639,8 +643,10 @@ async fn who_is_less_urgent_gives_way_for_a_while() {
         room.room.as_ref().unwrap().add_permits(8);
     });
     let [at_standard, at_batch] = took().await;
-    assert!((25..50).contains(&at_standard), "{at_standard} ms");
-    assert!((100..120).contains(&at_batch), "{at_batch} ms");
+    assert!(
+        (25..50).contains(&at_standard) && (100..120).contains(&at_batch),
+        "{at_standard} {at_batch}"
+    );
     quiet(&rig).await;
 }
 
