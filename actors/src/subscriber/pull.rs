@@ -56,7 +56,7 @@ fn idle_projection_every(projection: &str) -> Duration {
 const PHASES: u64 = 80;
 
 /// How long that may take.
-const NOTE_WITHIN: Duration = Duration::from_secs(1);
+const NOTE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long to wait after a page of so many events, in one of so many partitions.
 fn pause_after(events: usize, partitions: u16) -> Option<Duration> {
