@@ -46,7 +46,10 @@ const PAUSES_MAX: u32 = 4;
 /// How often a projection stores how far it is when there is nothing for it; not all at the same time.
 const IDLE_PROJECTION_EVERY: Duration = Duration::from_secs(30);
 const IDLE_PROJECTION_SPREAD_MS: u64 = 10_000;
+/// How long it may take to store that.
+const NOTE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How often this one does: always as often, and seldom at the same time as another.
 fn idle_projection_every(projection: &str) -> Duration {
     let spread = xxh3_64(projection.as_bytes()) % IDLE_PROJECTION_SPREAD_MS;
     IDLE_PROJECTION_EVERY + Duration::from_millis(spread)
@@ -54,9 +57,6 @@ fn idle_projection_every(projection: &str) -> Duration {
 
 /// The milliseconds over which the instants of the projections are spread: the longest pause.
 const PHASES: u64 = 80;
-
-/// How long that may take.
-const NOTE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long to wait after a page of so many events, in one of so many partitions.
 fn pause_after(events: usize, partitions: u16) -> Option<Duration> {
