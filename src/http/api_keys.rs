@@ -1,8 +1,6 @@
 //! Keys that people make for their own programs: tokens of services that act as their owner, within
 //! scopes narrower than what the owner may do.
 
-use std::time::Duration;
-
 use axum::extract::{Path, State};
 use axum::response::Response;
 use utoipa::ToSchema;
@@ -10,18 +8,17 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::answer::{Answer, Page, nothing_after, split};
+use super::answer::{Answer, Page, nothing_after};
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::SignedIn;
 use super::pages::{self, PAGE};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
-use super::service_tokens::{self, LIFETIME_SECONDS, ServiceTokenBody};
+use super::service_tokens::{self, NewToken, ServiceTokenBody};
 use super::users::missing as no_user;
 use crate::domain::ids::{ServiceTokenId, UserId};
 use crate::domain::service_token::{NewOwner, ServiceToken, ServiceTokenCommand};
 use crate::domain::user::User;
-use crate::identity::service_token;
 
 /// How long a key is good for at most.
 const LIFETIME_SECONDS_MAX: u32 = 365 * 24 * 60 * 60;
@@ -94,29 +91,9 @@ async fn make_api_key(
     let NewApiKey { name, scopes, expires_in } = valid.body;
     let view = |user: &User| user.details.as_ref().map(|details| details.epoch);
     let epoch = app.runtime().aggregate::<User>().read(user.uuid(), view).await?.value;
-    let token_id = ServiceTokenId(call.new_id(&app, "api_keys.make"));
-    let context = call.context(&app, "api_keys.make", "", &valid.canonical);
-    let now = app.now();
-    let lifetime = Duration::from_secs(expires_in.unwrap_or(LIFETIME_SECONDS).into());
-    let command = ServiceTokenCommand::Issue {
-        caller: call.caller(),
-        token_id,
-        name,
-        scopes,
-        quota: None,
-        owner: Some(NewOwner { user_id: user, epoch: epoch.ok_or_else(no_user)? }),
-        now,
-        expires_at: now.plus(lifetime),
-    };
-    let view = move |token: &ServiceToken| {
-        token.details.as_ref().map(|of| service_tokens::body(of, Some(user), now))
-    };
-    let tokens = app.runtime().aggregate::<ServiceToken>();
-    let (body, done) = split(tokens.send(token_id.uuid(), command, context, view).await?);
-    let mut body = body.ok_or_else(service_tokens::missing)?;
-    body.token = Some(service_token::text(app.settings().keys.token.bytes(), token_id));
-    let location = format!("/api/v1/users/me/api-keys/{token_id}");
-    Ok(Answer::created(&location, body).after(&done))
+    let owner = NewOwner { user_id: user, epoch: epoch.ok_or_else(no_user)? };
+    let new = NewToken { name, scopes, expires_in, quota: None, owner: Some(owner) };
+    service_tokens::issue(&app, &call, &valid.canonical, new).await
 }
 
 /// Take an API key back

@@ -15,16 +15,18 @@ use uuid::Uuid;
 use super::App;
 use super::answer::{Answer, Page, nothing_after, shown, split};
 use super::body::{Fields, FromFields, Nothing, Valid};
-use super::call::Staff;
+use super::call::{Call, Staff};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::ids::{ServiceTokenId, UserId};
-use crate::domain::service_token::{Quota, ServiceToken, ServiceTokenCommand, ServiceTokenDetails};
+use crate::domain::service_token::{
+    NewOwner, Quota, ServiceToken, ServiceTokenCommand, ServiceTokenDetails,
+};
 use crate::identity::service_token;
 use crate::projections::{SERVICE_TOKENS_VIEW, ServiceTokenRow};
 
 /// How long a token is good for when nobody says otherwise, and at most.
-pub(super) const LIFETIME_SECONDS: u32 = 90 * 24 * 60 * 60;
+const LIFETIME_SECONDS: u32 = 90 * 24 * 60 * 60;
 const LIFETIME_SECONDS_MAX: u32 = 10 * 365 * 24 * 60 * 60;
 const ACTIVE: &str = "active";
 const REVOKED: &str = "revoked";
@@ -113,11 +115,7 @@ pub struct ServiceTokenBody {
 }
 
 /// A token as `user` sees it; none: as administrators do.
-pub(super) fn body(
-    details: &ServiceTokenDetails,
-    user: Option<UserId>,
-    now: Timestamp,
-) -> ServiceTokenBody {
+fn body(details: &ServiceTokenDetails, user: Option<UserId>, now: Timestamp) -> ServiceTokenBody {
     let name = match &details.owner {
         Some(owner) => shown(&owner.label, user == Some(owner.user_id)),
         None => details.name.clone(),
@@ -142,7 +140,7 @@ pub(super) fn body(
     }
 }
 
-pub(super) fn missing() -> ApiError {
+fn missing() -> ApiError {
     ApiError::not_found("there is no such service token")
 }
 
@@ -213,27 +211,57 @@ async fn issue_service_token(
     valid: Valid<NewServiceToken>,
 ) -> Result<Answer<ServiceTokenBody>, ApiError> {
     let NewServiceToken { name, scopes, expires_in, rate_limit } = valid.body;
-    let token_id = ServiceTokenId(call.new_id(&app, "service_tokens.issue"));
-    let context = call.context(&app, "service_tokens.issue", "", &valid.canonical);
+    let quota = rate_limit.map(|of| Quota { events: of.events, seconds: of.seconds });
+    let new = NewToken { name, scopes, expires_in, quota, owner: None };
+    issue(&app, &call, &valid.canonical, new).await
+}
+
+/// What a new token is to be.
+pub(super) struct NewToken {
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// For how many seconds it is good; none: the default.
+    pub expires_in: Option<u32>,
+    /// How much it may publish; none: as much as any.
+    pub quota: Option<Quota>,
+    /// Whose key it is; none: a service's.
+    pub owner: Option<NewOwner>,
+}
+
+/// Issues a token, and answers with its text.
+pub(super) async fn issue(
+    app: &App,
+    call: &Call,
+    canonical: &[u8],
+    new: NewToken,
+) -> Result<Answer<ServiceTokenBody>, ApiError> {
+    let user = new.owner.as_ref().map(|owner| owner.user_id);
+    let (operation, place) = match user {
+        Some(_) => ("api_keys.make", "/api/v1/users/me/api-keys"),
+        None => ("service_tokens.issue", "/api/v1/admin/service-tokens"),
+    };
+    let token_id = ServiceTokenId(call.new_id(app, operation));
+    let context = call.context(app, operation, "", canonical);
     let now = app.now();
-    let lifetime = Duration::from_secs(expires_in.unwrap_or(LIFETIME_SECONDS).into());
+    let lifetime = Duration::from_secs(new.expires_in.unwrap_or(LIFETIME_SECONDS).into());
     let command = ServiceTokenCommand::Issue {
         caller: call.caller(),
         token_id,
-        name,
-        scopes,
-        quota: rate_limit.map(|of| Quota { events: of.events, seconds: of.seconds }),
-        owner: None,
+        name: new.name,
+        scopes: new.scopes,
+        quota: new.quota,
+        owner: new.owner,
         now,
         expires_at: now.plus(lifetime),
     };
+    let view = move |token: &ServiceToken| token.details.as_ref().map(|of| body(of, user, now));
     let tokens = app.runtime().aggregate::<ServiceToken>();
-    let view = move |token: &ServiceToken| token.details.as_ref().map(|of| body(of, None, now));
     let (body, done) = split(tokens.send(token_id.uuid(), command, context, view).await?);
     let mut body = body.ok_or_else(missing)?;
     body.token = Some(service_token::text(app.settings().keys.token.bytes(), token_id));
-    let location = format!("/api/v1/admin/service-tokens/{token_id}");
-    Ok(Answer::created(&location, body).after(&done))
+    Ok(Answer::created(&format!("{place}/{token_id}"), body).after(&done))
 }
 
 /// Take a service token back
