@@ -24,6 +24,7 @@ pub mod html;
 pub mod load;
 mod market;
 pub mod measure;
+pub mod overload;
 pub mod place;
 mod progress;
 pub mod rebuild;

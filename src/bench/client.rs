@@ -66,6 +66,10 @@ impl Client {
         self.send(self.http.get(format!("{}{path}", self.url))).await
     }
 
+    pub(super) async fn delete(&self, path: &str) -> anyhow::Result<()> {
+        self.text(self.http.delete(format!("{}{path}", self.url))).await.map(drop)
+    }
+
     /// What is at a path, as text.
     pub(super) async fn plain(&self, path: &str) -> anyhow::Result<String> {
         self.text(self.http.get(format!("{}{path}", self.url))).await

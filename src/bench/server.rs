@@ -28,12 +28,21 @@ pub struct Server {
 impl Server {
     /// Starts one on this folder and, if there is one, this journal. Waits until it listens.
     pub fn start(folder: &Path, database_url: Option<&str>) -> anyhow::Result<Self> {
+        Self::start_with(folder, database_url, &[])
+    }
+
+    /// The same with these settings too.
+    pub fn start_with(
+        folder: &Path,
+        database_url: Option<&str>,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program's own file")?;
         let mut command = Command::new(program);
         command.arg("serve").env_clear().env("APP_ENV", "development");
         command.env("DATA_DIR", folder).env("HTTP_ADDR", "127.0.0.1:0");
         // People prove their addresses without a detour through the mail.
-        command.env("REVEAL_VERIFICATION_TOKEN", "true");
+        command.env("REVEAL_VERIFICATION_TOKEN", "true").envs(settings.iter().copied());
         if let Some(url) = database_url {
             command.env("DATABASE_URL", url);
         }

@@ -173,7 +173,9 @@ pub struct Outcome {
     pub over: Duration,
     /// How long those answers took, in microseconds.
     pub latencies: Histogram<u64>,
-    /// The same for each kind of request.
+    /// How long it took until others were refused, in microseconds.
+    pub refusals: Histogram<u64>,
+    /// Those answers by kind of request.
     pub kinds: Vec<Kind>,
     /// The same by time.
     pub slices: Vec<Slice>,
@@ -204,6 +206,7 @@ impl Outcome {
             timed: 0,
             over: Duration::ZERO,
             latencies: histogram(3)?,
+            refusals: histogram(3)?,
             kinds: (0..kinds).map(|_| Kind::new()).collect::<anyhow::Result<_>>()?,
             slices: Vec::new(),
             slice: Duration::ZERO,
@@ -240,6 +243,9 @@ impl Outcome {
             self.refused += 1;
             self.refused_with = Some(answer.status);
             self.failed += u64::from(answer.status >= 500);
+            if answer.is_timed {
+                self.refusals.saturating_record(answer.micros);
+            }
             return Ok(());
         }
         if let Some(slice) = slice {
@@ -323,6 +329,7 @@ impl Outcome {
         self.timed += part.timed;
         self.over += part.over;
         self.latencies.add(&part.latencies).context("the same range")?;
+        self.refusals.add(&part.refusals).context("the same range")?;
         self.out_of_order += part.out_of_order;
         self.marks = self.marks.wrapping_add(part.marks);
         self.unsent += part.unsent;
@@ -439,6 +446,9 @@ mod tests {
         assert_eq!((outcome.accepted, outcome.refused, outcome.failed), (1, 1, 1));
         assert_eq!((outcome.kinds[0].accepted, outcome.kinds[0].refused), (1, 1));
         assert_eq!((outcome.slices[0].units, outcome.slices[0].refused), (1, 1));
-        assert_eq!(outcome.latencies.len(), 1);
+        assert_eq!((outcome.latencies.len(), outcome.refusals.len()), (1, 1));
+        let mut whole = Outcome::new(1, 1).unwrap();
+        whole.add(&outcome).unwrap();
+        assert_eq!((whole.latencies.len(), whole.refusals.len()), (1, 1));
     }
 }

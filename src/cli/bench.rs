@@ -13,7 +13,7 @@ use crate::bench::compare::{Comparison, Tolerance};
 use crate::bench::measure::{Elsewhere, Plan, Scenario, measure};
 use crate::bench::place::StoreKind;
 use crate::bench::report::Report;
-use crate::bench::{html, rebuild, restart};
+use crate::bench::{html, overload, rebuild, restart};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -40,6 +40,8 @@ pub(super) enum BenchCommand {
     Rebuild(RebuildOptions),
     /// Starts on journals of growing size: how soon a server is ready, what a command costs then
     Restart(RestartOptions),
+    /// Several times as many changes as a slowed store takes: how much is done, how soon the rest is refused
+    Overload(OverloadOptions),
     /// Two reports beside each other
     Compare(CompareOptions),
 }
@@ -165,6 +167,28 @@ pub(super) struct RestartOptions {
     seconds: f64,
 }
 
+/// How to measure an overload.
+#[derive(Args)]
+pub(super) struct OverloadOptions {
+    #[command(flatten)]
+    common: Common,
+    /// How much longer each append of the journal takes, in milliseconds
+    #[arg(long, default_value_t = 500)]
+    append_ms: u64,
+    /// How many times the capacity is asked for in the end
+    #[arg(long, default_value_t = 5.0)]
+    times: f64,
+    /// How many connections at the same time
+    #[arg(long, default_value_t = 2_048)]
+    connections: usize,
+    /// How many listings are changed in turn
+    #[arg(long, default_value_t = 1_000)]
+    listings: usize,
+    /// How long each phase is timed
+    #[arg(long, default_value_t = 8.0)]
+    seconds: f64,
+}
+
 /// What to compare.
 #[derive(Args)]
 pub(super) struct CompareOptions {
@@ -210,6 +234,7 @@ pub(super) async fn bench(command: BenchCommand, data_dir: &Path) -> anyhow::Res
         }
         BenchCommand::Rebuild(options) => return rebuilds(options).await,
         BenchCommand::Restart(options) => return restarts(options).await,
+        BenchCommand::Overload(options) => return overloads(options).await,
         BenchCommand::Compare(options) => return compare(&options),
     };
     scenarios_of(scenarios, options, data_dir).await
@@ -296,6 +321,26 @@ async fn restarts(options: RestartOptions) -> anyhow::Result<ExitCode> {
         folder,
     };
     let report = restart::measure(&plan).await?;
+    told(&report.table(), &report, json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn overloads(options: OverloadOptions) -> anyhow::Result<ExitCode> {
+    let Common { store, folder, json } = options.common;
+    ensure!(options.listings > 0, "--listings must be at least 1");
+    ensure!(options.connections > 0, "--connections must be at least 1");
+    ensure!(options.append_ms > 0, "--append-ms must be at least 1");
+    ensure!(options.times > 1.0, "--times must be more than 1");
+    let plan = overload::Plan {
+        append: Duration::from_millis(options.append_ms),
+        times: options.times,
+        connections: options.connections,
+        listings: options.listings,
+        time: seconds(options.seconds)?,
+        store: store.into(),
+        folder,
+    };
+    let report = overload::measure(&plan).await?;
     told(&report.table(), &report, json.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }

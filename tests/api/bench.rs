@@ -88,6 +88,28 @@ async fn a_rebuild_under_load_is_measured_over_a_kill() {
     assert!(phases.iter().all(|phase| phase["failed"] == 0), "{report}");
 }
 
+/// What an overload comes to, at a store so slow that two busy processors can ask for more.
+#[tokio::test]
+async fn an_overload_is_measured_and_what_was_accepted_is_in_the_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("report.json");
+    let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
+    let run = ["bench", "overload", "--append-ms", "2000", "--seconds", "5", "--times", "3"];
+    let more = ["--connections", "1500", "--listings", "20"];
+    let run = [&run[..], &more, &["--folder", into, "--json", report]].concat();
+    let run = Command::new(&run).patient_for(PATIENCE).run();
+    assert_eq!(run.code, 0, "{}", run.errors);
+    let report = read(&json);
+    let phases = report["phases"].as_array().unwrap();
+    assert!(phases.len() >= 2, "{report}");
+    let overload = phases.last().unwrap();
+    let peak = report["peak_per_second"].as_f64().unwrap();
+    assert!((overload["asked_per_second"].as_f64().unwrap() / peak - 3.0).abs() < 0.01, "{report}");
+    assert!(overload["refused"].as_u64().unwrap() > 0, "{report}");
+    assert!(overload["refusals"]["p50_ms"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(overload["memory_kib"].as_f64().unwrap() > 0.0, "{report}");
+}
+
 #[tokio::test]
 async fn every_scenario_yields_a_report_whose_checks_pass() {
     let folder = tempfile::tempdir().unwrap();
