@@ -5,8 +5,11 @@
 #   bash grafana/up.sh
 #
 # SOUK              where the service is     http://127.0.0.1:8080
+# SOUK_CA_FILE      who vouches for it, where it speaks TLS with a certificate that this machine
+#                   does not trust
 # PROMETHEUS_ADDR   where to serve           127.0.0.1:9090
 # GRAFANA_ADDR                               127.0.0.1:3000
+# GRAFANA_HOME      its own files            /usr/share/grafana
 # SCRAPE_INTERVAL   how often to look        5s
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,7 +36,12 @@ trap 'exit 0' INT TERM
 
 # The same configuration, for this address and interval.
 target=${souk#*://}
-sed -e "s|127\.0\.0\.1:8080|${target%%/*}|" \
+scheme=http
+[[ $souk == https://* ]] && scheme=https
+scrape="    scheme: $scheme"
+[ -n "${SOUK_CA_FILE:-}" ] && scrape+="\\n    tls_config: { ca_file: \"$(realpath "$SOUK_CA_FILE")\" }"
+sed -e "s|^    scheme: http\$|$scrape|" \
+    -e "s|127\.0\.0\.1:8080|${target%%/*}|" \
     -e "s|_interval: .*|_interval: $interval|" \
     -e "s|alerts/|$here/alerts/|" "$here/prometheus.yml" >"$folder/prometheus.yml"
 prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" \
@@ -55,10 +63,19 @@ if [ -n "$server" ]; then
     [ "$(basename "$server")" = grafana ] && words=("$server" server --homepath "$home")
     "${words[@]}" >"$folder/grafana.log" 2>&1 &
     children+=($!)
+    grafana_process=$!
     echo "Grafana: http://$grafana/d/souk-market"
 else
     echo "Grafana is not installed: https://grafana.com/grafana/download. Elsewhere, import grafana/dashboards/*.json."
 fi
 
-# One that ends takes the others along.
-wait -n || echo "up: one of them ended; $folder is removed" >&2
+# One that ends takes the others along. Prometheus says here why it does; Grafana's words are in a file
+# that goes with the folder.
+wait -n || true
+if [ -n "${grafana_process:-}" ] && ! kill -0 "$grafana_process" 2>/dev/null; then
+    echo "up: Grafana ended (its files are looked for in GRAFANA_HOME, $home). It said at last:" >&2
+    tail -n 20 "$folder/grafana.log" | sed 's/^/    /' >&2
+    exit 1
+fi
+echo "up: Prometheus ended; $folder is removed" >&2
+exit 1

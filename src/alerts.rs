@@ -48,7 +48,7 @@ static LIMITS: [Limit; 5] = [
     },
     Limit {
         metric: "souk_subscription_lag_seconds",
-        threshold: 60,
+        threshold: 10,
         value: |status| most(status, lag_seconds),
     },
     Limit {

@@ -42,6 +42,8 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   LEASE_TTL                  How long a silent process keeps its place on PostgreSQL [10s]
   DISK_FREE_MIN              With fewer bytes free for SQLite's files nothing new is taken from
                              outside; 0: nobody looks [268435456; 67108864 in development]
+  MEMORY_LIMIT_BYTES         With nine tenths of them used nothing new is taken from outside; 0:
+                             nobody looks [what the control group and the machine have]
   RETRY_MAX_RETRIES          How often a handler of events is tried again [3]
   RETRY_DELAY_MS             The first wait before that [1000]
   RETRY_EXPONENTIAL_BACKOFF  Whether each wait is twice the one before [true]

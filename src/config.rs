@@ -53,6 +53,9 @@ const ALERT_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
 /// The largest `DISK_FREE_MIN`: a tebibyte.
 const DISK_FREE_MIN_MAX: usize = 1 << 40;
 
+/// The largest `MEMORY_LIMIT_BYTES`: a pebibyte.
+const MEMORY_LIMIT_MAX: usize = 1 << 50;
+
 /// The exit code of a program that was configured wrongly (`EX_CONFIG` of sysexits).
 pub const EXIT_CODE: u8 = 78;
 
@@ -223,6 +226,9 @@ pub struct Runtime {
     /// `DLQ_LETTERS_MAX`: how many letters of a subscription a partition holds before it stands
     /// still.
     pub letters_max: usize,
+    /// `MEMORY_LIMIT_BYTES`: with more than nine tenths of so many bytes used nothing new is taken from
+    /// outside; 0: nobody looks, none: what the control group and the machine have.
+    pub memory_limit: Option<u64>,
     /// `AGGREGATE_IDLE_TIMEOUT`: how long an aggregate stays in memory unused.
     pub aggregate_idle_timeout: Option<Duration>,
     /// `EVENT_TYPE_PREFIX`: what stands before an event's type in CloudEvents.
@@ -499,10 +505,12 @@ fn keys(reader: &mut Reader<'_>, mode: Mode, data_dir: &Path) -> Option<Keys> {
 
 fn runtime(reader: &mut Reader<'_>) -> Runtime {
     let partitions = reader.optional_number("PARTITIONS", 1..=256);
+    let memory_limit = reader.optional_number("MEMORY_LIMIT_BYTES", 0..=MEMORY_LIMIT_MAX);
     Runtime {
         partitions: partitions.and_then(|number| u16::try_from(number).ok()),
         mailbox_cap: reader.optional_number("MAILBOX_CAP", 1..=1_000_000),
         letters_max: reader.number("DLQ_LETTERS_MAX", 10_000, 1..=1_000_000),
+        memory_limit: memory_limit.map(|bytes| bytes as u64),
         aggregate_idle_timeout: reader.optional_duration("AGGREGATE_IDLE_TIMEOUT"),
         event_type_prefix: reader.text("EVENT_TYPE_PREFIX").unwrap_or_else(|| "souk".to_owned()),
     }

@@ -14,6 +14,7 @@ use souk_actors::runtime::Runtime;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{Database, Storage};
+use crate::gate::{Change, Gate};
 
 /// What is said while there is too little space.
 pub const LOW: Refusal = Refusal {
@@ -25,37 +26,6 @@ pub const LOW: Refusal = Refusal {
 
 /// How often the disks are looked at.
 const EVERY: Duration = Duration::from_secs(2);
-
-/// What changes with a look.
-#[derive(Debug, PartialEq, Eq)]
-enum Change {
-    Low,
-    Enough,
-}
-
-/// Low from below the minimum, until there is a quarter more than that: what is freed and filled
-/// again by the log of a database does not switch it to and fro.
-#[derive(Debug)]
-struct Gate {
-    minimum: u64,
-    is_low: bool,
-}
-
-impl Gate {
-    /// What becomes of it with so many bytes left where the least is left.
-    fn look(&mut self, least: u64) -> Option<Change> {
-        let enough = self.minimum.saturating_add(self.minimum / 4);
-        if !self.is_low && least < self.minimum {
-            self.is_low = true;
-            return Some(Change::Low);
-        }
-        if self.is_low && least >= enough {
-            self.is_low = false;
-            return Some(Change::Enough);
-        }
-        None
-    }
-}
 
 /// One file system, by a folder on it.
 #[derive(Debug)]
@@ -87,7 +57,7 @@ impl Watch {
         let volume = |name, folder| Volume { name, folder, is_unknown: false };
         Some(Self {
             volumes: [volume("journal", folder), volume("read", storage.data_dir.clone())],
-            gate: Gate { minimum: storage.disk_free_min, is_low: false },
+            gate: Gate::new(storage.disk_free_min),
             runtime,
         })
     }
@@ -113,10 +83,11 @@ impl Watch {
         }
         let least = known.iter().filter_map(|(free, folder)| Some(((*free)?, folder)));
         let Some((free, folder)) = least.min_by_key(|(free, _)| *free) else { return };
-        let minimum = self.gate.minimum;
+        let minimum = self.gate.minimum();
         match self.gate.look(free) {
-            Some(Change::Low) => {
-                self.runtime.refuse_outside(Some(LOW));
+            Some(Change::Short) => {
+                self.runtime.refuse_outside(LOW);
+                metrics::gauge!("souk_disk_low").set(1.0);
                 tracing::error!(
                     free,
                     minimum,
@@ -125,7 +96,8 @@ impl Watch {
                 );
             }
             Some(Change::Enough) => {
-                self.runtime.refuse_outside(None);
+                self.runtime.accept_outside(LOW);
+                metrics::gauge!("souk_disk_low").set(0.0);
                 tracing::info!(free, minimum, "there is enough space again: commands are taken");
             }
             None => {}
@@ -170,20 +142,4 @@ fn free_bytes(folder: &Path) -> io::Result<u64> {
 #[cfg(not(unix))]
 fn free_bytes(_folder: &Path) -> io::Result<u64> {
     Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn low_begins_below_the_minimum_and_ends_a_quarter_above_it() {
-        let mut gate = Gate { minimum: 1_000, is_low: false };
-        assert_eq!(gate.look(1_000), None);
-        assert_eq!(gate.look(999), Some(Change::Low));
-        assert_eq!(gate.look(0), None, "it is said once");
-        assert_eq!(gate.look(1_249), None);
-        assert_eq!(gate.look(1_250), Some(Change::Enough));
-        assert_eq!(gate.look(1_000), None);
-    }
 }

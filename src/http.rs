@@ -172,6 +172,9 @@ impl App {
     /// From its parts.
     pub fn new(parts: Parts) -> Self {
         let keys = &parts.config.keys;
+        if parts.config.momo.is_some() {
+            payments::count_from_zero();
+        }
         Self(Arc::new(Shared {
             tokens: Tokens::new(keys.token.bytes()),
             passwords: Passwords::new(parts.market.runtime.world().clone()),

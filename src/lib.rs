@@ -14,10 +14,12 @@ pub mod config;
 pub mod disk;
 pub mod domain;
 mod files;
+mod gate;
 pub mod gateways;
 pub mod http;
 pub mod identity;
 pub mod images;
+pub mod memory;
 #[cfg(feature = "chaos")]
 pub mod points;
 pub mod projections;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use souk_actors::faults::points;
 use souk_actors::id::derived;
-use souk_actors::runtime::Options;
+use souk_actors::runtime::{Options, Runtime};
 use souk_actors::world::{SystemWorld, World};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -23,7 +23,7 @@ use crate::http::{self, Parts};
 use crate::identity::token::{ADMIN_LIFETIME, Tokens};
 use crate::identity::verification::verification_token;
 use crate::tls::ServerTls;
-use crate::{alerts, audit, disk, telemetry};
+use crate::{alerts, audit, disk, memory, telemetry};
 
 /// The file with the development administrator's token, in the data folder.
 pub const ADMIN_TOKEN_FILE: &str = "admin-token";
@@ -41,7 +41,7 @@ pub struct Running {
     server: Server,
     upkeep: JoinHandle<()>,
     renewals: Option<JoinHandle<()>>,
-    disk_watch: Option<JoinHandle<()>>,
+    watches: Vec<JoinHandle<()>>,
     audits: JoinHandle<()>,
     alerts: JoinHandle<()>,
     images: JoinHandle<()>,
@@ -97,14 +97,7 @@ impl Running {
             .await
             .with_context(|| format!("cannot listen on {}", config.http.address))?;
         let market = Market::start(settings(&config)).await?;
-        // Before the first request: a disk that is almost full already takes none.
-        let disk_watch = match disk::Watch::new(&config.storage, market.runtime.clone()) {
-            Some(mut watch) => {
-                watch.look().await;
-                Some(tokio::spawn(watch.run()))
-            }
-            None => None,
-        };
+        let watches = watches(&config, &market.runtime).await;
         let audits = audit::watch::Watch::new(
             market.runtime.clone(),
             market.read_models.clone(),
@@ -142,7 +135,7 @@ impl Running {
             server,
             upkeep,
             renewals,
-            disk_watch,
+            watches,
             audits,
             alerts,
             images,
@@ -201,12 +194,28 @@ impl Running {
         telemetry::traces::flush().await;
         self.upkeep.abort();
         self.renewals.inspect(JoinHandle::abort);
-        self.disk_watch.inspect(JoinHandle::abort);
+        self.watches.iter().for_each(JoinHandle::abort);
         if !(answered && drained) {
             tracing::warn!(answered, drained, "stopped before everything was finished");
         }
         answered && drained
     }
+}
+
+/// Those who look at what may run short. They have looked once: what is almost used up already takes
+/// nothing from the first request on.
+async fn watches(config: &Config, runtime: &Runtime) -> Vec<JoinHandle<()>> {
+    runtime.may_refuse(disk::LOW);
+    let mut watches = Vec::new();
+    if let Some(mut watch) = disk::Watch::new(&config.storage, runtime.clone()) {
+        watch.look().await;
+        watches.push(tokio::spawn(watch.run()));
+    }
+    if let Some(mut watch) = memory::Watch::new(config.runtime.memory_limit, runtime.clone()) {
+        watch.look();
+        watches.push(tokio::spawn(watch.run()));
+    }
+    watches
 }
 
 /// Does what a chaos run asks for.

@@ -22,6 +22,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::domain::registry::all_descriptors;
+
 /// The version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The revision it was built from, where the build says so.
@@ -34,6 +36,12 @@ pub const REVISION: &str = match option_env!("SOUK_REVISION") {
 const SECONDS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0,
+];
+/// Upper bounds of how long events take until they are handled, in seconds: from a handler that has
+/// nothing else to do to a batch that is late.
+const DELIVERIES: &[f64] = &[
+    0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 600.0,
 ];
 /// Upper bounds of durations of what may wait for people, in seconds.
 const LONG: &[f64] = &[
@@ -49,7 +57,7 @@ const FLOWS: &[f64] = &[
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0];
 
 /// Why events from outside are refused.
-const REJECTIONS: [&str; 10] = [
+const REJECTIONS: [&str; 11] = [
     "schema",
     "unknown_type",
     "forbidden_type",
@@ -60,6 +68,7 @@ const REJECTIONS: [&str; 10] = [
     "sequence_passed",
     "sequence_gap",
     "sequence_buffer_full",
+    "not_stored",
 ];
 
 /// Starts logging to standard error. A second call changes nothing (tests start many servers).
@@ -109,6 +118,15 @@ fn at_zero() {
     metrics::counter!("souk_streams_cut_total").increment(0);
     metrics::gauge!("souk_streams_open").set(0.0);
     metrics::gauge!("souk_http_connections").set(0.0);
+    // Where nobody looks, nobody has found too little either.
+    metrics::gauge!("souk_disk_low").set(0.0);
+    metrics::gauge!("souk_memory_high").set(0.0);
+    for descriptor in all_descriptors() {
+        let event_type = descriptor.event_type;
+        let context = event_type.split('.').next().unwrap_or_default();
+        metrics::counter!("souk_events_published_total", "context" => context, "event_type" => event_type)
+            .increment(0);
+    }
     for outcome in ["delivered", "failed", "exhausted", "deferred"] {
         metrics::counter!("souk_webhook_deliveries_total", "outcome" => outcome).increment(0);
     }
@@ -149,6 +167,14 @@ fn recorder() -> PrometheusBuilder {
         })
         .and_then(|builder| {
             builder.set_buckets_for_metric(Matcher::Suffix("_depth".to_owned()), COUNTS)
+        })
+        .and_then(|builder| {
+            let deliveries = Matcher::Full("souk_event_end_to_end_seconds".to_owned());
+            builder.set_buckets_for_metric(deliveries, DELIVERIES)
+        })
+        .and_then(|builder| {
+            let attempts = Matcher::Full("souk_event_handler_duration_seconds".to_owned());
+            builder.set_buckets_for_metric(attempts, DELIVERIES)
         })
         .and_then(|builder| {
             let sagas = Matcher::Full("souk_saga_duration_seconds".to_owned());

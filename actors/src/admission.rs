@@ -5,7 +5,7 @@
 //! [`COMMIT_WAIT_MAX`]. What does not fit is refused at once. Commands that the system gives itself
 //! have room of their own and wait for it: load from outside never starves a purchase under way.
 //!
-//! Whoever runs the service can have it take nothing new from outside for a while, with a reason of
+//! Whoever runs the service can have it take nothing new from outside for a while, with reasons of
 //! its own; reads and the system's own work go on.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,7 +29,7 @@ pub struct Admission {
     outside_max: usize,
     inside_max: usize,
     draining: AtomicBool,
-    refusal: RwLock<Option<Refusal>>,
+    refusals: RwLock<Vec<Refusal>>,
 }
 
 /// Room for one command, until it is answered.
@@ -68,7 +68,7 @@ impl Admission {
             outside_max,
             inside_max,
             draining: AtomicBool::new(false),
-            refusal: RwLock::new(None),
+            refusals: RwLock::default(),
         }
     }
 
@@ -104,14 +104,28 @@ impl Admission {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Refuses everything new from outside for this reason; takes it again with none.
-    pub fn refuse_outside(&self, refusal: Option<Refusal>) {
-        *self.refusal.write().unwrap_or_else(PoisonError::into_inner) = refusal;
+    /// Refuses everything new from outside for this reason, until the reason is gone.
+    pub fn refuse_outside(&self, refusal: Refusal) {
+        let mut refusals = self.refusals.write().unwrap_or_else(PoisonError::into_inner);
+        if !refusals.contains(&refusal) {
+            refusals.push(refusal);
+        }
     }
 
-    /// Why nothing new is taken from outside.
+    /// This reason is gone. Everything is taken again where there is no other.
+    pub fn accept_outside(&self, refusal: Refusal) {
+        let mut refusals = self.refusals.write().unwrap_or_else(PoisonError::into_inner);
+        refusals.retain(|known| *known != refusal);
+    }
+
+    /// Why nothing new is taken from outside, by the reason that came first.
     pub fn refusal(&self) -> Option<Refusal> {
-        *self.refusal.read().unwrap_or_else(PoisonError::into_inner)
+        self.refusals.read().unwrap_or_else(PoisonError::into_inner).first().copied()
+    }
+
+    /// Whether this is a reason why nothing new is taken from outside.
+    pub fn refuses(&self, refusal: Refusal) -> bool {
+        self.refusals.read().unwrap_or_else(PoisonError::into_inner).contains(&refusal)
     }
 
     /// How many commands are in flight, from outside and from inside.

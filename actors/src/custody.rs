@@ -115,6 +115,7 @@ impl Custody {
 
 impl Aggregate for Custody {
     const TYPE: &'static str = "quarantine";
+    const STEERS: bool = true;
 
     type Command = CustodyCommand;
     type Event = CustodyEvent;

@@ -20,7 +20,8 @@ use crate::retry::Backoff;
 const MAILBOX_MAX: usize = 1_024;
 
 enum Message {
-    Park(Letter, oneshot::Sender<()>),
+    /// A letter, the correlation id of its event, and who hears that it is durable.
+    Park(Letter, Arc<str>, oneshot::Sender<()>),
     Quarantined(Quarantine),
 }
 
@@ -36,10 +37,11 @@ impl std::fmt::Debug for Message {
 
 impl DeadLetterHandle {
     /// Stores a letter and returns once it is durable, however long that takes. Returns whether it
-    /// was: not when the partition is stopping.
-    pub async fn park(&self, letter: Letter) -> bool {
+    /// was: not when the partition is stopping. The log has the correlation id of its event.
+    pub async fn park(&self, letter: Letter, correlation_id: Arc<str>) -> bool {
         let (done, parked) = oneshot::channel();
-        self.0.send(Message::Park(letter, done)).await.is_ok() && parked.await.is_ok()
+        let message = Message::Park(letter, correlation_id, done);
+        self.0.send(message).await.is_ok() && parked.await.is_ok()
     }
 
     /// Records a quarantined aggregate.
@@ -67,8 +69,8 @@ impl DeadLetterActor {
         let mut mailbox = self.mailbox.lock().await;
         while let Some(message) = mailbox.recv().await {
             match message {
-                Message::Park(letter, done) => {
-                    announce(&letter);
+                Message::Park(letter, correlation_id, done) => {
+                    announce(&letter, &correlation_id);
                     points::reach("dead_letter.before_store").await;
                     let letters = vec![LetterWrite::Put(letter)];
                     store(writer, Batch { letters, ..Batch::default() }).await;
@@ -95,10 +97,10 @@ async fn store(writer: &WriterHandle, batch: Batch) {
     }
 }
 
-fn announce(letter: &Letter) {
+fn announce(letter: &Letter, correlation_id: &str) {
     let subscription = letter.subscription.clone();
     if letter.state == LetterState::Dead {
-        tracing::error!(subscription = %letter.subscription, event_id = %letter.event_id, event_type = %letter.event_type, aggregate_id = %letter.aggregate_id, attempts = letter.attempts, class = letter.class, error = letter.error, "a dead letter");
+        tracing::error!(subscription = %letter.subscription, event_id = %letter.event_id, correlation_id, event_type = %letter.event_type, aggregate_id = %letter.aggregate_id, attempts = letter.attempts, class = letter.class, error = letter.error, "a dead letter");
         metrics::counter!("souk_dlq_letters_total", "subscription" => subscription, "class" => letter.class.clone())
             .increment(1);
     }

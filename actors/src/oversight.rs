@@ -358,6 +358,7 @@ impl Oversight {
 
 impl Aggregate for Oversight {
     const TYPE: &'static str = "subscription";
+    const STEERS: bool = true;
 
     type Command = OversightCommand;
     type Event = SubscriptionEvent;

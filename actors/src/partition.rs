@@ -225,6 +225,11 @@ impl Partition {
         self.writer.state().head().saturating_sub(self.began_at)
     }
 
+    /// Whether the actor of this subscription is running.
+    pub(crate) fn runs(&self, cell: &Cell) -> bool {
+        self.running.contains_key(&*format!("subscription {}", cell.subscription.name))
+    }
+
     fn spawn(&self, worker: Worker) {
         let _ = self.supervisor.cast(Supervise::Start(worker));
     }

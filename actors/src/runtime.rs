@@ -101,7 +101,8 @@ pub struct Health {
     pub subscriptions_started: bool,
     /// Every infrastructure actor is running.
     pub supervisors_alive: bool,
-    /// Why nothing new is taken from outside, where [`Runtime::refuse_outside`] said so.
+    /// Why nothing new is taken from outside, where [`Runtime::refuse_outside`] said so, by the
+    /// reason that came first.
     pub refusal: Option<Refusal>,
 }
 
@@ -366,7 +367,6 @@ impl Runtime {
     /// How it feels.
     pub fn health(&self) -> Health {
         let all = |check: &dyn Fn(&Partition) -> bool| self.0.partitions.iter().all(check);
-        let runs = |partition: &Partition, name: &str| partition.running.contains_key(name);
         Health {
             journal_writable: all(&|partition| {
                 partition.writer.state().healthy()
@@ -374,25 +374,38 @@ impl Runtime {
             }),
             draining: !all(&|partition| !partition.admission.draining()),
             subscriptions_started: all(&|partition| {
-                partition.cells.iter().all(|cell| {
-                    runs(partition, &format!("subscription {}", cell.subscription.name))
-                })
+                partition.cells.iter().all(|cell| partition.runs(cell))
             }),
             supervisors_alive: all(&|partition| {
                 ["writer", "broker", "timers", "dead-letters"]
                     .iter()
-                    .all(|name| runs(partition, name))
+                    .all(|name| partition.running.contains_key(*name))
             }),
             refusal: self.0.partitions.iter().find_map(|partition| partition.admission.refusal()),
         }
     }
 
-    /// From now on every new command from outside is refused for this reason, or with none is taken
-    /// again. Repeats of commands that happened are answered, reads are, and sagas, timers and
-    /// subscribers go on.
-    pub fn refuse_outside(&self, refusal: Option<Refusal>) {
-        for partition in &self.0.partitions {
-            partition.admission.refuse_outside(refusal);
+    /// From now on every new command from outside is refused for this reason, besides others that
+    /// there may be. Repeats of commands that happened are answered, reads are, people steer the
+    /// runtime, and sagas, timers and subscribers go on.
+    pub fn refuse_outside(&self, refusal: Refusal) {
+        self.0.partitions.iter().for_each(|of| of.admission.refuse_outside(refusal));
+    }
+
+    /// This reason is gone: commands from outside are taken again where there is no other.
+    pub fn accept_outside(&self, refusal: Refusal) {
+        self.0.partitions.iter().for_each(|of| of.admission.accept_outside(refusal));
+    }
+
+    /// Whether new commands from outside are refused for this reason.
+    pub fn refuses_outside(&self, refusal: Refusal) -> bool {
+        self.0.partitions.iter().any(|of| of.admission.refuses(refusal))
+    }
+
+    /// Has refusals for this reason counted from 0 on, so that the first of them shows as an increase.
+    pub fn may_refuse(&self, refusal: Refusal) {
+        for registry in self.0.partitions.iter().flat_map(|partition| partition.registries.iter()) {
+            series::of_refusal(registry.aggregate_type(), refusal.code);
         }
     }
 
@@ -423,19 +436,26 @@ impl Runtime {
     }
 
     /// Brings the gauges up to date that show a moment: what is in flight, and how much of it at
-    /// single aggregates; how far behind subscriptions are. Called when somebody looks; it visits
-    /// every live aggregate, and reads a page of the journal for each subscription that is far
-    /// behind.
+    /// single aggregates; whether the journal can be written; whether subscriptions run, and how far
+    /// behind they are. Called when somebody looks; it visits every live aggregate, and reads a page of
+    /// the journal for each subscription that is far behind.
     pub async fn measure(&self) {
         self.measure_commands();
-        for cell in self.0.partitions.iter().flat_map(|partition| partition.cells.iter()) {
-            let (name, partition) = (cell.subscription.name, cell.partition.to_string());
-            let lag = cell.lag().await.unwrap_or_default();
-            metrics::gauge!("souk_subscription_lag_seconds", "subscription" => name, "partition" => partition.clone())
-                .set(lag);
-            let unacked = cell.longest_in_hand().unwrap_or_default();
-            metrics::gauge!("souk_subscription_oldest_unacked_seconds", "subscription" => name, "partition" => partition)
-                .set(unacked);
+        let gauge = |is_so: bool| f64::from(u8::from(is_so));
+        metrics::gauge!("souk_journal_writable").set(gauge(self.health().journal_writable));
+        for partition in &self.0.partitions {
+            for cell in &partition.cells {
+                let (name, index) = (cell.subscription.name, cell.partition.to_string());
+                let is_up = partition.runs(cell) && !cell.is_full() && !cell.is_at_damage();
+                metrics::gauge!("souk_subscription_up", "subscription" => name, "partition" => index.clone())
+                    .set(gauge(is_up));
+                let lag = cell.lag().await.unwrap_or_default();
+                metrics::gauge!("souk_subscription_lag_seconds", "subscription" => name, "partition" => index.clone())
+                    .set(lag);
+                let unacked = cell.longest_in_hand().unwrap_or_default();
+                metrics::gauge!("souk_subscription_oldest_unacked_seconds", "subscription" => name, "partition" => index)
+                    .set(unacked);
+            }
         }
     }
 

@@ -89,14 +89,25 @@ async fn momo_notice(State(app): State<App>, unread: Unread) -> Result<Response,
         Err(error) if error.status().is_client_error() => "malformed",
         Err(_) => "not_recorded",
     };
-    metrics::counter!("souk_payment_notices_total", "provider" => "momo", "outcome" => outcome)
-        .increment(1);
+    count(outcome, 1);
     let (_, position) = answer?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     if let Some(Ok(position)) = position.map(|at| HeaderValue::from_str(&at.to_string())) {
         response.headers_mut().insert(POSITION, position);
     }
     Ok(response)
+}
+
+fn count(outcome: &'static str, notices: u64) {
+    metrics::counter!("souk_payment_notices_total", "provider" => "momo", "outcome" => outcome)
+        .increment(notices);
+}
+
+/// Has notices counted from 0 on.
+pub(super) fn count_from_zero() {
+    let refused = ["unsigned", "malformed", "not_recorded"];
+    let taken = ["recorded", "nothing_new", "unknown_payment"];
+    refused.into_iter().chain(taken).for_each(|outcome| count(outcome, 0));
 }
 
 /// What came of a notice, as metrics name it, and where the event stands that it led to.

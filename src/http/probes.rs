@@ -97,7 +97,7 @@ async fn readyz(State(app): State<App>, params: Params) -> Response {
         CheckBody { name: "journal_writable", ok: health.journal_writable },
         CheckBody { name: "subscriptions_started", ok: health.subscriptions_started },
         CheckBody { name: "supervisors_alive", ok: health.supervisors_alive },
-        CheckBody { name: "disk_space", ok: health.refusal != Some(disk::LOW) },
+        CheckBody { name: "disk_space", ok: !app.runtime().refuses_outside(disk::LOW) },
         CheckBody { name: "not_draining", ok: !(health.draining || app.is_stopping()) },
     ];
     probe(checks, params.flag("verbose"))
@@ -118,6 +118,7 @@ async fn startupz(State(app): State<App>, params: Params) -> Response {
         body = String)))]
 async fn metrics(State(app): State<App>) -> Response {
     app.runtime().measure().await;
+    app.rebuilds().measure();
     super::sagas::measure(&app).await;
     let text = telemetry::render_metrics(app.metrics());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

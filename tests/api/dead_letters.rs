@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Person, Server, Start, eventually};
+use crate::support::{Person, Server, Start, eventually, somebody};
 
 fn impatient() -> Start {
     Start::default().with("RETRY_DELAY_MS", 20)
@@ -109,6 +109,31 @@ async fn a_letter_is_worked_only_as_it_was_looked_at() {
     })
     .await;
     server.finish().await;
+}
+
+/// From what a client knows of its request to what went wrong with it.
+#[tokio::test]
+async fn failures_are_found_in_the_log_by_correlation_id() {
+    let server = Server::start().await;
+    let fault = json!({ "kind": "permanent", "times": 1 });
+    server.fault("notification-email", "fail", fault).await;
+    let client = server.visitor().named("where-is-my-mail");
+    client.post("/api/v1/users/register", &somebody("Ann")).await.expect(201);
+    let event_id = eventually("a letter", || async {
+        let letters = server.letters(Some("notification-email")).await;
+        letters.first().map(|letter| letter["event_id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    for message in ["a delivery failed", "a dead letter"] {
+        let fields = [
+            ("message", message),
+            ("subscription", "notification-email"),
+            ("correlation_id", "where-is-my-mail"),
+            ("event_id", &event_id),
+        ];
+        let words = fields.map(|(name, value)| format!("\"{name}\":\"{value}\""));
+        server.logged(&words.each_ref().map(String::as_str)).await;
+    }
 }
 
 #[tokio::test]

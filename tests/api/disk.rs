@@ -105,6 +105,14 @@ async fn is_ready(server: &Server, status: u16) {
     .await;
 }
 
+/// Waits until a metric without labels has this value, whoever asks the service for anything.
+async fn shows(server: &Server, metric: &str, value: f64) {
+    eventually(&format!("{metric} to be {value}"), || async {
+        (server.metric_of(metric).await == Some(value)).then_some(())
+    })
+    .await;
+}
+
 /// On files, and not minding how full the disk is.
 fn unguarded() -> Start {
     Start::on_files().with("DISK_FREE_MIN", 0)
@@ -128,11 +136,13 @@ async fn a_full_disk_refuses_writes_and_the_service_is_back_once_there_is_space(
     disk.fill();
     writers.hear(503).await;
     is_ready(&server, 503).await;
+    shows(&server, "souk_journal_writable", 0.0).await;
     server.visitor().get("/livez").await.expect(200);
     server.visitor().get(&path).await.expect(200);
     server.logged(&["journal.db", "full", "Free space"]).await;
     disk.free();
     is_ready(&server, 200).await;
+    shows(&server, "souk_journal_writable", 1.0).await;
     writers.hear(201).await;
     writers.check(&server).await;
     server.finish().await;
@@ -155,6 +165,7 @@ async fn an_almost_full_disk_takes_nothing_new_and_what_was_begun_is_finished() 
     let start = Start::on_files().within(disk.path()).with("DISK_FREE_MIN", MINIMUM);
     let server = start.start().await;
     assert!(has_space(&server).await);
+    shows(&server, "souk_disk_low", 0.0).await;
     let path = live(&server).await;
     // Held back on its way, so that the rest of it happens while there is little space.
     let deaf = json!({ "key": "payment.captured" });
@@ -165,6 +176,7 @@ async fn an_almost_full_disk_takes_nothing_new_and_what_was_begun_is_finished() 
 
     disk.leave(MINIMUM - (1 << 20));
     eventually("the disk to be low", || async { (!has_space(&server).await).then_some(()) }).await;
+    shows(&server, "souk_disk_low", 1.0).await;
     let refused = make(&server.admin(), "during").await.problem(503, "disk_low");
     assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
     assert!(refused.text("detail").contains("freed some space"), "{refused:?}");
@@ -186,6 +198,7 @@ async fn an_almost_full_disk_takes_nothing_new_and_what_was_begun_is_finished() 
 
     disk.free();
     eventually("there to be space", || async { has_space(&server).await.then_some(()) }).await;
+    shows(&server, "souk_disk_low", 0.0).await;
     make(&server.admin(), "during").await.expect(201);
     server.logged(&["INFO", "enough space again"]).await;
     server.finish().await;

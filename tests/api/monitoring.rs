@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use souk::telemetry::catalogue::METRICS;
 use souk::tls::http_client;
 
+use crate::support::certificates::Authority;
 use crate::support::{PRICE, Server, Start, eventually, on_postgres, parallel};
+use crate::tls::{secured, trusting};
 
 /// What is there only with a provider of payments or a collector of traces outside, or after an
 /// audit that ran by itself.
@@ -64,22 +66,30 @@ struct Prometheus {
     http: reqwest::Client,
 }
 
+/// The script that brings up Prometheus, and where that will listen.
+fn up(souk: &str) -> (Command, String) {
+    // It says at once what is missing.
+    content("prometheus", &["prometheus", "--version"], "");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let mut script = Command::new("bash");
+    script
+        .arg(grafana().join("up.sh"))
+        .env("SOUK", souk)
+        .env("PROMETHEUS_ADDR", &address)
+        .env("GRAFANA_ADDR", "127.0.0.1:0")
+        .env("SCRAPE_INTERVAL", "500ms")
+        .stdin(Stdio::null());
+    (script, address)
+}
+
 impl Prometheus {
     async fn of(server: &Server) -> Self {
-        // It says at once what is missing.
-        content("prometheus", &["prometheus", "--version"], "");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let script = Command::new("bash")
-            .arg(grafana().join("up.sh"))
-            .env("SOUK", server.url())
-            .env("PROMETHEUS_ADDR", &address)
-            .env("GRAFANA_ADDR", "127.0.0.1:0")
-            .env("SCRAPE_INTERVAL", "500ms")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        Self::started(up(&server.url())).await
+    }
+
+    async fn started((mut script, address): (Command, String)) -> Self {
+        let script = script.stdout(Stdio::null()).spawn().unwrap();
         let prometheus = Self { script, address, http: http_client().build().unwrap() };
         prometheus.shows("up{job=\"souk\"} == 1").await;
         prometheus
@@ -181,10 +191,68 @@ async fn smoke(server: &Server) {
     server.admin().get("/api/v1/admin/audit").await.expect(200);
 }
 
-async fn exposed(server: &Server) -> BTreeSet<String> {
-    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+async fn metrics(server: &Server) -> String {
+    server.visitor().get("/metrics").await.expect(200).raw().to_owned()
+}
+
+fn exposed(text: &str) -> BTreeSet<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     lines.map(|line| line.split(['{', ' ']).next().unwrap().to_owned()).collect()
+}
+
+/// The upper bounds of each histogram in some text, be it metrics or input of tests, as they stand there.
+fn bounds(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+    for line in text.lines() {
+        let Some((name, labels)) = line.split_once("_bucket{") else { continue };
+        let name = name.rsplit(|of: char| !(of.is_ascii_alphanumeric() || of == '_')).next();
+        let bound = labels.split_once("le=\"").unwrap().1.split('"').next();
+        found.entry(name.unwrap().to_owned()).or_default().insert(bound.unwrap().to_owned());
+    }
+    found
+}
+
+/// The numbers that a rule says a recorded series must be above.
+fn thresholds(rule: &str, recorded: &str) -> Vec<f64> {
+    let after = rule.split(recorded).skip(1).filter_map(|rest| {
+        let rest = match rest.strip_prefix('{') {
+            Some(labels) => labels.split_once('}')?.1,
+            None => rest,
+        };
+        rest.trim().strip_prefix('>')?.split_whitespace().next()?.parse().ok()
+    });
+    after.collect()
+}
+
+/// A quantile is never above its histogram's last bound: a rule that waits for that waits for ever.
+fn quantiles_can_pass_their_thresholds(rules: &[Value], text: &str) {
+    let known = bounds(text);
+    let last = |histogram: &str| {
+        let bounds = known[histogram].iter().map(|bound| bound.parse::<f64>().unwrap());
+        bounds.filter(|bound| bound.is_finite()).fold(0.0, f64::max)
+    };
+    let mut checked = 0;
+    for quantile in rules.iter().filter(|rule| rule["type"] == "recording") {
+        let query = quantile["query"].as_str().unwrap();
+        if !query.contains("histogram_quantile(") {
+            continue;
+        }
+        let all = named(query);
+        let histogram = all.iter().find_map(|name| name.strip_suffix("_bucket")).unwrap();
+        for alert in rules.iter().filter(|rule| rule["type"] == "alerting") {
+            let query = alert["query"].as_str().unwrap();
+            for threshold in thresholds(query, quantile["name"].as_str().unwrap()) {
+                let last = last(histogram);
+                assert!(threshold < last, "{}: {threshold} of {histogram}, {last}", alert["name"]);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 5, "only {checked} thresholds were found");
+    let tested = bounds(include_str!("../../grafana/alerts/alerts.test.yml"));
+    for (histogram, bounds) in tested {
+        assert!(bounds.is_subset(&known[&histogram]), "{histogram} is tested with {bounds:?}");
+    }
 }
 
 #[tokio::test]
@@ -196,13 +264,15 @@ async fn every_panel_and_every_rule_shows_what_there_is() {
     prometheus.shows("sum(souk_commands_total{aggregate_type=\"order\"}) > 0").await;
     smoke_again(&server).await;
 
-    let exposed = exposed(&server).await;
+    let text = metrics(&server).await;
+    let exposed = exposed(&text);
     let exists = |name: &str| exposed.contains(name) || exposed.contains(&format!("{name}_bucket"));
     for (name, _) in METRICS {
         let may_be_missing = NOT_ALWAYS.contains(name) || on_postgres() && *name == ON_FILES;
         assert!(exists(name) || may_be_missing, "{name} is not in /metrics");
     }
     let rules = prometheus.rules().await;
+    quantiles_can_pass_their_thresholds(&rules, &text);
     let recorded: BTreeSet<_> = rules
         .iter()
         .filter(|rule| rule["type"] == "recording")
@@ -246,6 +316,108 @@ async fn smoke_again(server: &Server) {
     server.at_rest().await;
 }
 
+/// What a panel's first query shows of some series after ten minutes.
+#[track_caller]
+fn panel_shows((file, title): (&str, &str), series: &[(&str, &str)], expected: &[(&str, f64)]) {
+    let all = dashboards();
+    let (place, query) = queries(file, &all[file])
+        .into_iter()
+        .find(|(place, _)| place.ends_with(&format!(": {title}")))
+        .unwrap_or_else(|| panic!("{file} has no panel {title}"));
+    let query = query.replace("$__rate_interval", "10m").replace("$instance", ".*");
+    let series =
+        series.iter().map(|(series, values)| json!({ "series": series, "values": values }));
+    let samples =
+        expected.iter().map(|(labels, value)| json!({ "labels": labels, "value": value }));
+    let asked = json!({
+        "expr": query, "eval_time": "10m", "exp_samples": samples.collect::<Vec<_>>(),
+    });
+    let test = json!({
+        "name": place, "interval": "1m",
+        "input_series": series.collect::<Vec<_>>(), "promql_expr_test": [asked],
+    });
+    // What is JSON is YAML too.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), json!({ "tests": [test] }).to_string()).unwrap();
+    content("prometheus", &["promtool", "test", "rules", file.path().to_str().unwrap()], "");
+}
+
+#[test]
+fn failures_of_actors_are_drawn_by_what_failed_and_nothing_else_is() {
+    let panel = ("actors.json", "Failures");
+    let panics = r#"souk_aggregate_restarts_total{aggregate_type="order",reason="panic"}"#;
+    let losses = r#"souk_aggregate_restarts_total{aggregate_type="order",reason="append_lost"}"#;
+    let failed = [(r#"{aggregate_type="order",reason="panic"}"#, 3.0)];
+    panel_shows(panel, &[(panics, "0x4 3x10"), (losses, "0x15")], &failed);
+    let nothing = [(r#"{reason="none"}"#, 0.0)];
+    panel_shows(panel, &[(panics, "0x15"), (losses, "0x15")], &nothing);
+}
+
+#[tokio::test]
+async fn a_service_that_speaks_tls_is_watched_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let server = secured(&authority, trusting(&authority, None), folder.path()).start().await;
+    let (mut script, address) = up(&server.url());
+    script.env("SOUK_CA_FILE", authority.write(folder.path(), "authority.pem"));
+    let prometheus = Prometheus::started((script, address)).await;
+    prometheus.shows("sum(souk_build_info)").await;
+    server.finish().await;
+}
+
+/// A Grafana that does not start says why, and what it said is not lost with its folder.
+#[cfg(unix)]
+#[test]
+fn what_grafana_said_before_it_ended_is_shown() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let grafana = folder.path().join("grafana-server");
+    std::fs::write(&grafana, "#!/bin/sh\necho \"there is no $2\"\nexit 1\n").unwrap();
+    std::fs::set_permissions(&grafana, PermissionsExt::from_mode(0o755)).unwrap();
+    let (mut script, _) = up("http://127.0.0.1:1");
+    let path = std::env::var("PATH").unwrap();
+    script.env("PATH", format!("{}:{path}", folder.path().display()));
+    let ended = script.env("GRAFANA_HOME", "/home/of/grafana").output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success(), "{said}");
+    assert!(said.contains("Grafana ended"), "{said}");
+    assert!(said.contains("there is no /home/of/grafana"), "{said}");
+}
+
+/// A counter that appears with its first count shows no increase.
+#[tokio::test]
+async fn what_can_be_counted_stands_at_0_from_the_start() {
+    let server = Server::start().await;
+    let text = metrics(&server).await;
+    let refused = [
+        "overloaded",
+        "draining",
+        "journal_unavailable",
+        "restarting",
+        "quarantined",
+        "deadline_passed",
+        "disk_low",
+    ];
+    let rejected = ["schema", "rate_limited", "sequence_gap", "not_stored"];
+    let published = ["order.placed", "payment.refunded", "saga.failed"];
+    for (name, label, values) in [
+        ("souk_commands_refused_total", "aggregate_type=\"order\",reason", &refused[..]),
+        ("souk_events_rejected_total", "reason", &rejected),
+        ("souk_events_published_total", "event_type", &published),
+    ] {
+        for value in values {
+            let wanted = format!("{label}=\"{value}\"");
+            let mut lines = text.lines().filter(|line| line.starts_with(name));
+            let line = lines.find(|line| line.contains(&wanted));
+            assert!(line.is_some_and(|line| line.ends_with(" 0")), "{name} {wanted}: {line:?}");
+        }
+    }
+    let up: Vec<_> =
+        text.lines().filter(|line| line.starts_with("souk_subscription_up{")).collect();
+    assert!(up.len() > 20 && up.iter().all(|line| line.ends_with(" 1")), "{up:#?}");
+    server.finish().await;
+}
+
 /// S0-101: from the event that could not be handled to the alert.
 #[tokio::test]
 async fn a_dead_letter_raises_an_alert() {
@@ -269,6 +441,15 @@ async fn alerts_say_what_to_do_and_configurations_are_valid() {
     let manager = ["amtool", "check-config", "alertmanager.example.yml"];
     let said = content("prometheus-alertmanager", &manager, "");
     assert!(said.contains("2 receivers"), "{said}");
+    for (severity, receivers) in
+        [("critical", "pagerduty,slack"), ("warning", "slack"), ("info", "slack")]
+    {
+        let severity = format!("severity={severity}");
+        let routes = ["amtool", "config", "routes", "test"];
+        let of = ["--config.file=alertmanager.example.yml", severity.as_str()];
+        let told = content("prometheus-alertmanager", &[&routes[..], &of[..]].concat(), "");
+        assert!(told.lines().any(|line| line.trim() == receivers), "{severity}: {told}");
+    }
 
     let manual = include_str!("../../docs/operations.md");
     let sections: BTreeSet<String> = manual
@@ -276,6 +457,7 @@ async fn alerts_say_what_to_do_and_configurations_are_valid() {
         .filter(|line| line.starts_with("##"))
         .map(|line| anchor(line.trim_start_matches(['#', ' '])))
         .collect();
+    let tests = include_str!("../../grafana/alerts/alerts.test.yml");
     let server = Server::start().await;
     let prometheus = Prometheus::of(&server).await;
     let rules = prometheus.rules().await;
@@ -287,8 +469,11 @@ async fn alerts_say_what_to_do_and_configurations_are_valid() {
         assert!(["critical", "warning", "info"].contains(&severity), "{name}");
         assert!(!alert["annotations"]["summary"].as_str().unwrap().is_empty(), "{name}");
         let runbook = alert["annotations"]["runbook_url"].as_str().unwrap();
-        let section = runbook.strip_prefix("docs/operations.md#").unwrap();
+        let manual = "{{ $externalLabels.runbooks }}docs/operations.md#";
+        let section = runbook.strip_prefix(manual).unwrap();
         assert!(sections.contains(section), "{name}: there is no section {section}");
+        let fires = format!("alertname: {}\n        exp_alerts:", name.as_str().unwrap());
+        assert!(tests.contains(&fires), "no test has {name} fire");
     }
     server.finish().await;
 }
@@ -323,7 +508,7 @@ fn dashboards_have_names_of_their_own() {
 async fn metrics_are_named_as_prometheus_wants_them() {
     let server = Server::start().await;
     smoke(&server).await;
-    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let text = metrics(&server).await;
     let (said, _) = run("prometheus", &["promtool", "check", "metrics"], &text);
     let objections: Vec<_> = said
         .lines()
@@ -334,7 +519,7 @@ async fn metrics_are_named_as_prometheus_wants_them() {
 
 /// The sum of all series of a metric.
 async fn sum_of(server: &Server, name: &str) -> f64 {
-    let text = server.visitor().get("/metrics").await.expect(200).raw().to_owned();
+    let text = metrics(server).await;
     let values = text.lines().filter_map(|line| {
         let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
         (labels.is_empty() || labels.starts_with('{')).then(|| value.parse::<f64>().unwrap())
@@ -507,7 +692,7 @@ async fn flows_are_timed_from_the_request_to_their_last_event() {
 
 impl Server {
     async fn flows(&self, flow: &str, event_type: &str) -> f64 {
-        let text = self.visitor().get("/metrics").await.expect(200).raw().to_owned();
+        let text = metrics(self).await;
         let wanted = [format!("flow=\"{flow}\""), format!("event_type=\"{event_type}\"")];
         let line = text.lines().find(|line| {
             line.starts_with("souk_flow_duration_seconds_count{")
@@ -538,17 +723,17 @@ async fn the_service_raises_alerts_by_itself() {
     .await;
     assert_eq!(triggered.len(), 1, "{triggered:#?}");
     assert_eq!(triggered[0]["metric"], "souk_subscription_lag_seconds");
-    assert_eq!(triggered[0]["threshold"], 60);
+    assert_eq!(triggered[0]["threshold"], 10);
     assert!(triggered[0]["value"].as_u64().unwrap() >= 300, "{triggered:#?}");
     server.logged(&["\"an alert\"", "notifications"]).await;
 
-    // The clock is right again, and the backlog is as old as it is: no alert.
+    // It is the process that comes next that finds it over.
     server.kill_9_and_start_again().await;
+    server.resume("notifications").await;
     eventually("its end", || async {
         (of(&server, "analytics.alert.resolved").await.len() == 1).then_some(())
     })
     .await;
-    server.resume("notifications").await;
     server.at_rest().await;
     assert_eq!(of(&server, "analytics.alert.triggered").await.len(), 1);
     server.finish().await;

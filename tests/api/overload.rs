@@ -177,6 +177,33 @@ async fn refusals_do_not_wait_for_a_journal_that_stands_still() {
     market.server.finish().await;
 }
 
+/// S1-156. No memory is filled for it: whatever the service uses is more than this limit.
+#[tokio::test]
+async fn a_service_that_has_used_up_its_memory_takes_nothing_new_and_goes_on() {
+    let server = Start::default().with("MEMORY_LIMIT_BYTES", 1 << 20).start().await;
+    assert_eq!(server.metric_of("souk_memory_limit_bytes").await, Some(f64::from(1 << 20)));
+    assert_eq!(server.metric_of("souk_memory_high").await, Some(1.0));
+    server.logged(&["ERROR", "memory is almost used up", "MEMORY_LIMIT_BYTES"]).await;
+    let refused = server.register("Ann").await.problem(503, "overloaded");
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
+    assert!(refused.text("detail").contains("memory"), "{refused:?}");
+    assert!(server.metric("souk_commands_refused_total", "reason=\"overloaded\"").await >= 1.0);
+    // Whoever reads is answered, and so are probes and those who look after the service.
+    for path in ["/api/v1/categories", "/api/v1/listings", "/livez", "/readyz"] {
+        server.visitor().get(path).await.expect(200);
+    }
+    server.pause("notifications").await;
+    server.resume("notifications").await;
+    server.finish().await;
+
+    let server = Start::default().with("MEMORY_LIMIT_BYTES", 0).start().await;
+    server.register("Ann").await.expect(201);
+    assert_eq!(server.metric_of("souk_memory_limit_bytes").await, None);
+    assert_eq!(server.metric_of("souk_memory_high").await, Some(0.0));
+    server.at_rest().await;
+    server.finish().await;
+}
+
 /// S1-53, seen from outside: a consumer that is far too slow costs neither memory nor events.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_consumer_costs_nothing_but_its_own_lag() {

@@ -136,6 +136,11 @@ async fn a_damaged_row_is_shown_by_the_diff_and_healed_by_a_rebuild() {
     server.steer_version("listings-view", "/discard").await;
     assert_eq!(server.projection("listings-view").await["versions"].as_array().unwrap().len(), 1);
     server.admin().get(&path("listings-view", "/diff")).await.problem(409, "no_rebuild");
+    // Where the old one was is told no more, however far the journal goes on.
+    server.register("Ann").await.expect(201);
+    server.caught_up("listings-view").await;
+    assert!(server.metric("souk_projection_position", "version=\"1\"").await.is_nan());
+    assert!(server.metric("souk_projection_position", "version=\"2\"").await > 0.0);
     assert_eq!(server.titles(&sam.client).await.len(), 4);
 
     // Numbers grow, and the tables of version 1 can be filled no more, but are made like again.

@@ -21,7 +21,7 @@ use crate::support::{Command, Server, Start, wish};
 const HOST: &str = "127.0.0.1";
 
 /// A client that trusts this authority, and shows a certificate if it has one.
-fn trusting(authority: &Authority, own: Option<&CertifiedKey<KeyPair>>) -> ClientConfig {
+pub fn trusting(authority: &Authority, own: Option<&CertifiedKey<KeyPair>>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate().der().clone()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -38,7 +38,7 @@ fn trusting(authority: &Authority, own: Option<&CertifiedKey<KeyPair>>) -> Clien
 }
 
 /// How to start a server with a certificate of this authority, asked by such a client.
-fn secured(authority: &Authority, client: ClientConfig, folder: &Path) -> Start {
+pub fn secured(authority: &Authority, client: ClientConfig, folder: &Path) -> Start {
     let CertifiedKey { cert, signing_key } = authority.certify(HOST);
     let http = reqwest::Client::builder().tls_backend_preconfigured(client).build().unwrap();
     Start::default()

@@ -291,6 +291,7 @@ impl<A: Aggregate> Registry<A> {
         // Behind the look-up: what happened before can still be asked for.
         if changes
             && outside
+            && !A::STEERS
             && let Some(refusal) = shared.admission.refusal()
         {
             return Err(Unavailable::Refused(refusal).into());

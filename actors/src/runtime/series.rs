@@ -32,9 +32,14 @@ pub(super) fn of_aggregate(name: &'static str) {
             .increment(0);
     }
     for reason in REFUSALS {
-        metrics::counter!("souk_commands_refused_total", "aggregate_type" => name, "reason" => reason)
-            .increment(0);
+        of_refusal(name, reason);
     }
+}
+
+/// What is counted of the commands to aggregates of a type that are not taken for a reason.
+pub(super) fn of_refusal(name: &'static str, reason: &'static str) {
+    metrics::counter!("souk_commands_refused_total", "aggregate_type" => name, "reason" => reason)
+        .increment(0);
 }
 
 /// What is counted of a subscription.

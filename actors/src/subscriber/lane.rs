@@ -239,7 +239,7 @@ pub(super) async fn waits(
     if held.letters == 0 {
         return Ok(false);
     }
-    park(cell, waiting_letter(cell, event, key)).await?;
+    park(cell, event, waiting_letter(cell, event, key)).await?;
     *held = Held { letters: held.letters + 1, last: event.position };
     Ok(true)
 }
@@ -253,12 +253,12 @@ pub(super) async fn bury(
 ) -> Result<(), Stopping> {
     let letter = dead_letter(cell, event, key, failed);
     tell(cell, event, &letter).await?;
-    park(cell, letter).await
+    park(cell, event, letter).await
 }
 
-pub(super) async fn park(cell: &Cell, letter: Letter) -> Result<(), Stopping> {
+pub(super) async fn park(cell: &Cell, event: &StoredEvent, letter: Letter) -> Result<(), Stopping> {
     cell.counts.letters.fetch_add(1, Ordering::Relaxed);
-    if !cell.dead_letters.park(letter).await {
+    if !cell.dead_letters.park(letter, event.correlation_id.clone()).await {
         return Err(Stopping);
     }
     cell.room().add();
@@ -472,8 +472,10 @@ impl Again<'_> {
     }
 }
 
+/// Of several events that failed together the log names the first; those of them that fail alone are
+/// named then.
 fn note_failure(cell: &Cell, events: &[Arc<StoredEvent>], attempt: u32, failure: &Failure) {
-    let name = cell.subscription.name;
+    let (name, first) = (cell.subscription.name, events.first());
     cell.counts.failed.fetch_add(1, Ordering::Relaxed);
     metrics::counter!("souk_event_handler_failures_total", "subscription" => name, "class" => failure.kind.as_str())
         .increment(1);
@@ -482,7 +484,10 @@ fn note_failure(cell: &Cell, events: &[Arc<StoredEvent>], attempt: u32, failure:
         attempt,
         class = failure.kind.as_str(),
         error = failure.message,
-        key = events.first().map(|event| tracing::field::display(event.aggregate_id)),
+        events = events.len(),
+        event_id = first.map(|event| tracing::field::display(event.event_id)),
+        correlation_id = first.map(|event| &*event.correlation_id),
+        key = first.map(|event| tracing::field::display(event.aggregate_id)),
         "a delivery failed"
     );
 }

@@ -682,7 +682,7 @@ async fn is_held(
     if head.is_none_or(|head| head.position > event.position) {
         return Ok(false);
     }
-    park(cell, waiting_letter(cell, event, key)).await?;
+    park(cell, event, waiting_letter(cell, event, key)).await?;
     hold_also(cell, blocked, key, event.position);
     Ok(true)
 }

@@ -192,7 +192,7 @@ async fn what_is_refused_from_outside_is_new_and_from_outside() {
         message: "closed for lunch",
         retry_after: Duration::from_secs(7),
     };
-    rig.runtime.refuse_outside(Some(refusal));
+    rig.runtime.refuse_outside(refusal);
     for account in 0..10 {
         let refused = rig.change(account, 1).await.unwrap_err();
         assert_eq!(refused, Unavailable::Refused(refusal).into());
@@ -202,7 +202,13 @@ async fn what_is_refused_from_outside_is_new_and_from_outside() {
     assert!(change(context).await.unwrap().replayed, "what happened is still told");
     assert_eq!(rig.runtime.health().refusal, Some(refusal));
     assert_eq!(rig.runtime.in_flight(), (0, 0));
-    rig.runtime.refuse_outside(None);
+    // With two reasons it is over when both are gone.
+    let other = Refusal { code: "full", ..refusal };
+    rig.runtime.refuse_outside(other);
+    rig.runtime.accept_outside(refusal);
+    assert_eq!(rig.change(1, 1).await.unwrap_err(), Unavailable::Refused(other).into());
+    assert!(rig.runtime.refuses_outside(other) && !rig.runtime.refuses_outside(refusal));
+    rig.runtime.accept_outside(other);
     rig.change(1, 1).await.unwrap();
     assert_eq!(rig.runtime.health().refusal, None);
 }

@@ -126,6 +126,11 @@ impl Client {
     /// A client with these settings. It trusts the certificates that the system trusts.
     pub fn new(settings: Settings) -> Result<Self, url::ParseError> {
         let endpoint = Url::parse(&settings.endpoint)?;
+        for operation in ["create", "query", "confirm", "refund"] {
+            for outcome in ["answered", "no_answer", "refused"] {
+                count(operation, outcome, 0);
+            }
+        }
         Ok(Self { settings, endpoint, tls: TlsConnector::from(Arc::new(tls())) })
     }
 
@@ -270,9 +275,7 @@ impl Client {
             Err(GatewayError::Transient(_)) => "no_answer",
             Err(_) => "refused",
         };
-        metrics::counter!("souk_payment_provider_calls_total", "provider" => super::MOMO,
-            "operation" => operation, "outcome" => outcome)
-        .increment(1);
+        count(operation, outcome, 1);
         match &answer {
             Ok(reply) => tracing::debug!(operation, result_code = reply.code(), "MoMo answered"),
             Err(error) => tracing::warn!(operation, %error, "a call of MoMo has no outcome"),
@@ -310,6 +313,12 @@ impl Client {
         let stream = self.tls.connect(name, stream).await;
         talk(stream.map_err(|_| lost("its certificate is not trusted"))?, request).await
     }
+}
+
+fn count(operation: &'static str, outcome: &'static str, calls: u64) {
+    metrics::counter!("souk_payment_provider_calls_total", "provider" => super::MOMO,
+        "operation" => operation, "outcome" => outcome)
+    .increment(calls);
 }
 
 /// Nobody knows what became of the call.
