@@ -373,7 +373,7 @@ fn what_grafana_said_before_it_ended_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let grafana = folder.path().join("grafana-server");
     std::fs::write(&grafana, "#!/bin/sh\necho \"there is no $2\"\nexit 1\n").unwrap();
-    std::fs::set_permissions(&grafana, PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&grafana, std::fs::Permissions::from_mode(0o755)).unwrap();
     let (mut script, _) = up("http://127.0.0.1:1");
     let path = std::env::var("PATH").unwrap();
     script.env("PATH", format!("{}:{path}", folder.path().display()));
