@@ -6,6 +6,8 @@
 //!   raw: the same kind of journal, batches of ready events, nothing else
 //! ```
 //!
+//! [`inside`] leaves HTTP out: the service runs in this process and is given its commands directly.
+//!
 //! Every figure is a ratio's half: the echo, the commands and the raw inserts run one after the
 //! other on the same machine, and each phase is checked against the journal, so that a fast answer
 //! that stored nothing is an error and not a record. Behind the feature `bench`: no delivered
@@ -21,6 +23,7 @@ mod check;
 mod client;
 pub mod compare;
 pub mod html;
+mod inside;
 pub mod load;
 mod market;
 pub mod measure;
@@ -45,7 +48,8 @@ where
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let done = work(folder.clone()).await;
-    std::fs::remove_dir_all(&folder)
-        .with_context(|| format!("{} is left behind", folder.display()))?;
-    done
+    let removed = std::fs::remove_dir_all(&folder)
+        .with_context(|| format!("{} is left behind", folder.display()));
+    // What went wrong with the work says more than that its files are still there.
+    done.and_then(|done| removed.map(|()| done))
 }

@@ -11,7 +11,7 @@ use souk_actors::journal::Store;
 use uuid::Uuid;
 
 use super::place::each_behind;
-use super::report::{JournalType, Spread};
+use super::report::{Deliveries, JournalType, Spread};
 use super::scripts::{mark, number_in};
 use super::tally::Outcome;
 
@@ -110,42 +110,43 @@ impl Journalled {
         }
     }
 
-    /// What has to be so of this and of what was answered.
+    /// What has to be so of this and of what was answered. What there is nothing of is left out.
     pub(super) fn checks(
         &self,
         outcome: &Outcome,
         expected: &BTreeMap<&'static str, u64>,
         is_marked: bool,
     ) -> Vec<Check> {
-        let wrong = match self.wrong_count {
-            0 => format!("{} events, {} aggregates", self.events, self.aggregates.len()),
-            count => format!("{count} times not: {}", self.wrong.join("; ")),
-        };
-        let mut checks = vec![Check::new(
-            "positions and versions follow each other without gaps",
-            self.wrong_count == 0,
-            wrong,
-        )];
-        let count = |event_type: &str| self.by_type.get(event_type).copied().unwrap_or(0);
-        let differing: Vec<_> = expected
-            .iter()
-            .filter(|(event_type, count_of)| count(event_type) != **count_of)
-            .map(|(of, wanted)| format!("{wanted} {of} were accepted, {} journalled", count(of)))
-            .collect();
-        let told = match differing.is_empty() {
-            true => format!("{} events", expected.values().sum::<u64>()),
-            false => differing.join("; "),
-        };
-        let name = "what was accepted is journalled, and nothing else";
-        checks.push(Check::new(name, differing.is_empty(), told));
-        if is_marked {
+        let mut checks = Vec::new();
+        if self.events > 0 {
+            let told = match self.wrong_count {
+                0 => format!("{} events, {} aggregates", self.events, self.aggregates.len()),
+                count => format!("{count} times not: {}", self.wrong.join("; ")),
+            };
+            let name = "positions and versions follow each other without gaps";
+            checks.push(Check::new(name, self.wrong_count == 0, told));
+        }
+        if !expected.is_empty() {
+            let count = |event_type: &str| self.by_type.get(event_type).copied().unwrap_or(0);
+            let differing: Vec<_> = expected
+                .iter()
+                .filter(|(event_type, count_of)| count(event_type) != **count_of)
+                .map(|(of, wanted)| {
+                    format!("{wanted} {of} were accepted, {} journalled", count(of))
+                })
+                .collect();
+            let told = match differing.is_empty() {
+                true => format!("{} events", expected.values().sum::<u64>()),
+                false => differing.join("; "),
+            };
+            let name = "what was accepted is journalled, and nothing else";
+            checks.push(Check::new(name, differing.is_empty(), told));
+        }
+        if is_marked && (self.marks, outcome.marks) != (0, 0) {
             let is_good = self.marks == outcome.marks;
             let told = if is_good { "all of it" } else { "something else is" };
-            checks.push(Check::new(
-                "each change is journalled with its content, at the version that was told",
-                is_good,
-                told,
-            ));
+            let name = "each change is journalled with its content, at the version that was told";
+            checks.push(Check::new(name, is_good, told));
         }
         checks
     }
@@ -177,19 +178,36 @@ pub(super) fn of_answers(outcome: &Outcome, kinds: &[&str]) -> Vec<Check> {
         None => format!("{} answers", outcome.accepted),
         Some(status) => format!("refused: {}, the last with {status}", refused.join(", ")),
     };
-    vec![
+    let mut checks = vec![
         Check::new("every request is answered as asked for", outcome.refused == 0, told),
         Check::new(
             "something is answered in the time that counts",
             outcome.timed > 0,
             format!("{}", outcome.timed),
         ),
-        Check::new(
-            "versions rise in the order of the answers",
-            outcome.out_of_order == 0,
-            format!("{} times not", outcome.out_of_order),
-        ),
-    ]
+    ];
+    if outcome.versions > 0 {
+        let told = format!("{} of {} not", outcome.out_of_order, outcome.versions);
+        let name = "versions rise in the order of the answers";
+        checks.push(Check::new(name, outcome.out_of_order == 0, told));
+    }
+    checks
+}
+
+/// An event that is set aside counts as seen: whether that came to pass has to be asked. None:
+/// nothing was delivered.
+pub(super) fn of_deliveries(deliveries: &Deliveries) -> Option<Check> {
+    let Deliveries { handled, letters, letters_of, .. } = deliveries;
+    let all = handled + letters;
+    let told = match letters {
+        0 => format!("{handled} deliveries"),
+        _ => {
+            let of: Vec<_> =
+                letters_of.iter().map(|(name, count)| format!("{count} of {name}")).collect();
+            format!("{letters} of {all} deliveries: {}", of.join(", "))
+        }
+    };
+    (all > 0).then(|| Check::new("no delivery ends as a dead letter", *letters == 0, told))
 }
 
 #[cfg(test)]
@@ -265,7 +283,7 @@ mod tests {
         let mut outcome = Outcome::new(1, 0).unwrap();
         outcome.marks = mark(Uuid::from_u128(1), 2, 1_000_000_001);
         let lost = taken(&[]);
-        assert_eq!(good(&lost, &outcome, 1), [true, false, false]);
+        assert_eq!(good(&lost, &outcome, 1), [false, false]);
         let doubled = taken(&[retitled(1, 2, 1, 1_000_000_001), retitled(1, 3, 2, 1_000_000_001)]);
         assert_eq!(good(&doubled, &outcome, 1), [true, false, false]);
         let changed = taken(&[retitled(1, 2, 1, 1_000_000_009)]);
@@ -274,6 +292,30 @@ mod tests {
         assert!(!good(&gap, &outcome, 2)[0], "position 2 is missing");
         let versions = taken(&[retitled(1, 2, 1, 1_000_000_001), retitled(1, 4, 2, 1_000_000_001)]);
         assert!(!good(&versions, &outcome, 2)[0], "version 3 is missing");
+    }
+
+    #[test]
+    fn what_there_is_nothing_of_is_no_check() {
+        let mut outcome = Outcome::new(1, 1).unwrap();
+        assert!(taken(&[]).checks(&outcome, &BTreeMap::new(), true).is_empty());
+        assert_eq!(of_deliveries(&Deliveries::default()), None);
+        let named = |outcome: &Outcome| {
+            let checks = of_answers(outcome, &["search"]);
+            checks.iter().any(|check| check.name.starts_with("versions rise"))
+        };
+        assert!(!named(&outcome), "nobody told of a version");
+        outcome.versions = 1;
+        assert!(named(&outcome));
+    }
+
+    #[test]
+    fn a_dead_letter_is_a_finding_and_says_whose_it_is() {
+        let handled = of_deliveries(&Deliveries::new(7, BTreeMap::new())).unwrap();
+        assert!(handled.is_good && handled.found == "7 deliveries", "{handled:?}");
+        let letters = BTreeMap::from([("mails".to_owned(), 2), ("texts".to_owned(), 1)]);
+        let dead = of_deliveries(&Deliveries::new(7, letters)).unwrap();
+        assert!(!dead.is_good);
+        assert_eq!(dead.found, "3 of 10 deliveries: 2 of mails, 1 of texts");
     }
 
     #[test]

@@ -4,6 +4,12 @@ use anyhow::ensure;
 
 use super::report::{Report, Row};
 
+/// The percentiles that are told, and the share of all that is below each.
+const PERCENTILES: [(&str, f64); 4] =
+    [("p50 ms", 0.5), ("p95 ms", 0.95), ("p99 ms", 0.99), ("p99.9 ms", 0.999)];
+/// How many have to be at or above a percentile for it to be more than chance.
+const ABOVE_MIN: f64 = 1.0;
+
 /// How much worse something may be: a share, as 0.1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance(pub f64);
@@ -26,7 +32,7 @@ pub struct Difference {
     /// The phase.
     pub phase: String,
     /// The figure.
-    pub figure: &'static str,
+    pub figure: String,
     /// In the first report.
     pub before: f64,
     /// In the second report.
@@ -38,6 +44,8 @@ pub struct Difference {
 /// What differs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
+    /// What the two were not measured alike in.
+    pub unlike: Vec<String>,
     /// The figures of the phases that are in both.
     pub differences: Vec<Difference>,
     /// Phases that are in one only.
@@ -46,11 +54,19 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares two reports, phase by phase. The share of the echo stands for the rate where both
-    /// have it: it says more than a rate when the machine was faster or slower that day.
-    pub fn of(before: &Report, after: &Report) -> anyhow::Result<Self> {
+    /// have it: it says more than a rate when the machine was faster or slower that day. Two stores
+    /// are not compared unless `any_store` says so.
+    pub fn of(before: &Report, after: &Report, any_store: bool) -> anyhow::Result<Self> {
         for (report, which) in [(before, "first"), (after, "second")] {
             ensure!(report.is_good, "the {which} report's checks failed: its figures mean nothing");
         }
+        ensure!(
+            any_store || before.store == after.store,
+            "the first report is of {}, the second of {}: say --any-store to compare them all the \
+             same",
+            before.store,
+            after.store
+        );
         let is_same = |one: &Row, other: &Row| {
             (&one.phase, one.connections, one.rate) == (&other.phase, other.connections, other.rate)
         };
@@ -67,7 +83,7 @@ impl Comparison {
             }
         }
         ensure!(!differences.is_empty(), "the two reports have no phase in common");
-        Ok(Self { differences, alone })
+        Ok(Self { unlike: unlike(before, after), differences, alone })
     }
 
     /// The figures that are worse by more than this.
@@ -77,9 +93,13 @@ impl Comparison {
 
     /// As a table in Markdown.
     pub fn table(&self) -> String {
-        let mut text = String::from(
-            "| phase | figure | before | after | ratio | |\n| --- | --- | --- | --- | --- | --- |\n",
-        );
+        let mut text = String::new();
+        self.unlike.iter().for_each(|line| text.push_str(&format!("not alike: {line}\n")));
+        if !self.unlike.is_empty() {
+            text.push('\n');
+        }
+        text.push_str("| phase | figure | before | after | ratio | |\n");
+        text.push_str("| --- | --- | --- | --- | --- | --- |\n");
         for Difference { phase, figure, before, after, worse_by } in &self.differences {
             let ratio =
                 if *before > 0.0 { format!("{:.2}", after / before) } else { "–".to_owned() };
@@ -100,33 +120,103 @@ impl Comparison {
     }
 }
 
+/// What has to be known to make sense of the differences.
+fn unlike(before: &Report, after: &Report) -> Vec<String> {
+    let settings = |report: &Report| {
+        [
+            ("version", report.version.clone()),
+            ("store", report.store.clone()),
+            ("processors", report.processors.to_string()),
+            ("seconds a phase", report.seconds.to_string()),
+            ("listings", report.listings.to_string()),
+        ]
+    };
+    let pairs = settings(before).into_iter().zip(settings(after));
+    let differing = pairs.filter(|((_, one), (_, other))| one != other);
+    differing.map(|((name, one), (_, other))| format!("{name}: {one}, then {other}")).collect()
+}
+
 fn figures(before: &Row, after: &Row) -> Vec<Difference> {
-    let difference = |figure, before_value: f64, after_value: f64, more_is_better: bool| {
-        let change = if before_value > 0.0 { after_value / before_value - 1.0 } else { 0.0 };
-        let worse_by = if more_is_better { -change } else { change };
-        let phase = before.title();
-        Difference { phase, figure, before: before_value, after: after_value, worse_by }
-    };
+    let phase = before.title();
     let rate = match before.of_echo.zip(after.of_echo) {
-        Some((one, other)) => difference("share of the echo", one, other, true),
-        None => difference("per second", before.per_second, after.per_second, true),
+        Some((one, other)) => difference(&phase, "share of the echo".into(), one, other, true),
+        None => {
+            let (one, other) = (before.per_second, after.per_second);
+            difference(&phase, "per second".into(), one, other, true)
+        }
     };
-    let (one, other) = (before.times, after.times);
-    let mut figures = vec![
-        rate,
-        difference("p50 ms", one.p50_ms, other.p50_ms, false),
-        difference("p95 ms", one.p95_ms, other.p95_ms, false),
-        difference("p99 ms", one.p99_ms, other.p99_ms, false),
-    ];
+    let mut figures = vec![rate];
+    let mut add = |what: &str, counts: [u64; 2], times: [[f64; 4]; 2]| {
+        figures.extend(percentiles(&phase, what, counts, times));
+    };
+    let accepted = [before.accepted, after.accepted];
+    add("", accepted, [before.times.all(), after.times.all()]);
     if let Some((one, other)) = before.shipped.zip(after.shipped) {
-        figures.push(difference("SHIPPED p95 ms", one.p95_ms, other.p95_ms, false));
+        add("SHIPPED ", accepted, [one.all(), other.all()]);
+    }
+    // The only kind there is says nothing that the phase has not said.
+    if before.kinds.len() > 1 {
+        for (one, other) in pairs(&before.kinds, &after.kinds, |kind| &kind.kind) {
+            let counts = [one.accepted, other.accepted];
+            add(&format!("{}: ", one.kind), counts, [one.times.all(), other.times.all()]);
+        }
+    }
+    for (one, other) in pairs(&before.types, &after.types, |of| &of.aggregate_type) {
+        let what = format!("commands of {}: ", one.aggregate_type);
+        add(&what, [one.commands, other.commands], [one.times.all(), other.times.all()]);
+    }
+    for (one, other) in pairs(&before.subscribers, &after.subscribers, |of| &of.name) {
+        let what = format!("handled by {}: ", one.name);
+        add(&what, [one.events, other.events], [one.times.all(), other.times.all()]);
     }
     figures
 }
 
+/// What is in both under the same name.
+fn pairs<'a, T>(
+    before: &'a [T],
+    after: &'a [T],
+    name: impl Fn(&T) -> &str,
+) -> impl Iterator<Item = (&'a T, &'a T)> {
+    before.iter().filter_map(move |one| {
+        let other = after.iter().find(|other| name(other) == name(one))?;
+        Some((one, other))
+    })
+}
+
+/// Those percentiles that there are enough of in both.
+fn percentiles(
+    phase: &str,
+    what: &str,
+    counts: [u64; 2],
+    [before, after]: [[f64; 4]; 2],
+) -> Vec<Difference> {
+    #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
+    let count = counts[0].min(counts[1]) as f64;
+    let told = PERCENTILES.iter().zip(before.into_iter().zip(after));
+    // A little less than one is one: shares are no whole numbers of binary digits.
+    told.filter(|((_, share), _)| count * (1.0 - share) >= ABOVE_MIN - 1e-6)
+        .map(|((name, _), (one, other))| {
+            difference(phase, format!("{what}{name}"), one, other, false)
+        })
+        .collect()
+}
+
+fn difference(
+    phase: &str,
+    figure: String,
+    before: f64,
+    after: f64,
+    more_is_better: bool,
+) -> Difference {
+    let change = if before > 0.0 { after / before - 1.0 } else { 0.0 };
+    let worse_by = if more_is_better { -change } else { change };
+    Difference { phase: phase.to_owned(), figure, before, after, worse_by }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::report::{Percentiles, Report, Row};
+    use super::super::report::{Estimates, KindRow, Percentiles, Report, Row, Subscriber, TypeRow};
     use super::super::tally::Outcome;
     use super::*;
 
@@ -135,6 +225,7 @@ pub(super) mod tests {
         let row = Row {
             per_second,
             connections: Some(64),
+            accepted: 10_000,
             times: Percentiles { p50_ms: 1.0, p95_ms: 2.0, p99_ms, p999_ms: 9.0, max_ms: 10.0 },
             ..Row::of("hot", &outcome, &["change the title"], &[])
         };
@@ -153,14 +244,16 @@ pub(super) mod tests {
     #[test]
     fn what_is_worse_by_more_than_allowed_is_found() {
         let (before, slower) = (report(1_000.0, 4.0), report(880.0, 4.2));
-        let same = Comparison::of(&before, &before).unwrap();
+        let same = Comparison::of(&before, &before, false).unwrap();
         assert!(same.worse_than(Tolerance(0.0)).is_empty());
-        let comparison = Comparison::of(&before, &slower).unwrap();
+        let comparison = Comparison::of(&before, &slower, false).unwrap();
         let worse = comparison.worse_than("10%".parse().unwrap());
         assert_eq!(worse.len(), 1);
         assert_eq!(worse[0].figure, "per second");
         assert!(comparison.worse_than(Tolerance(0.2)).is_empty());
-        assert!(Comparison::of(&slower, &before).unwrap().worse_than(Tolerance(0.05)).is_empty());
+        assert!(
+            Comparison::of(&slower, &before, false).unwrap().worse_than(Tolerance(0.05)).is_empty()
+        );
         assert!(comparison.table().contains("| 0.88 | 12 % worse |"), "{}", comparison.table());
     }
 
@@ -168,7 +261,7 @@ pub(super) mod tests {
     fn shares_of_the_echo_stand_for_rates() {
         let (mut before, mut after) = (report(1_000.0, 4.0), report(500.0, 4.0));
         (before.rows[0].of_echo, after.rows[0].of_echo) = (Some(0.4), Some(0.41));
-        let comparison = Comparison::of(&before, &after).unwrap();
+        let comparison = Comparison::of(&before, &after, false).unwrap();
         assert!(comparison.worse_than(Tolerance(0.01)).is_empty(), "the machine was slower");
     }
 
@@ -177,12 +270,75 @@ pub(super) mod tests {
         let before = report(1_000.0, 4.0);
         let mut other = before.clone();
         other.rows[0].connections = Some(256);
-        assert!(Comparison::of(&before, &other).is_err());
+        assert!(Comparison::of(&before, &other, false).is_err());
         other.rows.push(before.rows[0].clone());
-        let comparison = Comparison::of(&before, &other).unwrap();
+        let comparison = Comparison::of(&before, &other, false).unwrap();
         assert_eq!(comparison.alone, ["only in the second: hot, 256 connections"]);
         let bad = Report { is_good: false, ..before.clone() };
-        assert!(Comparison::of(&before, &bad).unwrap_err().to_string().contains("second"));
+        let refused = Comparison::of(&before, &bad, false).unwrap_err();
+        assert!(refused.to_string().contains("second"));
         assert!("ten".parse::<Tolerance>().is_err() && "-1".parse::<Tolerance>().is_err());
+    }
+    #[test]
+    fn tails_and_parts_are_compared_where_there_is_enough_of_them() {
+        let times = Estimates { p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0, p999_ms: 1.0 };
+        let slow = Estimates { p95_ms: 2.0, p99_ms: 2.0, ..times };
+        let with = |times: Estimates, p999_ms: f64| {
+            let mut report = report(1_000.0, 4.0);
+            let row = &mut report.rows[0];
+            row.times.p999_ms = p999_ms;
+            row.types.push(TypeRow { aggregate_type: "order".into(), commands: 50, times });
+            row.subscribers.push(Subscriber { name: "index".into(), events: 100, times });
+            row.kinds = ["buy", "search"].map(|kind| kind_row(kind, times)).to_vec();
+            report
+        };
+        let (before, after) = (with(times, 9.0), with(slow, 27.0));
+        let comparison = Comparison::of(&before, &after, false).unwrap();
+        let worse = comparison.worse_than(Tolerance(0.5));
+        let worse: Vec<_> = worse.iter().map(|of| of.figure.as_str()).collect();
+        // 50 commands have no 99th percentile, and nobody has one of a thousand but the phase.
+        let expected = [
+            "p99.9 ms",
+            "buy: p95 ms",
+            "search: p95 ms",
+            "commands of order: p95 ms",
+            "handled by index: p95 ms",
+            "handled by index: p99 ms",
+        ];
+        assert_eq!(worse, expected);
+    }
+
+    fn kind_row(kind: &str, times: Estimates) -> KindRow {
+        let Estimates { p50_ms, p95_ms, p99_ms, p999_ms } = times;
+        KindRow {
+            kind: kind.into(),
+            per_second: 1.0,
+            accepted: 20,
+            refused: 0,
+            times: Percentiles { p50_ms, p95_ms, p99_ms, p999_ms, max_ms: 0.0 },
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_alike_is_said_and_two_stores_are_asked_for() {
+        let before = report(1_000.0, 4.0);
+        assert!(Comparison::of(&before, &before, false).unwrap().unlike.is_empty());
+        let version = "souk 2".to_owned();
+        let after = Report { version, processors: 8, listings: 5, seconds: 2.0, ..before.clone() };
+        let comparison = Comparison::of(&before, &after, false).unwrap();
+        let expected = [
+            "version: souk, then souk 2",
+            "processors: 2, then 8",
+            "seconds a phase: 1, then 2",
+            "listings: 1, then 5",
+        ];
+        assert_eq!(comparison.unlike, expected);
+        let table = comparison.table();
+        assert!(table.starts_with("not alike: version: souk, then souk 2\n"), "{table}");
+        let other = Report { store: "postgres".into(), ..before.clone() };
+        let refused = Comparison::of(&before, &other, false).unwrap_err().to_string();
+        assert!(refused.contains("--any-store"), "{refused}");
+        let comparison = Comparison::of(&before, &other, true).unwrap();
+        assert_eq!(comparison.unlike, ["store: sqlite, then postgres"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Moment, Percentiles, Report, Row, number};
+use super::report::{Deliveries, Estimates, Moment, Percentiles, Report, Row, number};
 
 /// The size of a plot, and the room for its axes.
 const WIDTH: f64 = 640.0;
@@ -79,6 +79,25 @@ fn with_times<'a>(first: &[&'a str]) -> Vec<&'a str> {
     [first, &TIMES[..]].concat()
 }
 
+/// A table of names, how many there were of each and how long they took; none of nothing.
+fn estimated<'a>(
+    title: &str,
+    first: &[&str],
+    rows: impl Iterator<Item = (&'a str, u64, &'a Estimates)>,
+    page: &mut String,
+) {
+    let rows: Vec<_> = rows
+        .map(|(name, count, times)| {
+            let times = times.all().map(|value| format!("{value:.2}"));
+            [name.to_owned(), count.to_string()].into_iter().chain(times).collect()
+        })
+        .collect();
+    if !rows.is_empty() {
+        page.push_str(&format!("<h3>{title}</h3>\n"));
+        page.push_str(&table(&[first, &TIMES[..4]].concat(), &rows));
+    }
+}
+
 fn summary(report: &Report) -> String {
     let rows: Vec<_> = report
         .rows
@@ -97,6 +116,10 @@ fn summary(report: &Report) -> String {
 
 fn phase(row: &Row, page: &mut String) {
     page.push_str(&format!("<h2>{}</h2>\n", plain(&row.title())));
+    let deliveries = row.deliveries.as_ref().and_then(Deliveries::told);
+    for told in row.notes.iter().chain(&deliveries) {
+        page.push_str(&format!("<p>{}</p>\n", plain(told)));
+    }
     if !row.moments.is_empty() {
         plots(row, page);
     }
@@ -118,7 +141,10 @@ fn phase(row: &Row, page: &mut String) {
     }
     aggregates(row, page);
     journal(row, page);
-    subscribers(row, page);
+    let types = row.types.iter().map(|of| (of.aggregate_type.as_str(), of.commands, &of.times));
+    estimated("Commands by type of aggregate", &["type", "commands"], types, page);
+    let subscribers = row.subscribers.iter().map(|of| (of.name.as_str(), of.events, &of.times));
+    estimated("From decision to handled", &["subscription", "events"], subscribers, page);
     checks(row, page);
 }
 
@@ -180,19 +206,6 @@ fn journal(row: &Row, page: &mut String) {
     page.push_str("<h3>What the journal got</h3>\n");
     let headings =
         ["type", "events", "aggregates", "least a second", "median a second", "most a second"];
-    page.push_str(&table(&headings, &rows.collect::<Vec<_>>()));
-}
-
-fn subscribers(row: &Row, page: &mut String) {
-    if row.subscribers.is_empty() {
-        return;
-    }
-    let rows = row.subscribers.iter().map(|of| {
-        let numbers = [of.p50_ms, of.p95_ms, of.p99_ms].map(|value| format!("{value:.2}"));
-        [of.name.clone(), of.events.to_string()].into_iter().chain(numbers).collect()
-    });
-    page.push_str("<h3>From commit to handled</h3>\n");
-    let headings = ["subscription", "events", "p50 ms", "p95 ms", "p99 ms"];
     page.push_str(&table(&headings, &rows.collect::<Vec<_>>()));
 }
 
@@ -309,7 +322,7 @@ fn bars(title: &str, values: &[(&str, f64)]) -> String {
 mod tests {
     use super::super::check::Check;
     use super::super::compare::tests::report;
-    use super::super::report::{Aggregates, Spread, Subscriber, TopAggregate};
+    use super::super::report::{Aggregates, Spread, Subscriber, TopAggregate, TypeRow};
     use super::*;
 
     /// Every element that is opened is closed, in order, and no text is taken for markup.
@@ -359,17 +372,25 @@ mod tests {
         };
         row.aggregates =
             Some(Aggregates { spread: Spread::of(vec![1, 2], 1.0), top: vec![top; 3] });
-        row.subscribers.push(Subscriber {
-            name: "index".into(),
-            events: 3,
-            p50_ms: 1.0,
-            p95_ms: 1.0,
-            p99_ms: 1.0,
-        });
+        let times = Estimates { p999_ms: 7.25, ..Estimates::default() };
+        row.subscribers.push(Subscriber { name: "index".into(), events: 3, times });
+        row.types.push(TypeRow { aggregate_type: "order".into(), commands: 3, times });
+        row.deliveries = Some(Deliveries::new(3, [("mails".to_owned(), 1)].into()));
+        row.notes.push("a < b".into());
         row.checks.push(Check::new("a & b", false, "1 < 2"));
         let page = page(&report);
         assert_well_formed(&page);
-        for part in ["polyline", "<rect", "hot &lt;b&gt;", "a &amp; b: NO (1 &lt; 2)", "index"] {
+        for part in [
+            "polyline",
+            "<rect",
+            "hot &lt;b&gt;",
+            "a &amp; b: NO (1 &lt; 2)",
+            "From decision to handled",
+            "<td>index</td><td>3</td><td>0.00</td><td>0.00</td><td>0.00</td><td>7.25</td>",
+            "<td>order</td>",
+            "3 deliveries handled, 1 dead letters: 75.000 % succeeded",
+            "<p>a &lt; b</p>",
+        ] {
             assert!(page.contains(part), "{part}");
         }
         let links = ["src=", "href=", "@import", "url("];

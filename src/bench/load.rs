@@ -7,18 +7,18 @@
 //! It is as light as can be, because it shares the machine with what it measures: requests are
 //! patched into a prepared text, an answer is read only as far as its status, its length and the
 //! end of its body, and one thread serves all connections.
+//!
+//! What asks in another way than HTTP is a [`Line`] of its own, and the rest is the same.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::task::LocalSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::progress::{self, Seen};
 pub use super::tally::{Asked, Judged, Outcome};
@@ -54,6 +54,31 @@ pub trait Script: Send + Sync + 'static {
     }
 }
 
+/// A way to whoever answers: one request at a time.
+pub(super) trait Line: Send + 'static {
+    /// What the request with this number asks.
+    fn prepare(&mut self, number: u64) -> Asked;
+
+    /// Asks it. Returns the status of the answer and what that is worth.
+    fn answer(
+        &mut self,
+        asked: Asked,
+    ) -> impl Future<Output = anyhow::Result<(u16, Judged)>> + Send;
+}
+
+/// How many kinds of request there are, and how many aggregates are asked by number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) kinds: usize,
+    pub(super) aggregates: usize,
+}
+
+impl Shape {
+    pub(super) fn of(script: &dyn Script) -> Self {
+        Self { kinds: script.kinds().len(), aggregates: script.aggregates() }
+    }
+}
+
 /// How much is asked at the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
@@ -79,7 +104,7 @@ pub enum Until {
 }
 
 struct Run {
-    script: Arc<dyn Script>,
+    shape: Shape,
     next: AtomicU64,
     last: u64,
     began: Instant,
@@ -91,7 +116,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(load: &Load, script: Arc<dyn Script>) -> Self {
+    fn new(load: &Load, shape: Shape) -> Self {
         let began = Instant::now();
         let (last, counts_from, time) = match load.until {
             Until::Elapsed(time) => (u64::MAX, began + time / 5, time),
@@ -102,7 +127,7 @@ impl Run {
             Until::Answered(_) => FOREVER / SLICES_MAX,
         };
         Self {
-            script,
+            shape,
             next: AtomicU64::new(0),
             last,
             began,
@@ -112,6 +137,10 @@ impl Run {
             slice,
             seen: Seen::default(),
         }
+    }
+
+    fn outcome(&self) -> anyhow::Result<Outcome> {
+        Outcome::new(self.shape.kinds, self.shape.aggregates)
     }
 
     /// When a request is due; none: at once.
@@ -142,26 +171,51 @@ pub async fn run(
     load: Load,
     script: Arc<dyn Script>,
 ) -> anyhow::Result<Outcome> {
-    let mut whole = Outcome::new(script.kinds().len(), script.aggregates())?;
-    let run = Arc::new(Run::new(&load, script));
+    let run = Arc::new(Run::new(&load, Shape::of(&*script)));
     let threads = load.threads.clamp(1, load.connections);
-    let mut joins = Vec::new();
-    for thread in 0..threads {
+    let parts = (0..threads).map(|thread| {
         let more = usize::from(thread < load.connections % threads);
-        let (share, run) = (load.connections / threads + more, run.clone());
-        joins.push(tokio::task::spawn_blocking(move || thread_of(address, share, &run)));
-    }
-    let watched = run.clone();
-    let shown = load.name.map(|name| {
-        let total = match load.until {
-            Until::Elapsed(_) => Some(watched.ends - watched.began),
-            Until::Answered(_) => None,
-        };
-        tokio::spawn(async move { progress::show(name, total, &watched.seen).await })
+        let (share, run, script) = (load.connections / threads + more, run.clone(), script.clone());
+        tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let lines = (0..share).map(|_| Wire::open(address, script.clone()));
+            runtime.block_on(lines_of(lines, &run))
+        })
     });
+    whole(&load, &run, parts.collect()).await
+}
+
+/// The same on these lines, by tasks beside those that answer.
+pub(super) async fn run_on(
+    load: Load,
+    lines: Vec<impl Line>,
+    shape: Shape,
+) -> anyhow::Result<Outcome> {
+    let run = Arc::new(Run::new(&load, shape));
+    let part = run.clone();
+    let lines = lines.into_iter().map(|line| std::future::ready(Ok(line)));
+    let part = tokio::spawn(async move { lines_of(lines, &part).await });
+    whole(&load, &run, vec![part]).await
+}
+
+/// Waits for all parts, and shows meanwhile how they go.
+async fn whole(
+    load: &Load,
+    run: &Arc<Run>,
+    parts: Vec<JoinHandle<anyhow::Result<Outcome>>>,
+) -> anyhow::Result<Outcome> {
+    let mut whole = run.outcome()?;
+    let watched = run.clone();
+    let total = match load.until {
+        Until::Elapsed(_) => Some(run.ends - run.began),
+        Until::Answered(_) => None,
+    };
+    let shown = load
+        .name
+        .map(|name| tokio::spawn(async move { progress::show(name, total, &watched.seen).await }));
     let mut done = Ok(());
-    for join in joins {
-        let part = join.await.context("a thread of the load ended")?;
+    for part in parts {
+        let part = part.await.context("a thread of the load ended")?;
         // The others are waited for all the same: nothing is to go on behind an error.
         done = done.and_then(|()| whole.add(&part?));
     }
@@ -178,34 +232,60 @@ pub async fn run(
     Ok(whole)
 }
 
-fn thread_of(address: SocketAddr, connections: usize, run: &Arc<Run>) -> anyhow::Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let tally = Outcome::new(run.script.kinds().len(), run.script.aggregates())?;
-    let tally = Rc::new(RefCell::new(tally));
-    let loops = LocalSet::new();
-    runtime.block_on(loops.run_until(async {
-        let mut all = tokio::task::JoinSet::new();
-        for _ in 0..connections {
-            let (run, tally) = (run.clone(), tally.clone());
-            all.spawn_local(async move { connection(address, &run, &tally).await });
-        }
-        while let Some(ended) = all.join_next().await {
-            ended.context("a connection's loop ended")??;
-        }
-        anyhow::Ok(())
-    }))?;
-    drop(loops);
-    Rc::into_inner(tally).map(RefCell::into_inner).context("all loops have ended")
+/// Asks on all lines at the same time.
+async fn lines_of<L: Line>(
+    lines: impl Iterator<Item = impl Future<Output = anyhow::Result<L>> + Send + 'static>,
+    run: &Arc<Run>,
+) -> anyhow::Result<Outcome> {
+    let tally = Arc::new(Mutex::new(run.outcome()?));
+    let mut all = JoinSet::new();
+    for line in lines {
+        let (run, tally) = (run.clone(), tally.clone());
+        all.spawn(async move { ask(line.await?, &run, &tally).await });
+    }
+    while let Some(ended) = all.join_next().await {
+        ended.context("a connection's loop ended")??;
+    }
+    drop(all);
+    let tally = Arc::into_inner(tally).context("all loops have ended")?;
+    Ok(tally.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-async fn connection(
-    address: SocketAddr,
-    run: &Run,
-    tally: &RefCell<Outcome>,
-) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(address).await.context("the server does not listen")?;
-    stream.set_nodelay(true)?;
-    let (mut request, mut incoming) = (Vec::with_capacity(1_024), Incoming::default());
+fn locked(tally: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection.
+struct Wire {
+    stream: TcpStream,
+    script: Arc<dyn Script>,
+    request: Vec<u8>,
+    incoming: Incoming,
+}
+
+impl Wire {
+    async fn open(address: SocketAddr, script: Arc<dyn Script>) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.context("the server does not listen")?;
+        stream.set_nodelay(true)?;
+        let (request, incoming) = (Vec::with_capacity(1_024), Incoming::default());
+        Ok(Self { stream, script, request, incoming })
+    }
+}
+
+impl Line for Wire {
+    fn prepare(&mut self, number: u64) -> Asked {
+        self.request.clear();
+        self.script.request(number, &mut self.request)
+    }
+
+    async fn answer(&mut self, asked: Asked) -> anyhow::Result<(u16, Judged)> {
+        self.stream.write_all(&self.request).await.context("a request could not be sent")?;
+        let answer = self.incoming.next(&mut self.stream).await?;
+        Ok((answer.status, self.script.answer(&asked, &answer)))
+    }
+}
+
+async fn ask(mut line: impl Line, run: &Run, tally: &Mutex<Outcome>) -> anyhow::Result<()> {
     let mut sent = Instant::now();
     loop {
         let number = run.next.fetch_add(1, Ordering::Relaxed);
@@ -222,19 +302,16 @@ async fn connection(
                 continue;
             }
         }
-        request.clear();
-        let asked = run.script.request(number, &mut request);
-        let floor = tally.borrow().version(asked.aggregate);
-        stream.write_all(&request).await.context("a request could not be sent")?;
-        let answer = incoming.next(&mut stream).await?;
+        let asked = line.prepare(number);
+        let floor = locked(tally).version(asked.aggregate);
+        let (status, judged) = line.answer(asked).await?;
         let now = Instant::now();
-        let judged = run.script.answer(&asked, &answer);
         let micros = micros(now - sent);
         run.seen.note(judged.accepted, judged.units, micros);
         let is_timed = run.counts(if run.rate.is_some() { sent } else { now });
-        let (slice, status) = (run.slice_of(now), answer.status);
+        let slice = run.slice_of(now);
         let counted = Counted { asked, judged, status, micros, floor, slice, is_timed };
-        tally.borrow_mut().count(&counted)?;
+        locked(tally).count(&counted)?;
         sent = now;
         if run.rate.is_none() && now >= run.ends {
             break;
@@ -248,10 +325,10 @@ fn micros(time: Duration) -> u64 {
 }
 
 /// Whether a request is still to be sent. If not, it counts with what it has waited.
-fn in_time(run: &Run, due: Instant, tally: &RefCell<Outcome>) -> bool {
+fn in_time(run: &Run, due: Instant, tally: &Mutex<Outcome>) -> bool {
     let now = Instant::now();
     let late = now.saturating_duration_since(due);
-    let mut tally = tally.borrow_mut();
+    let mut tally = locked(tally);
     if run.counts(due) {
         tally.late_max = tally.late_max.max(late);
     }
@@ -345,5 +422,46 @@ mod tests {
         assert_eq!((outcome.accepted, outcome.refused), (1_000, 0));
         assert_eq!(outcome.kinds[0].accepted, 1_000);
         assert_eq!(outcome.slices.iter().map(|slice| slice.units).sum::<u64>(), outcome.timed);
+    }
+
+    /// Says the next version each time, and asks nobody.
+    struct Counting(Arc<AtomicU64>);
+
+    impl Line for Counting {
+        fn prepare(&mut self, _number: u64) -> Asked {
+            Asked { aggregate: Some(0), changes: true, ..Asked::default() }
+        }
+
+        async fn answer(&mut self, _asked: Asked) -> anyhow::Result<(u16, Judged)> {
+            let version = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+            tokio::task::yield_now().await;
+            Ok((200, Judged { version: Some(version), ..Judged::GOOD }))
+        }
+    }
+
+    /// Says the same version each time.
+    struct Stuck;
+
+    impl Line for Stuck {
+        fn prepare(&mut self, _number: u64) -> Asked {
+            Asked { aggregate: Some(0), changes: true, ..Asked::default() }
+        }
+
+        async fn answer(&mut self, _asked: Asked) -> anyhow::Result<(u16, Judged)> {
+            Ok((200, Judged { version: Some(1), ..Judged::GOOD }))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn lines_of_another_kind_are_counted_together_and_held_to_their_versions() {
+        let version = Arc::<AtomicU64>::default();
+        let lines: Vec<_> = (0..5).map(|_| Counting(version.clone())).collect();
+        let (until, shape) = (Until::Answered(1_000), Shape { kinds: 1, aggregates: 1 });
+        let load = Load { connections: 5, threads: 1, until, rate: None, name: None };
+        let outcome = run_on(load, lines, shape).await.unwrap();
+        assert_eq!((outcome.accepted, outcome.versions, outcome.out_of_order), (1_000, 1_000, 0));
+        assert_eq!(outcome.version(Some(0)), 1_000);
+        let outcome = run_on(load, vec![Stuck], shape).await.unwrap();
+        assert_eq!(outcome.out_of_order, 999, "only the first raised the version");
     }
 }

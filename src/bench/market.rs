@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::client::Client;
 use super::load::{self, Answer, Asked, Judged, Load, Script, Until};
 use super::wire::Asker;
+use crate::domain::ids::UserId;
 
 /// The password of everybody here.
 const PASSWORD: &str = "a seller of many things";
@@ -31,6 +32,7 @@ pub(super) const EVENT_TYPE: &str = "bench.thing.counted";
 pub(super) struct Market {
     pub(super) admin: Client,
     pub(super) seller: Client,
+    pub(super) seller_id: UserId,
     /// Tells the names of one run from those of another.
     pub(super) run: String,
     pub(super) category: String,
@@ -47,6 +49,7 @@ impl Market {
     ) -> anyhow::Result<Self> {
         let run = SystemWorld::new().new_id().simple().to_string();
         let (seller, user_id) = member(&admin, &seller_address(&run)).await?;
+        let seller_id = UserId(user_id.parse().context("a user's id is a UUID")?);
         let business = json!({
             "business_name": "Bench", "business_address": "1 Bench Street",
             "business_phone": "+84 24 3926 0000",
@@ -69,7 +72,7 @@ impl Market {
         );
         let ids = std::mem::take(&mut *offers.ids.lock().unwrap_or_else(PoisonError::into_inner));
         let (listings, people) = (Arc::new(ids), Arc::default());
-        Ok(Self { admin, seller, run, category, listings, people })
+        Ok(Self { admin, seller, seller_id, run, category, listings, people })
     }
 
     /// The same with a new login, also on a server that was started anew: logins end after a while.
@@ -105,6 +108,11 @@ impl Market {
         let token = self.admin.post("/api/v1/admin/service-tokens", &wish).await?;
         let token = token["token"].as_str().context("a token where it is issued")?;
         Ok(self.admin.with_token(token).asker())
+    }
+
+    /// What the listings are called, by their numbers.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.listings.iter().map(Uuid::to_string).collect()
     }
 
     /// A body that offers something.

@@ -14,9 +14,8 @@ use souk_actors::journal::Store;
 use souk_actors::testing::raw::RawInserts;
 use souk_actors::world::{SystemWorld, World as _};
 
-use super::check::{Check, Journalled, of_answers};
+use super::check::{Check, Journalled, of_answers, of_deliveries};
 use super::client::Client;
-use super::in_folder;
 use super::load::{self, Load, Until};
 use super::market::Market;
 use super::place::{Place, StoreKind, at_rest, heads};
@@ -24,8 +23,10 @@ use super::progress::say;
 use super::report::{Percentiles, Report, Row};
 use super::scrape::Scrape;
 use super::scripts::{self, Change, Pick, Work, requests_an_hour};
-use super::server::Server;
+use super::server::{self, Server};
 use super::tally::{Outcome, histogram, per_second};
+use super::{in_folder, inside};
+use crate::serve::Running;
 use crate::telemetry::{REVISION, VERSION};
 
 /// How many events the raw inserts take as samples: the listings of a spread load many times over.
@@ -52,6 +53,10 @@ pub enum Scenario {
     Read,
     /// A bit of everything, in the proportions of a marketplace's hour.
     Mixed,
+    /// As [`Scenario::Hot`], without HTTP: of a plan's scenarios all or none are.
+    HotInside,
+    /// As [`Scenario::Spread`], without HTTP.
+    SpreadInside,
 }
 
 impl Scenario {
@@ -67,7 +72,13 @@ impl Scenario {
             Self::Publish => "publish",
             Self::Read => "read",
             Self::Mixed => "mixed",
+            Self::HotInside => "hot, in process",
+            Self::SpreadInside => "spread, in process",
         }
+    }
+
+    fn is_inside(self) -> bool {
+        matches!(self, Self::HotInside | Self::SpreadInside)
     }
 }
 
@@ -125,11 +136,28 @@ struct Target {
     own: Option<Own>,
 }
 
-/// A server of our own, so that its journal and its process can be looked at.
+impl Target {
+    /// The service in this process, if it is.
+    fn inside(&self) -> Option<&Running> {
+        match &self.own.as_ref()?.service {
+            Service::Inside(running) => Some(running),
+            Service::Apart(_) => None,
+        }
+    }
+}
+
+/// A service of our own, so that its journal and its process can be looked at.
 struct Own {
     place: Place,
-    server: Server,
+    service: Service,
     journal: Arc<dyn Store>,
+}
+
+enum Service {
+    /// A process of its own.
+    Apart(Server),
+    /// This process.
+    Inside(Box<Running>),
 }
 
 /// Runs the whole plan.
@@ -147,11 +175,18 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Report> {
 
 async fn target_in(plan: &Plan, folder: &Path) -> anyhow::Result<Target> {
     let place = Place::new(plan.store, folder).await;
-    let server = Server::start(folder, place.url())?;
-    let journal = place.journal().await?;
-    let address = server.address();
+    let (service, address) = if plan.scenarios.iter().copied().any(Scenario::is_inside) {
+        let running = inside::start(folder, place.url()).await?;
+        let address = running.address();
+        (Service::Inside(Box::new(running)), address)
+    } else {
+        let server = Server::start(folder, place.url())?;
+        let address = server.address();
+        (Service::Apart(server), address)
+    };
+    let (admin, journal) = (server::admin(folder, address)?, place.journal().await?);
     let name = plan.store.as_str().to_owned();
-    Ok(Target { admin: server.admin()?, address, name, own: Some(Own { place, server, journal }) })
+    Ok(Target { admin, address, name, own: Some(Own { place, service, journal }) })
 }
 
 async fn target_at(elsewhere: &Elsewhere) -> anyhow::Result<Target> {
@@ -216,9 +251,11 @@ impl Bench<'_> {
         at_rest(&self.target.admin, self.journal()).await
     }
 
-    /// Only a server in development mode has one.
+    /// Only a server in development mode has one, and it says nothing about what is done without
+    /// HTTP.
     async fn has_echo(&self) -> bool {
-        self.market.seller.post("/api/v1/dev/echo", &json!({})).await.is_ok()
+        self.target.inside().is_none()
+            && self.market.seller.post("/api/v1/dev/echo", &json!({})).await.is_ok()
     }
 
     async fn work(&self, scenario: Scenario) -> anyhow::Result<Work> {
@@ -226,15 +263,22 @@ impl Bench<'_> {
         let all = market.listings.len();
         let in_turn = |count: usize| Pick::InTurn(count as u64);
         Ok(match scenario {
-            Scenario::Hot => scripts::changes(market, Change::Title, 1, in_turn(1)),
-            Scenario::Spread => scripts::changes(market, Change::Title, all, in_turn(all)),
+            Scenario::Hot | Scenario::HotInside => {
+                scripts::changes(market, Change::Title, 1, in_turn(1))
+            }
+            Scenario::Spread | Scenario::SpreadInside => {
+                scripts::changes(market, Change::Title, all, in_turn(all))
+            }
             Scenario::HotPrices => scripts::changes(market, Change::Price, 1, in_turn(1)),
             Scenario::SpreadPrices => scripts::changes(market, Change::Price, all, in_turn(all)),
             Scenario::Zipf => {
                 scripts::changes(market, Change::Title, all, Pick::zipf(all, plan.exponent))
             }
             Scenario::Purchase => scripts::purchases(market, plan.buyers).await?,
-            Scenario::Publish => scripts::publishes(market, plan.batch, plan.keys).await?,
+            Scenario::Publish => {
+                let rate = self.rate(scenario.name());
+                scripts::publishes(market, plan.batch, plan.keys, rate).await?
+            }
             Scenario::Read => scripts::reads(market),
             Scenario::Mixed => scripts::mixed(market, plan.buyers).await?,
         })
@@ -251,6 +295,15 @@ impl Bench<'_> {
         }
     }
 
+    async fn load(&self, load: Load, work: &Work) -> anyhow::Result<Outcome> {
+        let Some(running) = self.target.inside() else {
+            return load::run(self.target.address, load, work.script.clone()).await;
+        };
+        let changes = work.changes.as_ref().context("without HTTP listings are changed")?;
+        let runtime = &running.market().runtime;
+        inside::retitle(runtime, load, changes, self.market.seller_id).await
+    }
+
     /// Runs a phase and checks it against the journal. Returns its rate of requests.
     async fn phase(
         &mut self,
@@ -265,7 +318,7 @@ impl Bench<'_> {
         let (until, rate) = (Until::Elapsed(self.plan.time), self.rate(phase));
         let threads = self.plan.threads;
         let load = Load { connections, threads, until, rate, name: Some(phase) };
-        let outcome = load::run(self.target.address, load, work.script.clone()).await?;
+        let outcome = self.load(load, &work).await?;
         let cpu = self.cpu_seconds().zip(before.cpu).map(|(after, before)| after - before);
         let ended = Instant::now();
         // What never comes to rest is a finding and not the end of the run.
@@ -277,7 +330,9 @@ impl Bench<'_> {
         let told = rested.as_ref().map_or_else(ToString::to_string, |()| format!("{settled:.1} s"));
         row.checks.push(Check::new("everything has its effects in the end", rested.is_ok(), told));
         row.settled_seconds = rested.is_ok().then_some(settled);
-        (row.connections, row.rate, row.unit) = (Some(connections), rate, work.unit.to_owned());
+        (row.connections, row.rate) = (Some(connections), rate);
+        (row.asked, row.unit) = (work.asked.to_owned(), work.unit.to_owned());
+        row.notes.clone_from(&work.notes);
         let requests = outcome.per_second();
         row.of_echo = echo.filter(|echo| *echo > 0.0).map(|echo| requests / echo);
         #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
@@ -290,7 +345,11 @@ impl Bench<'_> {
     }
 
     fn cpu_seconds(&self) -> Option<f64> {
-        self.target.own.as_ref().and_then(|own| own.server.cpu_seconds())
+        match &self.target.own.as_ref()?.service {
+            Service::Apart(server) => server.cpu_seconds(),
+            // The load's is in it.
+            Service::Inside(_) => None,
+        }
     }
 
     async fn look(&self) -> anyhow::Result<Look> {
@@ -312,6 +371,10 @@ impl Bench<'_> {
     ) -> anyhow::Result<()> {
         let scrape = Scrape::read(&self.target.admin.plain("/metrics").await?);
         row.subscribers = scrape.subscribers_since(&before.scrape);
+        row.types = scrape.types_since(&before.scrape);
+        let deliveries = scrape.deliveries_since(&before.scrape);
+        row.checks.extend(of_deliveries(&deliveries));
+        row.deliveries = Some(deliveries);
         let expected = work.expected(outcome);
         if let Some(journal) = self.journal() {
             let found = Journalled::since(journal, &before.heads).await?;
@@ -319,6 +382,9 @@ impl Bench<'_> {
             let count = |event_type: &&str| found.by_type.get(*event_type).copied().unwrap_or(0);
             row.journalled = expected.keys().map(count).sum();
             row.journal = found.types(self.plan.time.as_secs_f64() * 1.2);
+            return Ok(());
+        }
+        if expected.is_empty() {
             return Ok(());
         }
         // Others may be at work there too: there must be as many at least.
@@ -356,9 +422,17 @@ impl Bench<'_> {
     async fn report(self) -> anyhow::Result<Report> {
         let Self { plan, target, mut rows, .. } = self;
         let Target { name, own, .. } = target;
-        if let Some(Own { place, server, journal }) = own {
+        if let Some(Own { place, service, journal }) = own {
             let samples = samples(&*journal).await?;
-            drop((server, journal));
+            drop(journal);
+            match service {
+                Service::Apart(server) => drop(server),
+                Service::Inside(running) => {
+                    if !running.stop().await {
+                        say("the service was stopped before it had finished");
+                    }
+                }
+            }
             if plan.only.as_ref().is_none_or(|only| "raw inserts".starts_with(only.as_str()))
                 || rows.iter().any(|row| row.journalled > 0)
             {

@@ -1,9 +1,10 @@
 //! What a measurement says: a table for people, JSON for programs. The page is made in
 //! [`super::html`].
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::check::Check;
 use super::tally::{Outcome, per_second};
@@ -39,6 +40,33 @@ impl Percentiles {
             p999_ms: at(0.999),
             max_ms: millis(times.max()),
         }
+    }
+
+    /// The four percentiles.
+    pub(super) fn all(&self) -> [f64; 4] {
+        [self.p50_ms, self.p95_ms, self.p99_ms, self.p999_ms]
+    }
+}
+
+/// How long something took, in milliseconds, as the server's own histograms tell it: true at the
+/// bounds of their buckets, and in between as if all were spread evenly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Estimates {
+    /// The median.
+    pub p50_ms: f64,
+    /// The 95th percentile.
+    pub p95_ms: f64,
+    /// The 99th percentile.
+    pub p99_ms: f64,
+    /// Of a thousand the second longest.
+    #[serde(default)]
+    pub p999_ms: f64,
+}
+
+impl Estimates {
+    /// The four percentiles.
+    pub(super) fn all(&self) -> [f64; 4] {
+        [self.p50_ms, self.p95_ms, self.p99_ms, self.p999_ms]
     }
 }
 
@@ -135,19 +163,61 @@ pub struct JournalType {
     pub per_aggregate: Spread,
 }
 
-/// How long a subscription took, from an event's commit until it was handled.
+/// The commands of one type of aggregate that were accepted, whoever gave them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TypeRow {
+    /// The type.
+    pub aggregate_type: String,
+    /// How many commands.
+    pub commands: u64,
+    /// How long they took until they were durable.
+    #[serde(flatten)]
+    pub times: Estimates,
+}
+
+/// How long a subscription took, from the decision that led to an event until it was handled. The
+/// commit lies in between.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subscriber {
     /// Its name.
     pub name: String,
     /// How many events.
     pub events: u64,
-    /// The median, in milliseconds.
-    pub p50_ms: f64,
-    /// The 95th percentile.
-    pub p95_ms: f64,
-    /// The 99th percentile.
-    pub p99_ms: f64,
+    /// How long they took.
+    #[serde(flatten)]
+    pub times: Estimates,
+}
+
+/// What became of the deliveries of events to subscriptions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Deliveries {
+    /// How many were handled.
+    pub handled: u64,
+    /// How many ended as dead letters, those that wait behind one included.
+    pub letters: u64,
+    /// The share that was handled; none: there were none.
+    pub succeeded: Option<f64>,
+    /// The letters by subscription.
+    pub letters_of: BTreeMap<String, u64>,
+}
+
+impl Deliveries {
+    pub(super) fn new(handled: u64, letters_of: BTreeMap<String, u64>) -> Self {
+        let letters: u64 = letters_of.values().sum();
+        let all = handled + letters;
+        #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
+        let succeeded = (all > 0).then(|| 1.0 - letters as f64 / all as f64);
+        Self { handled, letters, succeeded, letters_of }
+    }
+
+    /// In a few words; none: there were no deliveries.
+    pub(super) fn told(&self) -> Option<String> {
+        let Self { handled, letters, succeeded, .. } = self;
+        let percent = (*succeeded)? * 100.0;
+        Some(format!(
+            "{handled} deliveries handled, {letters} dead letters: {percent:.3} % succeeded"
+        ))
+    }
 }
 
 /// A stretch of time.
@@ -174,6 +244,9 @@ pub struct Row {
     pub connections: Option<usize>,
     /// How many requests were due a second; none: a closed loop.
     pub rate: Option<f64>,
+    /// What those requests are: one that publishes is a batch of events.
+    #[serde(default = "requests")]
+    pub asked: String,
     /// What is counted.
     pub unit: String,
     /// Units a second: commands, purchases, events.
@@ -207,19 +280,32 @@ pub struct Row {
     pub aggregates: Option<Aggregates>,
     /// What the journal has got, by type of aggregate.
     pub journal: Vec<JournalType>,
-    /// Commit to handled, by subscription.
+    /// The commands, by type of aggregate, those of sagas and subscribers included.
+    #[serde(default)]
+    pub types: Vec<TypeRow>,
+    /// From decision to handled, by subscription.
     pub subscribers: Vec<Subscriber>,
+    /// What became of the deliveries; none: nobody looked.
+    #[serde(default)]
+    pub deliveries: Option<Deliveries>,
     /// Over time.
     pub moments: Vec<Moment>,
     /// Share of answers and how long they took at most, in milliseconds.
     pub curve: Vec<(f64, f64)>,
+    /// What else has to be known of these figures.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Whether it is what happened.
     pub checks: Vec<Check>,
 }
 
+fn requests() -> String {
+    "requests".to_owned()
+}
+
 impl Row {
     /// What the answers themselves tell; the rest is to be added.
-    pub(super) fn of(phase: &str, outcome: &Outcome, kinds: &[&str], names: &[Uuid]) -> Self {
+    pub(super) fn of(phase: &str, outcome: &Outcome, kinds: &[&str], names: &[String]) -> Self {
         let units = outcome.kinds.iter().map(|kind| kind.timed_units).sum();
         let moments = moments(outcome);
         let at = |share: f64| (share, millis(outcome.latencies.value_at_quantile(share)));
@@ -227,7 +313,8 @@ impl Row {
             phase: phase.to_owned(),
             connections: None,
             rate: None,
-            unit: "requests".to_owned(),
+            asked: requests(),
+            unit: requests(),
             per_second: per_second(units, outcome.over),
             times: Percentiles::of(&outcome.latencies),
             of_echo: None,
@@ -243,9 +330,12 @@ impl Row {
             kinds: kind_rows(outcome, kinds),
             aggregates: aggregates(outcome, names),
             journal: Vec::new(),
+            types: Vec::new(),
             subscribers: Vec::new(),
+            deliveries: None,
             moments,
             curve: CURVE.map(at).to_vec(),
+            notes: Vec::new(),
             checks: Vec::new(),
         }
     }
@@ -253,7 +343,7 @@ impl Row {
     /// What it is, in a few words.
     pub fn title(&self) -> String {
         let connections = self.connections.map(|count| format!(", {count} connections"));
-        let rate = self.rate.map(|rate| format!(", {rate:.1} a second due"));
+        let rate = self.rate.map(|rate| format!(", {rate:.1} {} a second due", self.asked));
         format!("{}{}{}", self.phase, connections.unwrap_or_default(), rate.unwrap_or_default())
     }
 }
@@ -269,7 +359,7 @@ fn kind_rows(outcome: &Outcome, kinds: &[&str]) -> Vec<KindRow> {
     rows.collect()
 }
 
-fn aggregates(outcome: &Outcome, names: &[Uuid]) -> Option<Aggregates> {
+fn aggregates(outcome: &Outcome, names: &[String]) -> Option<Aggregates> {
     let answers = |cell: &super::tally::Cell| u64::from(cell.answers);
     let counts: Vec<_> = outcome.cells.iter().map(answers).collect();
     if counts.is_empty() {
@@ -277,9 +367,8 @@ fn aggregates(outcome: &Outcome, names: &[Uuid]) -> Option<Aggregates> {
     }
     let top = outcome.tops.iter().take(TOPS_TOLD).map(|top| {
         let at = usize::try_from(top.aggregate).unwrap_or(usize::MAX);
-        let name = names.get(at).map_or_else(|| top.aggregate.to_string(), Uuid::to_string);
         TopAggregate {
-            aggregate: name,
+            aggregate: names.get(at).cloned().unwrap_or_else(|| top.aggregate.to_string()),
             per_second: per_second(counts.get(at).copied().unwrap_or(0), outcome.over),
             times: Percentiles::of(&top.latencies),
         }
@@ -334,7 +423,8 @@ impl Report {
         text.push_str("| phase | connections | per second | p50 ms | p95 ms | p99 ms | p99.9 ms | of echo | of raw | cpu µs |\n");
         text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
         for row in &self.rows {
-            let rate = row.rate.map(|rate| format!(" at {rate:.1}/s")).unwrap_or_default();
+            let rate = row.rate.map(|rate| format!(" at {rate:.1} {}/s", row.asked));
+            let rate = rate.unwrap_or_default();
             let Percentiles { p50_ms, p95_ms, p99_ms, p999_ms, .. } = row.times;
             text.push_str(&format!(
                 "| {}{rate} | {} | {:.0} | {p50_ms:.2} | {p95_ms:.2} | {p99_ms:.2} | {p999_ms:.2} | {} | {} | {} |\n",
@@ -364,65 +454,69 @@ impl Report {
 
 /// What is beyond one line of a phase: kinds, aggregates, subscriptions.
 fn details(row: &Row, text: &mut String) {
-    let Some(spread) = row.aggregates.as_ref().map(|of| of.spread) else {
-        if row.kinds.len() > 1 {
-            kinds(row, text);
-        }
-        subscribers(row, text);
-        return;
-    };
-    let Spread { aggregates, min_per_second, median_per_second, max_per_second, fairness } = spread;
+    row.notes.iter().for_each(|note| text.push_str(&format!("\n{}: {note}\n", row.title())));
+    if let Some(of) = &row.aggregates {
+        aggregates_told(row, of, text);
+    }
+    let kinds = row.kinds.iter().filter(|_| row.kinds.len() > 1);
+    let kinds = kinds.map(|of| (of.kind.as_str(), format!("{:.1}", of.per_second), of.times.all()));
+    times(&format!("{}: kind | per second", row.phase), kinds, text);
+    if let Some(Percentiles { p50_ms, p95_ms, p99_ms, p999_ms, .. }) = row.shipped {
+        text.push_str(&format!(
+            "\nPENDING to SHIPPED: p50 {p50_ms:.0}, p95 {p95_ms:.0}, p99 {p99_ms:.0}, p99.9 {p999_ms:.0} ms\n"
+        ));
+    }
+    if row.unsent > 0 {
+        text.push_str(&format!(
+            "\n{} {} were due and never sent: the server does not keep up with this rate\n",
+            row.unsent, row.asked
+        ));
+    }
+    let types = row.types.iter();
+    let types =
+        types.map(|of| (of.aggregate_type.as_str(), of.commands.to_string(), of.times.all()));
+    times(&format!("{}: type of aggregate | commands", row.phase), types, text);
+    let subscribers = row.subscribers.iter();
+    let subscribers =
+        subscribers.map(|of| (of.name.as_str(), of.events.to_string(), of.times.all()));
+    times(&format!("{}: decision to handled | events", row.phase), subscribers, text);
+    if let Some(told) = row.deliveries.as_ref().and_then(Deliveries::told) {
+        text.push_str(&format!("\n{}: {told}\n", row.title()));
+    }
+}
+
+fn aggregates_told(row: &Row, of: &Aggregates, text: &mut String) {
+    let Spread { aggregates, min_per_second, median_per_second, max_per_second, fairness } =
+        of.spread;
     text.push_str(&format!(
         "\n{}: {aggregates} aggregates, each {min_per_second:.1} to {max_per_second:.1} a second \
          (median {median_per_second:.1}), fairness {fairness:.3}\n",
         row.title()
     ));
-    for top in row.aggregates.iter().flat_map(|of| of.top.iter().take(3)) {
+    for top in of.top.iter().take(3) {
         let Percentiles { p50_ms, p95_ms, p99_ms, p999_ms, .. } = top.times;
         text.push_str(&format!(
             "  {} {:.1}/s, p50 {p50_ms:.2}, p95 {p95_ms:.2}, p99 {p99_ms:.2}, p99.9 {p999_ms:.2} ms\n",
             top.aggregate, top.per_second
         ));
     }
-    kinds(row, text);
-    subscribers(row, text);
 }
 
-fn kinds(row: &Row, text: &mut String) {
-    if row.kinds.len() > 1 {
-        text.push_str(&format!("\n| {}: kind | per second | p50 ms | p95 ms | p99 ms | p99.9 ms |\n| --- | --- | --- | --- | --- | --- |\n", row.phase));
-        for kind in &row.kinds {
-            let Percentiles { p50_ms, p95_ms, p99_ms, p999_ms, .. } = kind.times;
-            text.push_str(&format!(
-                "| {} | {:.1} | {p50_ms:.2} | {p95_ms:.2} | {p99_ms:.2} | {p999_ms:.2} |\n",
-                kind.kind, kind.per_second
-            ));
-        }
-    }
-    if let Some(Percentiles { p50_ms, p95_ms, p99_ms, .. }) = row.shipped {
-        text.push_str(&format!(
-            "\nPENDING to SHIPPED: p50 {p50_ms:.0}, p95 {p95_ms:.0}, p99 {p99_ms:.0} ms\n"
-        ));
-    }
-    if row.unsent > 0 {
-        text.push_str(&format!(
-            "\n{} requests were due and never sent: the server does not keep up with this rate\n",
-            row.unsent
-        ));
-    }
-}
-
-fn subscribers(row: &Row, text: &mut String) {
-    if row.subscribers.is_empty() {
+/// A table of names, how many there were of each and how long they took; none of nothing.
+fn times<'a>(
+    headings: &str,
+    rows: impl Iterator<Item = (&'a str, String, [f64; 4])>,
+    text: &mut String,
+) {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
         return;
     }
-    text.push_str(&format!(
-        "\n| {}: commit to handled | events | p50 ms | p95 ms | p99 ms |\n| --- | --- | --- | --- | --- |\n",
-        row.phase
-    ));
-    for Subscriber { name, events, p50_ms, p95_ms, p99_ms } in &row.subscribers {
+    text.push_str(&format!("\n| {headings} | p50 ms | p95 ms | p99 ms | p99.9 ms |\n"));
+    text.push_str("| --- | --- | --- | --- | --- | --- |\n");
+    for (name, count, [p50, p95, p99, p999]) in rows {
         text.push_str(&format!(
-            "| {name} | {events} | {p50_ms:.2} | {p95_ms:.2} | {p99_ms:.2} |\n"
+            "| {name} | {count} | {p50:.2} | {p95:.2} | {p99:.2} | {p999:.2} |\n"
         ));
     }
 }
@@ -440,5 +534,40 @@ mod tests {
         assert_eq!((skew.aggregates, skew.median_per_second), (3, 1.0));
         assert!(skew.fairness < 0.4);
         assert_eq!(Spread::of(Vec::new(), 1.0).aggregates, 0);
+    }
+
+    #[test]
+    fn the_text_says_what_a_rate_counts_and_all_four_percentiles_of_everything() {
+        let mut report = super::super::compare::tests::report(1_000.0, 4.0);
+        let row = &mut report.rows[0];
+        (row.rate, row.asked, row.unsent) = (Some(50.0), "batches".into(), 3);
+        row.notes.push("a batch has 10 keys".into());
+        let times = Estimates { p50_ms: 1.0, p95_ms: 2.0, p99_ms: 3.0, p999_ms: 4.5 };
+        row.types.push(TypeRow { aggregate_type: "order".into(), commands: 7, times });
+        row.subscribers.push(Subscriber { name: "index".into(), events: 9, times });
+        row.deliveries = Some(Deliveries::new(999, BTreeMap::from([("mails".into(), 1)])));
+        let table = report.table();
+        for part in [
+            "| hot at 50.0 batches/s |",
+            "50.0 batches a second due: a batch has 10 keys\n",
+            "3 batches were due and never sent",
+            "type of aggregate | commands | p50 ms",
+            "| order | 7 | 1.00 | 2.00 | 3.00 | 4.50 |",
+            "decision to handled | events | p50 ms",
+            "| index | 9 | 1.00 | 2.00 | 3.00 | 4.50 |",
+            "999 deliveries handled, 1 dead letters: 99.900 % succeeded",
+        ] {
+            assert!(table.contains(part), "{part}: {table}");
+        }
+    }
+
+    #[test]
+    fn a_report_of_an_earlier_version_is_still_read() {
+        let report = super::super::compare::tests::report(1_000.0, 4.0);
+        let mut json = serde_json::to_value(&report).unwrap();
+        let row = json["rows"][0].as_object_mut().unwrap();
+        let new = ["asked", "types", "deliveries", "notes"].map(|name| row.remove(name).is_some());
+        assert_eq!(new, [true; 4]);
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
     }
 }

@@ -36,10 +36,16 @@ pub struct Kind {
 pub(super) struct Work {
     pub(super) script: Arc<dyn Script>,
     pub(super) kinds: &'static [Kind],
+    /// What requests are called.
+    pub(super) asked: &'static str,
     /// What a unit is called.
     pub(super) unit: &'static str,
     /// What the aggregates that are asked by number are called.
-    pub(super) names: Arc<Vec<Uuid>>,
+    pub(super) names: Vec<String>,
+    /// The same changes for whoever makes them without HTTP.
+    pub(super) changes: Option<Arc<Changes>>,
+    /// What has to be known of the figures.
+    pub(super) notes: Vec<String>,
     /// Orders, to ask after them.
     pub(super) orders: Arc<Mutex<Vec<(String, Asker)>>>,
     /// Whether answers carry marks for the journal.
@@ -48,8 +54,17 @@ pub(super) struct Work {
 
 impl Work {
     fn new(script: Arc<dyn Script>, kinds: &'static [Kind]) -> Self {
-        let (names, orders) = (Arc::default(), Arc::default());
-        Self { script, kinds, unit: "requests", names, orders, is_marked: false }
+        Self {
+            script,
+            kinds,
+            asked: "requests",
+            unit: "requests",
+            names: Vec::new(),
+            changes: None,
+            notes: Vec::new(),
+            orders: Arc::default(),
+            is_marked: false,
+        }
     }
 
     /// How many events of each type the journal has to have more after this.
@@ -203,6 +218,24 @@ impl Changes {
         let at = requests.iter().filter_map(find).collect();
         Self { change, requests, at, ids: ids.to_vec(), pick, next: AtomicU64::new(first) }
     }
+
+    /// What is asked under this number, with the number to be written as its note.
+    pub(super) fn next(&self, number: u64) -> Asked {
+        let note = NUMBER_MIN + self.next.fetch_add(1, Ordering::Relaxed) % NUMBER_MIN;
+        let aggregate = u32::try_from(self.pick.at(number)).ok();
+        Asked { kind: 0, aggregate, changes: true, note }
+    }
+
+    /// Which listing that is.
+    pub(super) fn listing(&self, asked: &Asked) -> Option<Uuid> {
+        self.ids.get(usize::try_from(asked.aggregate?).ok()?).copied()
+    }
+
+    /// What it is worth to have led to this version of it.
+    pub(super) fn done(&self, asked: &Asked, version: u64) -> Judged {
+        let mark = self.listing(asked).map_or(0, |id| mark(id, version, asked.note));
+        Judged { version: Some(version), mark, ..Judged::GOOD }
+    }
 }
 
 impl Script for Changes {
@@ -215,25 +248,21 @@ impl Script for Changes {
     }
 
     fn request(&self, number: u64, out: &mut Vec<u8>) -> Asked {
-        let index = self.pick.at(number);
+        let asked = self.next(number);
+        let index = asked.aggregate.and_then(|at| usize::try_from(at).ok()).unwrap_or(0);
         let start = out.len();
         out.extend_from_slice(&self.requests[index]);
-        let note = NUMBER_MIN + self.next.fetch_add(1, Ordering::Relaxed) % NUMBER_MIN;
-        let mut number = note;
+        let mut number = asked.note;
         for place in out[start + self.at[index]..][..DIGITS.len()].iter_mut().rev() {
             *place = b'0' + u8::try_from(number % 10).unwrap_or(0);
             number /= 10;
         }
-        Asked { kind: 0, aggregate: u32::try_from(index).ok(), changes: true, note }
+        asked
     }
 
     fn answer(&self, asked: &Asked, answer: &Answer<'_>) -> Judged {
-        let id = asked.aggregate.and_then(|at| self.ids.get(usize::try_from(at).ok()?));
-        match (id, answer.version()) {
-            (Some(id), Some(version)) if answer.status == 200 => {
-                let mark = mark(*id, version, asked.note);
-                Judged { version: Some(version), mark, ..Judged::GOOD }
-            }
+        match answer.version() {
+            Some(version) if answer.status == 200 => self.done(asked, version),
             _ => Judged::BAD,
         }
     }
@@ -248,9 +277,14 @@ pub(super) fn fresh_number() -> u64 {
 
 pub(super) fn changes(market: &Market, change: Change, count: usize, pick: Pick) -> Work {
     let ids = &market.listings[..count.min(market.listings.len())];
-    let script = Changes::new(&market.seller.asker(), ids, change, pick, fresh_number());
-    let names = market.listings.clone();
-    Work { names, is_marked: true, ..Work::new(Arc::new(script), change.kinds()) }
+    let asker = market.seller.asker();
+    let script = Arc::new(Changes::new(&asker, ids, change, pick, fresh_number()));
+    Work {
+        names: market.names(),
+        changes: Some(script.clone()),
+        is_marked: true,
+        ..Work::new(script, change.kinds())
+    }
 }
 
 /// Of ten reads six are of a listing, three of the list and one is a search.
@@ -318,7 +352,7 @@ pub(super) fn reads(market: &Market) -> Work {
         list: asker.request("GET", LIST, "", ""),
         search: asker.request("GET", SEARCH, "", ""),
     };
-    Work { names: market.listings.clone(), ..Work::new(Arc::new(script), READS) }
+    Work { names: market.names(), ..Work::new(Arc::new(script), READS) }
 }
 
 /// Every event of a purchase that goes well, as far as it matters here.
@@ -398,9 +432,9 @@ impl Script for Purchases {
 pub(super) async fn purchases(market: &Market, buyers: usize) -> anyhow::Result<Work> {
     let orders = Arc::<Mutex<Vec<_>>>::default();
     let (buyers, listings) = (market.buyers(buyers.max(1)).await?, market.listings.clone());
-    let script = Purchases { buyers, listings: listings.clone(), orders: orders.clone() };
+    let script = Purchases { buyers, listings, orders: orders.clone() };
     let work = Work::new(Arc::new(script), PURCHASES);
-    Ok(Work { unit: "purchases", names: listings, orders, ..work })
+    Ok(Work { unit: "purchases", names: market.names(), orders, ..work })
 }
 
 /// Batches of events: each of some keys, each key with some events in their order.
@@ -412,6 +446,30 @@ struct Publishes {
     keys_per_batch: u64,
 }
 
+impl Publishes {
+    /// The key of an event of a batch.
+    fn key(&self, batch: u64, event: u64) -> u64 {
+        (batch * self.keys_per_batch + event % self.keys_per_batch) % self.keys
+    }
+
+    /// What has to be known of the figures.
+    fn notes(&self, rate: Option<f64>) -> Vec<String> {
+        let several = (self.keys_per_batch > 1).then(|| {
+            let (batch, keys) = (self.batch, self.keys_per_batch);
+            format!(
+                "a request is a batch of {batch} events under {keys} keys, so that no single \
+                 aggregate is asked"
+            )
+        });
+        #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+        let due = rate.map(|rate| {
+            let events = rate * self.batch as f64;
+            format!("the rate counts batches: {events:.1} events a second are due")
+        });
+        several.into_iter().chain(due).collect()
+    }
+}
+
 const PUBLISHED: &[Kind] = &[Kind { name: "publish a batch", events: &[(EVENT_TYPE, 1)] }];
 
 impl Script for Publishes {
@@ -419,12 +477,17 @@ impl Script for Publishes {
         names(PUBLISHED)
     }
 
+    fn aggregates(&self) -> usize {
+        let single = (self.keys_per_batch == 1).then_some(self.keys);
+        single.and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0)
+    }
+
     fn request(&self, number: u64, out: &mut Vec<u8>) -> Asked {
         let mut body = Vec::with_capacity(usize::try_from(self.batch).unwrap_or(0) * 160);
         body.extend_from_slice(b"[");
         for index in 0..self.batch {
             let (id, comma) = (number * self.batch + index, if index > 0 { "," } else { "" });
-            let key = (number * self.keys_per_batch + index % self.keys_per_batch) % self.keys;
+            let key = self.key(number, index);
             let run = &self.run;
             // Writing to memory does not fail.
             let _ = write!(
@@ -434,7 +497,8 @@ impl Script for Publishes {
         }
         body.push(b']');
         self.publisher.write("POST", "/api/v1/events/batch", "", &body, out);
-        Asked::default()
+        let single = (self.keys_per_batch == 1).then(|| self.key(number, 0));
+        Asked { aggregate: single.and_then(|key| u32::try_from(key).ok()), ..Asked::default() }
     }
 
     fn answer(&self, _asked: &Asked, answer: &Answer<'_>) -> Judged {
@@ -446,12 +510,20 @@ impl Script for Publishes {
     }
 }
 
-pub(super) async fn publishes(market: &Market, batch: u64, keys: u64) -> anyhow::Result<Work> {
+pub(super) async fn publishes(
+    market: &Market,
+    batch: u64,
+    keys: u64,
+    rate: Option<f64>,
+) -> anyhow::Result<Work> {
     let publisher = market.publisher().await?;
     let run = format!("{}-{}", market.run, fresh_number());
     let keys_per_batch = 10.min(batch).min(keys).max(1);
     let script = Publishes { publisher, run, batch, keys: keys.max(1), keys_per_batch };
-    Ok(Work { unit: "events", ..Work::new(Arc::new(script), PUBLISHED) })
+    let names = (0..script.aggregates()).map(|key| format!("thing-{key}")).collect();
+    let notes = script.notes(rate);
+    let work = Work::new(Arc::new(script), PUBLISHED);
+    Ok(Work { asked: "batches", unit: "events", names, notes, ..work })
 }
 
 /// The hour of a marketplace: kinds of request, and how many of each there are in an hour. The
@@ -577,11 +649,15 @@ impl Mixed {
         LOOK_FOR
     }
 
-    /// Writes a request of a kind, if there is something to ask it of.
-    fn write(&self, kind: usize, number: u64, out: &mut Vec<u8>) -> Option<()> {
+    /// Writes a request of a kind, if there is something to ask it of. Tells what it asks.
+    fn write(&self, kind: usize, number: u64, out: &mut Vec<u8>) -> Option<Asked> {
         let (buyer, seller) = (self.purchases.buyer(number), &self.seller);
         let listings = &self.purchases.listings;
-        let listing = listings[(scattered(!number) % listings.len() as u64) as usize];
+        let index = (scattered(!number) % listings.len() as u64) as usize;
+        let listing = listings[index];
+        // Listings are numbered as in the market: those that are changed, then those that are bought.
+        let numbered = u32::try_from(self.titles.aggregates() + index).ok();
+        let aggregate = numbered.filter(|_| [BUY, DECLINE, RESTOCK].contains(&kind));
         match kind {
             BUY => buy(buyer, listing, "sandbox", true, out),
             DECLINE => buy(buyer, listing, "test_decline", true, out),
@@ -641,13 +717,17 @@ impl Mixed {
             LOOK_FOR => out.extend_from_slice(&self.search),
             _ => out.extend_from_slice(&self.alive),
         }
-        Some(())
+        Some(Asked { kind, aggregate, changes: kind == RESTOCK, note: number })
     }
 }
 
 impl Script for Mixed {
     fn kinds(&self) -> Vec<&'static str> {
         names(HOUR_KINDS)
+    }
+
+    fn aggregates(&self) -> usize {
+        self.titles.aggregates() + self.purchases.aggregates()
     }
 
     fn request(&self, number: u64, out: &mut Vec<u8>) -> Asked {
@@ -660,13 +740,10 @@ impl Script for Mixed {
         if let Some(changes) = changes {
             return Asked { kind, ..changes.request(number, out) };
         }
-        match self.write(kind, number, out) {
-            Some(()) => Asked { kind, note: number, ..Asked::default() },
-            None => {
-                out.extend_from_slice(&self.search);
-                Asked { kind: LOOK_FOR, note: number, ..Asked::default() }
-            }
-        }
+        self.write(kind, number, out).unwrap_or_else(|| {
+            out.extend_from_slice(&self.search);
+            Asked { kind: LOOK_FOR, note: number, ..Asked::default() }
+        })
     }
 
     fn answer(&self, asked: &Asked, answer: &Answer<'_>) -> Judged {
@@ -715,6 +792,7 @@ impl Script for Mixed {
                 }
                 if answer.status == 201 { Judged::GOOD } else { Judged::BAD }
             }
+            RESTOCK if answer.status == 200 => Judged { version: answer.version(), ..Judged::GOOD },
             RETITLE => self.titles.answer(asked, answer),
             REPRICE => self.prices.answer(asked, answer),
             _ if answer.status < 300 => Judged::GOOD,
@@ -756,7 +834,7 @@ pub(super) async fn mixed(market: &Market, buyers: usize) -> anyhow::Result<Work
         seller,
     };
     let work = Work::new(Arc::new(script), HOUR_KINDS);
-    Ok(Work { orders, is_marked: true, ..work })
+    Ok(Work { names: market.names(), orders, is_marked: true, ..work })
 }
 
 /// The milliseconds from an order's first status to `SHIPPED`, as its history tells them.
@@ -797,6 +875,90 @@ mod tests {
             let (low, high) = (share * 8 / 10 - 20, share * 12 / 10 + 20);
             assert!((low..=high).contains(&count), "{}: {count} of {share}", kind.name);
         }
+    }
+
+    fn asker() -> Asker {
+        Asker { host: "here".into(), token: "t".into() }
+    }
+
+    fn listings(count: u128) -> Vec<Uuid> {
+        (1..=count).map(Uuid::from_u128).collect()
+    }
+
+    fn mixture() -> Mixed {
+        let all = listings(5);
+        let (changed, bought) = all.split_at(2);
+        let change =
+            |change| Changes::new(&asker(), changed, change, Pick::InTurn(2), fresh_number());
+        Mixed {
+            seller: asker(),
+            admin: asker(),
+            purchases: Purchases {
+                buyers: vec![asker()],
+                listings: Arc::new(bought.to_vec()),
+                orders: Arc::default(),
+            },
+            titles: change(Change::Title),
+            prices: change(Change::Price),
+            search: b"search".to_vec(),
+            alive: b"alive".to_vec(),
+            offer: b"offer".to_vec(),
+            run: "run".into(),
+            pools: Mutex::default(),
+            registrations: AtomicUsize::new(0),
+        }
+    }
+
+    #[test]
+    fn a_mixture_numbers_the_listings_that_its_requests_are_about() {
+        let (mixed, all) = (mixture(), listings(5));
+        assert_eq!(mixed.aggregates(), all.len());
+        let mut found = [0_u64; HOUR.len()];
+        for number in 0..20_000 {
+            let mut text = Vec::new();
+            let asked = mixed.request(number, &mut text);
+            let text = String::from_utf8(text).unwrap();
+            let about = [BUY, DECLINE, RESTOCK, RETITLE, REPRICE].contains(&asked.kind);
+            assert_eq!(asked.aggregate.is_some(), about, "{text}");
+            if let Some(aggregate) = asked.aggregate {
+                assert!(text.contains(&all[aggregate as usize].to_string()), "{aggregate}: {text}");
+            }
+            assert_eq!(asked.changes, [RESTOCK, RETITLE, REPRICE].contains(&asked.kind));
+            found[asked.kind] += 1;
+        }
+        assert!([BUY, DECLINE, RESTOCK, RETITLE, REPRICE].iter().all(|&kind| found[kind] > 0));
+    }
+
+    #[test]
+    fn a_mixture_is_told_versions_by_all_that_raises_them() {
+        let mixed = mixture();
+        let answer =
+            Answer { status: 200, head: b"HTTP/1.1 200 OK\r\nETag: \"7\"\r\n\r\n", body: b"" };
+        for kind in [RESTOCK, RETITLE, REPRICE] {
+            let asked = Asked { kind, aggregate: Some(0), changes: true, note: NUMBER_MIN };
+            let judged = mixed.answer(&asked, &answer);
+            assert!(judged.accepted && judged.version == Some(7), "{kind}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_of_one_key_asks_one_aggregate_and_one_of_several_none() {
+        let publishes = |batch: u64, keys: u64, keys_per_batch: u64| {
+            let (publisher, run) = (asker(), "run".to_owned());
+            Publishes { publisher, run, batch, keys, keys_per_batch }
+        };
+        let single = publishes(3, 4, 1);
+        let mut text = Vec::new();
+        let asked = single.request(6, &mut text);
+        assert_eq!((single.aggregates(), asked.aggregate), (4, Some(2)));
+        assert_eq!(String::from_utf8(text).unwrap().matches("thing-2").count(), 3);
+        assert!(single.notes(None).is_empty());
+        let several = publishes(100, 40, 10);
+        let asked = several.request(6, &mut Vec::new());
+        assert_eq!((several.aggregates(), asked.aggregate), (0, None));
+        let notes = several.notes(Some(50.0));
+        assert!(notes[0].contains("100 events under 10 keys"), "{notes:?}");
+        assert!(notes[1].contains("5000.0 events a second"), "{notes:?}");
     }
 
     #[test]

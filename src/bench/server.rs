@@ -18,6 +18,28 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// What it logs, in its folder.
 const LOG_FILE: &str = "server.log";
 
+/// What a service on this folder is told.
+pub(super) fn variables(folder: &Path, database_url: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("APP_ENV", "development".to_owned()),
+        ("DATA_DIR", folder.to_string_lossy().into_owned()),
+        ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+        ("SHUTDOWN_DELAY", "0s".to_owned()),
+        // People prove their addresses without a detour through the mail.
+        ("REVEAL_VERIFICATION_TOKEN", "true".to_owned()),
+    ];
+    variables.extend(database_url.map(|url| ("DATABASE_URL", url.to_owned())));
+    variables
+}
+
+/// The development administrator of a service on this folder.
+pub(super) fn admin(folder: &Path, address: SocketAddr) -> anyhow::Result<Client> {
+    let path = folder.join(ADMIN_TOKEN_FILE);
+    let token = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Client::new(&format!("http://{address}"), &token))
+}
+
 /// A server that is running; it is killed when this is dropped.
 pub struct Server {
     child: Child,
@@ -39,13 +61,8 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program's own file")?;
         let mut command = Command::new(program);
-        command.arg("serve").env_clear().env("APP_ENV", "development");
-        command.env("DATA_DIR", folder).env("HTTP_ADDR", "127.0.0.1:0");
-        // People prove their addresses without a detour through the mail.
-        command.env("REVEAL_VERIFICATION_TOKEN", "true").envs(settings.iter().copied());
-        if let Some(url) = database_url {
-            command.env("DATABASE_URL", url);
-        }
+        command.arg("serve").env_clear().envs(variables(folder, database_url));
+        command.envs(settings.iter().copied());
         // What it logs is not to stand between the progress and the report.
         let log = folder.join(LOG_FILE);
         let file = File::options().create(true).append(true).open(&log);
@@ -77,10 +94,7 @@ impl Server {
 
     /// Its development administrator.
     pub(super) fn admin(&self) -> anyhow::Result<Client> {
-        let path = self.folder.join(ADMIN_TOKEN_FILE);
-        let token = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Client::new(&format!("http://{}", self.address), &token))
+        admin(&self.folder, self.address)
     }
 
     /// Processor time it has used so far, in seconds; none where the system does not say.

@@ -188,6 +188,8 @@ pub struct Outcome {
     /// Answers that told of a version that cannot be: a change that did not raise it, or a read of
     /// what had already been changed.
     pub out_of_order: u64,
+    /// Answers that told of a version at all.
+    pub versions: u64,
     /// The sum of all marks.
     pub marks: u64,
     /// Requests that were due and not sent within as long again as the run took.
@@ -213,6 +215,7 @@ impl Outcome {
             cells: vec![NEVER; aggregates],
             tops: Vec::new(),
             out_of_order: 0,
+            versions: 0,
             marks: 0,
             unsent: 0,
             late_max: Duration::ZERO,
@@ -275,6 +278,7 @@ impl Outcome {
         if let Some(version) = answer.judged.version {
             let least = answer.floor + u64::from(answer.asked.changes);
             self.out_of_order += u64::from(version < least);
+            self.versions += 1;
             cell.version = cell.version.max(version);
         }
         if !answer.is_timed {
@@ -331,6 +335,7 @@ impl Outcome {
         self.latencies.add(&part.latencies).context("the same range")?;
         self.refusals.add(&part.refusals).context("the same range")?;
         self.out_of_order += part.out_of_order;
+        self.versions += part.versions;
         self.marks = self.marks.wrapping_add(part.marks);
         self.unsent += part.unsent;
         self.late_max = self.late_max.max(part.late_max);
@@ -435,6 +440,10 @@ mod tests {
         outcome.count(&told(5, 5, true)).unwrap();
         outcome.count(&told(4, 5, false)).unwrap();
         assert_eq!((outcome.version(Some(0)), outcome.out_of_order), (5, 2));
+        outcome.count(&answer(0, 10)).unwrap();
+        let mut whole = Outcome::new(1, 1).unwrap();
+        whole.add(&outcome).unwrap();
+        assert_eq!((whole.versions, whole.out_of_order), (4, 2));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) enum BenchCommand {
     Mixed(Options),
     /// Every scenario, one after the other
     All(Options),
+    /// New titles of one listing and of all, given to the service in this process without HTTP; and the raw inserts
+    InProcess(Options),
     /// Reads and changes while a read model of a long journal is rebuilt
     Rebuild(RebuildOptions),
     /// Starts on journals of growing size: how soon a server is ready, what a command costs then
@@ -71,10 +73,10 @@ pub(super) struct Options {
     /// How long each phase is timed
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// How many connections at the same time, a row each
+    /// How many connections (in process: commands) at the same time, a row each
     #[arg(long, value_delimiter = ',', default_value = "64,256")]
     connections: Vec<usize>,
-    /// Requests are due at this rate a second, and times count from then; a closed loop when absent
+    /// Requests (publish: batches) are due at this rate a second, and times count from then; a closed loop when absent
     #[arg(long)]
     rate: Option<f64>,
     /// How many threads make the load
@@ -196,6 +198,9 @@ pub(super) struct CompareOptions {
     before: PathBuf,
     /// A later one
     after: PathBuf,
+    /// Compare them although one was measured on another store
+    #[arg(long)]
+    any_store: bool,
     /// End with exit code 1 when a figure is worse by more than this: 10%
     #[arg(long, value_name = "PERCENT")]
     fail_above: Option<Tolerance>,
@@ -219,7 +224,10 @@ impl From<Store> for StoreKind {
 }
 
 pub(super) async fn bench(command: BenchCommand, data_dir: &Path) -> anyhow::Result<ExitCode> {
-    use Scenario::{Hot, HotPrices, Mixed, Publish, Purchase, Read, Spread, SpreadPrices, Zipf};
+    use Scenario::{
+        Hot, HotInside, HotPrices, Mixed, Publish, Purchase, Read, Spread, SpreadInside,
+        SpreadPrices, Zipf,
+    };
     let (scenarios, options): (&[Scenario], _) = match command {
         BenchCommand::Http(options) => (&[Hot, Spread, HotPrices, SpreadPrices], options),
         BenchCommand::Hot(options) => (&[Hot], options),
@@ -231,6 +239,13 @@ pub(super) async fn bench(command: BenchCommand, data_dir: &Path) -> anyhow::Res
         BenchCommand::Mixed(options) => (&[Mixed], options),
         BenchCommand::All(options) => {
             (&[Hot, Spread, HotPrices, SpreadPrices, Zipf, Purchase, Publish, Read, Mixed], options)
+        }
+        BenchCommand::InProcess(options) => {
+            ensure!(
+                options.elsewhere.url.is_none(),
+                "in-process runs a service of its own: leave --url out"
+            );
+            (&[HotInside, SpreadInside], options)
         }
         BenchCommand::Rebuild(options) => return rebuilds(options).await,
         BenchCommand::Restart(options) => return restarts(options).await,
@@ -331,12 +346,21 @@ async fn overloads(options: OverloadOptions) -> anyhow::Result<ExitCode> {
     ensure!(options.connections > 0, "--connections must be at least 1");
     ensure!(options.append_ms > 0, "--append-ms must be at least 1");
     ensure!(options.times > 1.0, "--times must be more than 1");
+    let append = Duration::from_millis(options.append_ms);
+    let time = seconds(options.seconds)?;
+    ensure!(
+        time >= append * overload::APPENDS_MIN,
+        "--seconds must be at least {:.1}: a phase has to be {} times as long as an append, so that \
+         what it begins with is over before anything is timed",
+        (append * overload::APPENDS_MIN).as_secs_f64(),
+        overload::APPENDS_MIN
+    );
     let plan = overload::Plan {
-        append: Duration::from_millis(options.append_ms),
+        append,
         times: options.times,
         connections: options.connections,
         listings: options.listings,
-        time: seconds(options.seconds)?,
+        time,
         store: store.into(),
         folder,
     };
@@ -352,11 +376,12 @@ fn compare(options: &CompareOptions) -> anyhow::Result<ExitCode> {
         serde_json::from_slice(&text)
             .with_context(|| format!("{} is no report of a scenario", path.display()))
     };
-    let comparison = Comparison::of(&read(&options.before)?, &read(&options.after)?)?;
+    let comparison =
+        Comparison::of(&read(&options.before)?, &read(&options.after)?, options.any_store)?;
     print!("{}", comparison.table());
     let worse = options.fail_above.map(|most| comparison.worse_than(most)).unwrap_or_default();
     for difference in &worse {
-        let (phase, figure, by) = (&difference.phase, difference.figure, difference.worse_by);
+        let (phase, figure, by) = (&difference.phase, &difference.figure, difference.worse_by);
         eprintln!("souk: {phase}: {figure} is worse by {:.0} %", by * 100.0);
     }
     Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
