@@ -142,6 +142,7 @@ impl Market {
             sku: None,
             quantity,
             images: Vec::new(),
+            images_max: 0,
             draft: false,
             now: self.app.runtime.world().now(),
         };

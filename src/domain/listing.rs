@@ -280,8 +280,10 @@ pub struct NewListing {
     pub sku: Option<String>,
     /// How many units.
     pub quantity: u32,
-    /// Where its images are.
+    /// Where its images are on the web.
     pub images: Vec<String>,
+    /// How many a listing may have.
+    pub images_max: usize,
     /// Whether only the seller is to see it for now.
     pub draft: bool,
     /// When.
@@ -1056,6 +1058,7 @@ impl Listing {
         check_price(&mut fields, new.price);
         let some = (1..=QUANTITY_MAX).contains(&new.quantity);
         fields.require(some, "/quantity", "out_of_range", "must be from 1 to 1000000");
+        let images = checked_images(&mut fields, &new.images, new.images_max);
         fields.finish()?;
         check_category(new.category_standing)?;
         Ok(vec![ListingEvent::Created(ListingCreated {
@@ -1068,7 +1071,7 @@ impl Listing {
             currency: new.price.currency,
             sku: sku.unwrap_or_else(|| format!("SKU-{}", ids::crockford(new.listing_id.uuid()))),
             quantity: new.quantity,
-            images: new.images.clone(),
+            images,
             draft: new.draft,
             created_at: new.now,
         })])
@@ -1572,6 +1575,15 @@ fn check_category(standing: CategoryStanding) -> Result<(), ListingRejection> {
         CategoryStanding::Inactive => Err(ListingRejection::CategoryInactive),
         CategoryStanding::Unknown => Err(ListingRejection::CategoryUnknown),
     }
+}
+
+/// Addresses of images that are somewhere on the web. Those that are kept here come in another way.
+fn checked_images(fields: &mut Fields, images: &[String], images_max: usize) -> Vec<String> {
+    if images.len() > images_max {
+        fields.error("/images", "too_many", format!("must be at most {images_max} images"));
+    }
+    let each = images.iter().take(images_max).enumerate();
+    each.map(|(index, image)| fields.url(&format!("/images/{index}"), image, true)).collect()
 }
 
 fn check_price(fields: &mut Fields, price: Money) {

@@ -42,6 +42,10 @@ pub const DESCRIPTION_MAX: usize = 10_000;
 pub const ADDRESS_MAX: usize = 300;
 /// The longest reason that somebody gives for something.
 pub const REASON_MAX: usize = 500;
+/// The longest name for links.
+pub const SLUG_MAX: usize = 64;
+/// The longest address on the web.
+pub const URL_MAX: usize = 2_048;
 
 /// Collects the errors of one request.
 #[derive(Debug, Default)]
@@ -127,13 +131,35 @@ impl Fields {
         number
     }
 
+    /// An address on the web without a user, a password or a fragment.
+    pub fn url(&mut self, pointer: &str, text: &str, allows_http: bool) -> String {
+        let url = self.line(pointer, text, URL_MAX);
+        let rest = match url.split_once("://") {
+            Some(("https", rest)) => Some(rest),
+            Some(("http", rest)) if allows_http => Some(rest),
+            _ => None,
+        };
+        let authority =
+            rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+        let plain = !url.contains(char::is_whitespace) && !url.contains(['#', '\\']);
+        let named =
+            !authority.is_empty() && !authority.starts_with(':') && !authority.contains('@');
+        let detail = if allows_http {
+            "must be an http or https address without user, password or fragment"
+        } else {
+            "must be an https address without user, password or fragment"
+        };
+        self.require(rest.is_some() && plain && named, pointer, "invalid_url", detail);
+        url
+    }
+
     /// A name for links: lower-case letters and digits, single hyphens between.
     pub fn slug(&mut self, pointer: &str, text: &str) -> String {
         let part = |part: &str| {
             !part.is_empty()
                 && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
         };
-        let fits = text.len() <= 64 && text.split('-').all(part);
+        let fits = text.len() <= SLUG_MAX && text.split('-').all(part);
         self.require(
             fits,
             pointer,

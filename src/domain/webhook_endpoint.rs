@@ -18,8 +18,6 @@ use super::rejection::{invalid_from_fields, rejections};
 use super::text::{FieldError, Fields};
 use super::topics::Topics;
 
-/// The longest address.
-const URL_MAX: usize = 2_048;
 /// The longest description.
 const DESCRIPTION_MAX: usize = 500;
 /// The most patterns of one endpoint.
@@ -395,26 +393,6 @@ impl EndpointDetails {
 
 type Decision = Result<Vec<WebhookEndpointEvent>, WebhookEndpointRejection>;
 
-/// An address without a name, a password or a fragment.
-fn checked_url(fields: &mut Fields, url: &str, allows_http: bool) -> String {
-    let url = fields.line("/url", url, URL_MAX);
-    let rest = match url.split_once("://") {
-        Some(("https", rest)) => Some(rest),
-        Some(("http", rest)) if allows_http => Some(rest),
-        _ => None,
-    };
-    let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
-    let plain = !url.contains(char::is_whitespace) && !url.contains(['#', '\\']);
-    let named = !authority.is_empty() && !authority.starts_with(':') && !authority.contains('@');
-    let detail = if allows_http {
-        "must be an http or https address without user, password or fragment"
-    } else {
-        "must be an https address without user, password or fragment"
-    };
-    fields.require(rest.is_some() && plain && named, "/url", "invalid_url", detail);
-    url
-}
-
 fn checked_events(fields: &mut Fields, events: &[String]) -> Vec<String> {
     let many = !events.is_empty() && events.len() <= PATTERNS_MAX;
     fields.require(many, "/events", "out_of_range", "must be one to 50 topics (# is all of them)");
@@ -444,7 +422,7 @@ fn checked(
     allows_http: bool,
 ) -> Result<EndpointWish, WebhookEndpointRejection> {
     let mut fields = Fields::default();
-    let url = checked_url(&mut fields, &wish.url, allows_http);
+    let url = fields.url("/url", &wish.url, allows_http);
     let events = checked_events(&mut fields, &wish.events);
     let filter = checked_filter(&mut fields, wish.filter.as_deref());
     let description = wish.description.as_deref();

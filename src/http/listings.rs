@@ -31,8 +31,6 @@ use crate::projections::{ListingFilter, ListingRow, SkuMatch};
 
 /// The projection that lists rest on.
 pub(super) const LISTINGS: &str = "listings-view";
-/// The most images that a new listing names.
-const IMAGES_MAX: usize = 10;
 /// The units of a listing that names no quantity.
 const QUANTITY_DEFAULT: u32 = 1;
 
@@ -69,7 +67,8 @@ pub struct NewListing {
     /// How many units; one when absent.
     #[schema(minimum = 1, maximum = 1_000_000)]
     pub quantity: Option<u32>,
-    /// Where its images are, at most ten.
+    /// Where its images are: http or https addresses, at most `IMAGES_MAX` of them. Files are sent
+    /// to the listing's `images` once it is there.
     #[schema(max_items = 10)]
     pub images: Vec<String>,
     /// Whether only its seller is to see it, until it is published.
@@ -83,9 +82,6 @@ impl FromFields for NewListing {
         let price = money(fields, "price");
         let category_id = fields.parsed(&["category_id", "categoryId"]);
         let images = fields.optional_texts(&["images"]);
-        if images.len() > IMAGES_MAX {
-            fields.error("images", "too_many", "must be at most 10 images");
-        }
         let sku = fields.optional_text(&["sku"]);
         let quantity = fields.optional_count(&["quantity"]);
         let draft = fields.optional_bool(&["draft"]);
@@ -339,6 +335,7 @@ async fn create_listing(
         sku: body.sku,
         quantity: body.quantity.unwrap_or(QUANTITY_DEFAULT),
         images: body.images,
+        images_max: app.settings().images.images_max,
         draft: body.draft.unwrap_or_default(),
         now: app.now(),
     }));

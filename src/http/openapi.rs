@@ -35,6 +35,9 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 'unsafe-inline'; img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; \
 form-action 'none'; frame-ancestors 'none'";
 
+/// The lists of images, as long as the settings let them be.
+const IMAGE_LISTS: [&str; 2] = ["ImageFiles/properties/image", "NewListing/properties/images"];
+
 /// What is not made from routes.
 #[derive(OpenApi)]
 #[openapi(components(schemas(Problem, FieldProblem)))]
@@ -55,8 +58,11 @@ pub(super) fn with_document(
     app: &App,
 ) -> Router<App> {
     let mut document = finished(&document);
-    let images = document.pointer_mut("/components/schemas/ImageFiles/properties/image/maxItems");
-    images.into_iter().for_each(|max| *max = Value::from(app.settings().images.images_max));
+    for list in IMAGE_LISTS {
+        let pointer = format!("/components/schemas/{list}/maxItems");
+        let max = document.pointer_mut(&pointer);
+        max.into_iter().for_each(|max| *max = Value::from(app.settings().images.images_max));
+    }
     app.set_document(document.to_string());
     let config = utoipa_swagger_ui::Config::from("/openapi.json");
     let page = utoipa_swagger_ui::SwaggerUi::new("/docs").config(config);

@@ -225,6 +225,7 @@ impl Market {
                 sku: None,
                 quantity: STOCK,
                 images: Vec::new(),
+                images_max: 0,
                 draft: false,
                 now: market.now,
             };

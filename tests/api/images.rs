@@ -128,8 +128,14 @@ async fn what_is_no_image_or_too_much_is_refused() {
     }
     send(&[]).await.problem(422, "required");
     let document = server.visitor().get("/openapi.json").await.expect(200);
-    let files = document["components"]["schemas"]["ImageFiles"]["properties"]["image"].clone();
-    assert_eq!(files["maxItems"], 3, "the document says what holds here: {files}");
+    for (schema, list) in [("ImageFiles", "image"), ("NewListing", "images")] {
+        let images = &document["components"]["schemas"][schema]["properties"][list];
+        assert_eq!(images["maxItems"], 3, "the document says what holds here: {images}");
+    }
+    let mut offer = server.offer(1).await;
+    offer["images"] = json!(vec!["https://images.example.com/1.jpg"; 4]);
+    let many = sam.client.post("/api/v1/listings", &offer).await;
+    assert_eq!(many.pointers(), ["/images"]);
     send(&[&[7; 5_000]]).await.problem(413, "payload_too_large");
     send(&[&png, &png, &png, &png]).await.problem(422, "too_many");
     assert_eq!(server.listing_now(&listing).await["images"], json!([]));

@@ -58,6 +58,15 @@ async fn every_missing_or_wrong_field_is_named() {
     assert_eq!(pointers(body).await, ["/images"]);
     let mut body = offer;
     body["quantity"] = json!(0);
+    for image in
+        ["", "javascript:alert(1)", "data:image/png;base64,AAAA", "https://a:b@c.example/1"]
+    {
+        let mut body = offer.clone();
+        body["images"] = json!(["https://images.example.com/1.jpg", image]);
+        let pointers = pointers(body).await;
+        assert!(pointers.iter().all(|pointer| pointer == "/images/1"), "{image}: {pointers:?}");
+        assert!(!pointers.is_empty(), "{image}");
+    }
     assert_eq!(pointers(body).await, ["/quantity"]);
     server.finish().await;
 }

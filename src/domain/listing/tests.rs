@@ -24,6 +24,7 @@ fn new() -> Box<NewListing> {
         sku: None,
         quantity: 3,
         images: Vec::new(),
+        images_max: 2,
         draft: false,
         now: at(0),
     })
@@ -267,6 +268,48 @@ fn more_units_bring_a_listing_back() {
             .then_types(&["inventory.restocked", "listing.relisted"]);
     }
     after(&[archive()]).when(restock(seller(), 1)).then_rejected("listing_archived");
+}
+
+#[test]
+fn the_images_of_a_new_listing_are_on_the_web() {
+    let with = |images: &[&str]| {
+        create_with(|new| new.images = images.iter().map(|image| (*image).to_owned()).collect())
+    };
+    let good = "https://images.example.com/1.jpg";
+    Scenario::<Listing>::new()
+        .when(with(&[" https://images.example.com/1.jpg ", "http://localhost:8080/2.png?w=1"]))
+        .and_state(|listing| {
+            let images = &listing.details.as_ref().unwrap().images;
+            assert_eq!(images, &[good, "http://localhost:8080/2.png?w=1"]);
+        })
+        .then_types(&["listing.created"]);
+    let wrong = |images: &[&str]| match Listing::default().decide(&with(images)) {
+        Err(ListingRejection::Invalid { errors }) => errors[0].clone(),
+        other => panic!("{images:?}: {other:?}"),
+    };
+    let long = format!("https://images.example.com/{}", "x".repeat(2_048));
+    let bad = [
+        "",
+        " ",
+        "1.jpg",
+        "javascript:alert(1)",
+        "javascript://example.com/%0aalert(1)",
+        "data:image/png;base64,AAAA",
+        "//images.example.com/1.jpg",
+        "/api/v1/images/1/1.jpg",
+        "ftp://images.example.com/1.jpg",
+        "https:///1.jpg",
+        "https://ann:secret@images.example.com/1.jpg",
+        "https://images.example.com/1 2.jpg",
+        "https://images.example.com/\u{7}.jpg",
+        "https://images.example.com/1.jpg#x",
+        &long,
+    ];
+    for image in bad {
+        assert_eq!(wrong(&[good, image]).pointer, "/images/1", "{image}");
+    }
+    let many = wrong(&[good; 3]);
+    assert_eq!((many.pointer.as_str(), many.code.as_str()), ("/images", "too_many"));
 }
 
 #[test]

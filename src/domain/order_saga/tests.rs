@@ -348,6 +348,7 @@ impl Market {
             items.push(Wanted {
                 listing_id,
                 seller_id: user(SELLER),
+                images_max: 0,
                 status: ListingStatus::Active,
                 sku: "SKU".into(),
                 unit_price: dong(500),
