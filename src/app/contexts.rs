@@ -89,22 +89,13 @@ pub fn descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
     registry::all_descriptors()
 }
 
-/// The context that publishes a type. Stock and escrow are kept by the aggregates of listings and
-/// payments, and are contexts to whoever listens.
-pub fn context_of(descriptor: &EventDescriptor) -> &'static str {
-    match descriptor.event_type.split_once('.') {
-        Some(("escrow", _)) => "escrow",
-        _ => descriptor.context,
-    }
-}
-
 /// Every context.
 pub fn contexts() -> Vec<ContextInfo> {
     CONTEXTS
         .into_iter()
         .map(|(name, description)| {
             let publishes = descriptors()
-                .filter(|descriptor| context_of(descriptor) == name)
+                .filter(|descriptor| descriptor.context == name)
                 .map(|descriptor| descriptor.event_type)
                 .collect();
             ContextInfo { name, description, publishes, subscribes: subscriptions(name) }

@@ -105,7 +105,7 @@ impl Command for EscrowCommand {
 
 souk_actors::events! {
     /// What happens to escrows.
-    pub enum EscrowEvent in "payments" as "payment-service" {
+    pub enum EscrowEvent in "escrow" as "payment-service" {
         /// It waits for an order's money.
         Created(EscrowCreated) = "escrow.created", "EscrowCreated", 1.1, [];
         /// The money came.

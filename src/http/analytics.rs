@@ -21,7 +21,6 @@ use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id, wrong};
 use super::problem::ApiError;
 use super::{App, PROJECTION_POSITION};
-use crate::app::contexts::context_of;
 use crate::domain::activity::{Activity, ActivityCommand};
 use crate::domain::ids::{ReportId, ReportingId};
 use crate::domain::registry;
@@ -424,7 +423,7 @@ impl Groups {
 
     fn of(self, event_type: &str) -> [Option<String>; 3] {
         let known = registry::find(event_type).map(|named| named.descriptor);
-        let context = known.map_or(OUTSIDE, context_of).to_owned();
+        let context = known.map_or(OUTSIDE, |descriptor| descriptor.context).to_owned();
         let service = known.map_or(OUTSIDE, |descriptor| descriptor.service).to_owned();
         [
             self.context.then_some(context),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::Server;
+use crate::support::{Server, address};
 
 /// A bit of everything: sellers, sales of every outcome, changes, logins.
 pub async fn mixed_run(server: &Server) {
@@ -84,6 +84,51 @@ async fn every_declared_type_has_a_schema() {
     }
     visitor.get("/schemas/order.placed/99").await.problem(404, "not_found");
     visitor.get("/schemas/no.such/1").await.problem(404, "not_found");
+    server.finish().await;
+}
+
+/// S0-3: every context has its channels, and they are the same wherever they are told.
+#[tokio::test]
+async fn every_context_has_its_channels() {
+    let server = Server::start().await;
+    let asyncapi = server.visitor().get("/asyncapi.json").await.expect(200);
+    let mut channels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, channel) in asyncapi["channels"].as_object().unwrap() {
+        let operation = &asyncapi["operations"][format!("receive{name}")];
+        let message = &asyncapi["components"]["messages"][name];
+        let context = channel["tags"][0]["name"].as_str().unwrap();
+        for of in [operation, message] {
+            assert_eq!(of["tags"][0]["name"], context, "{name}");
+        }
+        let address = channel["address"].as_str().unwrap();
+        channels.entry(context.to_owned()).or_default().insert(address.to_owned());
+    }
+    for (context, event_type) in [
+        ("users", "user.registered"),
+        ("listings", "listing.created"),
+        ("orders", "order.placed"),
+        ("reviews", "review.created"),
+        ("notifications", "notification.email.sent"),
+        ("analytics", "analytics.event.recorded"),
+        ("escrow", "escrow.funded"),
+    ] {
+        assert!(channels[context].contains(event_type), "{context}: {:?}", channels[context]);
+    }
+    let contexts = server.admin().get("/api/v1/admin/contexts").await.expect(200);
+    let publishes = |of: &Value| -> BTreeSet<String> {
+        let all = of["publishes"].as_array().unwrap().iter();
+        all.map(|event_type| event_type.as_str().unwrap().to_owned()).collect()
+    };
+    let contexts = contexts.items().iter();
+    let contexts = contexts.map(|of| (of["name"].as_str().unwrap().to_owned(), publishes(of)));
+    let publishing: BTreeMap<_, _> =
+        contexts.filter(|(_, event_types)| !event_types.is_empty()).collect();
+    assert_eq!(channels, publishing);
+    let listed = server.visitor().get("/schemas").await.expect(200);
+    for of in listed.items() {
+        let (context, event_type) = (of["context"].as_str(), of["event_type"].as_str());
+        assert!(channels[context.unwrap()].contains(event_type.unwrap()), "{of}");
+    }
     server.finish().await;
 }
 
@@ -176,10 +221,25 @@ fn series(text: &str) -> Vec<(String, BTreeMap<String, String>)> {
     each.collect()
 }
 
+/// Somebody buys of somebody, and says how it was.
+async fn reviewed_transaction(server: &Server) {
+    let (tom, eve) = (server.seller("Tom").await, server.buyer("Eve").await);
+    let listing = server.listing(&tom, 2).await;
+    let body = json!({
+        "listing_id": listing, "delivery_address": address(), "payment_method": "sandbox",
+    });
+    eve.client.post("/api/v1/transactions", &body).await.expect(201);
+    let order = server.delivered(&eve.client, &listing).await;
+    let review = json!({ "transaction_id": order, "rating": 4, "comment": "Rides well." });
+    eve.client.post("/api/v1/reviews", &review).await.expect(201);
+    server.at_rest().await;
+}
+
 #[tokio::test]
 async fn metrics_tell_what_happened_and_name_nobody() {
     let server = Server::start().await;
     mixed_run(&server).await;
+    reviewed_transaction(&server).await;
     let answer = server.visitor().get("/metrics").await.expect(200);
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     let series = series(answer.raw());
@@ -212,7 +272,15 @@ async fn metrics_tell_what_happened_and_name_nobody() {
         .filter(|(name, _)| name == "souk_commands_total")
         .map(|(_, labels)| labels["command"].as_str())
         .collect();
-    for name in ["RegisterUser", "VerifyEmail", "UpgradeToSeller", "CreateListing"] {
+    for name in [
+        "RegisterUser",
+        "VerifyEmail",
+        "UpgradeToSeller",
+        "CreateListing",
+        "CreateTransaction",
+        "ProcessPayment",
+        "CreateReview",
+    ] {
         assert!(commands.contains(name), "{name} in {commands:?}");
     }
     // S0-113.
