@@ -38,81 +38,56 @@ use super::user::UserEvent;
 use super::webhook_delivery::WebhookDeliveryEvent;
 use super::webhook_endpoint::WebhookEndpointEvent;
 
+/// What every kind of event declares, by aggregate.
+macro_rules! of_all_events {
+    ($declared:ident) => {
+        [
+            UserEvent::$declared(),
+            EmailClaimEvent::$declared(),
+            SessionEvent::$declared(),
+            CategoryEvent::$declared(),
+            ListingEvent::$declared(),
+            SearchEntryEvent::$declared(),
+            ActivityEvent::$declared(),
+            AlertEvent::$declared(),
+            ReportingEvent::$declared(),
+            OrderEvent::$declared(),
+            PaymentEvent::$declared(),
+            EscrowEvent::$declared(),
+            SellerAccountEvent::$declared(),
+            ShipmentEvent::$declared(),
+            PromotionEvent::$declared(),
+            LoyaltyEvent::$declared(),
+            EngagementEvent::$declared(),
+            ReviewEvent::$declared(),
+            InterestEvent::$declared(),
+            AnnouncementEvent::$declared(),
+            NotificationEvent::$declared(),
+            ServiceTokenEvent::$declared(),
+            EventTypeEvent::$declared(),
+            EventSourceEvent::$declared(),
+            PublicationEvent::$declared(),
+            WebhookEndpointEvent::$declared(),
+            WebhookDeliveryEvent::$declared(),
+            SagaEvent::$declared(),
+            SubscriptionEvent::$declared(),
+            DeadLetterEvent::$declared(),
+            ProjectionEvent::$declared(),
+            CustodyEvent::$declared(),
+        ]
+        .into_iter()
+        .flatten()
+    };
+}
+
 /// Every event type of the marketplace, by aggregate and in the order of declaration.
 pub fn all_descriptors() -> impl Iterator<Item = &'static EventDescriptor> {
-    [
-        UserEvent::descriptors(),
-        EmailClaimEvent::descriptors(),
-        SessionEvent::descriptors(),
-        CategoryEvent::descriptors(),
-        ListingEvent::descriptors(),
-        SearchEntryEvent::descriptors(),
-        ActivityEvent::descriptors(),
-        AlertEvent::descriptors(),
-        ReportingEvent::descriptors(),
-        OrderEvent::descriptors(),
-        PaymentEvent::descriptors(),
-        EscrowEvent::descriptors(),
-        SellerAccountEvent::descriptors(),
-        ShipmentEvent::descriptors(),
-        PromotionEvent::descriptors(),
-        LoyaltyEvent::descriptors(),
-        EngagementEvent::descriptors(),
-        ReviewEvent::descriptors(),
-        InterestEvent::descriptors(),
-        AnnouncementEvent::descriptors(),
-        NotificationEvent::descriptors(),
-        ServiceTokenEvent::descriptors(),
-        EventTypeEvent::descriptors(),
-        EventSourceEvent::descriptors(),
-        PublicationEvent::descriptors(),
-        WebhookEndpointEvent::descriptors(),
-        WebhookDeliveryEvent::descriptors(),
-        SagaEvent::descriptors(),
-        SubscriptionEvent::descriptors(),
-        DeadLetterEvent::descriptors(),
-        ProjectionEvent::descriptors(),
-        CustodyEvent::descriptors(),
-    ]
-    .into_iter()
-    .flatten()
+    of_all_events!(descriptors)
 }
 
 /// Every step from one major version of a type to the next.
 pub fn all_upcasters() -> impl Iterator<Item = &'static Upcaster> {
-    [
-        UserEvent::upcasters(),
-        EmailClaimEvent::upcasters(),
-        SessionEvent::upcasters(),
-        CategoryEvent::upcasters(),
-        ListingEvent::upcasters(),
-        SearchEntryEvent::upcasters(),
-        ActivityEvent::upcasters(),
-        AlertEvent::upcasters(),
-        OrderEvent::upcasters(),
-        PaymentEvent::upcasters(),
-        EscrowEvent::upcasters(),
-        SellerAccountEvent::upcasters(),
-        ShipmentEvent::upcasters(),
-        EngagementEvent::upcasters(),
-        ReviewEvent::upcasters(),
-        InterestEvent::upcasters(),
-        AnnouncementEvent::upcasters(),
-        NotificationEvent::upcasters(),
-        ServiceTokenEvent::upcasters(),
-        EventTypeEvent::upcasters(),
-        EventSourceEvent::upcasters(),
-        PublicationEvent::upcasters(),
-        WebhookEndpointEvent::upcasters(),
-        WebhookDeliveryEvent::upcasters(),
-        SagaEvent::upcasters(),
-        SubscriptionEvent::upcasters(),
-        DeadLetterEvent::upcasters(),
-        ProjectionEvent::upcasters(),
-        CustodyEvent::upcasters(),
-    ]
-    .into_iter()
-    .flatten()
+    of_all_events!(upcasters)
 }
 
 /// Whether a name belongs to the marketplace's own event types: it is one of theirs, or of a family
