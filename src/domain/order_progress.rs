@@ -6,40 +6,47 @@
 //! | `order.settlement_due` | the escrow lets the money go, if the goods were sent; else the order is disputed |
 //! | `order.returned` | the escrow and the payment give the money back, the listings take the goods |
 //! | `order.dispute_resolved` | the escrow and the payment give a part back, the rest is let go |
+//! | the same, when all goes back for what was never sent | the shipment is called off, the listings offer the goods again |
 //! | `order.return_refused`, `order.returned` | the order is complete, if the seller has the money |
 //!
-//! Every command bears being sent twice: refunds and returns are known by their ids.
+//! Every command bears being sent twice: refunds and returns are known by their ids. One that is refused
+//! is the last: what comes behind it rests on it. So nothing is offered again that was sent meanwhile.
+
+use std::collections::BTreeSet;
 
 use souk_actors::world::Timestamp;
 
 use super::caller::Caller;
 use super::escrow::{EscrowCommand, EscrowStatus};
-use super::ids::{EscrowId, OrderId, PaymentId, RefundId};
+use super::ids::{EscrowId, ListingId, OrderId, PaymentId, RefundId, ShipmentId};
 use super::listing::ListingCommand;
 use super::order::after_sales::{DisputeReason, OrderDisputeResolved, OrderReturned};
 use super::order::{OrderCommand, OrderEvent, OrderStatus};
 use super::order_saga::MarketCommand;
 use super::payment::PaymentCommand;
+use super::shipment::ShipmentCommand;
 
 /// Why money goes back for goods that came back. Stored; never rename.
 pub const RETURNED: &str = "returned";
-/// Why money goes back after a dispute. Stored; never rename.
+/// Why money goes back after a dispute, and goods that were never sent. Stored; never rename.
 pub const DISPUTE_RESOLVED: &str = "dispute_resolved";
 
 /// How the other parts of an order stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
     /// Its escrow.
     pub escrow: EscrowStatus,
     /// Whether its seller has said that the goods are on their way.
     pub was_sent: bool,
+    /// The listings that it is of.
+    pub listings: BTreeSet<ListingId>,
 }
 
 /// The commands that follow from an event of an order whose other parts stand so.
-pub fn follow(event: &OrderEvent, parts: Parts, now: Timestamp) -> Vec<MarketCommand> {
-    let Parts { escrow, was_sent } = parts;
+pub fn follow(event: &OrderEvent, parts: &Parts, now: Timestamp) -> Vec<MarketCommand> {
+    let escrow = parts.escrow;
     match event {
-        OrderEvent::SettlementDue(event) if was_sent => vec![let_go(event.order_id, now)],
+        OrderEvent::SettlementDue(event) if parts.was_sent => vec![let_go(event.order_id, now)],
         OrderEvent::SettlementDue(event) => vec![never_sent(event.order_id, now)],
         OrderEvent::ReturnRefused(event) => {
             caught_up(event.order_id, event.status, escrow, now).into_iter().collect()
@@ -49,7 +56,7 @@ pub fn follow(event: &OrderEvent, parts: Parts, now: Timestamp) -> Vec<MarketCom
             commands.extend(caught_up(event.order_id, event.status, escrow, now));
             commands
         }
-        OrderEvent::DisputeResolved(event) => resolved(event, now),
+        OrderEvent::DisputeResolved(event) => resolved(event, parts, now),
         _ => Vec::new(),
     }
 }
@@ -104,7 +111,24 @@ fn taken_back(event: &OrderReturned, now: Timestamp) -> Vec<MarketCommand> {
     commands
 }
 
-fn resolved(event: &OrderDisputeResolved, now: Timestamp) -> Vec<MarketCommand> {
+/// What was never sent is not sent any more, and can be sold again.
+fn called_off(
+    order_id: OrderId,
+    listings: &BTreeSet<ListingId>,
+    now: Timestamp,
+) -> impl Iterator<Item = MarketCommand> + '_ {
+    let (shipment_id, reason) = (ShipmentId::of(order_id), DISPUTE_RESOLVED.to_owned());
+    let cancel = ShipmentCommand::Cancel { shipment_id, order_id, reason, now };
+    let release = move |listing_id: &ListingId| {
+        let (listing_id, reason) = (*listing_id, DISPUTE_RESOLVED.to_owned());
+        let release = ListingCommand::Release { listing_id, order_id, reason, now };
+        MarketCommand::Listing(listing_id, release)
+    };
+    std::iter::once(MarketCommand::Shipment(shipment_id, cancel))
+        .chain(listings.iter().map(release))
+}
+
+fn resolved(event: &OrderDisputeResolved, parts: &Parts, now: Timestamp) -> Vec<MarketCommand> {
     let order_id = event.order_id;
     let mut commands: Vec<_> = event
         .refund_id
@@ -113,6 +137,8 @@ fn resolved(event: &OrderDisputeResolved, now: Timestamp) -> Vec<MarketCommand> 
         .collect();
     if event.status != OrderStatus::Refunded {
         commands.push(let_go(order_id, now));
+    } else if !parts.was_sent {
+        commands.extend(called_off(order_id, &parts.listings, now));
     }
     commands
 }

@@ -37,6 +37,7 @@ use super::notification::{
     Audience, Channel, NewNotification, Notification, NotificationCommand, Params,
 };
 use super::order::{Order, OrderCommand, OrderItem, OrderPromotion, PaymentMethod, SagaDefinition};
+use super::order_progress::DISPUTE_RESOLVED;
 use super::payment::{Payment, PaymentCommand};
 use super::promotion::{Promotion, PromotionCommand, RedemptionFailure};
 use super::shipment::{Shipment, ShipmentCommand};
@@ -369,6 +370,12 @@ impl Saga for OrderSaga {
                 (field::<RefundId>(data, "refund_id")? == whole).then_some(Fact::Refunded)?
             }
             "shipment.created" => Fact::ShipmentCreated,
+            // So is a shipment called off when a dispute is over.
+            "shipment.cancelled"
+                if data.get("reason").and_then(Value::as_str) == Some(DISPUTE_RESOLVED) =>
+            {
+                return None;
+            }
             "shipment.cancelled" => Fact::ShipmentCancelled,
             "notification.email.sent" if is_confirmation(data) => Fact::Told,
             "notification.email.failed" if is_confirmation(data) => {

@@ -516,12 +516,18 @@ async fn get_dispute(
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
     let order = seen(&app, &call, &id).await?;
-    let orders = app.runtime().aggregate::<Order>();
-    let mut body = orders.read(order.uuid(), dispute).await?.value.ok_or_else(undisputed)?;
-    if let Some(refund) = &mut body.refund {
-        refund.stands(&refunds(&app, order).await?);
-    }
+    let body = dispute_of(&app, order).await?.ok_or_else(undisputed)?;
     Ok(composed(&body, &theirs))
+}
+
+/// The dispute about an order, as it stands, if there is or was one.
+pub(super) async fn dispute_of(app: &App, order: OrderId) -> Result<Option<DisputeBody>, ApiError> {
+    let orders = app.runtime().aggregate::<Order>();
+    let mut found = orders.read(order.uuid(), dispute).await?.value;
+    if let Some(refund) = found.as_mut().and_then(|body| body.refund.as_mut()) {
+        refund.stands(&refunds(app, order).await?);
+    }
+    Ok(found)
 }
 
 /// The orders that are disputed
@@ -563,7 +569,8 @@ impl FromFields for DisputeDecision {
 /// Decide a dispute
 ///
 /// A part of the money or all of it goes back to the buyer, and what is left is released to the
-/// seller at once. There is no second decision.
+/// seller at once. There is no second decision. When all goes back for what was never sent, the
+/// shipment is called off and the goods can be bought again.
 #[utoipa::path(post, path = "/admin/orders/{id}/dispute/resolve", tag = "admin",
     params(("id" = String, Path)), request_body = DisputeDecision,
     responses((status = 200, description = "The dispute as it is now", body = DisputeBody)))]

@@ -661,12 +661,13 @@ impl Market {
                 let data: serde_json::Value = serde_json::from_str(&event.encode()).unwrap();
                 let order = OrderId(data["order_id"].as_str().unwrap().parse().unwrap());
                 let escrow = self.escrows[&EscrowId::of(order).uuid()].details.as_ref();
-                let shipment = &self.shipments[&ShipmentId::of(order).uuid()];
+                let items = &self.orders[&order.uuid()].details.as_ref().unwrap().items;
                 let parts = Parts {
                     escrow: escrow.unwrap().status,
-                    was_sent: shipment.details.as_ref().unwrap().dispatched_at.is_some(),
+                    was_sent: self.was_sent(order),
+                    listings: items.iter().map(|item| item.listing_id).collect(),
                 };
-                order_progress::follow(event, parts, now)
+                order_progress::follow(event, &parts, now)
             }
             _ => Vec::new(),
         };
@@ -771,6 +772,11 @@ impl Market {
         self.orders[&order.uuid()].details.as_ref().unwrap().status
     }
 
+    fn was_sent(&self, order: OrderId) -> bool {
+        let shipment = self.shipments[&ShipmentId::of(order).uuid()].details.as_ref();
+        shipment.unwrap().dispatched_at.is_some()
+    }
+
     fn buy(&mut self) {
         let order_id = OrderId(self.id());
         let (who, both) = (self.lots.below(2) as u128, self.lots.percent(40));
@@ -855,13 +861,18 @@ impl Market {
     }
 
     fn ship(&mut self) {
-        let shipped = |it: &OrderId| self.status(*it) == OrderStatus::Shipped;
-        let orders: Vec<_> = self.placed().into_iter().filter(shipped).collect();
+        // A seller may not have heard yet that the money goes back.
+        let may_be_sent =
+            |it: &OrderId| matches!(self.status(*it), OrderStatus::Shipped | OrderStatus::Refunded);
+        let orders: Vec<_> = self.placed().into_iter().filter(may_be_sent).collect();
         let Some(order) = self.lots.one_of(&orders) else { return };
         let id = ShipmentId::of(order);
         let now = self.now;
         let dispatch = ShipmentCommand::Dispatch { caller: as_seller(), now };
-        self.do_it(MarketCommand::Shipment(id, dispatch)).unwrap();
+        if let Err(code) = self.do_it(MarketCommand::Shipment(id, dispatch)) {
+            assert_eq!((code, self.status(order)), ("shipment_cancelled", OrderStatus::Refunded));
+            return;
+        }
         if self.lots.percent(30) {
             return;
         }
@@ -1016,7 +1027,9 @@ impl Market {
                 .map_or(0, |it| it.amount - it.refunds.values().sum::<i64>());
             let kept = match details.status {
                 S::Completed | S::Returned | S::Refunded => {
-                    for item in &details.items {
+                    // What was never sent is there to be sold, once nobody pays for it.
+                    let was_sent = self.was_sent(id) || details.status != S::Refunded;
+                    for item in details.items.iter().filter(|_| was_sent) {
                         *sold.entry(item.listing_id).or_default() += item.quantity;
                     }
                     details.kept()

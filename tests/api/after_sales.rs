@@ -276,6 +276,44 @@ async fn a_refused_return_can_be_disputed_and_an_administrator_decides() {
     server.finish().await;
 }
 
+/// S0-83: what never left can be bought again when all of the money goes back; what left cannot.
+#[tokio::test]
+async fn what_was_never_sent_is_offered_again_when_the_money_goes_back() {
+    let server = Server::start().await;
+    let mut sale = server.sale(1, 1, "sandbox").await;
+    let refund_all = async |sale: &Sale| {
+        let order = &sale.order.id;
+        server.order_eventually(order, "SHIPPED").await;
+        let body = json!({ "reason": "not_received" });
+        sale.buyer.client.post(&format!("/api/v1/orders/{order}/dispute"), &body).await.expect(201);
+        let body = json!({ "refund_amount": PRICE, "reason": "Nothing has arrived." });
+        let path = format!("/api/v1/admin/orders/{order}/dispute/resolve");
+        server.admin().post(&path, &body).await.expect(200);
+        server.order_eventually(order, "REFUNDED").await;
+        books(&server).await;
+    };
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    assert_eq!(server.listing_now(&sale.listing_id).await["status"], "SOLD");
+    let called_off = shipment(&server, &sale).await;
+    refund_all(&sale).await;
+    assert_eq!(server.stock(&sale.listing_id).await, (1, 0, 0));
+    assert_eq!(server.listing_now(&sale.listing_id).await["status"], "ACTIVE");
+    let events = server.events(&format!("aggregateId={}", sale.listing_id)).await;
+    for event_type in ["inventory.released", "listing.relisted"] {
+        assert!(types_of(&events).contains(&event_type), "{event_type}: {:?}", types_of(&events));
+    }
+    // It cannot be sent any more.
+    let dispatch = format!("/api/v1/shipments/{called_off}/dispatch");
+    let late = sale.seller.client.post(&dispatch, &json!({})).await;
+    late.problem(409, "shipment_cancelled");
+
+    sale.order = server.place_order(&sale.buyer.client, &sale.listing_id, 1, "sandbox").await;
+    sent(&server, &sale).await;
+    refund_all(&sale).await;
+    assert_eq!(server.stock(&sale.listing_id).await, (0, 0, 1));
+    server.finish().await;
+}
+
 /// The escrow does not wait for ever: thirty days after the shipment, seven after the delivery. A
 /// dispute stops the clock.
 #[tokio::test]

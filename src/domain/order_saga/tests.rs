@@ -262,6 +262,16 @@ fn only_the_owner_of_an_event_type_is_believed() {
     assert_eq!(event_fact("notification.email.sent", "notification", data), None);
 }
 
+#[test]
+fn a_shipment_that_a_dispute_called_off_is_not_the_sagas() {
+    let cancelled = |reason: &str| {
+        let data = serde_json::json!({ "order_id": order(1), "reason": reason });
+        event_fact("shipment.cancelled", "shipment", data).map(|(_, fact)| fact)
+    };
+    assert_eq!(cancelled(ORDER_CANCELLED), Some(Fact::ShipmentCancelled));
+    assert_eq!(cancelled(DISPUTE_RESOLVED), None);
+}
+
 /// Plays the runtime: sends the commands of each step to real aggregates, settles the payment as
 /// `settle` says, and feeds every event back as it would be stored.
 struct Market {
@@ -338,6 +348,7 @@ impl Market {
                 sku: None,
                 quantity: stock,
                 images: Vec::new(),
+                images_max: 0,
                 draft: false,
                 now: at(0),
             };
@@ -348,7 +359,6 @@ impl Market {
             items.push(Wanted {
                 listing_id,
                 seller_id: user(SELLER),
-                images_max: 0,
                 status: ListingStatus::Active,
                 sku: "SKU".into(),
                 unit_price: dong(500),
