@@ -21,8 +21,8 @@ use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id, wrong};
 use super::problem::ApiError;
 use super::{App, PROJECTION_POSITION};
-use crate::domain::activity::{Activity, ActivityCommand};
-use crate::domain::ids::{ReportId, ReportingId};
+use crate::domain::activity::{ActionRecorded, Activity, ActivityCommand, ActivityEvent};
+use crate::domain::ids::{ReportId, ReportingId, UserId};
 use crate::domain::registry;
 use crate::domain::reporting::{ReportFigure, ReportGenerated, Reporting};
 use crate::projections::analytics::{Metric, Point, Span, Value};
@@ -30,6 +30,8 @@ use crate::projections::{ANALYTICS_VIEW, EVENTS_INDEX, REVIEWS_VIEW};
 
 /// The most steps of one answer, and how many there are when nobody says from when.
 const STEPS_MAX: i64 = 1_500;
+/// Actions of somebody that are read at a time.
+const ACTIONS_PAGE: usize = 200;
 /// The context and the service of a type that publishers outside registered.
 const OUTSIDE: &str = "outside";
 
@@ -271,14 +273,14 @@ async fn business_metrics(
         let known: Vec<_> = Metric::all().map(|metric| metric.name).collect();
         wrong("name", &format!("must be one of {}", known.join(", ")))
     })?;
-    let seller = params.parsed::<crate::domain::ids::UserId>("seller_id")?;
+    let seller = params.parsed::<UserId>("seller_id")?;
     if seller.is_some() && !metric.is_of_sellers() {
         return Err(wrong("seller_id", "this figure is not one of orders or reviews"));
     }
     let (bucket, step_ms) = bucket(&params)?;
     let span = span(&app, &params, step_ms)?;
     app.includes(metric.projection(), &params).await?;
-    let seller = seller.map(crate::domain::ids::UserId::uuid);
+    let seller = seller.map(UserId::uuid);
     let body = figure(&app, metric, (bucket, span), seller).await?;
     let rows = (&["at", "value", "currency"][..], &body.data[..]);
     Ok(rendered(&app, metric.projection(), form, metric.name, &body, rows))
@@ -503,6 +505,37 @@ impl FromFields for NewAction {
 pub struct RecordedAction {
     /// How many of the caller's actions were noted by now.
     pub recorded: u64,
+}
+
+/// An action as it was noted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ActionBody {
+    /// What was done.
+    #[schema(example = "page_viewed")]
+    pub action: String,
+    /// To what.
+    pub subject: Option<String>,
+    /// When it was noted.
+    #[schema(format = DateTime)]
+    pub recorded_at: String,
+}
+
+/// All that was noted of what somebody did, the latest first.
+pub(super) async fn all_actions_of(app: &App, user: UserId) -> Result<Vec<ActionBody>, ApiError> {
+    let (journal, id) = (app.runtime().journal(), Activity::id_of(user));
+    let (mut all, mut after) = (Vec::new(), 0);
+    loop {
+        let events = journal.read_aggregate(id, after, ACTIONS_PAGE).await?;
+        let Some(last) = events.last() else { break };
+        after = last.aggregate_version;
+        for event in &events {
+            let ActivityEvent::Recorded(ActionRecorded { action, subject, recorded_at, .. }) =
+                journal.decode(event).await?;
+            all.push(ActionBody { action, subject, recorded_at: recorded_at.to_string() });
+        }
+    }
+    all.reverse();
+    Ok(all)
 }
 
 /// Note what the caller did

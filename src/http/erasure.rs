@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::App;
 use super::address_book::{self, SavedAddressBody};
-use super::after_sales::{self, ReturnBody};
+use super::after_sales::{self, DisputeBody, ReturnBody};
+use super::analytics::{self, ActionBody};
 use super::answer::{Answer, nothing_after};
 use super::api_keys;
 use super::body::{Fields, FromFields, Reason, Unread};
@@ -199,6 +200,8 @@ pub struct ExportBody {
     pub listings: Vec<ListingBody>,
     /// What was bought and is to come back, or did.
     pub returns: Vec<ReturnBody>,
+    /// The disputes about what was bought.
+    pub disputes: Vec<DisputeBody>,
     /// What the user wrote about orders, hidden or not.
     pub reviews_written: Vec<ReviewBody>,
     /// What is shown of others' words about the user as a seller.
@@ -221,6 +224,8 @@ pub struct ExportBody {
     pub api_keys: Vec<ServiceTokenBody>,
     /// What the user was told. A mail's words are in the mailbox only.
     pub notifications: Vec<NotificationBody>,
+    /// What pages and apps told of what the user did.
+    pub actions: Vec<ActionBody>,
 }
 
 /// All orders that match, the newest first.
@@ -230,7 +235,8 @@ async fn all_orders(app: &App, filter: &OrderFilter) -> Result<Vec<OrderRow>, Ap
 }
 
 async fn all_listings(app: &App, user: UserId) -> Result<Vec<ListingBody>, ApiError> {
-    let filter = &ListingFilter { seller_id: Some(user.uuid()), ..ListingFilter::default() };
+    let seller_id = Some(user.uuid());
+    let filter = &ListingFilter { seller_id, drafts: true, ..ListingFilter::default() };
     let page = |before| app.reads().listings(filter, before, PAGE);
     let mut all = Vec::new();
     for row in pages::all(page, |row| (row.created_at.millis(), row.listing_id)).await? {
@@ -283,23 +289,29 @@ async fn reviews_received(app: &App, user: UserId) -> Result<Vec<ReviewBody>, Ap
     Ok(all)
 }
 
-/// What the user bought, with what came of it: the orders, the returns, the reviews.
-async fn bought(
-    app: &App,
-    user: UserId,
-) -> Result<(Vec<OrderBody>, Vec<ReturnBody>, Vec<ReviewBody>), ApiError> {
+/// What the user bought, with what came of it.
+#[derive(Default)]
+struct Bought {
+    orders: Vec<OrderBody>,
+    returns: Vec<ReturnBody>,
+    disputes: Vec<DisputeBody>,
+    reviews: Vec<ReviewBody>,
+}
+
+async fn bought(app: &App, user: UserId) -> Result<Bought, ApiError> {
     let buys = OrderFilter { buyer_id: Some(user.uuid()), ..OrderFilter::default() };
-    let (mut orders, mut returns, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bought = Bought::default();
     for row in all_orders(app, &buys).await? {
         let order = OrderId(row.order_id);
         let body = orders::current(app, order).await?;
-        returns.extend(after_sales::returns_of(app, order).await?);
+        bought.returns.extend(after_sales::returns_of(app, order).await?);
+        bought.disputes.extend(after_sales::dispute_of(app, order).await?);
         if let Some(id) = body.review_id {
-            written.extend(review(app, id).await?);
+            bought.reviews.extend(review(app, id).await?);
         }
-        orders.push(body);
+        bought.orders.push(body);
     }
-    Ok((orders, returns, written))
+    Ok(bought)
 }
 
 /// The views that an export reads.
@@ -344,7 +356,7 @@ async fn export_user(
     for view in VIEWS {
         app.projected_all(view).await?;
     }
-    let (orders, returns, reviews_written) = bought(&app, user).await?;
+    let Bought { orders, returns, disputes, reviews } = bought(&app, user).await?;
     let sells = OrderFilter { seller_id: Some(user.uuid()), ..OrderFilter::default() };
     let sales = all_orders(&app, &sells).await?.into_iter().map(OrderSummary::from).collect();
     let favourites = all_interests(&app, user, InterestKind::Listing).await?;
@@ -356,7 +368,8 @@ async fn export_user(
         sales,
         listings: all_listings(&app, user).await?,
         returns,
-        reviews_written,
+        disputes,
+        reviews_written: reviews,
         reviews_received: reviews_received(&app, user).await?,
         promotions: promotions::all_of(&app, &call, user).await?,
         payouts: ledger::all_payouts_of(&app, user).await?,
@@ -367,5 +380,6 @@ async fn export_user(
         sessions: sessions::all_of(&app, &call, user).await?,
         api_keys: api_keys::all_of(&app, user).await?,
         notifications: all_notifications(&app, &call, user).await?,
+        actions: analytics::all_actions_of(&app, user).await?,
     }))
 }

@@ -40,8 +40,8 @@ pub async fn forget(runtime: &Runtime, person: Uuid) -> Result<(), Unavailable> 
 impl Erasures {
     async fn withdraw(&self, runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
         caught_up(runtime, LISTINGS_VIEW).await?;
-        let filter =
-            ListingFilter { seller_id: Some(event.aggregate_id), ..ListingFilter::default() };
+        let seller_id = Some(event.aggregate_id);
+        let filter = ListingFilter { seller_id, drafts: true, ..ListingFilter::default() };
         let mut before = None::<(i64, Uuid)>;
         loop {
             let rows = self.0.listings(&filter, before, PAGE).await?;

@@ -45,6 +45,13 @@ async fn finish_order(server: &Server, seller: &Person, buyer: &Person, order: &
     server.order_eventually(order, "COMPLETED").await;
 }
 
+/// Something that a seller has yet to publish.
+async fn draft_of(server: &Server, seller: &Person) -> String {
+    let mut offer = server.offer(1).await;
+    offer["draft"] = json!(true);
+    seller.client.post("/api/v1/listings", &offer).await.expect(201).text("listing_id")
+}
+
 const SECRETS: [&str; 5] =
     ["bea@example.com", "Larkspur", "Aunt Agatha", "+84901234567", "Bea has a long password"];
 
@@ -125,6 +132,7 @@ async fn a_seller_who_is_forgotten_sells_nothing_any_more() {
     let server = Server::start().await;
     let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
     let listings = [server.listing(&sam, 3).await, server.listing(&sam, 1).await];
+    let draft = draft_of(&server, &sam).await;
     // Nobody forgets others but an administrator, who says why.
     let reason = json!({ "reason": "fraud, as the court has found" });
     erase(&bea.client, &sam.user_id, reason.clone()).await.problem(403, "forbidden");
@@ -143,6 +151,13 @@ async fn a_seller_who_is_forgotten_sells_nothing_any_more() {
         })
         .await;
     }
+    // What nobody has seen yet is not left over either.
+    let draft = format!("/api/v1/listings/{draft}");
+    eventually("the draft to be archived", || async {
+        let draft = server.admin().get(&draft).await.expect(200);
+        (draft["status"] == "ARCHIVED").then_some(())
+    })
+    .await;
     let profile = format!("/api/v1/users/{}/seller-profile", sam.user_id);
     let profile = server.admin().get(&profile).await.expect(200);
     for name in ["business_address", "business_phone"] {
@@ -257,6 +272,14 @@ async fn people_take_along_what_came_of_their_orders() {
     let path = format!("/api/v1/orders/{order}/returns");
     bea.client.post(&path, &json!({ "reason": "damaged" })).await.expect(201);
     let second = server.delivered(&bea.client, &listing).await;
+    let dispute = json!({ "reason": "other", "comment": "It squeaks." });
+    let path = format!("/api/v1/orders/{second}/dispute");
+    bea.client.post(&path, &dispute).await.expect(201);
+    for action in ["page_viewed", "image_enlarged"] {
+        let action = json!({ "action": action, "subject": listing });
+        bea.client.post("/api/v1/analytics/events", &action).await.expect(202);
+    }
+    let draft = draft_of(&server, &sam).await;
     server.at_rest().await;
     let payout = json!({
         "amount": 1,
@@ -265,6 +288,14 @@ async fn people_take_along_what_came_of_their_orders() {
     sam.client.post("/api/v1/me/payouts", &payout).await.expect(201);
     let bea = bea.client.get("/api/v1/users/me/export").await.expect(200);
     assert_eq!(bea["orders"].as_array().unwrap().len(), 2, "{second}");
+    let [disputed] = &bea["disputes"].as_array().unwrap()[..] else { panic!("{bea:?}") };
+    assert_eq!(
+        (&disputed["order_id"], &disputed["comment"]),
+        (&json!(second), &dispute["comment"])
+    );
+    let [last, first] = &bea["actions"].as_array().unwrap()[..] else { panic!("{bea:?}") };
+    assert_eq!((&first["action"], &first["subject"]), (&json!("page_viewed"), &json!(listing)));
+    assert_eq!(last["action"], "image_enlarged");
     assert_eq!(bea["returns"][0]["order_id"], order.as_str());
     assert_eq!(bea["reviews_written"][0]["comment"], "Rides well.");
     assert_eq!(bea["favourites"][0]["listing_id"], listing.as_str());
@@ -274,6 +305,10 @@ async fn people_take_along_what_came_of_their_orders() {
     assert_eq!(bea["payouts"], json!([]));
     let sam = sam.client.get("/api/v1/users/me/export").await.expect(200);
     assert_eq!(sam["reviews_received"][0]["rating"], 4);
+    assert_eq!((&sam["disputes"], &sam["actions"]), (&json!([]), &json!([])));
+    let mut of_sam = sam["listings"].as_array().unwrap().iter();
+    let draft = of_sam.find(|of| of["listing_id"] == draft.as_str()).unwrap();
+    assert_eq!(draft["status"], "DRAFT");
     assert_eq!(sam["promotions"][0]["code"], "TAKE-5");
     assert_eq!(sam["payouts"][0]["destination"]["holder"], "Sam Tester");
     server.finish().await;
