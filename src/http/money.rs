@@ -26,25 +26,42 @@ impl From<Money> for MoneyBody {
     }
 }
 
-/// Money as `{amount, currency}`, or as a whole number beside a member `currency`.
-pub(super) fn optional_money(fields: &mut Fields<'_>, name: &'static str) -> Option<Money> {
+/// A price as somebody saw it. Without a currency it is in whichever the price is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SeenPrice {
+    amount: i64,
+    currency: Option<Currency>,
+}
+
+impl SeenPrice {
+    /// Whether this is the price.
+    pub fn is(self, price: Money) -> bool {
+        let same_currency = self.currency.is_none_or(|currency| currency == price.currency);
+        self.amount == price.amount && same_currency
+    }
+}
+
+/// A price as `{amount, currency}`, or as a whole number beside a member `currency`.
+pub(super) fn seen_price(fields: &mut Fields<'_>, name: &'static str) -> Option<SeenPrice> {
     let value = fields.value(name)?;
+    let currency = |fields: &mut Fields<'_>| match fields.value("currency") {
+        Some(_) => fields.optional_parsed(&["currency"]).map(Some),
+        None => Some(None),
+    };
     if !value.is_object() {
-        let amount = fields.optional_integer(&[name]);
-        let currency = match fields.value("currency") {
-            Some(_) => fields.optional_parsed(&["currency"])?,
-            None => CURRENCY_DEFAULT,
-        };
-        return Some(Money::new(amount?, currency));
+        let (amount, currency) = (fields.optional_integer(&[name]), currency(fields));
+        return Some(SeenPrice { amount: amount?, currency: currency? });
     }
     fields.optional_object(&[name], |money| {
-        let amount = money.integer(&["amount"]);
-        let currency = match money.value("currency") {
-            Some(_) => money.optional_parsed(&["currency"])?,
-            None => CURRENCY_DEFAULT,
-        };
-        Some(Money::new(amount?, currency))
+        let (amount, currency) = (money.integer(&["amount"]), currency(money));
+        Some(SeenPrice { amount: amount?, currency: currency? })
     })
+}
+
+/// Money in the same forms, and in the default currency where none is said.
+pub(super) fn optional_money(fields: &mut Fields<'_>, name: &'static str) -> Option<Money> {
+    let SeenPrice { amount, currency } = seen_price(fields, name)?;
+    Some(Money::new(amount, currency.unwrap_or(CURRENCY_DEFAULT)))
 }
 
 /// The same where it must be there.
@@ -66,6 +83,32 @@ mod tests {
     impl FromFields for Priced {
         fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
             money(fields, "price").map(Self)
+        }
+    }
+
+    #[derive(Debug)]
+    struct Seen(SeenPrice);
+
+    impl FromFields for Seen {
+        fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
+            seen_price(fields, "price").map(Self)
+        }
+    }
+
+    #[test]
+    fn a_price_that_was_seen_has_the_currency_that_was_said() {
+        let dollars = Money::new(1_000, Currency::Usd);
+        let is = |text: &str| read::<Seen>(text.as_bytes()).unwrap().body.0.is(dollars);
+        for (text, same) in [
+            (r#"{"price":1000}"#, true),
+            (r#"{"price":999}"#, false),
+            (r#"{"price":{"amount":1000}}"#, true),
+            (r#"{"price":{"amount":1000,"currency":"USD"}}"#, true),
+            (r#"{"price":{"amount":1000,"currency":"VND"}}"#, false),
+            (r#"{"price":1000,"currency":"VND"}"#, false),
+            (r#"{"price":1000,"currency":"USD"}"#, true),
+        ] {
+            assert_eq!(is(text), same, "{text}");
         }
     }
 

@@ -21,7 +21,7 @@ use super::body::{Fields, FromFields, Reason, Unread, Valid};
 use super::call::{Call, SignedIn};
 use super::conditional::{IfNoneMatch, version_tag};
 use super::listings::{Offer, listing_by_sku, offer};
-use super::money::{MoneyBody, optional_money};
+use super::money::{MoneyBody, SeenPrice, seen_price};
 use super::params::{Params, path_id};
 use super::prefer::{self, Prefer};
 use super::problem::ApiError;
@@ -29,7 +29,7 @@ use super::promotions;
 use crate::domain::escrow::{Escrow, EscrowDetails, EscrowStatus};
 use crate::domain::ids::{AddressId, EscrowId, ListingId, OrderId, PaymentId, ReservationId};
 use crate::domain::listing::ListingStatus;
-use crate::domain::money::{Currency, Money};
+use crate::domain::money::Currency;
 use crate::domain::order::{
     Address, ITEMS_MAX, Order, OrderCommand, OrderDetails, OrderPromotion, OrderStatus,
     PaymentMethod, Placement, SagaDefinition, Wanted,
@@ -101,9 +101,10 @@ pub struct NewItem {
     /// How many units.
     #[schema(minimum = 1)]
     pub quantity: u32,
-    /// The price of one that the buyer saw; another one now is 409 `price_changed`.
+    /// The price of one that the buyer saw; another one now is 409 `price_changed`, and so is another
+    /// currency, if one is said.
     #[schema(value_type = Option<MoneyBody>)]
-    pub unit_price: Option<Money>,
+    pub(super) unit_price: Option<SeenPrice>,
 }
 
 /// Where to deliver to.
@@ -228,7 +229,7 @@ fn item(fields: &mut Fields<'_>) -> Option<NewItem> {
     let named = fields.has(names) || sku.is_none();
     let listing_id = if named { Some(fields.parsed(names)) } else { None };
     let quantity = fields.count(&["quantity"]);
-    let unit_price = optional_money(fields, "unit_price");
+    let unit_price = seen_price(fields, "unit_price");
     let listing_id = match listing_id {
         Some(given) => Some(given?),
         None => None,
@@ -623,7 +624,7 @@ pub(super) async fn for_buyer(
         let detail = format!("the listing {listing} cannot be bought now");
         return Err(ApiError::conflict("listing_unavailable", detail));
     }
-    if item.unit_price.is_some_and(|seen| seen.amount != offer.price.amount) {
+    if item.unit_price.is_some_and(|seen| !seen.is(offer.price)) {
         let detail = format!("the listing {listing} has another price now");
         return Err(ApiError::conflict("price_changed", detail));
     }

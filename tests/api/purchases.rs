@@ -399,6 +399,14 @@ async fn what_is_known_at_the_door_is_refused_there() {
     let mut body = wish(&listing, 1, "sandbox");
     body["items"][0]["unit_price"] = json!({ "amount": 1, "currency": "VND" });
     order(body).await.problem(409, "price_changed");
+    // So many of another currency is another price, wherever it is bought.
+    let mut body = wish(&listing, 1, "sandbox");
+    body["items"][0]["unit_price"] = json!({ "amount": PRICE, "currency": "USD" });
+    order(body.clone()).await.problem(409, "price_changed");
+    let keyed = bea.client.keyed("another-currency");
+    keyed.post("/api/v1/checkouts", &body).await.problem(409, "price_changed");
+    body["items"][0]["unit_price"] = json!({ "amount": PRICE, "currency": "VND" });
+    order(body).await.expect(201);
     let mut body = wish(&listing, 1, "sandbox");
     let other = server.listing(&tom, 1).await;
     body["items"] = json!([
