@@ -17,6 +17,8 @@ use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::category::{Category, CategoryCommand};
 use crate::domain::ids::CategoryId;
+use crate::domain::text::SLUG_MAX;
+use crate::domain::words::folded_words;
 
 /// The projection that lists rest on.
 const VIEW: &str = "categories-view";
@@ -36,7 +38,7 @@ pub struct NewCategory {
     #[schema(max_length = 100, example = "Second-hand books")]
     pub name: String,
     /// Its name in links; made from the name when absent.
-    #[schema(max_length = 64, example = "second-hand-books")]
+    #[schema(value_type = Option<String>, max_length = 64, example = "second-hand-books")]
     pub slug: String,
 }
 
@@ -44,14 +46,28 @@ impl FromFields for NewCategory {
     fn from_fields(fields: &mut Fields<'_>) -> Option<Self> {
         let (name, slug) = (fields.text(&["name"]), fields.optional_text(&["slug"]));
         let name = name?;
-        Some(Self { slug: slug.unwrap_or_else(|| slug_of(&name)), name })
+        let slug = slug.or_else(|| slug_of(&name));
+        if slug.is_none() {
+            let detail = "has no words for a link: use letters of a to z or digits, or send a slug";
+            fields.error("name", "no_slug", detail);
+        }
+        Some(Self { slug: slug?, name })
     }
 }
 
-fn slug_of(name: &str) -> String {
-    let words = name.to_lowercase();
-    let words = words.split(|character: char| !character.is_ascii_alphanumeric());
-    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-")
+/// A name in links, of as many words as fit; none: no letter or digit is left of it.
+fn slug_of(name: &str) -> Option<String> {
+    let folded = folded_words(name);
+    let words = folded.split(|character: char| !character.is_ascii_alphanumeric());
+    let mut slug = String::new();
+    for word in words.filter(|word| !word.is_empty()) {
+        let hyphen = if slug.is_empty() { "" } else { "-" };
+        if slug.len() + hyphen.len() + word.len() > SLUG_MAX {
+            break;
+        }
+        slug.extend([hyphen, word]);
+    }
+    (!slug.is_empty()).then_some(slug)
 }
 
 /// A category.
@@ -185,6 +201,20 @@ mod tests {
 
     #[test]
     fn a_slug_is_made_from_the_name() {
-        assert_eq!(slug_of("Second-hand  Books & more"), "second-hand-books-more");
+        let long = format!("{} {}", "books ".repeat(10), "x".repeat(9));
+        let cut = ["books"; 10].join("-");
+        for (name, slug) in [
+            ("Second-hand  Books & more", Some("second-hand-books-more")),
+            ("Đồ cũ", Some("do-cu")),
+            ("Điện thoại & Máy tính bảng", Some("dien-thoai-may-tinh-bang")),
+            ("Café Größe", Some("cafe-grosse")),
+            ("Книги 2", Some("2")),
+            ("Книги", None),
+            ("?!", None),
+            (" ", None),
+            (&long, Some(cut.as_str())),
+        ] {
+            assert_eq!(slug_of(name).as_deref(), slug, "{name}");
+        }
     }
 }

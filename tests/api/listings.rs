@@ -297,3 +297,20 @@ async fn a_seller_knows_what_listings_begin_with_and_how_many_there_are() {
     assert_eq!(server.visitor().get(&profile).await.expect(200)["listing_count"], 4);
     server.finish().await;
 }
+
+/// A name in links is made of the name in any language that has letters for it.
+#[tokio::test]
+async fn a_category_has_a_slug_of_its_name() {
+    let server = Server::start().await;
+    let open = async |body| server.admin().post("/api/v1/categories", &body).await;
+    let made = open(json!({ "name": "Đồ cũ" })).await.expect(201);
+    assert_eq!((&made["name"], &made["slug"]), (&json!("Đồ cũ"), &json!("do-cu")));
+    for name in ["Книги", "!?", ""] {
+        assert_eq!(open(json!({ "name": name })).await.pointers(), ["/name"], "{name}");
+    }
+    let given = open(json!({ "name": "Книги", "slug": "knigi" })).await.expect(201);
+    assert_eq!(given["slug"], "knigi");
+    let wrong = open(json!({ "name": "Книги", "slug": "Книги" })).await;
+    assert_eq!(wrong.pointers(), ["/slug"]);
+    server.finish().await;
+}
