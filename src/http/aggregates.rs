@@ -5,7 +5,6 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use serde_json::Value;
-use souk_actors::journal::codec::Reveal;
 use souk_actors::runtime::{AsOf, StateError, Step};
 use souk_actors::world::Timestamp;
 use utoipa::ToSchema;
@@ -151,7 +150,7 @@ fn version(params: &Params) -> Result<Option<i64>, ApiError> {
     responses((status = 200, description = "The state", body = AggregateBody)))]
 async fn get_aggregate(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(path): Path<(String, String)>,
     params: Params,
     theirs: IfNoneMatch,
@@ -159,7 +158,7 @@ async fn get_aggregate(
     let as_of = as_of(&params, app.now())?;
     let named = Named::read(path)?;
     let states = app.runtime().states();
-    let found = states.at(&named.kind, named.id, as_of, Reveal::Clear).await;
+    let found = states.at(&named.kind, named.id, as_of, call.reveal()).await;
     let found = found.map_err(|error| named.refusal(&app, error))?;
     let event = found.event;
     let quarantined = app.runtime().quarantine(&named.kind, named.id).is_some();
@@ -185,7 +184,7 @@ async fn get_aggregate(
     responses((status = 200, description = "A page of its events", body = Page<ChangeBody>)))]
 async fn get_aggregate_history(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path(path): Path<(String, String)>,
     params: Params,
     theirs: IfNoneMatch,
@@ -203,7 +202,7 @@ async fn get_aggregate_history(
         let changes = step.states.map(|(before, after)| json_patch::diff(before, after));
         steps.push((step.event.clone(), changes.map_err(str::to_owned)));
     };
-    let shown = states.steps(&named.kind, named.id, page, Reveal::Clear, &mut visit).await;
+    let shown = states.steps(&named.kind, named.id, page, call.reveal(), &mut visit).await;
     shown.map_err(|error| named.refusal(&app, error))?;
     let has_more = steps.len() > limit;
     steps.truncate(limit);
@@ -215,7 +214,7 @@ async fn get_aggregate_history(
             Err(why) => (None, Some(why)),
         };
         let version = event.aggregate_version;
-        let event = write(&app, &event, Form::Native, Reveal::Clear).await?;
+        let event = write(&app, &event, Form::Native, call.reveal()).await?;
         data.push(ChangeBody { version, event, changes, unreadable });
     }
     let next_cursor =

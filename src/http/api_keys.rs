@@ -37,7 +37,8 @@ pub struct NewApiKey {
     pub name: String,
     /// What it may do as you: `profile`, `listings`, `orders`, `promotions`, `payouts`, `reviews`,
     /// `interests` and `notifications`, each with `:read` or `:write`; for administrators also
-    /// `admin:read` and `admin:write`. To write is not to read.
+    /// `admin:read` and `admin:write`, and `pii:read` to see what is personal in events. To write is
+    /// not to read.
     #[schema(example = json!(["listings:write", "orders:read"]))]
     pub scopes: Vec<String>,
     /// For how many seconds it is good; 90 days when absent.

@@ -44,10 +44,18 @@ pub struct Call {
     /// The token, where it is a service's, or a person's key that is not for this.
     service: Option<Arc<ServiceTokenDetails>>,
     /// The person's key that it is asked with.
-    credential: Option<ServiceTokenId>,
+    credential: Option<Credential>,
     /// What a person's key needs for this.
     needs: Option<KeyScope>,
     key: IdempotencyKey,
+}
+
+/// A person's key.
+#[derive(Debug, Clone, Copy)]
+struct Credential {
+    key: ServiceTokenId,
+    /// Whether it may read what is personal in events.
+    reads_personal: bool,
 }
 
 /// Who asks, by what was sent with the request.
@@ -57,7 +65,7 @@ enum Identity {
     /// A person who has logged in.
     Person(Arc<Claims>),
     /// A person's program, with a key that is for what it asks.
-    Key(Arc<Claims>, ServiceTokenId),
+    Key(Arc<Claims>, Credential),
     /// A service, or a person's program with a key that is not for what it asks.
     Service(Arc<ServiceTokenDetails>),
 }
@@ -158,9 +166,10 @@ async fn key(
     if !token.allows(KeyScope { area: Area::Admin, writes }) {
         roles.remove(&Role::Admin);
     }
-    let (until, id) = (token.expires_at, token.token_id);
-    let claims = Claims::of_key(owner.user_id, roles, until, id.uuid());
-    Ok(Identity::Key(Arc::new(claims), id))
+    let (until, key) = (token.expires_at, token.token_id);
+    let claims = Claims::of_key(owner.user_id, roles, until, key.uuid());
+    let credential = Credential { key, reads_personal: token.reads_personal() };
+    Ok(Identity::Key(Arc::new(claims), credential))
 }
 
 /// What a person's key needs for this request.
@@ -259,7 +268,6 @@ pub struct EventReader {
     call: Call,
     /// The types that may be read; none: all.
     topics: Option<Arc<[Pattern]>>,
-    reveal: Reveal,
 }
 
 impl FromRequestParts<App> for EventReader {
@@ -269,10 +277,9 @@ impl FromRequestParts<App> for EventReader {
         let call = Call::from_request_parts(parts, app).await?;
         let Some(service) = call.outside_service() else {
             call.staff()?;
-            return Ok(Self { call, topics: None, reveal: Reveal::Clear });
+            return Ok(Self { call, topics: None });
         };
-        let reveal = if service.reads_personal() { Reveal::Clear } else { Reveal::Redacted };
-        Ok(Self { call, topics: Some(service.readable().into()), reveal })
+        Ok(Self { call, topics: Some(service.readable().into()) })
     }
 }
 
@@ -284,7 +291,7 @@ impl EventReader {
 
     /// How personal fields are shown.
     pub fn reveal(&self) -> Reveal {
-        self.reveal
+        self.call.reveal()
     }
 
     /// The types that may be read; none: all.
@@ -428,6 +435,13 @@ impl Call {
         self.service.clone().filter(|service| service.owner.is_none())
     }
 
+    /// How what is personal in events is shown: a token or a key needs a scope of its own for it.
+    pub fn reveal(&self) -> Reveal {
+        let of_key = self.credential.is_none_or(|of| of.reads_personal);
+        let of_service = self.service.as_ref().is_none_or(|of| of.reads_personal());
+        if of_key && of_service { Reveal::Clear } else { Reveal::Redacted }
+    }
+
     /// The session of the token.
     pub fn session(&self) -> Option<SessionId> {
         self.claims.as_deref().and_then(Claims::session)
@@ -491,7 +505,7 @@ impl Call {
         let info = &self.info;
         let mut context = CommandContext::outside(&**world, &info.correlation_id, &info.request_id);
         context.actor_id = self.actor_id().into();
-        context.credential = self.credential.map(|key| key.to_string().into());
+        context.credential = self.credential.map(|of| of.key.to_string().into());
         context.tenant_id = Arc::from(TENANT);
         context.traceparent = Some(info.traceparent.clone());
         context

@@ -6,7 +6,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
-use souk_actors::journal::codec::Reveal;
 use souk_actors::journal::{Letter, LetterState};
 use souk_actors::oversight::Oversight;
 use souk_actors::runtime::{LetterGroup, LetterPlace, LetterQuery};
@@ -208,7 +207,7 @@ async fn list_groups(
     responses((status = 200, description = "The key's letters", body = QueueBody)))]
 async fn get_queue(
     State(app): State<App>,
-    _: Staff,
+    Staff(call): Staff,
     Path((subscription, partition, key)): Path<(String, u16, Uuid)>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {
@@ -220,7 +219,7 @@ async fn get_queue(
     };
     let event = match event {
         None => None,
-        Some(event) => Some(write(&app, &event, Form::Native, Reveal::Clear).await?),
+        Some(event) => Some(write(&app, &event, Form::Native, call.reveal()).await?),
     };
     // No letter has this revision: what is only skipped is named by its position.
     let revision = queue.head.as_ref().map_or(0, Letter::revision);

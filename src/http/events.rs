@@ -209,8 +209,8 @@ pub(super) fn positions(text: &str) -> Result<BTreeMap<u16, u64>, ApiError> {
 /// with `.v<major>` behind it, and several with commas between. Times are half open: from, not to.
 /// `Accept: application/cloudevents-batch+json` gives CloudEvents; `case=camel` gives `eventId`,
 /// `eventType`, `aggregateId`, `aggregateType`, `occurredAt`, `payload` and `version`. A service token
-/// reads the types of its scopes (`events:read:order.*`), personal fields as `[redacted]` unless it has
-/// `pii:read` too; another type is 403 `insufficient_scope`.
+/// reads the types of its scopes (`events:read:order.*`); another type is 403 `insufficient_scope`. To it
+/// and to an API key personal fields are `[redacted]` without the scope `pii:read`.
 #[utoipa::path(get, path = "/events", tag = "events",
     params(("eventType" = Option<String>, Query), ("aggregateId" = Option<String>, Query),
         ("aggregateType" = Option<String>, Query), ("correlationId" = Option<String>, Query),

@@ -116,6 +116,41 @@ async fn what_a_key_may_be_is_said_where_it_is_made() {
     server.finish().await;
 }
 
+/// S1-161: to see what is personal in events a program needs a scope of its own.
+#[tokio::test]
+async fn an_administrators_program_sees_what_is_personal_only_if_its_key_says_so() {
+    let mut server = Server::start().await;
+    let boss = server.administrator("ada").await;
+    let ann = server.newcomer("Ann").await;
+    server.caught_up("events-index").await;
+    let without = boss.program(&["admin:read"]).await;
+    let with = boss.program(&["admin:read", "pii:read"]).await;
+    let events = format!("/api/v1/events?eventType=user.registered&aggregateId={}", ann.user_id);
+    let state = format!("/api/v1/admin/aggregates/user/{}", ann.user_id);
+    for (client, email) in [
+        (&without, "[redacted]"),
+        (&with, ann.email.as_str()),
+        (&boss.client, ann.email.as_str()),
+        (&server.admin(), ann.email.as_str()),
+    ] {
+        let page = client.get(&events).await.expect(200);
+        let [event] = page.items() else { panic!("{page:?}") };
+        assert_eq!(event["data"]["email"], email);
+        let one = format!("/api/v1/events/{}", event["event_id"].as_str().unwrap());
+        assert_eq!(client.get(&one).await.expect(200)["data"]["email"], email);
+        for path in [&state, &format!("{state}/history")] {
+            let shown = client.get(path).await.expect(200);
+            let (clear, hidden) =
+                (shown.raw().contains(&ann.email), shown.raw().contains("[redacted]"));
+            assert_eq!((clear, hidden), (email == ann.email, email != ann.email), "{path}");
+        }
+    }
+    let alone = boss.program(&["pii:read"]).await;
+    alone.get(&events).await.problem(403, "insufficient_scope");
+    assert_eq!(make(&ann, &["profile:read", "pii:read"]).await.pointers(), ["/scopes/1"]);
+    server.finish().await;
+}
+
 /// Asserts that a program is out.
 async fn out(program: &Client) {
     program.get("/api/v1/me/orders").await.problem(401, "invalid_token");
