@@ -237,7 +237,7 @@ souk_actors::events! {
         /// A mail is about to be handed over.
         Attempted(EmailAttempted) = "notification.email.attempted", "EmailAttempted", 1.0, [];
         /// A mail was handed over.
-        EmailSent(EmailSent) = "notification.email.sent", "EmailSent", 1.0, ["NotificationSent"];
+        EmailSent(EmailSent) = "notification.email.sent", "EmailSent", 1.1, ["NotificationSent"];
         /// A mail was refused for good.
         EmailFailed(EmailFailed) = "notification.email.failed", "EmailFailed", 1.0, [];
         /// A mail surely did not go out; it will be tried again.
@@ -248,7 +248,7 @@ souk_actors::events! {
         /// A text message is about to be handed over.
         SmsAttempted(EmailAttempted) = "notification.sms.attempted", "SmsAttempted", 1.0, [];
         /// A text message was handed over.
-        SmsSent(EmailSent) = "notification.sms.sent", "SmsSent", 1.0, [];
+        SmsSent(EmailSent) = "notification.sms.sent", "SmsSent", 1.1, [];
         /// A text message was refused for good.
         SmsFailed(EmailFailed) = "notification.sms.failed", "SmsFailed", 1.0, [];
         /// A text message surely did not go out; it will be tried again.
@@ -340,6 +340,9 @@ pub struct EmailSent {
     /// The order it is about, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_id: Option<OrderId>,
+    /// The event that it tells of: what caused the message, where `causation_id` is the wish for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause_event_id: Option<Uuid>,
     /// The provider's name for it.
     pub provider_message_id: String,
     /// Which adapter handed it over.
@@ -701,6 +704,7 @@ impl NotificationDetails {
             to_hash: to_hash.to_owned(),
             template: self.template.clone(),
             order_id: self.order_id,
+            cause_event_id: Some(self.cause_event_id),
             provider_message_id: provider_message_id.to_owned(),
             adapter: adapter.to_owned(),
             sent_at: now,

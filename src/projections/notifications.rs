@@ -266,6 +266,7 @@ mod tests {
             to_hash: "hash".to_owned(),
             template: "welcome_verification".to_owned(),
             order_id: None,
+            cause_event_id: Some(Uuid::from_u128(3)),
             provider_message_id: "log-1".to_owned(),
             adapter: "log".to_owned(),
             sent_at: AT,

@@ -37,6 +37,11 @@ async fn whoever_registers_is_there_at_once_and_is_told_by_mail() {
     assert!(!registered.to_string().contains(&token), "the token is in the event");
     let sent = server.event("EmailSent", correlation).await;
     assert_eq!(sent["data"]["template"], "welcome_verification");
+    // The mail is because of the wish for it, and that because of the registration, which it names.
+    let wished = server.event("notification.requested", correlation).await;
+    assert_eq!(sent["causation_id"], wished["event_id"]);
+    assert_eq!(wished["causation_id"], registered["event_id"]);
+    assert_eq!(sent["data"]["cause_event_id"], registered["event_id"]);
     assert!(sent["data"]["notification_id"].is_string() && sent["data"]["to_hash"].is_string());
     assert!(!sent.to_string().contains("ann@example.com"));
     server.at_rest().await;
@@ -168,6 +173,8 @@ async fn the_mailed_token_proves_the_address_once() {
     assert_eq!(event["data"]["user_id"], user_id.as_str());
     assert_eq!(event["data"]["email"], "ann@example.com");
     assert_eq!(event["data"]["verified_at"], answer["verified_at"]);
+    let correlation = answer.header("x-correlation-id");
+    assert_eq!(server.event("customer.verified", correlation).await, event);
     let user = server.admin().get(&format!("/api/v1/users/{user_id}")).await.expect(200);
     assert_eq!((&user["email_verified"], &user["status"]), (&json!(true), &json!("ACTIVE")));
     server.at_rest().await;
