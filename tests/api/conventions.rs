@@ -369,6 +369,8 @@ async fn a_journal_that_fails_is_a_503() {
     assert_eq!(changed["first_name"], "Anna");
     let renamed = server.events("eventType=user.profile_updated").await;
     assert_eq!(renamed.len(), 1);
+    let correlation = changed.header("x-correlation-id");
+    assert_eq!(server.event("customer.profile.updated", correlation).await, renamed[0]);
     server.finish().await;
 }
 

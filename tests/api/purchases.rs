@@ -167,6 +167,18 @@ async fn check_fields(server: &Server, order: &Order, listing_id: &str, events: 
     }
     assert!(shipment["tracking_number"].is_string());
     assert_eq!(data_of(events, "saga.completed")["result"], "COMPLETED");
+    check_allocation(server, order, events).await;
+}
+
+/// S1-102: what was held for the order is the order's own once it is paid.
+async fn check_allocation(server: &Server, order: &Order, events: &[Value]) {
+    let allocated = server.event("inventory.allocated", &order.correlation_id).await;
+    let held = data_of(events, "inventory.reserved");
+    for name in ["order_id", "listing_id", "sku", "quantity", "reservation_id"] {
+        assert_eq!(allocated["data"][name], held[name], "{name}");
+    }
+    assert_eq!((&held["quantity"], &held["order_id"]), (&json!(2), &json!(order.id)));
+    assert!(allocated["data"]["allocated_at"].is_string(), "{allocated}");
 }
 
 /// S2-11, S0-76, S0-81: charged once, and every entry has its counterpart.
@@ -478,9 +490,20 @@ async fn an_order_is_shipped_delivered_and_paid_out() {
     let order = server.order_eventually(&sale.order.id, "SHIPPED").await;
     let shipment = format!("/api/v1/shipments/{}", order.text("shipment_id"));
     let deliver = format!("{shipment}/deliver");
-    sale.seller.client.post(&format!("{shipment}/dispatch"), &json!({})).await.expect(200);
+    let dispatch = format!("{shipment}/dispatch");
+    let dispatched = sale.seller.client.post(&dispatch, &json!({})).await.expect(200);
     let delivered = sale.buyer.client.post(&deliver, &json!({})).await.expect(200);
     assert_eq!(delivered["status"], "DELIVERED");
+    // S2-37, S2-38.
+    for (answer, name, when) in [
+        (&dispatched, "ShipmentDispatched", "dispatched_at"),
+        (&delivered, "ShipmentDelivered", "delivered_at"),
+    ] {
+        let event = server.event(name, answer.header("x-correlation-id")).await;
+        assert_eq!(event["name"], name);
+        assert_eq!(event["data"]["shipment_id"], order["shipment_id"]);
+        assert!(event["data"][when].is_string(), "{event}");
+    }
     server.event("order.delivered", delivered.header("x-correlation-id")).await;
     // The buyer says that the goods are there: the money goes to the seller.
     server.order_eventually(&sale.order.id, "COMPLETED").await;

@@ -63,6 +63,35 @@ async fn the_rules_of_becoming_a_seller() {
     server.finish().await;
 }
 
+/// S0-29: what was answered is so after a crash.
+#[tokio::test]
+async fn a_seller_is_one_after_kill_9_at_any_step() {
+    let mut server = Server::start().await;
+    let ann = server.newcomer("Ann").await;
+    server.verify(&ann.email).await.expect(200);
+    server.kill_9_and_start_again().await;
+    let me = ann.client.get("/api/v1/users/me").await.expect(200);
+    assert_eq!((&me["email_verified"], &me["status"]), (&json!(true), &json!("ACTIVE")));
+    assert_eq!(me["roles"], json!(["BUYER"]));
+
+    server.become_seller(&ann).await.expect(200);
+    server.kill_9_and_start_again().await;
+    let me = ann.client.get("/api/v1/users/me").await.expect(200);
+    assert_eq!((&me["status"], &me["roles"]), (&json!("ACTIVE"), &json!(["BUYER", "SELLER"])));
+    let path = format!("/api/v1/users/{}/seller-profile", ann.user_id);
+    let profile = ann.client.get(&path).await.expect(200);
+    assert_eq!(profile["verification_status"], "PENDING");
+    for (name, value) in business().as_object().unwrap() {
+        assert_eq!(profile[name.as_str()], *value);
+    }
+
+    server.admin_verifies(&ann).await.expect(200);
+    server.kill_9_and_start_again().await;
+    let profile = ann.client.get(&path).await.expect(200);
+    assert_eq!(profile["verification_status"], "VERIFIED");
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn of_fifty_upgrades_at_once_one_counts() {
     let server = Server::start().await;
