@@ -10,6 +10,7 @@ pub mod guarded;
 pub mod mail;
 pub mod momo;
 pub mod payment;
+pub mod retry_after;
 pub mod sandbox;
 pub mod sendgrid;
 pub mod sms;

@@ -160,7 +160,7 @@ async fn strike(fault: &Fault) -> Result<(), Failure> {
         Mode::Timeout => tokio::time::sleep(FOREVER).await,
         Mode::Fail | Mode::LoseAnswer => {
             let message = format!("injected {} failure", fault.kind.as_str());
-            return Err(Failure { kind: fault.kind, message });
+            return Err(Failure::new(fault.kind, message));
         }
     }
     Ok(())

@@ -39,22 +39,34 @@ pub struct Failure {
     pub kind: FailureKind,
     /// What happened.
     pub message: String,
+    /// How long it is of no use to try again, where whoever was asked said so: no retry comes sooner.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
+    /// A failure of this kind.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None }
+    }
+
     /// It may work next time.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Transient, message: message.into() }
+        Self::new(FailureKind::Transient, message)
     }
 
     /// It never will work.
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Permanent, message: message.into() }
+        Self::new(FailureKind::Permanent, message)
     }
 
     /// Something everybody needs is down.
     pub fn system(message: impl Into<String>) -> Self {
-        Self { kind: FailureKind::System, message: message.into() }
+        Self::new(FailureKind::System, message)
+    }
+
+    /// The same, and no sooner than after this wait. The caller bounds it: the lane waits as long.
+    pub fn not_before(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 }
 

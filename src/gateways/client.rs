@@ -16,6 +16,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use url::Url;
 
 use super::mail::SendError;
+use super::retry_after::RetryAfter;
 use crate::tls::client_config;
 
 /// How long it may take to be connected.
@@ -48,6 +49,12 @@ impl Answer {
     /// A header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
+    }
+
+    /// When it says that it may be asked again.
+    fn retry_after(&self) -> Option<RetryAfter> {
+        let after = self.header("retry-after").and_then(RetryAfter::read);
+        after.or_else(|| self.header("x-ratelimit-reset").and_then(RetryAfter::read_reset))
     }
 }
 
@@ -129,12 +136,16 @@ async fn read(answer: Response<Incoming>) -> Answer {
 }
 
 /// What an answer means that does not take the message. `code`: the provider's own name for it.
-pub(super) fn refused(status: u16, code: Option<&str>) -> SendError {
+pub(super) fn refused(answer: &Answer, code: Option<&str>) -> SendError {
+    let status = answer.status;
     let reason = || code.map_or_else(|| format!("status_{status}"), str::to_owned);
     match status {
         // Credentials, the wrong address of the provider, or the wrong account.
         300..=399 | 401 | 403 | 404 | 405 => SendError::Locked(reason()),
-        408 | 425 | 429 => SendError::Transient(reason()),
+        408 | 425 | 429 => match answer.retry_after() {
+            Some(again) => SendError::Limited { reason: reason(), again },
+            None => SendError::Transient(reason()),
+        },
         400..=499 => SendError::Refused(reason()),
         _ => SendError::Unknown(reason()),
     }
@@ -142,11 +153,20 @@ pub(super) fn refused(status: u16, code: Option<&str>) -> SendError {
 
 #[cfg(test)]
 mod tests {
+    use souk_actors::world::Timestamp;
+
     use super::*;
+
+    fn answer(status: u16, fields: &[(&'static str, &'static str)]) -> Answer {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (header::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        Answer { status, headers: fields.iter().map(field).collect(), body: Bytes::new() }
+    }
 
     #[test]
     fn what_a_status_means() {
-        let told = |status| refused(status, None);
+        let told = |status| refused(&answer(status, &[]), None);
         for status in [400, 413, 422] {
             assert_eq!(told(status), SendError::Refused(format!("status_{status}")));
         }
@@ -157,8 +177,23 @@ mod tests {
         for status in [500, 502, 503] {
             assert_eq!(told(status), SendError::Unknown(format!("status_{status}")));
         }
-        let named = refused(400, Some("21211"));
+        let named = refused(&answer(400, &[]), Some("21211"));
         assert_eq!(named, SendError::Refused("21211".to_owned()));
+    }
+
+    #[test]
+    fn whoever_takes_no_more_may_say_until_when() {
+        let told = |fields| refused(&answer(429, fields), None);
+        let limited = |again| SendError::Limited { reason: "status_429".to_owned(), again };
+        let minute = limited(RetryAfter::For(Duration::from_secs(60)));
+        let reset = limited(RetryAfter::Until(Timestamp::from_millis(1_800_000_000_000)));
+        assert_eq!(told(&[("retry-after", "60")]), minute);
+        assert_eq!(told(&[("x-ratelimit-reset", "1800000000")]), reset);
+        let both = [("x-ratelimit-reset", "1800000000"), ("retry-after", "60")];
+        assert_eq!(told(&both), minute);
+        let nonsense = [("x-ratelimit-reset", "1800000000"), ("retry-after", "soon")];
+        assert_eq!(told(&nonsense), reset);
+        assert_eq!(told(&[("retry-after", "")]), SendError::Transient("status_429".to_owned()));
     }
 
     #[tokio::test]

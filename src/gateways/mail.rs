@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::Recent;
+use super::retry_after::RetryAfter;
 
 /// A message ready to go out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +31,17 @@ pub struct Accepted {
 /// The message did not (surely) go out. None of these names a recipient.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// Network, 5xx, too many requests: the same call again may work.
+    /// Network, 5xx, too many requests without a word of when: the same call again may work.
     #[error("the message provider did not answer: {0}")]
     Transient(String),
+    /// Too many requests: the same call works from then on.
+    #[error("the message provider takes no more for now: {reason}")]
+    Limited {
+        /// The provider's name for it.
+        reason: String,
+        /// From when on it takes more.
+        again: RetryAfter,
+    },
     /// The provider said no, for this reason (a stable code): a repeat would not help.
     #[error("the message provider refused the message: {0}")]
     Refused(String),

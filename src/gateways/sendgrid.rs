@@ -79,7 +79,7 @@ impl Mailer for SendGrid {
             let provider_message_id = id.unwrap_or_else(|| mail.idempotency_key.to_string());
             return Ok(Accepted { provider_message_id });
         }
-        Err(refused(answer.status, None))
+        Err(refused(&answer, None))
     }
 }
 

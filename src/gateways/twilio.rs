@@ -85,7 +85,7 @@ fn refusal(answer: &Answer) -> SendError {
     let name = code.map(|code| format!("twilio_{code}"));
     match code {
         Some(code) if LOCKED.contains(&code) => SendError::Locked(name.unwrap_or_default()),
-        _ => refused(answer.status, name.as_deref()),
+        _ => refused(answer, name.as_deref()),
     }
 }
 

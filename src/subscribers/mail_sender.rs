@@ -32,6 +32,9 @@ use crate::gateways::mail::{Accepted, Mail, Mailer, SendError};
 pub const NAME: &str = "notification-email";
 /// What it listens to.
 pub const TOPICS: &[&str] = &["notification.requested"];
+/// The longest that a provider which takes no more for now is left alone; then it is asked again,
+/// whatever it said.
+const LEFT_ALONE_MAX: Duration = Duration::from_secs(60 * 60);
 /// How long a provider may take.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(15);
 
@@ -74,6 +77,12 @@ fn verdict(
             let message = error.to_string();
             (deferred(error, now), Err(Failure::transient(message)))
         }
+        Err(SendError::Limited { reason, again }) => {
+            let wait = again.wait(now, LEFT_ALONE_MAX);
+            let error = SendError::Limited { reason, again };
+            let failure = Failure::transient(error.to_string()).not_before(wait);
+            (deferred(error, now), Err(failure))
+        }
         Err(error @ SendError::Locked(_)) => {
             let message = error.to_string();
             (deferred(error, now), Err(Failure::system(message)))
@@ -90,6 +99,7 @@ fn verdict(
 
 fn deferred(error: SendError, now: Timestamp) -> NotificationCommand {
     let (SendError::Transient(reason)
+    | SendError::Limited { reason, .. }
     | SendError::Locked(reason)
     | SendError::Refused(reason)
     | SendError::Unknown(reason)) = error;
@@ -299,6 +309,7 @@ mod tests {
     use souk_actors::retry::FailureKind;
 
     use super::*;
+    use crate::gateways::retry_after::RetryAfter;
 
     #[test]
     fn each_answer_has_its_record_and_its_verdict() {
@@ -317,6 +328,17 @@ mod tests {
         assert_eq!(told(lost(), false), (unknown, Err(FailureKind::Permanent)));
         let busy = told(Err(SendError::Transient("busy".into())), true);
         assert_eq!(busy, ("RecordNotificationDeferred", Err(FailureKind::Transient)));
+        let limit = |secs| {
+            let again = RetryAfter::For(Duration::from_secs(secs));
+            SendError::Limited { reason: "status_429".into(), again }
+        };
+        let limited = told(Err(limit(60)), true);
+        assert_eq!(limited, ("RecordNotificationDeferred", Err(FailureKind::Transient)));
+        for (asked, waits) in [(60, 60), (99_999_999, 3_600)] {
+            let now = Timestamp::from_millis(0);
+            let (_, outcome) = verdict(Err(limit(asked)), "log", "h".into(), true, now);
+            assert_eq!(outcome.unwrap_err().retry_after, Some(Duration::from_secs(waits)));
+        }
         let locked = told(Err(SendError::Locked("key".into())), true);
         assert_eq!(locked, ("RecordNotificationDeferred", Err(FailureKind::System)));
     }

@@ -8,8 +8,9 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use serde_json::{Value, json};
+use souk_actors::world::Timestamp;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -22,6 +23,8 @@ const SILENCE: u16 = 0;
 #[derive(Clone, Default)]
 struct Provider {
     answers: Arc<Mutex<VecDeque<u16>>>,
+    /// What it says beside a refusal.
+    says: Arc<Mutex<Option<(&'static str, &'static str)>>>,
     mails: Arc<Mutex<Vec<Value>>>,
 }
 
@@ -38,7 +41,10 @@ async fn take(
     match answer {
         SILENCE => std::future::pending().await,
         202 => (StatusCode::ACCEPTED, [("x-message-id", "sg-1")]).into_response(),
-        status => StatusCode::from_u16(status).unwrap().into_response(),
+        status => {
+            let said: Vec<_> = provider.says.lock().unwrap().into_iter().collect();
+            (StatusCode::from_u16(status).unwrap(), AppendHeaders(said)).into_response()
+        }
     }
 }
 
@@ -126,6 +132,42 @@ async fn what_is_refused_is_a_letter_and_what_is_put_off_goes_out_later() {
     retry(&server, &letter).await;
     let told = notification(&server, &bob, "welcome_verification").await;
     assert_eq!(told["status"], "sent");
+    server.finish().await;
+}
+
+/// A provider that takes no more says until when, and is left alone as long, but no longer than an hour.
+#[tokio::test]
+async fn no_mail_is_tried_again_before_its_provider_wants_it() {
+    let provider = Provider::default();
+    let mut server = provider.start().await.start().await;
+    let minutes = |from: &Value, to: &Value| {
+        let at = |time: &Value| Timestamp::parse(time.as_str().unwrap()).unwrap();
+        at(to).since(at(from)).as_secs() / 60
+    };
+    for (name, field, least) in [
+        ("Ann", ("retry-after", "1800"), 29),
+        ("Bob", ("retry-after", "Fri, 31 Dec 2100 00:00:00 GMT"), 59),
+        ("Cid", ("x-ratelimit-reset", "4102444800"), 59),
+    ] {
+        *provider.says.lock().unwrap() = Some(field);
+        provider.answer(&[429]);
+        let person = server.newcomer(name).await;
+        let waits = eventually("the refusal to be shown", || async {
+            let status = server.subscription("notification-email").await;
+            let partitions = status["partitions"].as_array().unwrap();
+            let mut retrying = partitions.iter().flat_map(|of| of["retrying"].as_array().unwrap());
+            retrying.next().cloned()
+        })
+        .await;
+        let waits = minutes(&waits["first_failed_at"], &waits["next_attempt_at"]);
+        assert!((least..=60).contains(&waits), "{waits} minutes for {field:?}");
+        // Whoever is started anew has not been told.
+        server.kill_9_and_start_again().await;
+        let told = notification(&server, &person, "welcome_verification").await;
+        assert_eq!(told["status"], "sent");
+        let seen = ["attempted", "deferred", "attempted", "sent"];
+        assert_eq!(history(&server, &told).await, seen);
+    }
     server.finish().await;
 }
 

@@ -23,7 +23,7 @@ use crate::event::StoredEvent;
 use crate::faults::points;
 use crate::journal::{Letter, LetterState};
 use crate::planted::Bug;
-use crate::retry::{Failure, FailureKind, Verdict, verdict};
+use crate::retry::{Failure, Verdict, verdict};
 use crate::runtime::Runtime;
 use crate::trace::{Handling, within};
 use crate::world::Timestamp;
@@ -459,7 +459,8 @@ impl Again<'_> {
                 metrics::counter!("souk_deliveries_retried_total", "subscription" => cell.subscription.name)
                     .increment(1);
             }
-            let until = failed + policy.jittered(after, &*cell.world);
+            let asked = failure.retry_after.unwrap_or_default();
+            let until = failed + policy.jittered(after, &*cell.world).max(asked);
             self.trying.again(attempt, failure, self.since, Some(until));
             tokio::select! {
                 biased;
@@ -541,9 +542,8 @@ where
         Ok(Ok(result)) => result.map_err(Attempt::Failed),
         Ok(Err(panic)) => Err(Attempt::Panicked(panic_message(&*panic).to_owned())),
         Err(_) => {
-            let kind = FailureKind::Transient;
             let message = format!("timeout: the handler took longer than {limit:?}");
-            Err(Attempt::Failed(Failure { kind, message }))
+            Err(Attempt::Failed(Failure::transient(message)))
         }
     };
     if let Some(handling) = handling {

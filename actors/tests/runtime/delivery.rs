@@ -58,7 +58,7 @@ impl Handler for Shared {
         if let Some((id, version, kind)) = fails_on
             && (id, version) == this
         {
-            return Err(Failure { kind, message: "as told".to_owned() });
+            return Err(Failure::new(kind, "as told"));
         }
         let panics = {
             let mut panics_on = self.0.panics_on.lock().unwrap();

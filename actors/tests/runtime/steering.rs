@@ -29,6 +29,7 @@ struct Notes {
     calls: Mutex<Vec<Vec<i64>>>,
     tries: Mutex<Vec<Instant>>,
     fails_on: Mutex<Option<(i64, FailureKind)>>,
+    retry_after: Mutex<Option<Duration>>,
     hangs: AtomicUsize,
     room: Option<Semaphore>,
 }
@@ -59,7 +60,9 @@ impl Notes {
         if let Some((bad, kind)) = fails_on
             && amounts.contains(&bad)
         {
-            return Err(Failure { kind, message: "as told".to_owned() });
+            let failure = Failure::new(kind, "as told");
+            let asked = *self.retry_after.lock().unwrap();
+            return Err(asked.map_or(failure.clone(), |wait| failure.not_before(wait)));
         }
         if let Some(room) = &self.room {
             room.acquire().await.unwrap().forget();
@@ -320,6 +323,24 @@ async fn waits_are_what_the_policy_says() {
         rig.change(1, 1).await.unwrap();
         quiet(&rig).await;
         assert_eq!(whole(gaps(&notes)), expected);
+    }
+}
+
+/// Whoever is asked may say when it is of use to ask again.
+#[tokio::test(start_paused = true)]
+async fn no_retry_comes_sooner_than_was_asked_for() {
+    let secs = Duration::from_secs;
+    for (asked, expected) in [(3, vec![3, 3, 4]), (60, vec![60, 60, 60])] {
+        let notes = Arc::<Notes>::default();
+        *notes.fails_on.lock().unwrap() = Some((1, FailureKind::Transient));
+        *notes.retry_after.lock().unwrap() = Some(secs(asked));
+        let rig = rig(notes_of(&notes).retrying(patient())).await;
+        rig.change(1, 1).await.unwrap();
+        quiet(&rig).await;
+        let expected: Vec<_> = expected.into_iter().map(secs).collect();
+        let gaps = gaps(&notes);
+        assert_eq!(gaps.len(), expected.len());
+        assert!(gaps.iter().zip(&expected).all(|(gap, least)| gap >= least), "{gaps:?}");
     }
 }
 

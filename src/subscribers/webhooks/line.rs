@@ -21,6 +21,7 @@ use crate::domain::webhook_delivery::{
     Attempted, Lane, WebhookDelivery, WebhookDeliveryCommand, wait_after,
 };
 use crate::domain::webhook_endpoint::{FAILING_MAX, PING, WebhookEndpoint, WebhookEndpointCommand};
+use crate::gateways::retry_after::RetryAfter;
 use crate::gateways::webhook::{ATTEMPT_TIMEOUT, Outgoing, Sent};
 use crate::subscribers::command_failed;
 use crate::telemetry::traces;
@@ -265,7 +266,8 @@ impl Webhooks {
             });
         }
         let now = runtime.world().now();
-        let retry_after = sent.retry_after.as_deref().and_then(|text| retry_after(text, now));
+        let retry_after = sent.retry_after.as_deref().and_then(RetryAfter::read);
+        let retry_after = retry_after.map(|after| after.wait(now, RETRY_AFTER_MAX));
         if matches!(sent.status, Some(429 | 502 | 504))
             || (retry_after.is_some() && sent.error.is_some())
         {
@@ -398,20 +400,6 @@ fn attempted(
     }
 }
 
-/// `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
-    let text = text.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
-    }
-    let format = time::macros::format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
-    let date = time::PrimitiveDateTime::parse(text, &format).ok()?.assume_utc();
-    let millis = i64::try_from(date.unix_timestamp_nanos() / 1_000_000).ok()?;
-    Some(Timestamp::from_millis(millis).since(now).min(RETRY_AFTER_MAX))
-}
-
 /// The next event to send: one that is wanted once more, or the first that the endpoint wants of
 /// those it is still to get.
 async fn next(runtime: &Runtime, endpoint: &Endpoint, lane: &Lane) -> Result<Next, Failure> {
@@ -440,19 +428,6 @@ async fn next(runtime: &Runtime, endpoint: &Endpoint, lane: &Lane) -> Result<Nex
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_endpoint_may_say_when_it_is_asked_again() {
-        let now = Timestamp::parse("2026-11-20T10:30:00Z").unwrap();
-        let secs = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!(retry_after("120", now), secs(120));
-        assert_eq!(retry_after("Fri, 20 Nov 2026 10:31:00 GMT", now), secs(60));
-        assert_eq!(retry_after("Fri, 20 Nov 2026 10:29:00 GMT", now), secs(0));
-        assert_eq!(retry_after("99999999", now), Some(RETRY_AFTER_MAX));
-        for text in ["", "-1", "soon", "Fri, 20 Nov 2026"] {
-            assert_eq!(retry_after(text, now), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_line_is_bounded_and_nobody_is_at_work_twice() {
