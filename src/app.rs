@@ -198,6 +198,8 @@ impl App {
         let read_models = open_read_models_for(&settings.storage, &*store).await?;
         let images = Images::open(&settings.storage.images)?;
         let sandbox = Arc::new(Sandbox::default());
+        let momo_holds_first = settings.momo.as_ref().map(|momo| !momo.auto_capture);
+        let router = MarketRouter { momo_holds_first };
         let momo = settings.momo.map(|momo| MoMo::new(momo, settings.world.clone())).transpose();
         let momo = momo.context("cannot make calls to MoMo")?.map(Guarded::new);
         let circuits = momo.iter().map(Guarded::circuit).collect();
@@ -207,7 +209,7 @@ impl App {
         };
         let keys = Arc::new(Keyring::new(&settings.master_key, settings.world.clone()));
         let builder = Runtime::builder(store, settings.world, keys, settings.options);
-        let mut builder = with_aggregates(builder);
+        let mut builder = with_aggregates(builder, router);
         let address_hash = address_hash(settings.lookup_key);
         let Messaging { mailer, sms, templates, .. } = settings.messaging;
         let composer = Composer::new(templates, settings.token_of);
@@ -270,7 +272,7 @@ impl App {
 }
 
 /// Everything there is that decides.
-fn with_aggregates(builder: Builder) -> Builder {
+fn with_aggregates(builder: Builder, router: MarketRouter) -> Builder {
     builder
         .aggregate::<User>()
         .aggregate::<EmailClaim>()
@@ -300,7 +302,7 @@ fn with_aggregates(builder: Builder) -> Builder {
         .aggregate::<WebhookEndpoint>()
         .aggregate::<WebhookDelivery>()
         .aggregate::<ProjectionCare>()
-        .saga::<OrderSaga>(Arc::new(MarketRouter))
+        .saga::<OrderSaga>(Arc::new(router))
 }
 
 fn handlers(

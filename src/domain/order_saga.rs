@@ -832,6 +832,8 @@ fn initiate(placed: &Placed, now: Timestamp) -> MarketCommand {
         money: placed.total,
         method: placed.payment_method.clone(),
         reference: placed.payment_reference.clone(),
+        // Whoever sends it knows how the gateway is set up.
+        holds_first: None,
         now,
     };
     MarketCommand::Payment(payment_id, command)

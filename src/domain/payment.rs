@@ -14,6 +14,7 @@
 //! | a payment that nobody knows the outcome of | there is one |
 //! | one that was given up and that the provider cannot close | it says that nothing will come, or, when [`WATCHED_FOR`] is over, that nothing has |
 //! | a refund | the money is back, or the provider will not |
+//! | money that is held for a payment which is over | it is let go, or has come |
 //!
 //! A provider may hold the money first and take it when it is told to (`payment.authorized`, then
 //! `payment.captured`). It is told so at once, unless the order is off by then: money that is held and
@@ -25,6 +26,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use souk_actors::aggregate::{Aggregate, Command, TimerChange};
 use souk_actors::world::Timestamp;
+use uuid::Uuid;
 
 use super::ids::{OrderId, PaymentId, RefundId, UserId};
 use super::money::{Currency, Money};
@@ -97,6 +99,8 @@ pub enum Outcome {
     Declined {
         /// Why, as a stable code.
         reason: String,
+        /// The gateway's name for what came to nothing, where it says one.
+        provider_reference: Option<String>,
     },
     /// Money that is not this payment's, for whatever reason the reporter found.
     Misfit {
@@ -128,6 +132,8 @@ pub enum PaymentCommand {
         method: PaymentMethod,
         /// The reference that the buyer and the gateway see.
         reference: String,
+        /// Whether the gateway holds the money before it takes it, where that can be chosen.
+        holds_first: Option<bool>,
         /// When.
         now: Timestamp,
     },
@@ -222,7 +228,7 @@ souk_actors::events! {
     /// What happens to payments.
     pub enum PaymentEvent in "payments" as "payment-service" {
         /// The gateway is to be asked.
-        Initiated(PaymentInitiated) = "payment.initiated", "PaymentInitiated", 1.0, [];
+        Initiated(PaymentInitiated) = "payment.initiated", "PaymentInitiated", 1.1, [];
         /// The buyer can pay so.
         Instructed(PaymentInstructed) = "payment.instructed", "PaymentInstructed", 1.0, [];
         /// The gateway's answer is not known.
@@ -235,7 +241,7 @@ souk_actors::events! {
         /// The gateway said no.
         Failed(PaymentFailed) = "payment.failed", "PaymentFailed", 1.0, [];
         /// The gateway reported money that does not fit.
-        Rejected(PaymentRejected) = "payment.rejected", "PaymentRejected", 1.1, [];
+        Rejected(PaymentRejected) = "payment.rejected", "PaymentRejected", 1.2, [];
         /// The gateway is to be told that no money is wanted.
         VoidRequested(PaymentVoidRequested) = "payment.void_requested", "PaymentVoidRequested",
             1.0, [];
@@ -248,7 +254,7 @@ souk_actors::events! {
         Refunded(PaymentRefunded) = "payment.refunded", "PaymentRefunded", 1.0, [];
         /// The gateway is to be asked how it stands.
         InquiryRequested(PaymentInquiryRequested) = "payment.inquiry_requested",
-            "PaymentInquiryRequested", 1.0, [];
+            "PaymentInquiryRequested", 1.1, [];
         /// What was given up cannot be paid any more.
         Closed(PaymentClosed) = "payment.closed", "PaymentClosed", 1.0, [];
         /// The gateway did not give the money back.
@@ -284,6 +290,9 @@ pub struct PaymentInitiated {
     pub method: PaymentMethod,
     /// The reference that the buyer and the gateway see.
     pub reference: String,
+    /// Whether the gateway holds the money before it takes it; none: as it is set up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds_first: Option<bool>,
     /// When.
     pub initiated_at: Timestamp,
 }
@@ -375,6 +384,8 @@ pub enum Misfit {
     DuplicateCapture,
     /// Under this payment's name, but not begun by it.
     RequestMismatch,
+    /// The capture is said to have come to nothing after all.
+    FailedAfterCapture,
 }
 
 /// The gateway reported money that does not fit: somebody has to look.
@@ -480,6 +491,9 @@ pub struct PaymentInquiryRequested {
     pub payment_id: PaymentId,
     /// Which time it is since the payment was begun, given up or wanted back, from 1.
     pub attempt: u32,
+    /// Whether money is held for the payment, which is over, and is to be let go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_be_let_go: Option<bool>,
     /// When.
     pub requested_at: Timestamp,
 }
@@ -562,6 +576,8 @@ pub struct PaymentDetails {
     pub method: PaymentMethod,
     /// The reference that the buyer and the gateway see.
     pub reference: String,
+    /// Whether the gateway holds the money before it takes it; none: as it is set up.
+    pub holds_first: Option<bool>,
     /// How the buyer can pay, once the gateway has told.
     pub instructions: Option<Instructions>,
     /// The gateway's name for the capture.
@@ -582,6 +598,8 @@ pub struct PaymentDetails {
     pub still_open: bool,
     /// Since when it is given up.
     pub given_up_at: Option<Timestamp>,
+    /// Whether it is over, and money is held for it that is to be let go.
+    pub to_be_let_go: bool,
 }
 
 /// Money that is to go back, or did.
@@ -599,13 +617,22 @@ pub struct RefundDetails {
     pub failed: u32,
     /// Whether the gateway will not, so that somebody has to see to it.
     pub refused: bool,
+    /// Since when this attempt is asked for.
+    pub since: Timestamp,
+}
+
+impl RefundDetails {
+    /// The keys of all its attempts, the latest last.
+    pub fn keys(&self) -> impl Iterator<Item = Uuid> {
+        (0..=self.failed).map(|failed| self.refund_id.key(failed))
+    }
 }
 
 type Decision = Result<Vec<PaymentEvent>, PaymentRejection>;
 
 impl Aggregate for Payment {
     const TYPE: &'static str = "payment";
-    const SNAPSHOT_VERSION: u32 = 3;
+    const SNAPSHOT_VERSION: u32 = 4;
     type Command = PaymentCommand;
     type Event = PaymentEvent;
     type Rejection = PaymentRejection;
@@ -629,7 +656,9 @@ impl Aggregate for Payment {
                     Outcome::Misfit { reason, provider_reference, money } => {
                         details.misfit(*reason, provider_reference, *money, *now)
                     }
-                    Outcome::Declined { reason } => details.decline(reason, *now),
+                    Outcome::Declined { reason, provider_reference } => {
+                        details.decline(reason, provider_reference.as_deref(), *now)
+                    }
                     Outcome::Unknown => details.time_out(*now),
                 })
             }
@@ -685,6 +714,7 @@ impl Payment {
             money,
             method,
             reference,
+            holds_first,
             now,
         } = command
         else {
@@ -704,6 +734,7 @@ impl Payment {
             currency: money.currency,
             method: method.clone(),
             reference: reference.clone(),
+            holds_first: *holds_first,
             initiated_at: *now,
         })])
     }
@@ -739,6 +770,7 @@ impl PaymentDetails {
             money: Money::new(event.amount, event.currency),
             method: event.method.clone(),
             reference: event.reference.clone(),
+            holds_first: event.holds_first,
             instructions: None,
             provider_reference: None,
             failure: None,
@@ -749,6 +781,7 @@ impl PaymentDetails {
             asked: 0,
             still_open: false,
             given_up_at: None,
+            to_be_let_go: false,
         }
     }
 
@@ -803,19 +836,20 @@ impl PaymentDetails {
     }
 
     /// Whether there is something to ask the gateway.
-    fn is_open(&self) -> bool {
-        self.in_flight() || self.refund_is_open() || self.still_open
+    pub fn is_open(&self) -> bool {
+        self.in_flight() || self.refund_is_open() || self.still_open || self.to_be_let_go
     }
 
     fn inquire(&self, now: Timestamp) -> Vec<PaymentEvent> {
-        if self.is_open() { vec![self.inquiry(now)] } else { Vec::new() }
+        if self.is_open() { vec![self.inquiry(None, now)] } else { Vec::new() }
     }
 
-    fn inquiry(&self, now: Timestamp) -> PaymentEvent {
+    fn inquiry(&self, to_be_let_go: Option<bool>, now: Timestamp) -> PaymentEvent {
         PaymentEvent::InquiryRequested(PaymentInquiryRequested {
             order_id: self.order_id,
             payment_id: self.payment_id,
             attempt: self.asked.saturating_add(1),
+            to_be_let_go,
             requested_at: now,
         })
     }
@@ -882,12 +916,14 @@ impl PaymentDetails {
         }
     }
 
-    /// What is held of a payment that is over is let go when it is asked after, which is at once; and
-    /// what is being given up is let go by that.
+    /// What is held of a payment that is over is let go when it is asked after, which is at once and
+    /// until it is gone; and what is being given up is let go by that.
     fn authorize(&self, reference: &str, money: Money, now: Timestamp) -> Vec<PaymentEvent> {
         match self.status {
             PaymentStatus::Initiated | PaymentStatus::Unknown if self.cancelled.is_none() => {}
-            PaymentStatus::Voided | PaymentStatus::Failed => return vec![self.inquiry(now)],
+            PaymentStatus::Voided | PaymentStatus::Failed => {
+                return vec![self.inquiry(Some(true), now)];
+            }
             _ => return Vec::new(),
         }
         if let Some(reason) = self.mismatch(money) {
@@ -956,9 +992,15 @@ impl PaymentDetails {
         })]
     }
 
-    /// A no that comes after a final answer changes nothing; after it was given up, it is the end.
-    fn decline(&self, reason: &str, now: Timestamp) -> Vec<PaymentEvent> {
-        if self.still_open {
+    /// A no that comes after a final answer changes nothing, but about the very money that has come
+    /// somebody has to look; after it was given up, it is the end.
+    fn decline(&self, reason: &str, reference: Option<&str>, now: Timestamp) -> Vec<PaymentEvent> {
+        if let Some(reference) = reference
+            && self.provider_reference.as_deref() == Some(reference)
+        {
+            return self.misfit(Misfit::FailedAfterCapture, reference, self.money, now);
+        }
+        if self.still_open || self.to_be_let_go {
             return vec![PaymentEvent::Closed(PaymentClosed {
                 order_id: self.order_id,
                 payment_id: self.payment_id,
@@ -1130,6 +1172,7 @@ impl PaymentDetails {
                 self.status = PaymentStatus::Captured;
                 self.provider_reference = Some(event.provider_reference.clone());
                 self.still_open = false;
+                self.to_be_let_go = false;
             }
             PaymentEvent::Failed(event) => {
                 self.status = PaymentStatus::Failed;
@@ -1156,6 +1199,7 @@ impl PaymentDetails {
                     done: false,
                     failed: 0,
                     refused: false,
+                    since: event.requested_at,
                 });
                 self.asked = 0;
             }
@@ -1167,12 +1211,19 @@ impl PaymentDetails {
                     self.status = PaymentStatus::Refunded;
                 }
             }
-            PaymentEvent::InquiryRequested(event) => self.asked = event.attempt,
-            PaymentEvent::Closed(_) => self.still_open = false,
+            PaymentEvent::InquiryRequested(event) => {
+                self.asked = event.attempt;
+                self.to_be_let_go |= event.to_be_let_go.unwrap_or_default();
+            }
+            PaymentEvent::Closed(_) => {
+                self.still_open = false;
+                self.to_be_let_go = false;
+            }
             PaymentEvent::RefundFailed(event) => {
                 if let Some(refund) = self.refund_mut(event.refund_id) {
                     refund.failed = event.attempt;
                     refund.refused = event.next_attempt_at.is_none();
+                    refund.since = event.next_attempt_at.unwrap_or(event.failed_at);
                 }
             }
         }

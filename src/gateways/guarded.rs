@@ -163,6 +163,7 @@ mod tests {
             amount: Money::new(1, Currency::Vnd),
             method: "moody".to_owned(),
             reference: "PAY-1".to_owned(),
+            holds_first: None,
         };
         let turns = |mood| moody.0.lock().unwrap().0 = mood;
         let asked = || moody.0.lock().unwrap().1;

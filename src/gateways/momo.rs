@@ -11,12 +11,14 @@
 pub mod client;
 pub mod codes;
 pub mod notice;
+mod refunds;
 pub mod signature;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use souk_actors::id::derived;
 use souk_actors::world::World;
 
 use super::payment::{
@@ -30,7 +32,7 @@ use codes::{Meaning, meaning};
 
 /// The name of the provider and of its method.
 pub const MOMO: &str = "momo";
-/// What a wallet may pay at once, in dong.
+/// What a wallet may pay at once, in dong, and the least that MoMo gives back.
 pub const AMOUNT_MIN: i64 = 1_000;
 /// See [`AMOUNT_MIN`].
 pub const AMOUNT_MAX: i64 = 50_000_000;
@@ -91,7 +93,7 @@ pub struct Settings {
     /// `MOMO_LANGUAGE`.
     pub language: Language,
     /// `MOMO_AUTO_CAPTURE`: whether MoMo takes the money as soon as the buyer agrees; otherwise it holds
-    /// it until it is told to.
+    /// it until it is told to. For payments that begin from now on: each remembers how it was begun.
     pub auto_capture: bool,
     /// `MOMO_TIMEOUT`: how long a call may take.
     pub timeout: Duration,
@@ -116,6 +118,11 @@ impl MoMo {
 
     fn new_request_id(&self) -> String {
         self.world.new_id().to_string()
+    }
+
+    /// Whether the money of a charge is held before it is taken.
+    fn holds_first(&self, charge: &Charge) -> bool {
+        charge.holds_first.unwrap_or(!self.settings().auto_capture)
     }
 
     /// Asks after a payment; what is answered about something else counts as no answer.
@@ -160,7 +167,7 @@ impl MoMo {
                     tracing::error!("MoMo says that money came, but not which or how much");
                     return Ok(answer(ChargeOutcome::Unknown));
                 };
-                let is_held = said == Meaning::Authorised && !self.settings().auto_capture;
+                let is_held = said == Meaning::Authorised && self.holds_first(charge);
                 ChargeAnswer {
                     outcome: match is_held {
                         true => ChargeOutcome::Authorized,
@@ -171,7 +178,10 @@ impl MoMo {
                     instructions: None,
                 }
             }
-            Meaning::Failed(reason) => answer(ChargeOutcome::Declined(reason.to_owned())),
+            Meaning::Failed(reason) => ChargeAnswer {
+                provider_reference: reply.integer("transId").map(|number| number.to_string()),
+                ..answer(ChargeOutcome::Declined(reason.to_owned()))
+            },
             Meaning::Waiting => answer(ChargeOutcome::Pending),
             Meaning::Absent => answer(ChargeOutcome::Absent),
             Meaning::Locked => return Err(locked(reply)),
@@ -182,16 +192,17 @@ impl MoMo {
         })
     }
 
-    /// The second step of a payment whose money is held. Whether it came in time is known by asking, as
-    /// is whether it was made before.
+    /// The second step of a payment whose money is held, under a key that follows from the payment and
+    /// the step. Whether it came in time is known by asking, as is whether it was made before.
     async fn second(&self, charge: &Charge, step: Second) -> Result<ChargeAnswer, GatewayError> {
         let key = &charge.idempotency_key;
         let reply = self.ask(key).await?;
         if meaning(reply.code()) != Meaning::Authorised {
             return self.outcome(charge, &reply);
         }
-        let (request_id, amount) = (self.new_request_id(), charge.amount.amount);
-        self.client.confirm(step, key, &request_id, amount).await?;
+        let parts = [key.as_bytes(), step.as_str().as_bytes()];
+        let request_id = derived("momo second step", &parts).to_string();
+        self.client.confirm(step, key, &request_id, charge.amount.amount).await?;
         let reply = self.ask(key).await?;
         match meaning(reply.code()) {
             Meaning::Authorised => Ok(ChargeAnswer {
@@ -229,34 +240,6 @@ impl MoMo {
             }
         })
     }
-
-    /// Whether a refund that was asked for before is made, from what MoMo lists of the payment.
-    fn listed(&self, refund: &Refund, payment: &Reply) -> Option<RefundAnswer> {
-        let mut back = 0_i64;
-        for listed in payment.items("refundTrans") {
-            let is_ours = listed.text("orderId") == refund.idempotency_key;
-            match (meaning(listed.code()), is_ours) {
-                (Meaning::Success, true) => {
-                    let provider_reference = number_of(&listed);
-                    return Some(RefundAnswer::Refunded { provider_reference });
-                }
-                (Meaning::Success, false) => {
-                    back = back.saturating_add(listed.integer("amount").unwrap_or(0));
-                    // Whoever gave it back by other means did so.
-                    if back >= refund.amount.amount {
-                        let provider_reference = number_of(&listed);
-                        return Some(RefundAnswer::Refunded { provider_reference });
-                    }
-                }
-                (Meaning::RefundFailed, true) => {
-                    return Some(RefundAnswer::Failed("refund_failed".to_owned()));
-                }
-                (Meaning::Waiting | Meaning::Unclear, _) => return Some(RefundAnswer::Pending),
-                _ => {}
-            }
-        }
-        None
-    }
 }
 
 /// What became of opening a payment.
@@ -267,10 +250,6 @@ enum Opened {
     Refused(&'static str),
     /// It must be asked after.
     Ask,
-}
-
-fn number_of(reply: &Reply) -> String {
-    reply.integer("transId").unwrap_or_default().to_string()
 }
 
 fn locked(reply: &Reply) -> GatewayError {
@@ -325,6 +304,7 @@ impl PaymentGateway for MoMo {
             request_id: key,
             amount: charge.amount.amount,
             order_info: &self.settings().language.order_info(&charge.reference),
+            auto_capture: !self.holds_first(charge),
         };
         let reply = self.client.create(&create).await?;
         let reply = self.about(reply, key, key)?;
@@ -360,11 +340,14 @@ impl PaymentGateway for MoMo {
             Meaning::Locked => return Err(locked(&payment)),
             other => {
                 unclear(&payment, other);
-                return Ok(RefundAnswer::Pending);
+                return Ok(RefundAnswer::Unclear);
             }
         }
-        if let Some(answer) = self.listed(refund, &payment) {
+        if let Some(answer) = refunds::listed(refund, &payment) {
             return Ok(answer);
+        }
+        if refund.amount.amount < AMOUNT_MIN {
+            return Ok(RefundAnswer::Refused("amount_below_minimum".to_owned()));
         }
         let key = refund.idempotency_key.as_str();
         let order =
@@ -372,7 +355,8 @@ impl PaymentGateway for MoMo {
         let reply = self.client.refund(&order).await?;
         let reply = self.about(reply, key, key)?;
         Ok(match meaning(reply.code()) {
-            Meaning::Success => RefundAnswer::Refunded { provider_reference: number_of(&reply) },
+            Meaning::Success => refunds::made(refund, &reply),
+            Meaning::Waiting => RefundAnswer::Pending,
             Meaning::RefundFailed => RefundAnswer::Failed("refund_failed".to_owned()),
             Meaning::RefundRejected => RefundAnswer::Refused("refund_rejected".to_owned()),
             Meaning::NotRefundable => RefundAnswer::Refused("not_refundable".to_owned()),
@@ -380,7 +364,7 @@ impl PaymentGateway for MoMo {
             Meaning::Locked => return Err(locked(&reply)),
             other => {
                 unclear(&reply, other);
-                RefundAnswer::Pending
+                RefundAnswer::Unclear
             }
         })
     }
@@ -418,20 +402,23 @@ mod tests {
             amount: Money::new(50_000, Currency::Vnd),
             method: MOMO.to_owned(),
             reference: "PAY-1".to_owned(),
+            holds_first: None,
         }
     }
 
-    fn refund() -> Refund {
+    pub(super) fn refund() -> Refund {
         Refund {
             idempotency_key: "refund-1".to_owned(),
             charge_key: "payment-1".to_owned(),
             provider_reference: "4088878653".to_owned(),
             amount: Money::new(50_000, Currency::Vnd),
             method: MOMO.to_owned(),
+            earlier_keys: Vec::new(),
+            others: Vec::new(),
         }
     }
 
-    fn reply(value: &Value) -> Reply {
+    pub(super) fn reply(value: &Value) -> Reply {
         Reply::read(value.to_string().as_bytes()).unwrap()
     }
 
@@ -459,6 +446,13 @@ mod tests {
         let two_steps = MoMo::new(two_steps, Arc::new(SystemWorld::new())).unwrap();
         let answer = two_steps.outcome(&charge(), &reply(&held)).unwrap();
         assert_eq!(answer.outcome, ChargeOutcome::Authorized);
+        // What counts is how the payment was begun.
+        let begun = |holds_first| Charge { holds_first: Some(holds_first), ..charge() };
+        let said = |momo: &MoMo, charge: &Charge| momo.outcome(charge, &reply(&held)).unwrap();
+        assert_eq!(said(&two_steps, &begun(false)).outcome, ChargeOutcome::Captured);
+        assert_eq!(said(&momo(), &begun(true)).outcome, ChargeOutcome::Authorized);
+        let failed = json!({ "resultCode": 1001, "transId": 7 });
+        assert_eq!(outcome(failed).unwrap().provider_reference.as_deref(), Some("7"));
         for code in [11, 12, 13] {
             let locked = outcome(json!({ "resultCode": code }));
             assert!(matches!(locked, Err(GatewayError::Locked(_))), "{code}");
@@ -500,25 +494,6 @@ mod tests {
             short["resultCode"] = json!(42);
             assert!(about(short).is_ok(), "{name}");
         }
-    }
-
-    #[test]
-    fn money_that_went_back_is_not_given_back_again() {
-        let listed = |items: Value| {
-            momo().listed(&refund(), &reply(&json!({ "resultCode": 0, "refundTrans": items })))
-        };
-        let refunded =
-            |number: &str| Some(RefundAnswer::Refunded { provider_reference: number.to_owned() });
-        assert_eq!(listed(json!(null)), None);
-        assert_eq!(listed(json!([])), None);
-        let item = |order: &str, code: i64, amount: i64| json!({ "orderId": order, "resultCode": code, "amount": amount, "transId": 9 });
-        assert_eq!(listed(json!([item("refund-1", 0, 50_000)])), refunded("9"));
-        assert_eq!(listed(json!([item("by-hand", 0, 50_000)])), refunded("9"));
-        assert_eq!(listed(json!([item("by-hand", 0, 10_000)])), None);
-        assert_eq!(listed(json!([item("by-hand", 1080, 50_000)])), None);
-        assert_eq!(listed(json!([item("refund-1", 7000, 50_000)])), Some(RefundAnswer::Pending));
-        let failed = Some(RefundAnswer::Failed("refund_failed".to_owned()));
-        assert_eq!(listed(json!([item("refund-1", 1080, 50_000)])), failed);
     }
 
     #[tokio::test]

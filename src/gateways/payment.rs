@@ -22,6 +22,9 @@ pub struct Charge {
     pub method: String,
     /// The reference under which the buyer sees it.
     pub reference: String,
+    /// Whether the money is held before it is taken, where that can be chosen; none: as the provider
+    /// is set up.
+    pub holds_first: Option<bool>,
 }
 
 /// Money to give back.
@@ -37,6 +40,21 @@ pub struct Refund {
     pub amount: Money,
     /// How the buyer paid.
     pub method: String,
+    /// The keys of its attempts before this one, which have come to nothing.
+    pub earlier_keys: Vec<String>,
+    /// What else goes back of the same charge.
+    pub others: Vec<OtherRefund>,
+}
+
+/// Another refund of the same charge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherRefund {
+    /// The keys of all its attempts.
+    pub keys: Vec<String>,
+    /// How much, in minor units.
+    pub amount: i64,
+    /// Whether it is known to be made.
+    pub done: bool,
 }
 
 /// What became of a charge.
@@ -77,8 +95,10 @@ pub enum RefundAnswer {
         /// The provider's name for the refund.
         provider_reference: String,
     },
-    /// It is under way, or nobody can say yet: ask for the same one again.
+    /// It is under way: ask for the same one again.
     Pending,
+    /// Nobody can say: ask for the same one again, and if it stays so, somebody must look.
+    Unclear,
     /// It came to nothing, for this reason (a stable code). Another one, under another key, may be
     /// asked for in a while.
     Failed(String),

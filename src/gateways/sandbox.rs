@@ -213,6 +213,7 @@ mod tests {
             amount: Money::new(1_500, Currency::Vnd),
             method: method.to_owned(),
             reference: "PAY-1".to_owned(),
+            holds_first: None,
         }
     }
 
@@ -230,6 +231,8 @@ mod tests {
             provider_reference: "SBX-1".to_owned(),
             amount: Money::new(1_500, Currency::Vnd),
             method: "sandbox".to_owned(),
+            earlier_keys: Vec::new(),
+            others: Vec::new(),
         };
         let answer = first.refund(&refund).await.unwrap();
         assert_eq!(Sandbox::default().refund(&refund).await.unwrap(), answer);

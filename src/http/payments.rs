@@ -167,7 +167,8 @@ fn command(app: &App, notice: &Notice, details: &PaymentDetails) -> Option<Payme
     let now = app.now();
     let money = Money::new(notice.amount, Currency::Vnd);
     let provider_reference = notice.trans_id.to_string();
-    let holds_first = app.settings().momo.as_ref().is_some_and(|momo| !momo.auto_capture);
+    let as_set_up = || app.settings().momo.as_ref().is_some_and(|momo| !momo.auto_capture);
+    let holds_first = details.holds_first.unwrap_or_else(as_set_up);
     let is_begun_by_us = notice.request_id == details.payment_id.to_string();
     let outcome = match notice.meaning() {
         Meaning::Authorised if is_begun_by_us && holds_first => {
@@ -181,7 +182,8 @@ fn command(app: &App, notice: &Notice, details: &PaymentDetails) -> Option<Payme
             Outcome::Misfit { reason, provider_reference, money }
         }
         Meaning::Failed(reason) if is_begun_by_us && money == details.money => {
-            Outcome::Declined { reason: reason.to_owned() }
+            let reason = reason.to_owned();
+            Outcome::Declined { reason, provider_reference: Some(provider_reference) }
         }
         Meaning::Waiting => return None,
         // Whatever else it says is asked after before it is believed.

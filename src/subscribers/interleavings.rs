@@ -849,7 +849,9 @@ impl Market {
         let money = Money::new(charged.amount, Currency::Vnd);
         let provider_reference = format!("P-{key}");
         let outcome = match drawn {
-            ChargeOutcome::Declined(reason) => Outcome::Declined { reason },
+            ChargeOutcome::Declined(reason) => {
+                Outcome::Declined { reason, provider_reference: Some(provider_reference) }
+            }
             ChargeOutcome::Authorized => Outcome::Authorized { provider_reference, money },
             _ => Outcome::Captured { provider_reference, money },
         };

@@ -391,7 +391,7 @@ fn about_misfit(event: &PaymentRejected, payer: UserId) -> Vec<Message> {
         order_id: Some(event.order_id),
         ..Message::admin(payer, "payment_rejected")
             .with("expected", expected.to_string())
-            .with("reported", reported.to_string())
+            .with("reported", format!("{reported} ({})", words(event.reason)))
     }]
 }
 

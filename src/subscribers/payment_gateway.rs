@@ -14,7 +14,8 @@
 //!
 //! A provider outside that does not answer is no failure of this subscription: the payment's own
 //! timer asks again ([`PaymentMethod::is_asked_after`]), and what else there is to do for it does not
-//! wait behind a dead letter. A charge that the provider has not heard of, or whose instructions were
+//! wait behind a dead letter. Nor is one that is not set up (any more): other providers' payments go
+//! on. A charge that the provider has not heard of, or whose instructions were
 //! lost, is sent again under its key.
 //!
 //! [`PaymentMethod::is_asked_after`]: crate::domain::order::PaymentMethod::is_asked_after
@@ -41,7 +42,8 @@ use crate::domain::payment::{
 };
 use crate::gateways::PaymentGateways;
 use crate::gateways::payment::{
-    Charge, ChargeAnswer, ChargeOutcome, GatewayError, PaymentGateway, Refund, RefundAnswer,
+    Charge, ChargeAnswer, ChargeOutcome, GatewayError, OtherRefund, PaymentGateway, Refund,
+    RefundAnswer,
 };
 
 /// The subscription's name. Stored; never rename.
@@ -57,6 +59,10 @@ pub const TOPICS: &[&str] = &[
 ];
 /// Why a payment that was given up is closed when nobody paid it for so long. Stored; never rename.
 const NOT_PAID_IN_TIME: &str = "not_paid_in_time";
+/// How long a provider may be unable to say what becomes of a refund; then somebody must look.
+const UNCLEAR_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Why a refund is given up of which nobody could say for so long. Stored; never rename.
+const REFUND_UNCLEAR: &str = "refund_unclear";
 /// How long after a refund has come to nothing another one is asked for.
 const REFUND_AGAIN_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -82,9 +88,10 @@ pub(super) fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Cal
         amount: details.money,
         method: details.method.to_string(),
         reference: details.reference.clone(),
+        holds_first: details.holds_first,
     };
     match event {
-        PaymentEvent::Initiated(_) if details.in_flight() => Some(Call::Charge(charge())),
+        PaymentEvent::Initiated(_) if is_to_be_begun(details) => Some(Call::Charge(charge())),
         // What was given up meanwhile is asked after by the void that follows.
         PaymentEvent::TimedOut(_) if details.in_flight() && details.cancelled.is_none() => {
             Some(Call::Query(charge()))
@@ -112,17 +119,36 @@ pub(super) fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Cal
     }
 }
 
+/// Whether a charge is sent at all. What was given up meanwhile is not: the void that follows finds
+/// nothing. But the built-in provider, which remembers nothing, could not say so.
+fn is_to_be_begun(details: &PaymentDetails) -> bool {
+    let is_wanted = details.cancelled.is_none() || !details.method.is_asked_after();
+    details.in_flight() && is_wanted
+}
+
 /// The call for a refund that is wanted, under the key of this attempt.
 fn refund(details: &PaymentDetails, wanted: &RefundDetails) -> Option<Call> {
     let provider_reference = details.provider_reference.clone()?;
     let refund_id = wanted.refund_id;
+    let keys = |of: &RefundDetails| of.keys().map(|key| key.to_string()).collect::<Vec<_>>();
+    let others = details.refunds.iter().filter(|other| other.refund_id != refund_id);
     (!wanted.done).then(|| {
+        let mut earlier_keys = keys(wanted);
+        earlier_keys.pop();
         let refund = Refund {
             idempotency_key: refund_id.key(wanted.failed).to_string(),
             charge_key: details.payment_id.to_string(),
             provider_reference,
             amount: Money::new(wanted.amount, details.money.currency),
             method: details.method.to_string(),
+            earlier_keys,
+            others: others
+                .map(|other| OtherRefund {
+                    keys: keys(other),
+                    amount: other.amount,
+                    done: other.done,
+                })
+                .collect(),
         };
         Call::Refund(refund_id, refund)
     })
@@ -178,7 +204,8 @@ pub(super) fn report(
         // It cannot be closed there. Nor is it certain that what was sent will not arrive yet.
         ChargeOutcome::Pending | ChargeOutcome::Absent if voiding => voided("given up", true),
         ChargeOutcome::Declined(reason) => {
-            vec![("declined".into(), settle(Outcome::Declined { reason }))]
+            let provider_reference = answer.provider_reference;
+            vec![("declined".into(), settle(Outcome::Declined { reason, provider_reference }))]
         }
         ChargeOutcome::Pending => answer
             .instructions
@@ -200,7 +227,8 @@ pub(super) fn past(
 ) -> Option<Vec<Report>> {
     let unpaid = matches!(answer.outcome, ChargeOutcome::Pending | ChargeOutcome::Absent);
     (unpaid && details.is_past(now)).then(|| {
-        let outcome = Outcome::Declined { reason: NOT_PAID_IN_TIME.to_owned() };
+        let reason = NOT_PAID_IN_TIME.to_owned();
+        let outcome = Outcome::Declined { reason, provider_reference: None };
         vec![("past".into(), PaymentCommand::Settle { outcome, now })]
     })
 }
@@ -254,7 +282,12 @@ impl PaymentGatewayHandler {
     ) -> Result<Carried, Failure> {
         let gateway = self.gateways.of(&details.method.0).ok_or_else(|| {
             let method = &details.method;
-            Failure::system(format!("the payment provider of {method} is not set up: see MOMO_*"))
+            let message = format!(
+                "the payment provider of {method} is not set up and payments by it are open: set \
+                 MOMO_* again until none is, and retry the letters there are"
+            );
+            tracing::error!(payment_id = %details.payment_id, "{message}");
+            Failure::transient(message)
         })?;
         match call {
             Call::Charge(charge) => self.first(runtime, &**gateway, &charge).await,
@@ -368,20 +401,46 @@ pub(super) fn refunded(
             let command = PaymentCommand::RecordRefunded { refund_id, provider_reference, now };
             Ok(vec![(format!("refunded {refund_id}").into(), command)].into())
         }
-        RefundAnswer::Pending => {
+        RefundAnswer::Unclear if is_unclear_for_long(details, refund_id, now) => {
+            Ok(refused(details, refund_id, REFUND_UNCLEAR.to_owned(), now))
+        }
+        RefundAnswer::Pending | RefundAnswer::Unclear => {
             Err(Failure::transient("the payment provider has not given the money back yet"))
         }
         RefundAnswer::Failed(reason) => {
             let again = Some(now.plus(REFUND_AGAIN_AFTER));
             Ok(vec![refund_failed(details, refund_id, reason, again, now)].into())
         }
-        RefundAnswer::Refused(reason) => Ok(Carried {
-            letter: Some(Failure::permanent(format!(
-                "the payment provider will not give the money back: {reason}"
-            ))),
-            reports: vec![refund_failed(details, refund_id, reason, None, now)],
-        }),
+        RefundAnswer::Refused(reason) => Ok(refused(details, refund_id, reason, now)),
     }
+}
+
+/// A refund that somebody must see to.
+fn refused(
+    details: &PaymentDetails,
+    refund_id: RefundId,
+    reason: String,
+    now: Timestamp,
+) -> Carried {
+    Carried {
+        letter: Some(Failure::permanent(format!(
+            "the payment provider does not give the money back: {reason}"
+        ))),
+        reports: vec![refund_failed(details, refund_id, reason, None, now)],
+    }
+}
+
+/// Whether nobody has been able to say for too long what becomes of this attempt.
+fn is_unclear_for_long(details: &PaymentDetails, refund_id: RefundId, now: Timestamp) -> bool {
+    let refund = details.refund_of(refund_id);
+    refund.is_some_and(|refund| now.since(refund.since) >= UNCLEAR_FOR)
+}
+
+/// Whether the payment's own timer makes a call again that had no answer. A refund that was refused is
+/// made by whoever retries its letter, and by nobody else.
+fn is_made_again(call: &Call, details: &PaymentDetails) -> bool {
+    let is_left = matches!(call, Call::Refund(..)) && !details.is_open();
+    details.method.is_asked_after() && !is_left
 }
 
 /// What a payment that its own timer asks after needs when its provider did not answer: nothing, but
@@ -404,10 +463,9 @@ impl Handler for PaymentGatewayHandler {
         let details = state.map_err(|error| command_failed(&error))?.value;
         let Some(details) = details else { return Ok(()) };
         let Some(call) = call(&payment, &details) else { return Ok(()) };
+        let is_made_again = is_made_again(&call, &details);
         let carried = match self.carry_out(runtime, &details, call).await {
-            Err(failure)
-                if failure.kind == FailureKind::Transient && details.method.is_asked_after() =>
-            {
+            Err(failure) if failure.kind == FailureKind::Transient && is_made_again => {
                 unanswered(&payment, &failure, runtime.world().now()).into()
             }
             carried => carried?,
@@ -449,6 +507,7 @@ mod tests {
             money: Money::new(1_500, Currency::Vnd),
             method: PaymentMethod::new("sandbox"),
             reference: "PAY-1".to_owned(),
+            holds_first: None,
             instructions: None,
             provider_reference: None,
             failure: None,
@@ -459,6 +518,7 @@ mod tests {
             asked: 0,
             still_open: false,
             given_up_at: None,
+            to_be_let_go: false,
         }
     }
 
@@ -467,6 +527,7 @@ mod tests {
             order_id: order(),
             payment_id: PaymentId::of(order()),
             attempt: 1,
+            to_be_let_go: None,
             requested_at: AT,
         })
     }
@@ -477,7 +538,15 @@ mod tests {
 
     fn wanted(refund_id: RefundId, amount: i64) -> RefundDetails {
         let reason = "order_cancelled".to_owned();
-        RefundDetails { refund_id, amount, reason, done: false, failed: 0, refused: false }
+        RefundDetails {
+            refund_id,
+            amount,
+            reason,
+            done: false,
+            failed: 0,
+            refused: false,
+            since: AT,
+        }
     }
 
     fn wanted_back() -> PaymentDetails {
@@ -508,6 +577,7 @@ mod tests {
                 currency: Currency::Vnd,
                 method: PaymentMethod::new("sandbox"),
                 reference: "PAY-1".to_owned(),
+                holds_first: None,
                 initiated_at: AT,
             }),
             PaymentEvent::TimedOut(PaymentTimedOut { payment_id, order_id, timed_out_at: AT }),
@@ -534,6 +604,33 @@ mod tests {
         for status in [PaymentStatus::Captured, PaymentStatus::Failed, PaymentStatus::Voided] {
             for event in events() {
                 assert_eq!(call(&event, &details(status)), None, "{event:?} of {status:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_before_it_was_sent_is_not_sent_where_a_void_finds_nothing() {
+        let [initiated, ..] = events();
+        let begun = |method: &str| PaymentDetails {
+            method: PaymentMethod::new(method),
+            cancelled: Some("order_cancelled".to_owned()),
+            ..details(PaymentStatus::Initiated)
+        };
+        assert_eq!(call(&initiated, &begun(PaymentMethod::MOMO)), None);
+        let sandbox = call(&initiated, &begun(PaymentMethod::SANDBOX));
+        assert!(matches!(sandbox, Some(Call::Charge(_))));
+    }
+
+    #[test]
+    fn a_charge_is_made_as_it_was_begun() {
+        let [initiated, timed_out, _] = events();
+        for holds_first in [None, Some(false), Some(true)] {
+            let open = PaymentDetails { holds_first, ..details(PaymentStatus::Initiated) };
+            for event in [&initiated, &timed_out] {
+                let Some(Call::Charge(charge) | Call::Query(charge)) = call(event, &open) else {
+                    panic!("it is in flight")
+                };
+                assert_eq!(charge.holds_first, holds_first);
             }
         }
     }
@@ -606,8 +703,43 @@ mod tests {
         let refused = of(RefundAnswer::Refused("not_refundable".to_owned())).unwrap();
         assert_eq!(refused.letter.map(|letter| letter.kind), Some(FailureKind::Permanent));
         assert_eq!(refused.reports.len(), 1);
-        let pending = of(RefundAnswer::Pending).err().map(|failure| failure.kind);
-        assert_eq!(pending, Some(FailureKind::Transient));
+        for answer in [RefundAnswer::Pending, RefundAnswer::Unclear] {
+            let asked_again = of(answer).err().map(|failure| failure.kind);
+            assert_eq!(asked_again, Some(FailureKind::Transient));
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_say_of_a_refund_is_somebodys_to_see_after_a_day() {
+        let of = |answer, now| refunded(&wanted_back(), whole(), answer, now);
+        let day = AT.plus(UNCLEAR_FOR);
+        assert!(of(RefundAnswer::Unclear, AT.plus(UNCLEAR_FOR / 2)).is_err());
+        assert!(of(RefundAnswer::Pending, day).is_err(), "it is under way");
+        let given_up = of(RefundAnswer::Unclear, day).unwrap();
+        let letter = given_up.letter.unwrap();
+        assert_eq!(letter.kind, FailureKind::Permanent);
+        assert!(letter.message.contains(REFUND_UNCLEAR), "{letter}");
+        let [(_, PaymentCommand::RecordRefundFailed { next_attempt_at, .. })] =
+            &given_up.reports[..]
+        else {
+            panic!("it is given up")
+        };
+        assert_eq!(*next_attempt_at, None);
+    }
+
+    #[test]
+    fn only_what_the_timer_asks_after_may_go_unanswered() {
+        let momo =
+            |details| PaymentDetails { method: PaymentMethod::new(PaymentMethod::MOMO), ..details };
+        let asked = |details: &PaymentDetails| {
+            is_made_again(&call(&inquiry(), details).expect("there is something to ask"), details)
+        };
+        assert!(asked(&momo(wanted_back())));
+        assert!(!asked(&wanted_back()), "the built-in provider is not asked after");
+        let refused = RefundDetails { failed: 1, refused: true, ..wanted(whole(), 1_500) };
+        assert!(!asked(&momo(PaymentDetails { refunds: vec![refused], ..wanted_back() })));
+        // One that was closed while the question was on its way.
+        assert!(asked(&momo(details(PaymentStatus::Voided))));
     }
 
     #[test]
@@ -630,6 +762,8 @@ mod tests {
         let again = PaymentDetails { refunds: vec![failed], ..wanted_back() };
         let Some(Call::Refund(_, another)) = call(&event, &again) else { panic!("a refund") };
         assert_ne!(another.idempotency_key, refund.idempotency_key);
+        assert_eq!(another.earlier_keys, std::slice::from_ref(&refund.idempotency_key));
+        assert_eq!((refund.earlier_keys.len(), refund.others.len()), (0, 0));
         assert_eq!(refund.idempotency_key, whole().to_string());
         assert_eq!(refund.provider_reference, "SBX-1");
         assert_eq!(call(&event, &details(PaymentStatus::Refunded)), None);
@@ -646,6 +780,14 @@ mod tests {
             Some(Call::Refund(refund_id, refund)) => (refund_id, refund.amount.amount),
             asked => panic!("{asked:?}"),
         };
+        let failed = RefundDetails { failed: 1, ..wanted(other, 300) };
+        let beside =
+            PaymentDetails { refunds: vec![wanted(whole(), 500), failed], ..wanted_back() };
+        let Some(Call::Refund(_, refund)) = refund(&beside, &beside.refunds[0]) else {
+            panic!("a refund")
+        };
+        let keys = [other.key(0).to_string(), other.key(1).to_string()];
+        assert_eq!(refund.others, [OtherRefund { keys: keys.to_vec(), amount: 300, done: false }]);
         let attempt = |attempt| {
             let PaymentEvent::InquiryRequested(inquiry) = inquiry() else { panic!("an inquiry") };
             PaymentEvent::InquiryRequested(PaymentInquiryRequested { attempt, ..inquiry })

@@ -10,14 +10,32 @@ use uuid::Uuid;
 use crate::domain::escrow::Escrow;
 use crate::domain::listing::Listing;
 use crate::domain::notification::Notification;
-use crate::domain::order::Order;
+use crate::domain::order::{Order, PaymentMethod};
 use crate::domain::order_saga::{MarketCommand, OrderSaga};
-use crate::domain::payment::Payment;
+use crate::domain::payment::{Payment, PaymentCommand};
 use crate::domain::promotion::Promotion;
 use crate::domain::shipment::Shipment;
 
 /// The router.
-pub struct MarketRouter;
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MarketRouter {
+    /// Whether MoMo holds the money of payments that begin now before it takes it; none: it is not set
+    /// up.
+    pub momo_holds_first: Option<bool>,
+}
+
+impl MarketRouter {
+    /// How a payment is taken is decided when it begins, and stored with it: what its provider says
+    /// later means what it meant then.
+    fn as_set_up(self, mut command: PaymentCommand) -> PaymentCommand {
+        if let PaymentCommand::Initiate { method, holds_first, .. } = &mut command
+            && method.0 == PaymentMethod::MOMO
+        {
+            *holds_first = self.momo_holds_first;
+        }
+        command
+    }
+}
 
 async fn send<A: Aggregate>(
     runtime: &Runtime,
@@ -44,7 +62,7 @@ impl SagaRouter<OrderSaga> for MarketRouter {
                 send::<Listing>(runtime, id, command, context).await
             }
             MarketCommand::Payment(_, command) => {
-                send::<Payment>(runtime, id, command, context).await
+                send::<Payment>(runtime, id, self.as_set_up(command), context).await
             }
             MarketCommand::Escrow(_, command) => {
                 send::<Escrow>(runtime, id, command, context).await

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::momo::{MoMo, signed};
 use crate::support::{
     Answer, PRICE, Person, Sale, Server, Start, address, eventually, order_of, types_of, wish,
 };
@@ -22,6 +23,32 @@ async fn sent(server: &Server, sale: &Sale) {
     server.order_eventually(&sale.order.id, "SHIPPED").await;
     let path = format!("/api/v1/shipments/{}/dispatch", shipment(server, sale).await);
     sale.seller.client.post(&path, &json!({})).await.expect(200);
+}
+
+/// A sale of so many units at this price that MoMo was paid for and that has arrived; and its payment.
+async fn delivered_by_momo(momo: &MoMo, quantity: u32, price: i64) -> (Server, Sale, String) {
+    let server = momo.shop().start().await;
+    let (seller, buyer) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let mut offer = server.offer(quantity).await;
+    offer["price"]["amount"] = json!(price);
+    let made = seller.client.post("/api/v1/listings", &offer).await.expect(201);
+    let listing_id = made.text("listing_id");
+    let order = server.place_order(&buyer.client, &listing_id, quantity, "momo").await;
+    let payment = order.answer["payment"]["payment_id"].as_str().unwrap().to_owned();
+    eventually("MoMo to be asked", || async { momo.session(&payment) }).await;
+    assert!(momo.pay(&payment));
+    server.tell(&signed(momo.notice(&payment))).await.expect(204);
+    let sale = Sale { seller, buyer, listing_id, order };
+    delivered(&server, &sale).await;
+    (server, sale, payment)
+}
+
+/// So many units are sent back, and the seller takes them; the return.
+async fn taken_back(sale: &Sale, quantity: u32) -> String {
+    let return_id = send_back(sale, quantity).await.expect(201).text("return_id");
+    let accept = format!("{}/{return_id}/accept", returns(sale));
+    sale.seller.client.post(&accept, &json!({})).await.expect(200);
+    return_id
 }
 
 async fn shipment(server: &Server, sale: &Sale) -> String {
@@ -142,6 +169,59 @@ async fn goods_come_back_in_part_and_then_all_of_them() {
     assert_eq!(balance(&server, &sale.seller).await, (0, 0, 0));
     told(&server, &sale.buyer.user_id, "return_accepted").await;
     books(&server).await;
+    server.finish().await;
+}
+
+/// What went back for the first is not taken for the second's money.
+#[tokio::test]
+async fn every_return_of_an_order_that_momo_was_paid_for_gives_its_money_back() {
+    let momo = MoMo::start().await;
+    let (server, sale, payment) = delivered_by_momo(&momo, 3, PRICE).await;
+    for (refunds, kept) in [(1, 2 * PRICE), (2, PRICE)] {
+        let return_id = taken_back(&sale, 1).await;
+        refunded(&sale, &return_id).await;
+        server.at_rest().await;
+        let session = momo.session(&payment).unwrap();
+        assert_eq!((momo.called("refund"), session.given_back()), (refunds, refunds));
+        assert_eq!(session.kept(), kept);
+    }
+    // Somebody has given the last one back by hand already, which is found.
+    momo.lists(&payment, "by-hand", PRICE, 0);
+    let return_id = taken_back(&sale, 1).await;
+    refunded(&sale, &return_id).await;
+    server.at_rest().await;
+    assert_eq!((momo.called("refund"), momo.session(&payment).unwrap().kept()), (2, 0));
+    assert_eq!(server.order_now(&sale.order.id).await["status"], "RETURNED");
+    books(&server).await;
+    server.finish().await;
+}
+
+/// MoMo gives no less than 1,000 dong back: somebody is told to do it by hand.
+#[tokio::test]
+async fn what_is_too_little_for_momo_to_give_back_is_somebodys_to_give() {
+    let momo = MoMo::start().await;
+    let (server, sale, payment) = delivered_by_momo(&momo, 4, 500).await;
+    taken_back(&sale, 1).await;
+    let letter = eventually("a dead letter", || async {
+        server.letters(Some("payment-gateway")).await.first().cloned()
+    })
+    .await;
+    assert!(letter["error"].to_string().contains("amount_below_minimum"), "{letter}");
+    eventually("administrators to be told", || async {
+        let path = "/api/v1/notifications?audience=admin&limit=200";
+        let page = server.admin().get(path).await.expect(200);
+        page.items().iter().any(|of| of["template"] == "refund_refused").then_some(())
+    })
+    .await;
+    assert_eq!((momo.called("refund"), momo.session(&payment).unwrap().kept()), (0, 2_000));
+    let (partition, key) = (&letter["partition"], letter["key"].as_str().unwrap());
+    let path = format!("/api/v1/dlq/payment-gateway/{partition}/{key}/discard");
+    server.admin().if_match("*").post(&path, &json!({})).await.expect(200);
+    // What is enough goes back as ever.
+    let return_id = taken_back(&sale, 3).await;
+    refunded(&sale, &return_id).await;
+    server.at_rest().await;
+    assert_eq!((momo.called("refund"), momo.session(&payment).unwrap().kept()), (1, 500));
     server.finish().await;
 }
 

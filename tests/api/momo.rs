@@ -253,6 +253,165 @@ async fn money_that_is_held_is_taken_or_let_go() {
     server.finish().await;
 }
 
+/// The question after a hold that nobody wants may get no answer: it is asked again.
+#[tokio::test]
+async fn what_is_held_for_a_closed_payment_is_let_go_in_the_end() {
+    let momo = MoMo::start().await;
+    let server = momo.shop().with("MOMO_AUTO_CAPTURE", "false").start().await;
+    let sale = server.sale(1, 1, "momo").await;
+    payable(&server, &sale.order).await;
+    let id = payment_of(&sale.order);
+    server.advance_clock(36 * 60).await;
+    payment_is(&server, &sale.order, "VOIDED").await;
+    server.at_rest().await;
+    server.advance_clock(25 * 60 * 60).await;
+    let closed = server.event("payment.closed", &sale.order.correlation_id).await;
+    assert_eq!(closed["data"]["reason"], "not_paid_in_time");
+    server.at_rest().await;
+    assert!(momo.hold(&id));
+    momo.trouble("confirm", &[Trouble::Unheard]);
+    server.tell(&signed(momo.notice(&id))).await.expect(204);
+    eventually("a try to let it go", || async { (momo.called("confirm") == 1).then_some(()) })
+        .await;
+    server.at_rest().await;
+    let first = momo.last("confirm");
+    assert_eq!(momo.session(&id).unwrap().standing, Standing::Held);
+    server.advance_clock(60 * 60).await;
+    eventually("it to be let go", || async {
+        (momo.session(&id).unwrap().standing == Standing::Failed(1003)).then_some(())
+    })
+    .await;
+    server.at_rest().await;
+    let second = momo.last("confirm");
+    assert_eq!(
+        (&first["requestType"], &second["requestType"]),
+        (&json!("cancel"), &json!("cancel"))
+    );
+    assert_eq!(first["requestId"], second["requestId"], "a repeat is the same request");
+    assert_eq!((count(&server, "payment.closed").await, momo.called("confirm")), (2, 2));
+    let asked = momo.calls();
+    server.advance_clock(3 * 60 * 60).await;
+    server.at_rest().await;
+    assert_eq!(momo.calls(), asked, "nothing is open any more");
+    server.finish().await;
+}
+
+/// What MoMo holds or has taken depends on what it was told when the payment began.
+#[tokio::test]
+async fn a_payment_is_taken_as_it_was_begun_whatever_is_set_meanwhile() {
+    let momo = MoMo::start().await;
+    let mut server = momo.shop().with("MOMO_AUTO_CAPTURE", "false").start().await;
+    let sale = server.sale(2, 1, "momo").await;
+    payable(&server, &sale.order).await;
+    server.terminate().await;
+    server.set("MOMO_AUTO_CAPTURE", "true");
+    server.start_again().await;
+    let id = payment_of(&sale.order);
+    assert!(momo.hold(&id));
+    server.tell(&signed(momo.notice(&id))).await.expect(204);
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    assert_eq!((momo.called("confirm"), momo.session(&id).unwrap().kept()), (1, PRICE));
+    let prompt = server.place_order(&sale.buyer.client, &sale.listing_id, 1, "momo").await;
+    payable(&server, &prompt).await;
+    assert_eq!(momo.last("create")["autoCapture"], json!(true));
+    server.terminate().await;
+    server.set("MOMO_AUTO_CAPTURE", "false");
+    server.start_again().await;
+    // With what was taken at once there is nothing left to do.
+    let id = payment_of(&prompt);
+    assert!(momo.hold(&id));
+    server.tell(&signed(momo.notice(&id))).await.expect(204);
+    server.order_eventually(&prompt.id, "SHIPPED").await;
+    server.at_rest().await;
+    assert_eq!((momo.called("confirm"), count(&server, "payment.authorized").await), (1, 1));
+    server.finish().await;
+}
+
+/// Whoever takes MoMo away while a payment by it is open does not hold up everybody else's.
+#[tokio::test]
+async fn payments_of_others_go_on_where_momo_is_not_set_up_any_more() {
+    let momo = MoMo::start().await;
+    let mut server = momo.shop().start().await;
+    let sale = server.sale(2, 1, "momo").await;
+    payable(&server, &sale.order).await;
+    server.terminate().await;
+    let gone = server.unset("MOMO_");
+    server.start_again().await;
+    server.advance_clock(61).await;
+    server.logged(&["set MOMO_* again"]).await;
+    let order = server.place_order(&sale.buyer.client, &sale.listing_id, 1, "sandbox").await;
+    server.order_eventually(&order.id, "SHIPPED").await;
+    assert_eq!(server.circuit("payment-gateway").await["state"], "closed");
+    server.at_rest().await;
+    assert!(server.letters(None).await.is_empty());
+    assert_eq!(momo.called("query"), 0);
+    // Nothing is lost: it goes on when it is set up again.
+    server.terminate().await;
+    for (name, value) in &gone {
+        server.set(name, value);
+    }
+    server.start_again().await;
+    let id = payment_of(&sale.order);
+    assert!(momo.pay(&id));
+    server.tell(&signed(momo.notice(&id))).await.expect(204);
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    server.at_rest().await;
+    server.finish().await;
+}
+
+/// What is off before it was sent is not sent.
+#[tokio::test]
+async fn an_order_that_was_cancelled_meanwhile_is_not_charged() {
+    let momo = MoMo::start().await;
+    let server = momo.shop().start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 1).await;
+    server.pause("payment-gateway").await;
+    let order = server.place_order(&bea.client, &listing, 1, "momo").await;
+    server.await_event("payment.initiated", &order.correlation_id).await;
+    let path = format!("/api/v1/orders/{}/cancel", order.id);
+    bea.client.post(&path, &json!({})).await.expect(200);
+    eventually("it to be given up", || async {
+        (count(&server, "payment.void_requested").await == 1).then_some(())
+    })
+    .await;
+    server.resume("payment-gateway").await;
+    payment_is(&server, &order, "VOIDED").await;
+    server.at_rest().await;
+    assert_eq!((momo.called("create"), momo.called("refund")), (0, 0));
+    assert_eq!(server.stock(&listing).await, (1, 0, 0));
+    server.finish().await;
+}
+
+/// A final failure after success undoes nothing, and somebody hears of it.
+#[tokio::test]
+async fn a_failure_that_is_told_after_the_money_came_is_somebodys_to_see() {
+    let momo = MoMo::start().await;
+    let (server, sale) = sale(&momo).await;
+    payable(&server, &sale.order).await;
+    let id = payment_of(&sale.order);
+    assert!(momo.pay(&id));
+    let paid = momo.notice(&id);
+    server.tell(&signed(paid.clone())).await.expect(204);
+    server.order_eventually(&sale.order.id, "SHIPPED").await;
+    let mut failed = paid;
+    failed["resultCode"] = json!(1002);
+    let mut others = failed.clone();
+    others["transId"] = json!(17);
+    for notice in [&others, &failed, &failed] {
+        server.tell(&signed(notice.clone())).await.expect(204);
+    }
+    server.at_rest().await;
+    let rejected = server.events("eventType=payment.rejected").await;
+    let reasons: Vec<_> = rejected.iter().map(|event| &event["data"]["reason"]).collect();
+    assert_eq!(reasons, ["failed_after_capture"]);
+    let admins = server.admin().get("/api/v1/notifications?audience=admin").await.expect(200);
+    assert!(admins.items().iter().any(|of| of["template"] == "payment_rejected"), "{admins:?}");
+    assert_eq!(server.order_now(&sale.order.id).await["status"], "SHIPPED");
+    assert_eq!((momo.called("refund"), momo.session(&id).unwrap().kept()), (0, PRICE));
+    server.finish().await;
+}
+
 /// S1-176: one that is down is not asked for every payment, and found again by itself.
 #[tokio::test]
 async fn a_momo_that_is_down_is_left_alone_until_it_answers() {
@@ -476,6 +635,104 @@ async fn money_goes_back_once_whatever_momo_does() {
     server.finish().await;
 }
 
+/// A paid order is cancelled; its payment's id. `trouble` is what becomes of the refund.
+async fn wanted_back(server: &Server, momo: &MoMo, sale: &Sale, trouble: &[Trouble]) -> String {
+    payable(server, &sale.order).await;
+    let id = payment_of(&sale.order);
+    assert!(momo.pay(&id));
+    momo.trouble("refund", trouble);
+    let path = format!("/api/v1/orders/{}/cancel", sale.order.id);
+    sale.buyer.client.post(&path, &json!({})).await.expect(200);
+    eventually("MoMo to be asked for the money", || async {
+        (momo.called("refund") == 1).then_some(())
+    })
+    .await;
+    server.at_rest().await;
+    id
+}
+
+/// The letter of a refund that is given up for this reason.
+async fn letter_of(server: &Server, reason: &str) -> Value {
+    let letter = eventually("a dead letter", || async {
+        server.letters(Some("payment-gateway")).await.first().cloned()
+    })
+    .await;
+    assert!(letter["error"].to_string().contains(reason), "{letter}");
+    letter
+}
+
+async fn retry(server: &Server, letter: &Value) {
+    let (partition, key) = (&letter["partition"], letter["key"].as_str().unwrap());
+    let path = format!("/api/v1/dlq/payment-gateway/{partition}/{key}/retry");
+    server.admin().post(&path, &json!({})).await.expect(200);
+}
+
+/// An error that MoMo itself does not know is final where its list has it. That of somebody else's
+/// refund concerns nobody.
+#[tokio::test]
+async fn an_unknown_error_of_a_refund_is_final_and_somebodys_to_see() {
+    let momo = MoMo::start().await;
+    let (server, sale) = sale(&momo).await;
+    payable(&server, &sale.order).await;
+    momo.lists(&payment_of(&sale.order), "by-hand", PRICE, 99);
+    let id = wanted_back(&server, &momo, &sale, &[Trouble::Code(99)]).await;
+    let refund_id = momo.last("refund")["orderId"].as_str().unwrap().to_owned();
+    momo.lists(&id, &refund_id, PRICE, 99);
+    server.advance_clock(61).await;
+    let letter = letter_of(&server, "unknown_error").await;
+    assert_eq!(momo.called("refund"), 1);
+    retry(&server, &letter).await;
+    payment_is(&server, &sale.order, "REFUNDED").await;
+    server.at_rest().await;
+    assert_ne!(momo.last("refund")["orderId"], refund_id.as_str());
+    assert_eq!(momo.session(&id).unwrap().given_back(), 1);
+    server.finish().await;
+}
+
+/// MoMo may not be able to say what becomes of a refund; after a day somebody must look.
+#[tokio::test]
+async fn a_refund_that_stays_unclear_is_somebodys_to_see_after_a_day() {
+    let momo = MoMo::start().await;
+    let server = momo.shop().with("RETRY_DELAY_MS", 20).start().await;
+    let sale = server.sale(1, 1, "momo").await;
+    let id = wanted_back(&server, &momo, &sale, &[Trouble::Code(10); 20]).await;
+    server.advance_clock(61).await;
+    eventually("it to be asked again", || async { (momo.called("refund") == 2).then_some(()) })
+        .await;
+    server.at_rest().await;
+    assert!(server.letters(None).await.is_empty(), "it may be a matter of hours");
+    server.advance_clock(25 * 60 * 60).await;
+    let letter = letter_of(&server, "refund_unclear").await;
+    let failed = server.events("eventType=payment.refund_failed").await;
+    assert_eq!(failed[0]["data"]["next_attempt_at"], json!(null));
+    // A retry that gets no answer leaves the letter: nobody else asks any more.
+    momo.calm();
+    momo.trouble("query", &[Trouble::Refused(503); 4]);
+    retry(&server, &letter).await;
+    let letters = server.letters(Some("payment-gateway")).await;
+    assert_eq!((letters.len(), &letters[0]["class"]), (1, &json!("transient")), "{letters:?}");
+    momo.calm();
+    retry(&server, &letter).await;
+    payment_is(&server, &sale.order, "REFUNDED").await;
+    server.at_rest().await;
+    assert_eq!(momo.session(&id).unwrap().given_back(), 1);
+    server.finish().await;
+}
+
+/// An answer that says another sum is none: the list is looked at.
+#[tokio::test]
+async fn a_refund_of_another_sum_is_looked_into() {
+    let momo = MoMo::start().await;
+    let (server, sale) = sale(&momo).await;
+    let id = wanted_back(&server, &momo, &sale, &[Trouble::Miscounted]).await;
+    assert_eq!(count(&server, "payment.refunded").await, 0);
+    server.advance_clock(61).await;
+    payment_is(&server, &sale.order, "REFUNDED").await;
+    server.at_rest().await;
+    assert_eq!((momo.called("refund"), momo.session(&id).unwrap().kept()), (1, 0));
+    server.finish().await;
+}
+
 /// A refund that MoMo refuses is somebody's to see to, and made when they have.
 #[tokio::test]
 async fn a_refused_refund_waits_for_somebody() {
@@ -502,9 +759,7 @@ async fn a_refused_refund_waits_for_somebody() {
     })
     .await;
     assert_eq!(told["event_id"], failed[0]["event_id"], "{told}");
-    let (partition, key) = (&letter["partition"], letter["key"].as_str().unwrap());
-    let path = format!("/api/v1/dlq/payment-gateway/{partition}/{key}/retry");
-    server.admin().post(&path, &json!({})).await.expect(200);
+    retry(&server, &letter).await;
     payment_is(&server, &sale.order, "REFUNDED").await;
     server.at_rest().await;
     assert_eq!(momo.session(&id).unwrap().given_back(), 1);

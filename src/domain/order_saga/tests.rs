@@ -600,7 +600,7 @@ fn a_code_that_is_used_up_rejects_the_order() {
 #[test]
 fn a_declined_payment_is_told_before_the_stock_is_released() {
     let mut market = Market::open(2, SagaDefinition::ReserveFirst);
-    let declined = Outcome::Declined { reason: "no_funds".into() };
+    let declined = Outcome::Declined { reason: "no_funds".into(), provider_reference: None };
     let (step, reason) = market.forward("", &declined).unwrap();
     assert_eq!(reason, "no_funds");
     market.back(step, &reason);

@@ -16,6 +16,7 @@ fn initiate() -> PaymentCommand {
         money: dong(1_500),
         method: PaymentMethod::new(PaymentMethod::MOMO),
         reference: "PAY-1".into(),
+        holds_first: Some(true),
         now: at(0),
     }
 }
@@ -30,7 +31,12 @@ fn capture() -> PaymentCommand {
 }
 
 fn decline() -> PaymentCommand {
-    PaymentCommand::Settle { outcome: Outcome::Declined { reason: "no_funds".into() }, now: at(1) }
+    decline_of(None)
+}
+
+fn decline_of(reference: Option<&str>) -> PaymentCommand {
+    let (reason, provider_reference) = ("no_funds".to_owned(), reference.map(str::to_owned));
+    PaymentCommand::Settle { outcome: Outcome::Declined { reason, provider_reference }, now: at(1) }
 }
 
 fn unknown() -> PaymentCommand {
@@ -72,7 +78,7 @@ fn refunded_as(refund_id: RefundId) -> PaymentCommand {
 }
 
 fn part(number: u128) -> RefundId {
-    RefundId(uuid::Uuid::from_u128(1_000 + number))
+    RefundId(Uuid::from_u128(1_000 + number))
 }
 
 fn refund_part(number: u128, amount: i64) -> PaymentCommand {
@@ -183,6 +189,84 @@ fn what_is_held_for_an_order_that_is_off_is_let_go() {
         .then_types(&["payment.inquiry_requested"])
         .when(decline())
         .then_types(&["payment.closed"]);
+}
+
+/// The buyer agreed when nobody wanted it any more, and it takes more than one question to let it go.
+#[test]
+fn what_is_held_for_a_payment_that_is_over_is_asked_after_until_it_is_gone() {
+    let closed = [initiate(), cancel(), still_open(), decline()];
+    for over in [&[initiate(), decline()][..], &closed, &[initiate(), cancel(), voided()]] {
+        let held = [over, &[authorize()]].concat();
+        assert_eq!(asked_at(over), None);
+        // One minute, or four, after it was begun or given up: it was never asked after before.
+        assert_eq!(asked_at(&held), Some(at(241)));
+        let (payment, _) = run::<Payment>(&held);
+        assert!(payment.on_timer(INQUIRY_TIMER, at(241)).is_some());
+        after(&held)
+            .when(inquire(241))
+            .then_types(&["payment.inquiry_requested"])
+            .when(decline())
+            .then_types(&["payment.closed"])
+            .when(decline())
+            .then([])
+            .when(inquire(900))
+            .then([]);
+        assert_eq!(asked_at(&[&held[..], &[inquire(241), decline()]].concat()), None);
+        // It was taken before it could be let go: it goes back.
+        after(&held)
+            .when(capture())
+            .then_types(&["payment.captured", "payment.refund_requested"])
+            .when(refunded())
+            .then_types(&["payment.refunded"])
+            .when(inquire(900))
+            .then([]);
+    }
+}
+
+#[test]
+fn a_failure_of_money_that_has_come_is_somebodys_to_see_and_changes_nothing() {
+    after(&[initiate(), capture()])
+        .when(decline_of(Some("momo-0")))
+        .then([])
+        .when(decline_of(Some("momo-1")))
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Captured))
+        .then_types(&["payment.rejected"])
+        .when(decline_of(Some("momo-1")))
+        .then([]);
+    let (payment, _) = run::<Payment>(&[initiate(), capture()]);
+    let decided = payment.decide(&decline_of(Some("momo-1"))).unwrap();
+    let [PaymentEvent::Rejected(event)] = &decided[..] else { panic!("{decided:?}") };
+    assert_eq!(event.reason, Misfit::FailedAfterCapture);
+    after(&[initiate(), capture(), cancel(), refunded()])
+        .when(decline_of(Some("momo-1")))
+        .and_state(|payment| assert_eq!(status(payment), PaymentStatus::Refunded))
+        .then_types(&["payment.rejected"]);
+}
+
+/// What was stored before there was a word of it is as the gateway is set up.
+#[test]
+fn how_the_money_is_taken_is_stored_when_the_payment_begins() {
+    let (payment, history) = run::<Payment>(&[initiate()]);
+    assert_eq!(payment.details.unwrap().holds_first, Some(true));
+    let [PaymentEvent::Initiated(event)] = &history[..] else { panic!("{history:?}") };
+    let mut stored = serde_json::to_value(event).unwrap();
+    assert_eq!(stored["holds_first"], true);
+    stored.as_object_mut().unwrap().remove("holds_first");
+    let old: PaymentInitiated = serde_json::from_value(stored.clone()).unwrap();
+    assert_eq!(old.holds_first, None);
+    assert_eq!(serde_json::to_value(&old).unwrap(), stored);
+}
+
+#[test]
+fn the_time_of_an_attempt_counts_from_when_it_is_asked_for() {
+    let since = |commands: &[PaymentCommand]| {
+        let (payment, _) = run::<Payment>(commands);
+        payment.details.unwrap().refunds[0].since
+    };
+    let wanted = [initiate(), capture(), cancel()];
+    assert_eq!(since(&wanted), at(2));
+    assert_eq!(since(&[&wanted[..], &[refund_failed(Some(3_600))]].concat()), at(3_600));
+    assert_eq!(since(&[&wanted[..], &[refund_failed(None)]].concat()), at(3));
 }
 
 #[test]
@@ -378,8 +462,16 @@ fn a_payment_of_the_built_in_provider_is_not_asked_after() {
         unreachable!("it is one")
     };
     let method = PaymentMethod::new(PaymentMethod::TEST_PENDING);
-    let initiate =
-        PaymentCommand::Initiate { payment_id, order_id, payer_id, money, method, reference, now };
+    let initiate = PaymentCommand::Initiate {
+        payment_id,
+        order_id,
+        payer_id,
+        money,
+        method,
+        reference,
+        holds_first: None,
+        now,
+    };
     assert_eq!(asked_at(&[initiate, cancel(), voided()]), None);
 }
 

@@ -35,6 +35,8 @@ pub struct Create<'a> {
     pub amount: i64,
     /// What the buyer reads.
     pub order_info: &'a str,
+    /// Whether the money is taken as soon as the buyer agrees.
+    pub auto_capture: bool,
 }
 
 /// A refund to be made.
@@ -60,7 +62,8 @@ pub enum Second {
 }
 
 impl Second {
-    fn as_str(self) -> &'static str {
+    /// As MoMo writes it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Capture => "capture",
             Self::Cancel => "cancel",
@@ -149,7 +152,7 @@ impl Client {
         self.post("query", "/v2/gateway/api/query", self.query_body(order_id, request_id)).await
     }
 
-    /// Takes the money that is held for a payment, or lets it go.
+    /// Takes the money that is held for a payment, or lets it go. The request's id is the step's own.
     pub async fn confirm(
         &self,
         second: Second,
@@ -191,7 +194,7 @@ impl Client {
             "ipnUrl": settings.ipn_url,
             "extraData": "",
             "lang": settings.language.as_str(),
-            "autoCapture": settings.auto_capture,
+            "autoCapture": create.auto_capture,
             "signature": signature,
         })
     }
@@ -417,8 +420,12 @@ mod tests {
             request_id: "6f1c2f5e-3d0b-4a57-9c55-0f4c5f0d9d01",
             amount: 50_000,
             order_info: "Thanh toán đơn hàng ord-0001",
+            auto_capture: true,
         };
+        let later = client.create_body(&Create { auto_capture: false, ..create.clone() });
+        assert_eq!(later["autoCapture"], json!(false));
         let body = client.create_body(&create);
+        assert_eq!(body["autoCapture"], json!(true));
         let raw =
             vectors::named("D").raw.replace("extraData=eyJvcmRlcl9pZCI6IjQyIn0=", "extraData=");
         assert_eq!(signature(&body), sign(&client.settings.secret_key, &raw));

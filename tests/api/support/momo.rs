@@ -28,6 +28,8 @@ const PARTNER: &str = "MOMOTEST2026";
 const ACCESS_KEY: &str = "access-key-of-tests";
 /// What it signs with.
 pub const SECRET_KEY: &str = "a-secret-that-no-log-may-show";
+/// The least that it takes and gives back.
+const AMOUNT_MIN: i64 = 1_000;
 /// How long the server under test waits for an answer.
 const TIMEOUT: Duration = Duration::from_millis(400);
 /// Where MoMo is told to tell; the tests send it to wherever the server is.
@@ -143,6 +145,8 @@ pub enum Trouble {
     Code(i64),
     /// It is done, and the answer is about something else.
     Mixed,
+    /// It is done, and the answer is about another sum.
+    Miscounted,
 }
 
 #[derive(Default)]
@@ -234,6 +238,13 @@ impl MoMo {
         let desk = self.desk();
         let found = desk.calls.iter().rev().find(|(name, _)| name == operation);
         found.map(|(_, body)| body.clone()).unwrap_or_default()
+    }
+
+    /// Money goes back, or does not, by other means: so its books say from now on.
+    pub fn lists(&self, order_id: &str, refund_id: &str, amount: i64, code: i64) {
+        let mut desk = self.desk();
+        let session = desk.sessions.get_mut(order_id).expect("there is such an order");
+        session.refunds.push((refund_id.to_owned(), amount, code));
     }
 
     /// How many calls were not signed as they must be.
@@ -391,6 +402,11 @@ async fn take(State(momo): State<MoMo>, Path(operation): Path<String>, body: Byt
             said["orderId"] = json!("somebody-elses");
             reply(said)
         }
+        Some(Trouble::Miscounted) => {
+            let mut said = done();
+            said["amount"] = json!(said["amount"].as_i64().unwrap() - 1);
+            reply(said)
+        }
     }
 }
 
@@ -450,6 +466,9 @@ impl Desk {
         if self.sessions.contains_key(&order_id) {
             return about(body, 41);
         }
+        if amount < AMOUNT_MIN {
+            return about(body, 22);
+        }
         assert!(!body["ipnUrl"].as_str().unwrap().contains(['?', ' ']), "{body}");
         let session = Session {
             request_id: text(body, "requestId"),
@@ -502,6 +521,9 @@ impl Desk {
             .any(|session| session.refunds.iter().any(|(id, _, _)| *id == order_id));
         if self.sessions.contains_key(&order_id) || twice {
             return about(body, 41);
+        }
+        if amount < AMOUNT_MIN {
+            return about(body, 22);
         }
         let paid = self.sessions.values_mut().find(|session| session.trans_id == trans_id);
         match paid.filter(|session| session.standing == Standing::Paid) {

@@ -246,7 +246,20 @@ impl Server {
 
     /// From its next start on its journal is at this address.
     pub fn move_to(&mut self, url: &str) {
-        self.start.variables.insert(DATABASE_URL.to_owned(), url.to_owned());
+        self.set(DATABASE_URL, url);
+    }
+
+    /// From its next start on it has this variable in its environment.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.start.variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// From its next start on it has no variable whose name begins so; those that it had.
+    pub fn unset(&mut self, prefix: &str) -> BTreeMap<String, String> {
+        let variables = std::mem::take(&mut self.start.variables);
+        let (gone, left) = variables.into_iter().partition(|(name, _)| name.starts_with(prefix));
+        self.start.variables = left;
+        gone
     }
 
     /// Kills it at once, as a power cut would.
