@@ -51,6 +51,9 @@ pub fn cloud(event: &StoredEvent, data: Value, prefix: &str) -> Value {
         if let Some(traceparent) = metadata.traceparent {
             cloud["traceparent"] = Value::from(traceparent);
         }
+        if let Some(tracestate) = metadata.tracestate {
+            cloud["tracestate"] = Value::from(tracestate);
+        }
     }
     cloud
 }

@@ -135,6 +135,8 @@ pub struct CommandContext {
     pub tenant_id: Arc<str>,
     /// W3C trace context to record.
     pub traceparent: Option<Arc<str>>,
+    /// W3C trace state to record with it.
+    pub tracestate: Option<Arc<str>>,
     /// The command's own span, where it is traced. Set by whoever sends it.
     pub here: Option<Here>,
     /// After this nobody waits any more: the command is refused rather than run.
@@ -160,6 +162,7 @@ impl CommandContext {
             credential: None,
             tenant_id: "default".into(),
             traceparent: None,
+            tracestate: None,
             here: None,
             deadline: Instant::now() + DEADLINE_DEFAULT,
             origin: Origin::Outside,
@@ -194,6 +197,7 @@ impl CommandContext {
             credential: None,
             tenant_id: "default".into(),
             traceparent: None,
+            tracestate: None,
             here: None,
             deadline: Instant::now() + DEADLINE_DEFAULT,
             origin: Origin::Inside,

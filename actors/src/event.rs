@@ -105,6 +105,9 @@ pub struct Metadata {
     /// The W3C trace context of the request that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What the systems that the trace went through before noted of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
     /// The subscription whose handler sent the command; none: no handler did, or the event is from
     /// before this was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -223,6 +226,14 @@ pub enum DecodeError {
         /// Where in the JSON text.
         column: usize,
     },
+    /// The data lacks a member that is needed, or has it in another shape.
+    #[error("the data of {event_type} has no {name} that can be read")]
+    Member {
+        /// The type.
+        event_type: String,
+        /// The member.
+        name: &'static str,
+    },
     /// A personal field could not be opened: wrong master key, or damaged.
     #[error("a personal field of {0} cannot be opened")]
     Unsealable(String),
@@ -267,12 +278,30 @@ pub trait EventPayload: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// Reads data of any version that is still supported, through the chain of upcasters.
     fn decode(event_type: &str, major: u16, data: &str) -> Result<Self, DecodeError> {
+        match Self::upcast(event_type, major, data)? {
+            None => Self::decode_current(event_type, data),
+            Some(newest) => Self::decode_current(event_type, &newest.to_string()),
+        }
+    }
+
+    /// Reads some of an event's data, as its newest version says it: `T` names what it wants of it,
+    /// never a personal field. Those stay sealed here.
+    fn read<T: DeserializeOwned>(event: &StoredEvent) -> Result<T, DecodeError> {
+        let read = match Self::upcast(&event.event_type, event.major, &event.data)? {
+            None => serde_json::from_str(&event.data),
+            Some(newest) => serde_json::from_value(newest),
+        };
+        read.map_err(|error| malformed(&event.event_type, &error))
+    }
+
+    /// Data of an older version as the newest says it; none: it is of the newest.
+    fn upcast(event_type: &str, major: u16, data: &str) -> Result<Option<Value>, DecodeError> {
         let descriptor = Self::descriptors()
             .iter()
             .find(|descriptor| descriptor.event_type == event_type)
             .ok_or_else(|| DecodeError::UnknownType(event_type.to_owned()))?;
         if major == descriptor.major {
-            return Self::decode_current(event_type, data);
+            return Ok(None);
         }
         let unsupported =
             || DecodeError::UnsupportedVersion { event_type: event_type.to_owned(), major };
@@ -288,7 +317,7 @@ pub trait EventPayload: Clone + std::fmt::Debug + Send + Sync + 'static {
                 .ok_or_else(unsupported)?;
             value = (upcaster.upcast)(value);
         }
-        Self::decode_current(event_type, &value.to_string())
+        Ok(Some(value))
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Outgoing {
     pub signature: String,
     /// `traceparent`: the trace that the event belongs to, if it is known.
     pub traceparent: Option<String>,
+    /// `tracestate`: what came with that trace.
+    pub tracestate: Option<String>,
     /// The media type of the body.
     pub content_type: &'static str,
     /// The bytes that were signed.
@@ -248,10 +250,13 @@ fn request(url: &Url, message: &Outgoing) -> Result<Request<Full<Bytes>>, Proble
         (host, Some(port)) => format!("{host}:{port}"),
         (host, None) => host.to_owned(),
     };
-    let request = match &message.traceparent {
-        Some(traceparent) => Request::post(target).header("traceparent", traceparent),
-        None => Request::post(target),
-    };
+    let mut request = Request::post(target);
+    let trace = [("traceparent", &message.traceparent), ("tracestate", &message.tracestate)];
+    for (name, value) in trace {
+        if let Some(value) = value {
+            request = request.header(name, value);
+        }
+    }
     request
         .header(header::HOST, host)
         .header(header::USER_AGENT, concat!("souk/", env!("CARGO_PKG_VERSION")))
@@ -432,6 +437,7 @@ mod tests {
                 timestamp: 0,
                 signature: "v1,".to_owned(),
                 traceparent: None,
+                tracestate: None,
                 content_type: "application/json",
                 body: Vec::new(),
             };
@@ -447,6 +453,7 @@ mod tests {
             timestamp: 0,
             signature: "v1,".to_owned(),
             traceparent: None,
+            tracestate: None,
             content_type: "application/json",
             body: Vec::new(),
         };

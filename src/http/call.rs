@@ -508,6 +508,7 @@ impl Call {
         context.credential = self.credential.map(|of| of.key.to_string().into());
         context.tenant_id = Arc::from(TENANT);
         context.traceparent = Some(info.traceparent.clone());
+        context.tracestate = info.tracestate.clone();
         context
     }
 

@@ -92,6 +92,9 @@ fn native(event: &StoredEvent, data: Value) -> Value {
     if let Some(traceparent) = metadata.as_ref().and_then(|of| of.traceparent.as_deref()) {
         about["traceparent"] = Value::from(traceparent);
     }
+    if let Some(tracestate) = metadata.as_ref().and_then(|of| of.tracestate.as_deref()) {
+        about["tracestate"] = Value::from(tracestate);
+    }
     if let Some(subscription) = metadata.as_ref().and_then(|of| of.subscription.as_deref()) {
         about["subscription"] = Value::from(subscription);
     }

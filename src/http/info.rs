@@ -18,6 +18,11 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// What the systems that a trace went through noted of it.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The longest state of a trace that is carried on: what the W3C asks for at least.
+const TRACESTATE_MAX: usize = 512;
 /// The longest correlation id that is taken over.
 const CORRELATION_ID_MAX: usize = 128;
 
@@ -30,6 +35,8 @@ pub struct RequestInfo {
     pub request_id: Arc<str>,
     /// The trace context of this hop.
     pub traceparent: Arc<str>,
+    /// What came with that, as it came.
+    pub tracestate: Option<Arc<str>>,
     /// The client's own span, if it told.
     pub parent: Option<[u8; 8]>,
 }
@@ -53,6 +60,7 @@ impl RequestInfo {
             correlation_id,
             request_id,
             traceparent: next_hop(trace.unwrap_or((own, "01")), world),
+            tracestate: trace.and(state_of(headers)),
             parent,
         }
     }
@@ -76,6 +84,25 @@ fn trace_of(text: &str) -> Option<(&str, &str)> {
     let known = hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
     let whole = hex(trace, 32) && !zero(trace) && hex(span, 16) && !zero(span) && hex(flags, 2);
     (known && whole).then_some((trace, flags))
+}
+
+/// The state of a trace, if it is one; it may come in several fields.
+fn state_of(headers: &HeaderMap) -> Option<Arc<str>> {
+    let mut members = Vec::new();
+    for field in headers.get_all(TRACESTATE) {
+        members.extend(field.to_str().ok()?.split(',').map(str::trim));
+    }
+    members.retain(|member| !member.is_empty());
+    let is_member = |member: &&str| {
+        let graphic = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+        member.bytes().all(graphic)
+            && member
+                .split_once('=')
+                .is_some_and(|(key, value)| !key.is_empty() && !value.is_empty())
+    };
+    let state = members.join(",");
+    let is_state = (1..=TRACESTATE_MAX).contains(&state.len()) && members.iter().all(is_member);
+    is_state.then(|| state.into())
 }
 
 fn next_hop((trace, flags): (&str, &str), world: &dyn World) -> Arc<str> {
@@ -138,6 +165,29 @@ mod tests {
             let info = info(&[(TRACEPARENT, bad)]);
             assert_eq!(info.traceparent.len(), 55, "{bad}");
             assert_ne!(info.trace_id(), "0".repeat(32));
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_trace_goes_with_the_trace_and_not_without() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let state = |trace: &str, fields: &[&str]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, trace.parse().unwrap());
+            for field in fields {
+                headers.append(TRACESTATE, field.parse().unwrap());
+            }
+            RequestInfo::new(&headers, &SystemWorld::new())
+                .tracestate
+                .map(|state| state.to_string())
+        };
+        let whole = Some("rojo=00f067aa0ba902b7,congo=t61".to_owned());
+        assert_eq!(state(trace, &["rojo=00f067aa0ba902b7, congo=t61"]), whole);
+        assert_eq!(state(trace, &["rojo=00f067aa0ba902b7,", "congo=t61"]), whole);
+        assert_eq!(state("00-abc", &["rojo=00f067aa0ba902b7"]), None);
+        let long = format!("a={}", "x".repeat(TRACESTATE_MAX));
+        for bad in ["", "rojo", "=1", "rojo=", "a=1,b", &long] {
+            assert_eq!(state(trace, &[bad]), None, "{bad}");
         }
     }
 }

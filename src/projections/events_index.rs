@@ -196,6 +196,16 @@ pub fn table(db: &ReadDb) -> String {
     db.table(super::EVENTS_INDEX, EVENTS)
 }
 
+/// Position and id of the newest event of a partition that is known.
+pub async fn newest(db: &ReadDb, partition: u16) -> Result<Option<(u64, Uuid)>, ReadError> {
+    let query = Query::select(&["position", "event_id"], &table(db))
+        .then(" AND partition = ")
+        .value(partition)
+        .then(" ORDER BY position DESC LIMIT 1");
+    let found = db.fetch_as(query, |row| Ok((row.count(0)?, row.id(1)?))).await?;
+    Ok(found.first().copied())
+}
+
 /// The events that match, behind `after` in each partition, at most `limit`: in order within a
 /// partition, and merged by position across them. A page's last position per partition is where the
 /// next one begins, so that nothing is missed or seen twice however fast the partitions grow.
@@ -529,6 +539,7 @@ mod tests {
             credential: None,
             tenant_id: "default".to_owned(),
             traceparent: Some(format!("00-{}-00f067aa0ba902b7-01", trace_id(number))),
+            tracestate: None,
             subscription: None,
             attributes: BTreeMap::new(),
         };

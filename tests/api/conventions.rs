@@ -83,7 +83,7 @@ async fn a_request_is_named_and_traced() {
     assert_ne!(named.header("x-request-id"), "my-purchase-7");
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let sent = format!("00-{trace}-b7ad6b7169203331-01");
-    let traced = visitor.with("traceparent", &sent);
+    let traced = visitor.with("traceparent", &sent).with("tracestate", "congo=t61rcWkgMzE");
     let answer = traced.get("/nothing").await.problem(404, "not_found");
     assert!(answer.header("traceparent").starts_with(&format!("00-{trace}-")));
     assert_ne!(answer.header("traceparent"), sent);
@@ -92,6 +92,7 @@ async fn a_request_is_named_and_traced() {
     let made = traced.post("/api/v1/users/register", &somebody("Ann")).await.expect(201);
     let event = server.event("user.registered", made.header("x-correlation-id")).await;
     assert!(event["metadata"]["traceparent"].as_str().unwrap().contains(trace));
+    assert_eq!(event["metadata"]["tracestate"], "congo=t61rcWkgMzE");
     // What is no good is replaced, not refused.
     let long = "x".repeat(200);
     let odd = visitor.named(&long).with("traceparent", "00-abc").get("/livez").await.expect(200);

@@ -734,6 +734,7 @@ fn metadata(
         credential: context.credential.as_deref().map(str::to_owned),
         tenant_id: context.tenant_id.to_string(),
         traceparent: context.traceparent.as_deref().map(str::to_owned),
+        tracestate: context.tracestate.as_deref().map(str::to_owned),
         subscription: context.subscription.map(str::to_owned),
         attributes,
     };

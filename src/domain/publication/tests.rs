@@ -236,6 +236,7 @@ fn a_stored_event_is_read_back_with_what_was_said_of_it() {
         credential: None,
         tenant_id: "default".to_owned(),
         traceparent: None,
+        tracestate: None,
         subscription: None,
         attributes: given.attributes.clone(),
     };

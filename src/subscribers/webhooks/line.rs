@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{Endpoint, Webhooks, inside, message, payload};
+use crate::cloudevents::metadata;
 use crate::domain::ids::WebhookEndpointId;
 use crate::domain::webhook_delivery::{
     Attempted, Lane, WebhookDelivery, WebhookDeliveryCommand, wait_after,
@@ -251,6 +252,7 @@ impl Webhooks {
         let parent = Here::of_event(event);
         let here = parent.map(|parent| parent.next(&**runtime.world()));
         outgoing.traceparent = here.map(Here::traceparent);
+        outgoing.tracestate = here.and_then(|_| metadata(event)?.tracestate);
         let began = runtime.world().now();
         let sent = self.0.sender.send(&outgoing).await;
         if let Some((here, parent)) = here.zip(parent) {
@@ -314,6 +316,7 @@ impl Webhooks {
             id,
             timestamp,
             traceparent: None,
+            tracestate: None,
             content_type: payload::content_type(details.format),
             body,
         })
