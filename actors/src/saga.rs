@@ -28,7 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::event::StoredEvent;
+use crate::event::{DecodeError, StoredEvent};
 use crate::world::Timestamp;
 
 /// The reason for turning back when somebody wants it so. Stored; never rename.
@@ -52,8 +52,9 @@ pub trait Saga:
     type Command: Send + Sync + 'static;
 
     /// Which instance an event concerns (the business key, such as the order's id) and what it
-    /// says. `None`: nothing. `data` is the event's data, read with personal fields opened.
-    fn fact(event: &StoredEvent, data: &serde_json::Value) -> Option<(Uuid, Self::Fact)>;
+    /// says. `None`: nothing. An event that says something and cannot be read is an error, and
+    /// becomes a dead letter: a saga must not act on what it does not understand.
+    fn fact(event: &StoredEvent) -> Result<Option<(Uuid, Self::Fact)>, DecodeError>;
 
     /// Whether this fact starts an instance. Facts about instances that were never started are
     /// kept too: they may have overtaken the start.

@@ -19,28 +19,33 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use souk_actors::aggregate::{Aggregate, Command};
-use souk_actors::event::StoredEvent;
+use souk_actors::event::{DecodeError, EventPayload as _, StoredEvent};
 use souk_actors::personal::Personal;
 use souk_actors::saga::{BY_HAND, Progress, Saga, Step};
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 use super::caller::Caller;
-use super::escrow::{Escrow, EscrowCommand};
+use super::escrow::{Escrow, EscrowCommand, EscrowEvent};
 use super::ids::{
     EscrowId, ListingId, NotificationId, OrderId, PaymentId, PromotionId, RefundId, ShipmentId,
     UserId,
 };
-use super::listing::{EXPIRED, HOLD_FOR, Listing, ListingCommand, ReservationFailure};
-use super::money::{Currency, Money};
-use super::notification::{
-    Audience, Channel, NewNotification, Notification, NotificationCommand, Params,
+use super::listing::{
+    EXPIRED, HOLD_FOR, Listing, ListingCommand, ListingEvent, ReservationFailure,
 };
-use super::order::{Order, OrderCommand, OrderItem, OrderPromotion, PaymentMethod, SagaDefinition};
+use super::money::Money;
+use super::notification::{
+    Audience, Channel, NewNotification, Notification, NotificationCommand, NotificationEvent,
+    Params,
+};
+use super::order::{
+    Order, OrderCommand, OrderEvent, OrderItem, OrderPromotion, PaymentMethod, SagaDefinition,
+};
 use super::order_progress::DISPUTE_RESOLVED;
-use super::payment::{Payment, PaymentCommand};
-use super::promotion::{Promotion, PromotionCommand, RedemptionFailure};
-use super::shipment::{Shipment, ShipmentCommand};
+use super::payment::{Payment, PaymentCommand, PaymentEvent};
+use super::promotion::{Promotion, PromotionCommand, PromotionEvent, RedemptionFailure};
+use super::shipment::{Shipment, ShipmentCommand, ShipmentEvent};
 
 /// How long a step may take, from the documents.
 pub const STEP_LIMIT: Duration = Duration::from_secs(30);
@@ -327,63 +332,15 @@ impl Saga for OrderSaga {
     type Fact = Fact;
     type Command = MarketCommand;
 
-    fn fact(event: &StoredEvent, data: &Value) -> Option<(Uuid, Fact)> {
+    fn fact(event: &StoredEvent) -> Result<Option<(Uuid, Fact)>, DecodeError> {
         if owner(&event.event_type) != Some(&*event.aggregate_type) {
-            return None;
+            return Ok(None);
         }
-        let fact = match &*event.event_type {
-            "order.placed" => Fact::Placed(Box::new(placed(event.event_id, data)?)),
-            "order.confirmed" => Fact::Confirmed,
-            "order.paid" => Fact::Paid,
-            "order.shipped" => Fact::Shipped,
-            "order.cancelled" => Fact::Cancelled,
-            "inventory.reserved" => Fact::Reserved(field(data, "listing_id")?),
-            "inventory.reservation_failed" => {
-                Fact::NotReserved(field(data, "listing_id")?, field(data, "reason")?)
-            }
-            "inventory.reservation_barred" => Fact::Barred(field(data, "listing_id")?),
-            "inventory.allocated" => Fact::Allocated(field(data, "listing_id")?),
-            "inventory.released" => {
-                let listing_id = field(data, "listing_id")?;
-                if data.get("reason").and_then(Value::as_str) == Some(EXPIRED) {
-                    Fact::Expired(listing_id)
-                } else {
-                    Fact::Released(listing_id)
-                }
-            }
-            "promotion.redeemed" => Fact::Redeemed,
-            "promotion.redemption_refused" => Fact::NotRedeemed(field(data, "reason")?),
-            "promotion.redemption_barred" => Fact::RedemptionBarred,
-            "promotion.redemption_released" => Fact::RedemptionReleased,
-            "escrow.created" => Fact::EscrowOpened,
-            "escrow.funded" => Fact::EscrowFunded,
-            // A part goes back when the saga is done with the order.
-            "escrow.refunded" if data.get("refund_id").is_some_and(|id| !id.is_null()) => {
-                return None;
-            }
-            "escrow.refunded" | "escrow.barred" => Fact::EscrowClosed,
-            "payment.captured" => Fact::Captured,
-            "payment.failed" => Fact::NotCaptured(field(data, "reason")?),
-            "payment.voided" => Fact::Voided,
-            "payment.refunded" => {
-                let whole = RefundId::of(field(data, "payment_id")?);
-                (field::<RefundId>(data, "refund_id")? == whole).then_some(Fact::Refunded)?
-            }
-            "shipment.created" => Fact::ShipmentCreated,
-            // So is a shipment called off when a dispute is over.
-            "shipment.cancelled"
-                if data.get("reason").and_then(Value::as_str) == Some(DISPUTE_RESOLVED) =>
-            {
-                return None;
-            }
-            "shipment.cancelled" => Fact::ShipmentCancelled,
-            "notification.email.sent" if is_confirmation(data) => Fact::Told,
-            "notification.email.failed" if is_confirmation(data) => {
-                Fact::NotTold(field(data, "reason")?)
-            }
-            _ => return None,
-        };
-        Some((field::<OrderId>(data, "order_id")?.uuid(), fact))
+        // Only what says something is read: of the rest no version matters.
+        let Some(understand) = meaning(&event.event_type) else { return Ok(None) };
+        let data = Data::read(event)?;
+        let Some(fact) = understand(&data)? else { return Ok(None) };
+        Ok(Some((data.get::<OrderId>("order_id")?.uuid(), fact)))
     }
 
     fn starts(fact: &Fact) -> bool {
@@ -519,30 +476,111 @@ fn owner(event_type: &str) -> Option<&'static str> {
     })
 }
 
-/// One member of an event's data; `None` when it is missing or has another shape.
-fn field<T: DeserializeOwned>(data: &Value, name: &str) -> Option<T> {
-    T::deserialize(data.get(name)?).ok()
+/// An event and its data, as the newest version of its type says it.
+struct Data<'a> {
+    event: &'a StoredEvent,
+    members: Value,
 }
 
-fn placed(event_id: Uuid, data: &Value) -> Option<Placed> {
-    let currency: Currency = field(data, "currency")?;
-    Some(Placed {
-        event_id,
-        order_id: field(data, "order_id")?,
-        order_number: field(data, "order_number")?,
-        buyer_id: field(data, "buyer_id")?,
-        seller_id: field(data, "seller_id")?,
-        items: field(data, "items")?,
-        total: Money::new(field(data, "amount")?, currency),
-        promotion: field(data, "promotion"),
-        payment_method: field(data, "payment_method")?,
-        payment_reference: field(data, "payment_reference")?,
-        definition: field(data, "saga_definition")?,
+impl<'a> Data<'a> {
+    fn read(event: &'a StoredEvent) -> Result<Self, DecodeError> {
+        let members = match &*event.aggregate_type {
+            Order::TYPE => OrderEvent::read(event),
+            Listing::TYPE => ListingEvent::read(event),
+            Promotion::TYPE => PromotionEvent::read(event),
+            Payment::TYPE => PaymentEvent::read(event),
+            Escrow::TYPE => EscrowEvent::read(event),
+            Shipment::TYPE => ShipmentEvent::read(event),
+            Notification::TYPE => NotificationEvent::read(event),
+            _ => Err(DecodeError::UnknownType(event.event_type.to_string())),
+        };
+        Ok(Self { event, members: members? })
+    }
+
+    /// A member; null where it is missing.
+    fn get<T: DeserializeOwned>(&self, name: &'static str) -> Result<T, DecodeError> {
+        T::deserialize(&self.members[name]).map_err(|_| DecodeError::Member {
+            event_type: self.event.event_type.to_string(),
+            name,
+        })
+    }
+
+    fn placed(&self) -> Result<Placed, DecodeError> {
+        Ok(Placed {
+            event_id: self.event.event_id,
+            order_id: self.get("order_id")?,
+            order_number: self.get("order_number")?,
+            buyer_id: self.get("buyer_id")?,
+            seller_id: self.get("seller_id")?,
+            items: self.get("items")?,
+            total: Money::new(self.get("amount")?, self.get("currency")?),
+            promotion: self.get("promotion")?,
+            payment_method: self.get("payment_method")?,
+            payment_reference: self.get("payment_reference")?,
+            definition: self.get("saga_definition")?,
+        })
+    }
+
+    fn is_confirmation(&self) -> bool {
+        self.members["template"] == CONFIRMATION_TEMPLATE
+    }
+}
+
+/// What is understood of an event; nothing where it says nothing to the saga after all.
+type Understand = fn(&Data<'_>) -> Result<Option<Fact>, DecodeError>;
+
+/// How events of a type are understood; none: they say nothing to the saga.
+fn meaning(event_type: &str) -> Option<Understand> {
+    Some(match event_type {
+        "order.placed" => |data| Ok(Some(Fact::Placed(Box::new(data.placed()?)))),
+        "order.confirmed" => |_| Ok(Some(Fact::Confirmed)),
+        "order.paid" => |_| Ok(Some(Fact::Paid)),
+        "order.shipped" => |_| Ok(Some(Fact::Shipped)),
+        "order.cancelled" => |_| Ok(Some(Fact::Cancelled)),
+        "inventory.reserved" => |data| Ok(Some(Fact::Reserved(data.get("listing_id")?))),
+        "inventory.reservation_failed" => {
+            |data| Ok(Some(Fact::NotReserved(data.get("listing_id")?, data.get("reason")?)))
+        }
+        "inventory.reservation_barred" => |data| Ok(Some(Fact::Barred(data.get("listing_id")?))),
+        "inventory.allocated" => |data| Ok(Some(Fact::Allocated(data.get("listing_id")?))),
+        "inventory.released" => |data| {
+            let listing_id = data.get("listing_id")?;
+            Ok(Some(match data.members["reason"] == EXPIRED {
+                true => Fact::Expired(listing_id),
+                false => Fact::Released(listing_id),
+            }))
+        },
+        "promotion.redeemed" => |_| Ok(Some(Fact::Redeemed)),
+        "promotion.redemption_refused" => |data| Ok(Some(Fact::NotRedeemed(data.get("reason")?))),
+        "promotion.redemption_barred" => |_| Ok(Some(Fact::RedemptionBarred)),
+        "promotion.redemption_released" => |_| Ok(Some(Fact::RedemptionReleased)),
+        "escrow.created" => |_| Ok(Some(Fact::EscrowOpened)),
+        "escrow.funded" => |_| Ok(Some(Fact::EscrowFunded)),
+        // A part goes back when the saga is done with the order.
+        "escrow.refunded" => {
+            |data| Ok(data.members["refund_id"].is_null().then_some(Fact::EscrowClosed))
+        }
+        "escrow.barred" => |_| Ok(Some(Fact::EscrowClosed)),
+        "payment.captured" => |_| Ok(Some(Fact::Captured)),
+        "payment.failed" => |data| Ok(Some(Fact::NotCaptured(data.get("reason")?))),
+        "payment.voided" => |_| Ok(Some(Fact::Voided)),
+        "payment.refunded" => |data| {
+            let whole = RefundId::of(data.get("payment_id")?);
+            Ok((data.get::<RefundId>("refund_id")? == whole).then_some(Fact::Refunded))
+        },
+        "shipment.created" => |_| Ok(Some(Fact::ShipmentCreated)),
+        // So is a shipment called off when a dispute is over.
+        "shipment.cancelled" => |data| {
+            let is_ours = data.members["reason"] != DISPUTE_RESOLVED;
+            Ok(is_ours.then_some(Fact::ShipmentCancelled))
+        },
+        "notification.email.sent" => |data| Ok(data.is_confirmation().then_some(Fact::Told)),
+        "notification.email.failed" => |data| match data.is_confirmation() {
+            true => Ok(Some(Fact::NotTold(data.get("reason")?))),
+            false => Ok(None),
+        },
+        _ => return None,
     })
-}
-
-fn is_confirmation(data: &Value) -> bool {
-    data.get("template").and_then(Value::as_str) == Some(CONFIRMATION_TEMPLATE)
 }
 
 /// Of several reasons the least counts, so that their order does not.

@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use souk_actors::event::{DecodeError, EventPayload, StoredEvent};
 use souk_actors::faults::points;
 use souk_actors::retry::{Failure, FailureKind};
@@ -370,44 +369,9 @@ async fn load<V: View>(
     Ok(())
 }
 
-/// Reads what a projection needs of an event's data: a plain struct that names some of its fields,
-/// never a personal one (those stay sealed here, and no read model wants them). `E` are the events
-/// of the aggregate, which know the versions and how to upcast the older ones.
+/// Reads what a projection needs of an event's data ([`EventPayload::read`]).
 pub fn read_data<E: EventPayload, T: DeserializeOwned>(event: &StoredEvent) -> Result<T, Failure> {
-    let event_type = &*event.event_type;
-    let current = E::descriptors()
-        .iter()
-        .find(|descriptor| descriptor.event_type == event_type)
-        .ok_or_else(|| undecodable(&DecodeError::UnknownType(event_type.to_owned())))?
-        .major;
-    let malformed = |error: &serde_json::Error| {
-        undecodable(&DecodeError::Malformed {
-            event_type: event_type.to_owned(),
-            line: error.line(),
-            column: error.column(),
-        })
-    };
-    if event.major == current {
-        return serde_json::from_str(&event.data).map_err(|error| malformed(&error));
-    }
-    let unsupported = || {
-        undecodable(&DecodeError::UnsupportedVersion {
-            event_type: event_type.to_owned(),
-            major: event.major,
-        })
-    };
-    if event.major > current {
-        return Err(unsupported());
-    }
-    let mut value: Value = serde_json::from_str(&event.data).map_err(|error| malformed(&error))?;
-    for from in event.major..current {
-        let upcaster = E::upcasters()
-            .iter()
-            .find(|upcaster| upcaster.event_type == event_type && upcaster.from == from)
-            .ok_or_else(unsupported)?;
-        value = (upcaster.upcast)(value);
-    }
-    serde_json::from_value(value).map_err(|error| malformed(&error))
+    E::read(event).map_err(|error| undecodable(&error))
 }
 
 /// What cannot be decoded today cannot be decoded on a retry either.

@@ -283,7 +283,7 @@ impl Market {
         self.told.push(format!("{event_type} {id}"));
         let data: serde_json::Value = serde_json::from_str(&event.encode()).unwrap();
         let stored = stored_event(event_type, aggregate_type, id, &data);
-        if let Some((key, fact)) = OrderSaga::fact(&stored, &data) {
+        if let Some((key, fact)) = OrderSaga::fact(&stored).unwrap() {
             self.wait(Listener::Facts, id, event_id, Told::Fact(key, Box::new(fact)));
         }
         if let Some(entries) = data["entries"].as_array() {

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::saga_router::MarketRouter;
 use super::{command_failed, decode_failed};
 use crate::domain::escrow::{Escrow, EscrowEvent};
-use crate::domain::ids::{EscrowId, OrderId, ShipmentId};
+use crate::domain::ids::{EscrowId, ListingId, OrderId, ShipmentId};
 use crate::domain::listing::ListingCommand;
 use crate::domain::order::{Order, OrderCommand, OrderEvent};
 use crate::domain::order_progress::{self, Parts};
@@ -51,7 +51,7 @@ pub const TOPICS: &[&str] = &[
 pub struct OrderProgress;
 
 /// A step that the order does not allow (any more, or again) is none of our business, nor is money
-/// that has gone to one side already.
+/// that has gone to one side already, nor a shipment that has gone on its way.
 fn is_settled(command: &MarketCommand, refused: &Refused) -> bool {
     match command {
         MarketCommand::Order(..) => {
@@ -61,19 +61,23 @@ fn is_settled(command: &MarketCommand, refused: &Refused) -> bool {
             matches!(command, crate::domain::escrow::EscrowCommand::Release { .. })
                 && ["escrow_closed", "escrow_not_funded"].contains(&refused.code)
         }
+        MarketCommand::Shipment(..) => refused.code == "invalid_transition",
         _ => false,
     }
 }
 
+/// Whether the command was accepted, and not refused for good.
 async fn send(
     runtime: &Runtime,
     event: &StoredEvent,
     command: MarketCommand,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let context = CommandContext::because_of(event, command.name(), command.target());
     match MarketRouter::default().route(runtime, command.clone(), context).await {
-        Ok(_) => Ok(()),
-        Err(CommandError::Rejected { rejection, .. }) if is_settled(&command, &rejection) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(CommandError::Rejected { rejection, .. }) if is_settled(&command, &rejection) => {
+            Ok(false)
+        }
         Err(error) => Err(command_failed(&error)),
     }
 }
@@ -90,7 +94,17 @@ async fn is_said_by_buyer(runtime: &Runtime, event: &StoredEvent) -> Result<bool
     Ok(buyer.is_some_and(|buyer| said_by(event, buyer.uuid())))
 }
 
-/// How the escrow and the shipment of an order stand.
+/// The listings that an order is of.
+async fn listings(runtime: &Runtime, order: OrderId) -> Result<BTreeSet<ListingId>, Failure> {
+    let items = |order: &Order| {
+        let items = order.details.iter().flat_map(|details| &details.items);
+        items.map(|item| item.listing_id).collect()
+    };
+    let read = runtime.aggregate::<Order>().read_inside(order.uuid(), items).await;
+    Ok(read.map_err(|error| command_failed(&error))?.value)
+}
+
+/// How the escrow and the shipment of an order stand, and what it is of.
 async fn parts(runtime: &Runtime, order: OrderId) -> Result<Parts, Failure> {
     let status = |escrow: &Escrow| escrow.details.as_ref().map(|details| details.status);
     let escrows = runtime.aggregate::<Escrow>();
@@ -103,7 +117,7 @@ async fn parts(runtime: &Runtime, order: OrderId) -> Result<Parts, Failure> {
     let read = shipments.read_inside(ShipmentId::of(order).uuid(), sent).await;
     let was_sent = read.map_err(|error| command_failed(&error))?.value;
     let escrow = escrow.ok_or_else(|| Failure::permanent("the order has no escrow"))?;
-    Ok(Parts { escrow, was_sent })
+    Ok(Parts { escrow, was_sent, listings: listings(runtime, order).await? })
 }
 
 fn said_by(event: &StoredEvent, user: Uuid) -> bool {
@@ -121,12 +135,7 @@ async fn shipped(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> 
 
 /// What leaves was taken from the shelf.
 async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
-    let items = |order: &Order| {
-        let items = order.details.iter().flat_map(|details| &details.items);
-        items.map(|item| item.listing_id).collect::<BTreeSet<_>>()
-    };
-    let read = runtime.aggregate::<Order>().read_inside(order_id.uuid(), items).await;
-    for listing in read.map_err(|error| command_failed(&error))?.value {
+    for listing in listings(runtime, order_id).await? {
         let pick = ListingCommand::Pick { order_id, now: runtime.world().now() };
         send(runtime, event, MarketCommand::Listing(listing, pick)).await?;
     }
@@ -147,7 +156,7 @@ async fn released(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure>
     let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
     let EscrowEvent::Released(released) = change else { return Ok(()) };
     let complete = OrderCommand::Complete { now: runtime.world().now() };
-    send(runtime, event, MarketCommand::Order(released.order_id, complete)).await
+    send(runtime, event, MarketCommand::Order(released.order_id, complete)).await.map(drop)
 }
 
 async fn reviewed(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
@@ -155,14 +164,16 @@ async fn reviewed(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure>
     let ReviewEvent::Created(created) = change else { return Ok(()) };
     let (review_id, now) = (created.review_id, runtime.world().now());
     let record = OrderCommand::RecordReviewed { review_id, now };
-    send(runtime, event, MarketCommand::Order(created.order_id, record)).await
+    send(runtime, event, MarketCommand::Order(created.order_id, record)).await.map(drop)
 }
 
 async fn about_order(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
     let change: OrderEvent = runtime.journal().decode(event).await.map_err(decode_failed)?;
     let parts = parts(runtime, OrderId(event.aggregate_id)).await?;
-    for command in order_progress::follow(&change, parts, runtime.world().now()) {
-        send(runtime, event, command).await?;
+    for command in order_progress::follow(&change, &parts, runtime.world().now()) {
+        if !send(runtime, event, command).await? {
+            break;
+        }
     }
     Ok(())
 }
@@ -204,6 +215,16 @@ mod tests {
         };
         let part = MarketCommand::Escrow(EscrowId::of(order), part);
         assert!(!is_settled(&part, &refused("escrow_closed")));
+        let shipment_id = ShipmentId::of(order);
+        let cancel = crate::domain::shipment::ShipmentCommand::Cancel {
+            shipment_id,
+            order_id: order,
+            reason: order_progress::DISPUTE_RESOLVED.to_owned(),
+            now: at,
+        };
+        let cancel = MarketCommand::Shipment(shipment_id, cancel);
+        assert!(is_settled(&cancel, &refused("invalid_transition")));
+        assert!(!is_settled(&cancel, &refused("not_found")));
     }
 
     #[test]
@@ -218,6 +239,7 @@ mod tests {
             credential: None,
             tenant_id: "default".to_owned(),
             traceparent: None,
+            tracestate: None,
             subscription: None,
             attributes: Default::default(),
         };

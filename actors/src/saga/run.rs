@@ -58,7 +58,7 @@ pub(crate) fn subscriptions<S: Saga>(router: Arc<dyn SagaRouter<S>>) -> [Subscri
         S::TOPICS,
         Arc::new(Facts::<S>(std::marker::PhantomData)),
     );
-    let facts = facts.keyed_by(|event| fact_of::<S>(event).map(|(key, _)| key));
+    let facts = facts.keyed_by(key_of::<S>);
     let commands =
         Subscription::handler(commands_name, "sagas", &["saga.*"], Arc::new(Commands { router }));
     let retries =
@@ -83,9 +83,12 @@ pub(crate) fn subscriptions<S: Saga>(router: Arc<dyn SagaRouter<S>>) -> [Subscri
     })
 }
 
-fn fact_of<S: Saga>(event: &StoredEvent) -> Option<(Uuid, S::Fact)> {
-    let data = serde_json::from_str(&event.data).ok()?;
-    S::fact(event, &data)
+/// The instance that an event concerns; of one that cannot be read, whatever it is about.
+fn key_of<S: Saga>(event: &StoredEvent) -> Option<Uuid> {
+    match S::fact(event) {
+        Ok(fact) => fact.map(|(key, _)| key),
+        Err(_) => Some(event.aggregate_id),
+    }
 }
 
 struct Facts<S>(std::marker::PhantomData<fn() -> S>);
@@ -93,7 +96,8 @@ struct Facts<S>(std::marker::PhantomData<fn() -> S>);
 #[async_trait]
 impl<S: Saga> Handler for Facts<S> {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
-        let Some((key, fact)) = fact_of::<S>(event) else { return Ok(()) };
+        let fact = S::fact(event).map_err(|error| Failure::permanent(error.to_string()))?;
+        let Some((key, fact)) = fact else { return Ok(()) };
         let fact = serde_json::to_value(&fact)
             .map_err(|_| Failure::permanent("a fact cannot be written as JSON"))?;
         let input = Input::Fact { event_id: event.event_id, fact };

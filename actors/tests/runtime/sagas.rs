@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use souk_actors::command::{CommandContext, CommandError, Refused};
-use souk_actors::event::StoredEvent;
+use souk_actors::event::{DecodeError, EventPayload as _, StoredEvent};
 use souk_actors::faults::{Fault, Mode};
 use souk_actors::retry::FailureKind;
 use souk_actors::runtime::Runtime;
@@ -17,7 +17,7 @@ use souk_actors::saga::{
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
-use crate::account::{AccountCommand, Rig, options};
+use crate::account::{AccountCommand, AccountEvent, Changed, Rig, options};
 
 /// Moves ten from account 1 to account 2, once account 0 was changed by ten times the key.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -43,16 +43,16 @@ impl Saga for Transfer {
     type Fact = Fact;
     type Command = (u128, i64);
 
-    fn fact(event: &StoredEvent, data: &serde_json::Value) -> Option<(Uuid, Fact)> {
-        let amount = data["amount"].as_i64()?;
+    fn fact(event: &StoredEvent) -> Result<Option<(Uuid, Fact)>, DecodeError> {
+        let Changed { amount } = AccountEvent::read(event)?;
         let account = event.aggregate_id.as_u128();
         let version = event.aggregate_version;
         let fact = match account {
             TRIGGER => Fact::Start,
             FROM | TO if amount.abs() == 10 => Fact::Moved { account, amount, version },
-            _ => return None,
+            _ => return Ok(None),
         };
-        Some((Uuid::from_u128(5), fact))
+        Ok(Some((Uuid::from_u128(5), fact)))
     }
 
     fn starts(fact: &Fact) -> bool {

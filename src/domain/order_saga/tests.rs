@@ -248,7 +248,7 @@ fn the_order_hears_what_went_wrong_before_or_after_the_way_back() {
 
 fn event_fact(event_type: &str, aggregate_type: &str, data: Value) -> Option<(Uuid, Fact)> {
     let event = stored_event(event_type, aggregate_type, Uuid::from_u128(9), &data);
-    OrderSaga::fact(&event, &data)
+    OrderSaga::fact(&event).unwrap()
 }
 
 #[test]
@@ -258,8 +258,24 @@ fn only_the_owner_of_an_event_type_is_believed() {
     assert_eq!(captured, Some((order(1).uuid(), Fact::Captured)));
     assert_eq!(event_fact("payment.captured", "external", data.clone()), None);
     assert_eq!(event_fact("order.delivered", "order", data.clone()), None);
-    assert_eq!(event_fact("payment.captured", "payment", serde_json::json!({})), None);
     assert_eq!(event_fact("notification.email.sent", "notification", data), None);
+}
+
+/// S0-111: what cannot be read is no fact, and not nothing either.
+#[test]
+fn what_cannot_be_read_is_an_error_where_it_says_something() {
+    let told = |event_type: &str, major: u16, data: Value| {
+        let mut event = stored_event(event_type, "order", Uuid::from_u128(9), &data);
+        event.major = major;
+        OrderSaga::fact(&event).map_err(|error| error.to_string())
+    };
+    let whole = || serde_json::json!({ "order_id": order(1) });
+    assert_eq!(told("order.cancelled", 1, whole()), Ok(Some((order(1).uuid(), Fact::Cancelled))));
+    let newer = told("order.cancelled", 99, whole()).unwrap_err();
+    assert_eq!(newer, "unsupported event version: 99 of order.cancelled");
+    let nameless = told("order.cancelled", 1, serde_json::json!({})).unwrap_err();
+    assert_eq!(nameless, "the data of order.cancelled has no order_id that can be read");
+    assert_eq!(told("order.delivered", 99, whole()), Ok(None), "it says nothing to the saga");
 }
 
 #[test]
@@ -304,7 +320,7 @@ fn put<A: Aggregate>(
             let event_type = event.descriptor().event_type;
             let data: Value = serde_json::from_str(&event.encode()).unwrap();
             let stored = stored_event(event_type, A::TYPE, id, &data);
-            (event_type.to_owned(), OrderSaga::fact(&stored, &data))
+            (event_type.to_owned(), OrderSaga::fact(&stored).unwrap())
         })
         .collect())
 }

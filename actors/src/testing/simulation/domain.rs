@@ -12,7 +12,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::aggregate::{Aggregate, Command, NoRejection, Rejection, TimerChange};
-use crate::event::StoredEvent;
+use crate::event::{DecodeError, EventPayload as _, StoredEvent};
 use crate::saga::{Progress, Saga, Step};
 use crate::world::Timestamp;
 
@@ -628,33 +628,43 @@ static STEPS: &[Step<Mover>] = &[
     },
 ];
 
+/// What a mover understands of an event.
+fn told(event: &StoredEvent, data: &Value) -> Option<(Uuid, Fact)> {
+    let own = event.aggregate_id;
+    let id = |name: &str| data[name].as_str().and_then(|text| text.parse().ok());
+    match &*event.event_type {
+        "transfer.requested" => {
+            let (from, to, amount) = (id("from")?, id("to")?, data["amount"].as_i64()?);
+            Some((own, Fact::Requested { transfer: own, from, to, amount }))
+        }
+        "transfer.completed" => Some((own, Fact::Completed)),
+        "transfer.failed" => Some((own, Fact::Failed)),
+        "account.moved" => {
+            let transfer = id("transfer").filter(|transfer: &Uuid| !transfer.is_nil())?;
+            let kind = serde_json::from_value(data["kind"].clone()).ok()?;
+            Some((transfer, Fact::Moved(kind)))
+        }
+        "charge.became" => {
+            let state = serde_json::from_value(data["state"].clone()).ok()?;
+            Some((id("transfer")?, Fact::Charge(state)))
+        }
+        _ => None,
+    }
+}
+
 impl Saga for Mover {
     const NAME: &'static str = "mover_saga";
     const TOPICS: &'static [&'static str] = &["transfer.*", "account.*", "charge.*"];
     type Fact = Fact;
     type Command = Order;
 
-    fn fact(event: &StoredEvent, data: &Value) -> Option<(Uuid, Fact)> {
-        let own = event.aggregate_id;
-        let id = |name: &str| data[name].as_str().and_then(|text| text.parse().ok());
-        match &*event.event_type {
-            "transfer.requested" => {
-                let (from, to, amount) = (id("from")?, id("to")?, data["amount"].as_i64()?);
-                Some((own, Fact::Requested { transfer: own, from, to, amount }))
-            }
-            "transfer.completed" => Some((own, Fact::Completed)),
-            "transfer.failed" => Some((own, Fact::Failed)),
-            "account.moved" => {
-                let transfer = id("transfer").filter(|transfer: &Uuid| !transfer.is_nil())?;
-                let kind = serde_json::from_value(data["kind"].clone()).ok()?;
-                Some((transfer, Fact::Moved(kind)))
-            }
-            "charge.became" => {
-                let state = serde_json::from_value(data["state"].clone()).ok()?;
-                Some((id("transfer")?, Fact::Charge(state)))
-            }
+    fn fact(event: &StoredEvent) -> Result<Option<(Uuid, Fact)>, DecodeError> {
+        Ok(match &*event.aggregate_type {
+            Account::TYPE => told(event, &AccountEvent::read(event)?),
+            Transfer::TYPE => told(event, &TransferEvent::read(event)?),
+            Charge::TYPE => told(event, &ChargeEvent::read(event)?),
             _ => None,
-        }
+        })
     }
 
     fn starts(fact: &Fact) -> bool {
