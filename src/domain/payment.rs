@@ -36,6 +36,10 @@ use super::rejection::rejections;
 /// The timer of a payment that is asked after. Stored; never rename.
 pub const INQUIRY_TIMER: &str = "inquiry";
 
+/// Why a refund is given up of which the gateway could not say for long what became of it. It may have
+/// been made. Stored; never rename.
+pub const REFUND_UNCLEAR: &str = "refund_unclear";
+
 /// How long a payment that was given up may still be paid where its provider cannot close it: longer
 /// than any page of a provider's is good for.
 pub const WATCHED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -494,6 +498,10 @@ pub struct PaymentInquiryRequested {
     /// Whether money is held for the payment, which is over, and is to be let go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_be_let_go: Option<bool>,
+    /// The refund that is asked after, of those that the gateway has not refused each in its turn; none:
+    /// there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_id: Option<RefundId>,
     /// When.
     pub requested_at: Timestamp,
 }
@@ -844,12 +852,17 @@ impl PaymentDetails {
         if self.is_open() { vec![self.inquiry(None, now)] } else { Vec::new() }
     }
 
+    /// One refund at a time, each in its turn: what the gateway says to one may not hold up the others.
     fn inquiry(&self, to_be_let_go: Option<bool>, now: Timestamp) -> PaymentEvent {
+        let attempt = self.asked.saturating_add(1);
+        let open: Vec<_> = self.wanted_back().filter(|refund| !refund.refused).collect();
+        let turn = open.get(attempt as usize % open.len().max(1));
         PaymentEvent::InquiryRequested(PaymentInquiryRequested {
             order_id: self.order_id,
             payment_id: self.payment_id,
-            attempt: self.asked.saturating_add(1),
+            attempt,
             to_be_let_go,
+            refund_id: turn.map(|refund| refund.refund_id),
             requested_at: now,
         })
     }
@@ -1221,7 +1234,10 @@ impl PaymentDetails {
             }
             PaymentEvent::RefundFailed(event) => {
                 if let Some(refund) = self.refund_mut(event.refund_id) {
-                    refund.failed = event.attempt;
+                    // Of an attempt that may yet have been made only the same one again is safe.
+                    if event.reason != REFUND_UNCLEAR {
+                        refund.failed = event.attempt;
+                    }
                     refund.refused = event.next_attempt_at.is_none();
                     refund.since = event.next_attempt_at.unwrap_or(event.failed_at);
                 }

@@ -38,7 +38,7 @@ use super::{command_failed, decode_failed, gateway_failed};
 use crate::domain::ids::RefundId;
 use crate::domain::money::Money;
 use crate::domain::payment::{
-    Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent, RefundDetails,
+    Outcome, Payment, PaymentCommand, PaymentDetails, PaymentEvent, REFUND_UNCLEAR, RefundDetails,
 };
 use crate::gateways::PaymentGateways;
 use crate::gateways::payment::{
@@ -61,8 +61,6 @@ pub const TOPICS: &[&str] = &[
 const NOT_PAID_IN_TIME: &str = "not_paid_in_time";
 /// How long a provider may be unable to say what becomes of a refund; then somebody must look.
 const UNCLEAR_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// Why a refund is given up of which nobody could say for so long. Stored; never rename.
-const REFUND_UNCLEAR: &str = "refund_unclear";
 /// How long after a refund has come to nothing another one is asked for.
 const REFUND_AGAIN_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -109,11 +107,10 @@ pub(super) fn call(event: &PaymentEvent, details: &PaymentDetails) -> Option<Cal
         }
         PaymentEvent::InquiryRequested(_) if details.in_flight() => Some(Call::Query(charge())),
         PaymentEvent::InquiryRequested(_) if details.is_unwanted() => Some(Call::Query(charge())),
-        // One at a time, each in its turn: what the provider says to one may not hold up the others.
+        // One that was refused since is asked for by whoever retries the letter of this event.
         PaymentEvent::InquiryRequested(event) => {
-            let wanted: Vec<_> = details.wanted_back().collect();
-            let turn = event.attempt as usize % wanted.len().max(1);
-            wanted.get(turn).and_then(|wanted| refund(details, wanted))
+            let named = event.refund_id.and_then(|named| details.refund_of(named));
+            named.and_then(|wanted| refund(details, wanted))
         }
         _ => None,
     }
@@ -439,7 +436,8 @@ fn is_unclear_for_long(details: &PaymentDetails, refund_id: RefundId, now: Times
 /// Whether the payment's own timer makes a call again that had no answer. A refund that was refused is
 /// made by whoever retries its letter, and by nobody else.
 fn is_made_again(call: &Call, details: &PaymentDetails) -> bool {
-    let is_left = matches!(call, Call::Refund(..)) && !details.is_open();
+    let is_refused = |id| details.refund_of(id).is_some_and(|refund| refund.refused);
+    let is_left = matches!(call, Call::Refund(id, _) if is_refused(*id));
     details.method.is_asked_after() && !is_left
 }
 
@@ -528,6 +526,7 @@ mod tests {
             payment_id: PaymentId::of(order()),
             attempt: 1,
             to_be_let_go: None,
+            refund_id: Some(whole()),
             requested_at: AT,
         })
     }
@@ -770,7 +769,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_refunds_each_is_asked_for_by_its_own_event_and_in_its_turn() {
+    fn of_several_refunds_each_is_asked_for_by_the_events_that_name_it() {
         let other = RefundId(Uuid::from_u128(77));
         let both = PaymentDetails {
             refunds: vec![wanted(whole(), 500), wanted(other, 300)],
@@ -788,12 +787,13 @@ mod tests {
         };
         let keys = [other.key(0).to_string(), other.key(1).to_string()];
         assert_eq!(refund.others, [OtherRefund { keys: keys.to_vec(), amount: 300, done: false }]);
-        let attempt = |attempt| {
+        let about = |refund_id| {
             let PaymentEvent::InquiryRequested(inquiry) = inquiry() else { panic!("an inquiry") };
-            PaymentEvent::InquiryRequested(PaymentInquiryRequested { attempt, ..inquiry })
+            PaymentEvent::InquiryRequested(PaymentInquiryRequested { refund_id, ..inquiry })
         };
-        let turns = [asked(&attempt(1)), asked(&attempt(2)), asked(&attempt(3))];
-        assert_eq!(turns, [(other, 300), (whole(), 500), (other, 300)]);
+        let turns = [asked(&about(Some(other))), asked(&about(Some(whole())))];
+        assert_eq!(turns, [(other, 300), (whole(), 500)]);
+        assert_eq!(call(&about(None), &both), None, "what is nobody's is not asked for");
         let report = refunded(&both, other, RefundAnswer::Failed("refund_failed".to_owned()), AT);
         let reports = report.unwrap().reports;
         let [(_, PaymentCommand::RecordRefundFailed { refund_id, .. })] = &reports[..] else {

@@ -533,6 +533,52 @@ fn a_refund_that_came_to_nothing_is_made_under_another_key() {
     assert_ne!(refund.key(1), refund.key(2));
 }
 
+/// An attempt of which nobody knows may have been made: it is made again under its own key, or by
+/// nobody.
+#[test]
+fn a_refund_that_nobody_knows_of_keeps_its_key() {
+    let given_up = PaymentCommand::RecordRefundFailed {
+        refund_id: RefundId::of(id()),
+        reason: REFUND_UNCLEAR.to_owned(),
+        next_attempt_at: None,
+        now: at(9),
+    };
+    after(&[initiate(), capture(), cancel()])
+        .when(given_up)
+        .and_state(|payment| {
+            let details = payment.details.as_ref().unwrap();
+            let known: Vec<_> =
+                details.wanted_back().map(|refund| (refund.failed, refund.refused)).collect();
+            assert_eq!(known, [(0, true)]);
+        })
+        .then_types(&["payment.refund_failed"]);
+}
+
+/// What the gateway has refused waits for somebody, and is not asked for beside the others.
+#[test]
+fn an_inquiry_names_the_refund_that_it_is_about() {
+    let refused = PaymentCommand::RecordRefundFailed {
+        refund_id: part(1),
+        reason: "not_refundable".to_owned(),
+        next_attempt_at: None,
+        now: at(9),
+    };
+    let parts = [refund_part(1, 100), refund_part(2, 100), refund_part(3, 100)];
+    let mut commands = vec![initiate(), capture()];
+    commands.extend(parts);
+    commands.push(refused);
+    let (mut payment, _) = run::<Payment>(&commands);
+    let mut named = Vec::new();
+    for seconds in [600, 700, 800, 900] {
+        for event in payment.decide(&inquire(seconds)).unwrap() {
+            payment.apply(&event);
+            let PaymentEvent::InquiryRequested(inquiry) = event else { panic!("{event:?}") };
+            named.push(inquiry.refund_id.unwrap());
+        }
+    }
+    assert_eq!(named, [part(3), part(2), part(3), part(2)]);
+}
+
 #[test]
 fn parts_go_back_one_by_one_and_never_more_than_came() {
     let captured = [initiate(), capture()];
