@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
-use souk_actors::command::{CommandError, Done};
+use souk_actors::command::{CommandError, Done, Origin};
 use souk_actors::id::keyed_hash;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,7 +20,7 @@ use super::params::path_id;
 use super::problem::{ApiError, FieldProblem};
 use crate::domain::email_claim::{CLAIM_FOR, EmailClaim, EmailClaimCommand};
 use crate::domain::engagement::Engagement;
-use crate::domain::ids::{EngagementId, UserId};
+use crate::domain::ids::{EmailClaimId, EngagementId, UserId};
 use crate::domain::text;
 use crate::domain::user::rating::{Rating, Stars};
 use crate::domain::user::{
@@ -347,11 +347,15 @@ async fn register(
     let user_id = UserId(call.new_id(&app, "users.register"));
     let phc = app.passwords().hash(body.password).await?;
     let (now, claim_id) = (app.now(), email_claim_id(&app, &body.email));
-    let claim = EmailClaimCommand::Claim { user_id, now, expires_at: now.plus(CLAIM_FOR) };
-    let claims = app.runtime().aggregate::<EmailClaim>();
-    let mut context = call.plain_context(&app);
-    context.actor_id = user_id.to_string().into();
-    claims.send(claim_id.uuid(), claim, context, |_| ()).await?;
+    let users = app.runtime().aggregate::<User>();
+    // Who is there already gets the first answer, or hears that the key was another request's:
+    // neither takes an address.
+    let is_there = call.is_repeatable()
+        && users.read(user_id.uuid(), |user| user.details.is_some()).await?.value;
+    if !is_there {
+        let claim = EmailClaimCommand::Claim { user_id, now, expires_at: now.plus(CLAIM_FOR) };
+        settle_claim(&app, &call, claim_id, user_id, claim).await?;
+    }
 
     let keys = &app.settings().keys;
     // Following from the user's id, the nonce is the same when the request is repeated.
@@ -373,12 +377,40 @@ async fn register(
     context.actor_id = user_id.to_string().into();
     context.attach = vec![password::row(user_id.uuid(), phc)];
     let register = UserCommand::Register(Box::new(registration));
-    let users = app.runtime().aggregate::<User>();
-    let (body, done) = split(users.send(user_id.uuid(), register, context, view(true)).await?);
+    let sent = users.send(user_id.uuid(), register, context, view(true)).await;
+    let is_undone =
+        sent.as_ref().is_err_and(|error| !matches!(error, CommandError::OutcomeUnknown));
+    // Without a key nobody comes again as this user. With one a repeat may be under way; the claim
+    // then lapses by itself.
+    if is_undone && !call.is_repeatable() {
+        let release = EmailClaimCommand::Release { user_id, now };
+        // If it cannot be released now, it lapses too.
+        let _ = settle_claim(&app, &call, claim_id, user_id, release).await;
+    }
+    let (body, done) = split(sent?);
     let mut body = body.ok_or_else(missing)?;
     body.version = done.version;
     body.verification_token = app.settings().http.reveal_verification_token.then_some(token);
     Ok(Answer::created(&format!("/api/v1/users/{user_id}"), body).after(&done))
+}
+
+/// Takes an address for somebody who is about to register, or gives it up.
+async fn settle_claim(
+    app: &App,
+    call: &Call,
+    claim_id: EmailClaimId,
+    user_id: UserId,
+    command: EmailClaimCommand,
+) -> Result<(), ApiError> {
+    let mut context = call.plain_context(app);
+    context.actor_id = user_id.to_string().into();
+    if matches!(command, EmailClaimCommand::Release { .. }) {
+        // Where nothing new is taken in, an address can be given up all the same.
+        context.origin = Origin::Inside;
+    }
+    let claims = app.runtime().aggregate::<EmailClaim>();
+    claims.send(claim_id.uuid(), command, context, |_| ()).await?;
+    Ok(())
 }
 
 /// A proved address.

@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::{command_failed, decode_failed};
 use crate::domain::email_claim::{EmailClaim, EmailClaimCommand, EmailClaimEvent};
-use crate::domain::ids::UserId;
-use crate::domain::user::{User, UserCommand, UserEvent, UserRejection};
+use crate::domain::ids::{EmailClaimId, UserId};
+use crate::domain::user::{User, UserCommand, UserDetails, UserEvent, UserRejection, UserStatus};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "email-claims";
@@ -29,15 +29,22 @@ pub const TOPICS: &[&str] = &["user.registered", "user.erased", "email_claim.lap
 pub struct EmailClaims;
 
 /// What to tell the claim, once the user was asked never to come: nothing while that is not known.
+/// `held` is the claim that the user has if there is one; not every claim that was made for a user
+/// became the user's own.
 fn after_abandoning(
     answer: Result<(), &CommandError<UserRejection>>,
+    claim: EmailClaimId,
+    held: Option<EmailClaimId>,
     user_id: UserId,
     now: Timestamp,
 ) -> Option<EmailClaimCommand> {
     match answer {
         Ok(()) => Some(EmailClaimCommand::Release { user_id, now }),
         Err(CommandError::Rejected { rejection: UserRejection::AlreadyRegistered, .. }) => {
-            Some(EmailClaimCommand::Confirm { user_id, now })
+            Some(match held == Some(claim) {
+                true => EmailClaimCommand::Confirm { user_id, now },
+                false => EmailClaimCommand::Release { user_id, now },
+            })
         }
         Err(_) => None,
     }
@@ -49,16 +56,26 @@ async fn lapsed(
     user_id: UserId,
 ) -> Result<EmailClaimCommand, Failure> {
     let now = runtime.world().now();
+    let claim = EmailClaimId(event.aggregate_id);
     let context = CommandContext::because_of(event, "abandon-registration", user_id.uuid());
     let command = UserCommand::AbandonRegistration { user_id, now };
-    let answer = runtime.aggregate::<User>().send(user_id.uuid(), command, context, |_| ()).await;
-    match answer {
-        Ok(_) => after_abandoning(Ok(()), user_id, now)
-            .ok_or_else(|| Failure::permanent("an abandoned registration keeps its claim")),
-        Err(error) => {
-            after_abandoning(Err(&error), user_id, now).ok_or_else(|| command_failed(&error))
+    let users = runtime.aggregate::<User>();
+    let answer = users.send(user_id.uuid(), command, context, |_| ()).await.map(drop);
+    // Asked afterwards: whoever is there now stays there, with the claim that they came with.
+    let held = |user: &User| user.details.as_ref().and_then(held_claim);
+    let held = users.read_inside(user_id.uuid(), held).await;
+    let held = held.map_err(|error| command_failed(&error))?.value;
+    after_abandoning(answer.as_ref().copied(), claim, held, user_id, now).ok_or_else(|| {
+        match &answer {
+            Ok(()) => Failure::permanent("an abandoned registration keeps its claim"),
+            Err(error) => command_failed(error),
         }
-    }
+    })
+}
+
+/// The claim on a user's address; none: the address is the user's no more.
+fn held_claim(user: &UserDetails) -> Option<EmailClaimId> {
+    (user.status != UserStatus::Erased).then_some(user.email_claim_id)
 }
 
 #[async_trait]
@@ -97,15 +114,27 @@ mod tests {
     #[test]
     fn whoever_came_first_decides() {
         let (user_id, now) = (UserId(Uuid::from_u128(1)), Timestamp::from_millis(0));
-        let failed = |error| after_abandoning(Err(&error), user_id, now);
+        let claim = EmailClaimId(Uuid::from_u128(2));
+        let settled = |answer: Result<(), &CommandError<UserRejection>>, held| {
+            after_abandoning(answer, claim, held, user_id, now)
+        };
+        let failed = |error| settled(Err(&error), Some(claim));
         let rejected =
             |rejection| failed(CommandError::Rejected { rejection, version: 1, replayed: false });
         let release = EmailClaimCommand::Release { user_id, now };
-        assert_eq!(after_abandoning(Ok(()), user_id, now), Some(release));
+        assert_eq!(settled(Ok(()), None), Some(release.clone()));
         assert_eq!(
             rejected(UserRejection::AlreadyRegistered),
             Some(EmailClaimCommand::Confirm { user_id, now })
         );
+        let there = || CommandError::Rejected {
+            rejection: UserRejection::AlreadyRegistered,
+            version: 1,
+            replayed: false,
+        };
+        let another = Some(EmailClaimId(Uuid::from_u128(3)));
+        assert_eq!(settled(Err(&there()), another), Some(release.clone()), "not the user's own");
+        assert_eq!(settled(Err(&there()), None), Some(release), "the user has been erased");
         assert_eq!(rejected(UserRejection::Erased), None);
         assert_eq!(failed(CommandError::Unavailable(Unavailable::Journal)), None);
         assert_eq!(failed(CommandError::OutcomeUnknown), None);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Server, parallel, somebody};
+use crate::support::{Server, eventually, parallel, somebody};
 
 #[tokio::test]
 async fn whoever_registers_is_there_at_once_and_is_told_by_mail() {
@@ -158,7 +159,52 @@ async fn a_repeated_registration_gets_its_first_answer() {
     other.problem(422, "idempotency_key_reused");
     server.at_rest().await;
     assert_eq!(server.events("eventType=user.registered").await.len(), 1);
+    assert_eq!(server.events("eventType=email_claim.claimed").await.len(), 1);
+    // Whoever was refused has taken no address: Bob can still come, without the key.
+    server.register("Bob").await.expect(201);
     assert_eq!(server.mails("ann@example.com").await.len(), 1);
+    server.finish().await;
+}
+
+/// Two requests with one key that come at the same time: one is a user, the other has no address.
+#[tokio::test]
+async fn a_key_that_two_requests_race_with_takes_one_address() {
+    let server = Server::start().await;
+    for round in 0..8 {
+        let names = [format!("Ann{round}"), format!("Bob{round}")];
+        let client = server.visitor().keyed(&format!("race-{round}"));
+        let bodies = names.each_ref().map(|name| somebody(name));
+        let ask = |body| client.post("/api/v1/users/register", body);
+        let (one, two) = tokio::join!(ask(&bodies[0]), ask(&bodies[1]));
+        let lost = match (one.status(), two.status()) {
+            (201, 422) => &names[1],
+            (422, 201) => &names[0],
+            statuses => panic!("{statuses:?}"),
+        };
+        // At the latest when the claim that was made for nobody has lapsed.
+        server.advance_clock(61).await;
+        eventually("the address to be free", || async {
+            (server.register(lost).await.status() == 201).then_some(())
+        })
+        .await;
+    }
+    server.finish().await;
+}
+
+/// The address of somebody who was erased is not taken again by a repeat of the registration.
+#[tokio::test]
+async fn a_repeat_after_an_erasure_takes_no_address() {
+    let server = Server::start().await;
+    let client = server.visitor().keyed("register-1");
+    let user_id =
+        client.post("/api/v1/users/register", &somebody("Ann")).await.expect(201).text("user_id");
+    let reason = json!({ "reason": "asked for it by letter" }).to_string();
+    let path = format!("/api/v1/users/{user_id}");
+    server.admin().send(Method::DELETE, &path, Some(reason.into())).await.expect(204);
+    server.at_rest().await;
+    client.post("/api/v1/users/register", &somebody("Ann")).await;
+    server.at_rest().await;
+    server.register("Ann").await.expect(201);
     server.finish().await;
 }
 
