@@ -40,6 +40,7 @@ pub mod webhooks;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use souk_actors::event::Position;
 use souk_actors::subscriber::Subscription;
 use souk_actors::world::Timestamp;
@@ -231,23 +232,48 @@ impl ReadModels {
         Ok(Self { projections: Arc::new(versioned(&db)), db })
     }
 
-    /// As [`ReadModels::open`], but read models that have seen more of the journal than there is
-    /// (the journal was restored from a backup, or begun anew) are erased first, to be rebuilt.
+    /// As [`ReadModels::open`], but read models of another journal are erased first, to be rebuilt:
+    /// those that have seen more than there is (the journal was restored from a backup, or begun
+    /// anew), and those whose newest event is not where they saw it.
     ///
     /// `heads` tells how far the journal is. It is asked after the read models, so that a journal
-    /// that grows meanwhile does not make them look ahead of it.
+    /// that grows meanwhile does not make them look ahead of it. `is_there` tells whether an event
+    /// stands at a position, or cannot be read there.
     pub async fn open_for(
         place: &Place,
         heads: impl AsyncFnOnce() -> anyhow::Result<Vec<Position>>,
+        is_there: impl AsyncFn(Position, Uuid) -> bool,
     ) -> anyhow::Result<Self> {
         let models = Self::open(place).await?;
         let seen = models.seen().await?;
-        if !is_ahead(&seen, &heads().await?) {
+        let why = if is_ahead(&seen, &heads().await?) {
+            "the read models are ahead of the journal: rebuilding them from it"
+        } else if !models.have_seen(&seen, is_there).await? {
+            "the read models are of another journal: rebuilding them from this one"
+        } else {
             return Ok(models);
-        }
-        tracing::warn!("the read models are ahead of the journal: rebuilding them from it");
+        };
+        tracing::warn!("{why}");
         models.db.erase(place).await?;
         Self::open(place).await
+    }
+
+    /// Whether the newest event that is known of each partition stands where it was seen.
+    async fn have_seen(
+        &self,
+        seen: &[(i64, u64)],
+        is_there: impl AsyncFn(Position, Uuid) -> bool,
+    ) -> anyhow::Result<bool> {
+        for (partition, _) in seen {
+            let partition = u16::try_from(*partition).context("a partition's number")?;
+            let newest = events_index::newest(&self.db, partition).await?;
+            if let Some((position, event_id)) = newest
+                && !is_there(Position { partition, position }, event_id).await
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Forgets everything that is kept there, also where it cannot be read any more.
@@ -705,8 +731,16 @@ mod tests {
     use super::*;
 
     async fn open_at(test: &TestPlace, position: u64) -> ReadModels {
+        open_on(test, position, true).await
+    }
+
+    async fn open_on(test: &TestPlace, position: u64, same: bool) -> ReadModels {
         let heads = async || Ok(vec![Position { partition: 0, position }]);
-        ReadModels::open_for(&test.place, heads).await.unwrap()
+        let is_there = async |at: Position, event_id: Uuid| {
+            assert_eq!((at.to_string(), event_id.is_nil()), ("0:2".to_owned(), false));
+            same
+        };
+        ReadModels::open_for(&test.place, heads, is_there).await.unwrap()
     }
 
     async fn filled(test: &TestPlace) -> ReadModels {
@@ -730,6 +764,17 @@ mod tests {
         assert_eq!(anew.position(EVENTS_INDEX, 0).await.unwrap(), 0);
         let filter = EventFilter::default();
         assert!(anew.events(&filter, &BTreeMap::new(), 9).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_another_journal_told_is_begun_anew() {
+        let test = TestPlace::new().await;
+        filled(&test).await.close().await;
+        let kept = open_on(&test, 9, true).await;
+        assert_eq!(kept.position(EVENTS_INDEX, 0).await.unwrap(), 2);
+        kept.close().await;
+        let anew = open_on(&test, 9, false).await;
+        assert_eq!(anew.position(EVENTS_INDEX, 0).await.unwrap(), 0);
     }
 
     #[tokio::test]

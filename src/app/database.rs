@@ -11,6 +11,7 @@ use souk_actors::journal::sqlite::{SqliteCopy, SqliteStore};
 use souk_actors::journal::{Error, Store};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use crate::config::{Database, Postgres, Storage};
 use crate::files::{private_file, private_folder};
@@ -157,8 +158,16 @@ pub async fn open_read_models_for(
         }
         Ok(heads)
     };
+    // What cannot be read is no sign of another journal.
+    let is_there = async |at: Position, event_id: Uuid| {
+        let read = store.read_from(at.partition, at.position.saturating_sub(1), 1).await;
+        read.map_or(true, |page| {
+            page.first()
+                .is_none_or(|event| event.position != at.position || event.event_id == event_id)
+        })
+    };
     let place = place(storage)?;
-    read_models(storage, || ReadModels::open_for(&place, &heads)).await
+    read_models(storage, || ReadModels::open_for(&place, &heads, &is_there)).await
 }
 
 /// Forgets the read models: they are made anew from the journal at the next start.

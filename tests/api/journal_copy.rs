@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use souk_actors::testing::postgres;
 
-use crate::support::{Ended, Sale, Server, Start, wish};
+use crate::support::{Ended, Sale, Server, Start, eventually, wish};
 
 fn copy(server: &Server, from: &str, to: &str) -> Ended {
     server.command(&["journal", "copy", "--from", from, "--to", to, "--json"]).run()
@@ -98,6 +98,36 @@ async fn a_market_moves_to_postgresql_and_back() {
     assert_eq!(seen(&server, &sale).await, after);
     goes_on(&server, &sale).await;
     server.finish().await;
+}
+
+/// A journal in the place of a shorter one: what that one showed is not shown for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_models_of_another_market_are_not_served() {
+    let start = || {
+        let key = |start: Start, name| start.with(name, "5a".repeat(32));
+        ["MASTER_KEY", "TOKEN_KEY", "LOOKUP_KEY"].into_iter().fold(Start::on_files(), key)
+    };
+    let (mut here, mut there) = (start().start().await, start().start().await);
+    let sam = here.seller("Sam").await;
+    here.listing(&sam, 3).await;
+    here.at_rest().await;
+    let sale = there.sale(20, 2, "sandbox").await;
+    there.order_eventually(&sale.order.id, "SHIPPED").await;
+    there.at_rest().await;
+    let shown = |server: &Server| {
+        let visitor = server.visitor();
+        async move { visitor.get("/api/v1/listings").await.expect(200).items().to_vec() }
+    };
+    let (old, new) = (shown(&here).await, shown(&there).await);
+    assert_eq!((old.len(), new.len()), (1, 1));
+    assert!(here.terminate().await.success() && there.terminate().await.success());
+
+    let source = format!("sqlite:{}", there.journal().display());
+    let target = format!("sqlite:{}", here.folder().join("other.db").display());
+    moved(&here, &source, &target);
+    here.move_to(&target);
+    here.start_again().await;
+    eventually("the other market", || async { (shown(&here).await == new).then_some(()) }).await;
 }
 
 #[tokio::test]
