@@ -243,6 +243,8 @@ async fn request_payout(
     let seller = call.someone()?;
     let Valid { body, canonical } = valid;
     let payout_id = PayoutId(call.new_id(&app, "payouts.request"));
+    // What was taken back must not be paid out: everything that has happened counts.
+    app.projected_all(LEDGER).await?;
     let earned = app.reads().balances(&account_of(seller)).await?;
     let earned = earned.iter().find(|it| it.currency == body.currency.code());
     let DestinationBody { bank, holder, number } = body.destination;
