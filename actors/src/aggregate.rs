@@ -32,7 +32,7 @@ pub trait Aggregate:
     /// are then ignored and the state is folded from its events.
     const SNAPSHOT_VERSION: u32 = 1;
 
-    /// Whether its commands steer the runtime itself. They are taken while nothing else from outside
+    /// Whether its commands steer the runtime itself, or let in whoever does. They are taken while nothing else from outside
     /// is ([`crate::runtime::Runtime::refuse_outside`]): that may be what ends it.
     const STEERS: bool = false;
 

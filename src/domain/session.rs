@@ -174,6 +174,8 @@ type Decision = Result<Vec<SessionEvent>, SessionRejection>;
 
 impl Aggregate for Session {
     const TYPE: &'static str = "session";
+    /// Whoever is to steer has to be able to log in.
+    const STEERS: bool = true;
     type Command = SessionCommand;
     type Event = SessionEvent;
     type Rejection = SessionRejection;
