@@ -4,7 +4,7 @@
 //! The limits are those at which `grafana/alerts/alerts.rules.yml` warns. What is to wake people
 //! belongs there: whoever watches from inside says nothing when the process is gone.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use souk_actors::command::CommandContext;
@@ -13,6 +13,7 @@ use souk_actors::subscriber::{PartitionStatus, SubscriptionStatus};
 use tokio::time::MissedTickBehavior;
 
 use crate::domain::alert::{Alert, AlertCommand, AlertObserved};
+use crate::domain::service::{Service, ServiceCommand, ServiceError, ServiceErrorKind};
 
 /// A figure of a subscription, and what it may be at most.
 struct Limit {
@@ -29,6 +30,11 @@ fn lag_seconds(of: &PartitionStatus) -> u64 {
     let lag = Duration::try_from_secs_f64(of.lag_seconds.unwrap_or(0.0));
     lag.map_or(0, |lag| lag.as_secs())
 }
+
+/// The metric of circuits.
+const CIRCUIT: &str = "souk_circuit_state";
+/// How many errors wait to be recorded; of more the oldest are forgotten.
+const ERRORS_MAX: usize = 1_000;
 
 static LIMITS: [Limit; 5] = [
     Limit {
@@ -52,7 +58,7 @@ static LIMITS: [Limit; 5] = [
         value: |status| most(status, lag_seconds),
     },
     Limit {
-        metric: "souk_circuit_state",
+        metric: CIRCUIT,
         threshold: 1,
         value: |status| most(status, |of| if of.circuit == "open" { 2 } else { 0 }),
     },
@@ -78,12 +84,14 @@ pub struct Watch {
     firing: HashSet<(&'static str, &'static str)>,
     /// Whether it is known what an earlier process left firing.
     is_known: bool,
+    /// What went wrong and is not recorded yet.
+    errors: VecDeque<ServiceError>,
 }
 
 impl Watch {
     /// Looks so often; never, when that is nothing.
     pub fn new(runtime: Runtime, interval: Duration) -> Self {
-        Self { runtime, interval, firing: HashSet::new(), is_known: false }
+        Self { runtime, interval, firing: HashSet::new(), is_known: false, errors: VecDeque::new() }
     }
 
     /// Looks until it is dropped.
@@ -116,6 +124,7 @@ impl Watch {
                 }
             }
         }
+        self.report().await;
     }
 
     /// Reads what an earlier process left firing; whether all of it could be read.
@@ -134,7 +143,31 @@ impl Watch {
         true
     }
 
-    async fn record(&self, limit: &Limit, subject: &'static str, value: u64) -> bool {
+    /// Records what went wrong since the last look, and what could not be recorded then.
+    async fn report(&mut self) {
+        let world = self.runtime.world().clone();
+        let crashes = self.runtime.take_crashes().into_iter();
+        self.errors.extend(crashes.map(|crashed| ServiceError {
+            kind: ServiceErrorKind::Panic,
+            subject: crashed.aggregate_type.to_owned(),
+            aggregate_id: Some(crashed.aggregate_id),
+            error_id: crashed.error_id,
+            at: world.now(),
+        }));
+        let behind = self.errors.len().saturating_sub(ERRORS_MAX);
+        self.errors.drain(..behind);
+        let services = self.runtime.aggregate::<Service>();
+        while let Some(error) = self.errors.front().cloned() {
+            let context = CommandContext::inside(&*world, "alerts", "alerts");
+            let command = ServiceCommand::Report(error);
+            if services.send(Service::id(), command, context, |_| ()).await.is_err() {
+                return;
+            }
+            self.errors.pop_front();
+        }
+    }
+
+    async fn record(&mut self, limit: &Limit, subject: &'static str, value: u64) -> bool {
         let (metric, threshold) = (limit.metric, limit.threshold);
         let world = self.runtime.world();
         let observed = AlertObserved {
@@ -147,7 +180,13 @@ impl Watch {
         let context = CommandContext::inside(&**world, "alerts", "alerts");
         let alerts = self.runtime.aggregate::<Alert>();
         let id = Alert::id_of(metric, subject);
+        let at = observed.at;
         let sent = alerts.send(id, AlertCommand::Observe(observed), context, |_| ()).await;
+        if sent.is_ok() && metric == CIRCUIT && value > threshold {
+            let (kind, subject) = (ServiceErrorKind::CircuitOpen, subject.to_owned());
+            let error = ServiceError { kind, subject, aggregate_id: None, error_id: None, at };
+            self.errors.push_back(error);
+        }
         if sent.is_ok() && value > threshold {
             tracing::warn!(metric, subscription = subject, value, threshold, "an alert");
         } else if sent.is_ok() {

@@ -53,6 +53,7 @@ use crate::domain::reporting::{Reporting, ReportingCommand};
 use crate::domain::review::Review;
 use crate::domain::search_entry::SearchEntry;
 use crate::domain::seller_account::SellerAccount;
+use crate::domain::service::Service;
 use crate::domain::service_token::ServiceToken;
 use crate::domain::session::Session;
 use crate::domain::shipment::Shipment;
@@ -282,6 +283,7 @@ fn with_aggregates(builder: Builder, router: MarketRouter) -> Builder {
         .aggregate::<SearchEntry>()
         .aggregate::<Activity>()
         .aggregate::<Alert>()
+        .aggregate::<Service>()
         .aggregate::<Order>()
         .aggregate::<Payment>()
         .aggregate::<Escrow>()

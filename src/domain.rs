@@ -42,6 +42,7 @@ pub mod reporting;
 pub mod review;
 pub mod search_entry;
 pub mod seller_account;
+pub mod service;
 pub mod service_token;
 pub mod session;
 pub mod shipment;

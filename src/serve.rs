@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use souk_actors::command::CommandContext;
 use souk_actors::faults::points;
 use souk_actors::id::derived;
 use souk_actors::runtime::{Options, Runtime};
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::app::{App as Market, Settings};
 use crate::config::Config;
 use crate::domain::caller::Role;
+use crate::domain::service::{Service, ServiceCommand, ServiceDeployed};
 use crate::files::write_owner_only;
 use crate::http::server::Server;
 use crate::http::{self, Parts};
@@ -43,6 +45,7 @@ pub struct Running {
     renewals: Option<JoinHandle<()>>,
     watches: Vec<JoinHandle<()>>,
     audits: JoinHandle<()>,
+    health_checks: JoinHandle<()>,
     alerts: JoinHandle<()>,
     images: JoinHandle<()>,
 }
@@ -116,6 +119,7 @@ impl Running {
             true => Some(write_admin_token(&config, &market)?),
             false => None,
         };
+        announce(&market).await;
         points::reach("startup.before_ready").await;
         app.set_started();
         let tidy = market.images.clone().keep_tidy(market.runtime.clone());
@@ -125,6 +129,8 @@ impl Running {
         let audits = tokio::spawn(audits.run());
         let alerts = alerts::Watch::new(market.runtime.clone(), config.alert_interval);
         let alerts = tokio::spawn(alerts.run());
+        let checks = http::probes::keep_checking(app.clone(), config.health_check_interval);
+        let health_checks = tokio::spawn(checks);
         let address = server.address();
         Ok(Self {
             address,
@@ -138,6 +144,7 @@ impl Running {
             watches,
             audits,
             alerts,
+            health_checks,
             images,
         })
     }
@@ -193,12 +200,28 @@ impl Running {
         let drained = self.market.drain(timeout).await;
         telemetry::traces::flush().await;
         self.upkeep.abort();
+        self.health_checks.abort();
         self.renewals.inspect(JoinHandle::abort);
         self.watches.iter().for_each(JoinHandle::abort);
         if !(answered && drained) {
             tracing::warn!(answered, drained, "stopped before everything was finished");
         }
         answered && drained
+    }
+}
+
+/// Says which version runs, if another one ran before. Nothing rests on it.
+async fn announce(market: &Market) {
+    let world = market.runtime.world();
+    let command = ServiceCommand::Start(ServiceDeployed {
+        version: telemetry::VERSION.to_owned(),
+        revision: telemetry::REVISION.to_owned(),
+        deployed_at: world.now(),
+    });
+    let context = CommandContext::inside(&**world, "startup", "startup");
+    let services = market.runtime.aggregate::<Service>();
+    if let Err(error) = services.send(Service::id(), command, context, |_| ()).await {
+        tracing::warn!(%error, "this start could not be recorded");
     }
 }
 

@@ -116,6 +116,12 @@ fn describe() {
 /// shows no increase. The runtime does the same with what it counts.
 fn at_zero() {
     metrics::counter!("souk_streams_cut_total").increment(0);
+    for found in ["something", "nothing"] {
+        metrics::counter!("souk_search_queries_total", "found" => found).increment(0);
+    }
+    for result in ["ok", "failed"] {
+        metrics::counter!("souk_health_checks_total", "result" => result).increment(0);
+    }
     metrics::gauge!("souk_streams_open").set(0.0);
     metrics::gauge!("souk_http_connections").set(0.0);
     // Where nobody looks, nobody has found too little either.

@@ -16,6 +16,7 @@ use crate::admission::Admission;
 use crate::aggregate::Aggregate;
 use crate::aggregate::registry::{AnyRegistry, Registry, Shared};
 use crate::broker::{Broker, BrokerHandle};
+use crate::crashes::Crashes;
 use crate::dead_letter::DeadLetterActor;
 use crate::event::StoredEvent;
 use crate::faults::Faults;
@@ -90,6 +91,8 @@ pub(crate) struct Partition {
     quarantined: Arc<Notify>,
     /// Which aggregates are busy.
     pub heat: Arc<Heat>,
+    /// Which aggregates crashed.
+    pub crashes: Arc<Crashes>,
     /// Where the journal was at the start.
     began_at: u64,
     pub head: watch::Receiver<u64>,
@@ -184,6 +187,7 @@ impl Partition {
             supervisor: OnceLock::new(),
             quarantined: Arc::default(),
             heat: Arc::default(),
+            crashes: Arc::default(),
         });
         let (registries, typed) = make_registries(index, &shared, makers).await?;
         let cells = make_cells(index, &parts, &shared, &broker, subscriptions, steered);
@@ -209,6 +213,7 @@ impl Partition {
             timer_wake,
             quarantined: shared.quarantined.clone(),
             heat: shared.heat.clone(),
+            crashes: shared.crashes.clone(),
             head,
             watchers,
             running,

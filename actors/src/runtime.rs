@@ -32,6 +32,7 @@ pub use states::{AsOf, State, StateError, States, Step};
 use crate::aggregate::registry::{AnyRegistry, Registry};
 use crate::aggregate::{Aggregate, AggregateOptions};
 use crate::command::Refusal;
+use crate::crashes::Crashed;
 use crate::custody::Custody;
 use crate::faults::Faults;
 use crate::flag::Flag;
@@ -428,6 +429,11 @@ impl Runtime {
     /// What all aggregates do together.
     pub fn heat(&self) -> HotTotal {
         self.0.partitions.iter().map(|partition| partition.heat.total()).sum()
+    }
+
+    /// The aggregates that crashed since this was asked last, of many the latest of each partition.
+    pub fn take_crashes(&self) -> Vec<Crashed> {
+        self.0.partitions.iter().flat_map(|partition| partition.crashes.take()).collect()
     }
 
     /// How many events have been committed since the start.

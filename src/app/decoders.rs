@@ -37,6 +37,7 @@ use crate::domain::reporting::{Reporting, ReportingEvent};
 use crate::domain::review::{Review, ReviewEvent};
 use crate::domain::search_entry::{SearchEntry, SearchEntryEvent};
 use crate::domain::seller_account::{SellerAccount, SellerAccountEvent};
+use crate::domain::service::{Service, ServiceEvent};
 use crate::domain::service_token::{ServiceToken, ServiceTokenEvent};
 use crate::domain::session::{Session, SessionEvent};
 use crate::domain::shipment::{Shipment, ShipmentEvent};
@@ -181,6 +182,7 @@ macro_rules! every_event {
             $what::<SearchEntryEvent>($($argument),*),
             $what::<ActivityEvent>($($argument),*),
             $what::<AlertEvent>($($argument),*),
+            $what::<ServiceEvent>($($argument),*),
             $what::<OrderEvent>($($argument),*),
             $what::<PaymentEvent>($($argument),*),
             $what::<EscrowEvent>($($argument),*),
@@ -236,6 +238,7 @@ proptest! {
         snapshot::<SearchEntry>(random, &text)?;
         snapshot::<Activity>(random, &text)?;
         snapshot::<Alert>(random, &text)?;
+        snapshot::<Service>(random, &text)?;
         snapshot::<Order>(random, &text)?;
         snapshot::<Payment>(random, &text)?;
         snapshot::<Escrow>(random, &text)?;

@@ -31,6 +31,7 @@ use super::reporting::ReportingEvent;
 use super::review::ReviewEvent;
 use super::search_entry::SearchEntryEvent;
 use super::seller_account::SellerAccountEvent;
+use super::service::ServiceEvent;
 use super::service_token::ServiceTokenEvent;
 use super::session::SessionEvent;
 use super::shipment::ShipmentEvent;
@@ -50,6 +51,7 @@ macro_rules! of_all_events {
             SearchEntryEvent::$declared(),
             ActivityEvent::$declared(),
             AlertEvent::$declared(),
+            ServiceEvent::$declared(),
             ReportingEvent::$declared(),
             OrderEvent::$declared(),
             PaymentEvent::$declared(),
@@ -228,6 +230,8 @@ mod tests {
         "analytics.event.recorded",
         "analytics.alert.triggered",
         "analytics.alert.resolved",
+        "service.deployment",
+        "service.error",
         "analytics.reporting.started",
         "analytics.report.requested",
         "analytics.report.generated",

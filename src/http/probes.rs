@@ -1,9 +1,12 @@
 //! Probes, metrics, version and the descriptions of problems: what stands at the root.
 
+use std::time::Duration;
+
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -91,16 +94,33 @@ async fn healthz(State(app): State<App>, params: Params) -> Response {
     responses((status = 200, description = "They should", body = ProbeBody),
         (status = 503, description = "They should not", body = ProbeBody)))]
 async fn readyz(State(app): State<App>, params: Params) -> Response {
+    probe(readiness(&app), params.flag("verbose"))
+}
+
+fn readiness(app: &App) -> Vec<CheckBody> {
     let health = app.runtime().health();
-    let checks = vec![
+    vec![
         CheckBody { name: "started", ok: app.is_started() },
         CheckBody { name: "journal_writable", ok: health.journal_writable },
         CheckBody { name: "subscriptions_started", ok: health.subscriptions_started },
         CheckBody { name: "supervisors_alive", ok: health.supervisors_alive },
         CheckBody { name: "disk_space", ok: !app.runtime().refuses_outside(disk::LOW) },
         CheckBody { name: "not_draining", ok: !(health.draining || app.is_stopping()) },
-    ];
-    probe(checks, params.flag("verbose"))
+    ]
+}
+
+/// Asks itself what `/readyz` answers, so often, and counts it; never, when that is nothing.
+pub(crate) async fn keep_checking(app: App, interval: Duration) {
+    if interval.is_zero() {
+        return;
+    }
+    let mut every = tokio::time::interval(interval);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let result = if readiness(&app).iter().all(|check| check.ok) { "ok" } else { "failed" };
+        metrics::counter!("souk_health_checks_total", "result" => result).increment(1);
+    }
 }
 
 /// Whether migrations and recovery are done

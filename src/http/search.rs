@@ -258,6 +258,10 @@ async fn search(State(app): State<App>, params: Params) -> Result<Answer<SearchP
         query.terms = Some(Arc::new(corrected));
         hits = query.find(&app, None, limit).await?;
     }
+    if is_first {
+        let found = if hits.is_empty() { "nothing" } else { "something" };
+        metrics::counter!("souk_search_queries_total", "found" => found).increment(1);
+    }
     let facets = if is_first { Some(query.facets(&app).await?) } else { None };
     let cursor = |found: &Found| Behind {
         place: (found.hit.key, found.hit.listing.listing_id),

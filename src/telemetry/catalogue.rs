@@ -9,6 +9,11 @@ pub const METRICS: &[(&str, &str)] = &[
     ("souk_http_connections", "open connections"),
     ("souk_streams_open", "open streams of events"),
     ("souk_streams_cut_total", "streams that ended because their reader did not keep up"),
+    ("souk_search_queries_total", "searches of listings that found something, or nothing"),
+    (
+        "souk_health_checks_total",
+        "looks at what `/readyz` says, every HEALTH_CHECK_INTERVAL: ok, failed",
+    ),
     ("souk_commands_total", "commands answered"),
     (
         "souk_command_duration_seconds",

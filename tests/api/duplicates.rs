@@ -58,6 +58,7 @@ const UNTOLD: &[&str] = &[
     "publication.expired",
     "saga.compensation_requested",
     "saga.retry_requested",
+    "service.error",
     "subscription.discard_requested",
     "subscription.dlq_filled",
     "subscription.dlq_relieved",

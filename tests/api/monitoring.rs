@@ -738,3 +738,47 @@ async fn the_service_raises_alerts_by_itself() {
     assert_eq!(of(&server, "analytics.alert.triggered").await.len(), 1);
     server.finish().await;
 }
+
+/// S1-117 to S1-119: a start of a new version, what goes wrong, and that it is looked after itself.
+#[tokio::test]
+async fn the_service_tells_of_its_start_and_of_what_goes_wrong() {
+    let start = Start::default().with("ALERT_INTERVAL", "100ms");
+    let mut server = start.with("HEALTH_CHECK_INTERVAL", "50ms").start().await;
+    server.kill_9_and_start_again().await;
+    let started = server.events("eventType=service.deployment").await;
+    assert_eq!(started.len(), 1, "the same version: {started:#?}");
+    assert_eq!(started[0]["data"]["version"], env!("CARGO_PKG_VERSION"));
+    eventually("a look at its own health", || async {
+        (server.metric("souk_health_checks_total", "result=\"ok\"").await > 0.0).then_some(())
+    })
+    .await;
+
+    assert!(server.events("eventType=service.error").await.is_empty());
+    server.fault("notification-email", "fail", json!({ "kind": "system" })).await;
+    server.register("Ann").await.expect(201);
+    let told = eventually("an error", || async {
+        server.events("eventType=service.error").await.first().cloned()
+    })
+    .await;
+    assert_eq!(told["data"]["kind"], "circuit_open", "{told:#?}");
+    assert_eq!(told["data"]["subject"], "notification-email", "{told:#?}");
+    server.finish().await;
+}
+
+/// S1-116.
+#[tokio::test]
+async fn searches_are_counted() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    server.listing(&sam, 3).await;
+    server.at_rest().await;
+    let counted = async |found: &str| {
+        server.metric("souk_search_queries_total", &format!("found=\"{found}\"")).await
+    };
+    assert_eq!((counted("something").await, counted("nothing").await), (0.0, 0.0));
+    for query in ["", "?q=xyzzyxyzzy"] {
+        server.visitor().get(&format!("/api/v1/search{query}")).await.expect(200);
+    }
+    assert_eq!((counted("something").await, counted("nothing").await), (1.0, 1.0));
+    server.finish().await;
+}

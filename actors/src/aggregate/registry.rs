@@ -23,6 +23,7 @@ use super::answer::{Answer, Asker};
 use super::{Aggregate, load};
 use crate::admission::{Admission, COMMIT_WAIT_MAX};
 use crate::command::{CommandContext, CommandError, Done, ErrorId, Origin, Unavailable};
+use crate::crashes::{Crashed, Crashes};
 use crate::dead_letter::DeadLetterHandle;
 use crate::faults::{Faults, points};
 use crate::hot::Heat;
@@ -79,6 +80,8 @@ pub(crate) struct Shared {
     pub quarantined: Arc<Notify>,
     /// Which aggregates are busy.
     pub heat: Arc<Heat>,
+    /// Which aggregates crashed.
+    pub crashes: Arc<Crashes>,
 }
 
 impl Shared {
@@ -521,6 +524,11 @@ impl<A: Aggregate> Slot<A> {
             }),
             _ => None,
         };
+        shared.crashes.note(Crashed {
+            aggregate_type: A::TYPE,
+            aggregate_id: self.id,
+            error_id: crash.as_ref().map(|crash| crash.error_id),
+        });
         inner.crashes.push_back((Instant::now(), crash));
         while inner.crashes.front().is_some_and(|(first, _)| first.elapsed() > policy.window) {
             inner.crashes.pop_front();

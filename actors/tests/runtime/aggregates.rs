@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use souk_actors::aggregate::AggregateOptions;
 use souk_actors::command::{CommandContext, CommandError, Origin, Unavailable};
+use souk_actors::crashes::Crashed;
 use souk_actors::custody::{Custody, Quarantined, Released};
 use souk_actors::event::EventPayload;
 use souk_actors::faults::{Fault, Mode};
@@ -217,6 +218,12 @@ async fn a_panic_costs_one_error_and_nothing_else() {
     let answer = accounts.send(id(1), command, rig.context(), |_| panic!("a view panics")).await;
     assert!(matches!(answer.unwrap_err(), CommandError::Internal(_)));
     assert_eq!(rig.balance(1).await, 5 + 2 * 59);
+    // Somebody can take note of them, once.
+    let crashed = rig.runtime.take_crashes();
+    assert!(crashed.len() >= 2, "{crashed:?}");
+    let known = |of: &Crashed| of.aggregate_id == id(1) && of.error_id.is_some();
+    assert!(crashed.iter().all(known), "{crashed:?}");
+    assert!(rig.runtime.take_crashes().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
