@@ -59,6 +59,12 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   CORS_ALLOWED_ORIGINS       Whose pages may ask and read, with commas between [nobody's]
   HTTP_STREAMS_MAX           How many streams of events are served at once [200]
   STREAM_RETENTION           How old the next event may be where a stream goes on [30d]
+  RATE_LIMIT_REQUESTS        How many requests a caller may make in RATE_LIMIT_WINDOW; 0: nobody
+                             counts [6000; 0 in development]
+  RATE_LIMIT_WINDOW          The window of that quota [60s]
+  TRUSTED_PROXIES            Networks of proxies that are believed in X-Forwarded-For [none]
+  TLS_CERT_FILE, TLS_KEY_FILE  Certificate and key (PEM): nothing but TLS is spoken then
+  TLS_CLIENT_CA_FILE         Whom clients must have certificates from [nobody]
   HTTP_CONNECTIONS_MAX       How many connections are served at once [10000]
   HTTP_BODY_BYTES_MAX        The largest request body [1048576]
   HTTP_HEADER_TIMEOUT        How long a request's head may take, and a connection be idle [20s]
@@ -69,6 +75,21 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   PUBLISH_RATE_EVENTS        How many events a token may publish in a window [60000]
   PUBLISH_RATE_WINDOW        How long that window is [60s]
   SEQUENCE_GAP_TIMEOUT       How long an outside event waits for those before it [5m]
+  SANDBOX_PAYMENTS           Whether orders may be paid by `sandbox`, which moves no money
+                             [true in development]
+  LOYALTY_RATES              The minor units of a point in each currency, or none [VND=10000]
+  IMAGES_URL                 Where images are: file:///a/folder or s3://bucket/prefix [images in
+                             the data folder]
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL
+                             Who we are at S3, and where it is
+  IMAGES_MAX                 How many images a listing may have [10]
+  IMAGE_BYTES_MAX            The largest image [5242880]
+  AUDIT_INTERVAL             How long after an audit of all deliveries the next begins; 0s: never
+                             [1h]
+  HOURLY_REPORTS             Whether a report is made of every hour [true]
+  HEALTH_CHECK_INTERVAL      How often the service looks whether it is ready; 0s: never [30s]
+  ALERT_INTERVAL             How often limits are looked at; 0s: never [15s]
+  OTEL_EXPORTER_OTLP_ENDPOINT  A collector that traces are sent to [none]
   SHUTDOWN_DELAY             How long /readyz says 503 before the listener closes [3s; 0s in
                              development]
   SHUTDOWN_TIMEOUT           How long open requests and actors may take to finish [20s]
@@ -76,7 +97,15 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   WEBHOOK_ALLOW_HTTP         Whether webhooks may go to http addresses [true in development]
   WEBHOOK_ALLOWED_NETWORKS   Networks that webhooks may reach though they are not public
                              (10.1.0.0/16,fd00::/8) [none]
-  EMAIL_ADAPTER, SMS_ADAPTER Only log so far [log]";
+  EMAIL_ADAPTER              log, smtp (with SMTP_URL and SMTP_FROM) or sendgrid (with
+                             SENDGRID_API_KEY and SENDGRID_FROM; SENDGRID_URL) [log]
+  SMS_ADAPTER                log, or twilio (with TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and
+                             TWILIO_FROM) [log]
+  MAIL_WEBHOOK_TOKEN         Who has it may tell of mails that came back [nobody]
+  TEMPLATES_DIR              A folder whose files replace the templates of messages [none]
+  MOMO_PARTNER_CODE, MOMO_ACCESS_KEY, MOMO_SECRET_KEY, MOMO_ENDPOINT, MOMO_IPN_URL, …
+                             Payments by MoMo [not offered]
+The README and docs/operations.md say more of each.";
 
 /// Souk: an actor-model marketplace service.
 #[derive(Parser)]
@@ -348,6 +377,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// What the README lists stands in `souk help` too.
+    #[test]
+    fn help_tells_of_every_variable_that_the_readme_tells_of() {
+        let help = Cli::command().render_long_help().to_string();
+        let readme = include_str!("../README.md");
+        let told = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+        let is_name = |name: &&str| {
+            name.contains('_') && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        };
+        let names = told.flat_map(|(names, _)| names.split(['`', ',', ' '])).filter(is_name);
+        let names: Vec<_> = names.filter(|name| !name.ends_with("_FILE")).collect();
+        assert!(names.len() > 40, "{names:?}");
+        for name in names {
+            assert!(help.contains(name), "{name} is missing");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod secret;
 
 pub use database::{Database, Postgres};
 pub use messaging::Messaging;
-pub use reader::{ConfigError, ConfigErrors, Source, key_file};
+pub use reader::{ConfigError, ConfigErrors, Origin, Setting, Source, key_file};
 pub use secret::{Credential, Secret};
 
 use ipnet::IpNet;
@@ -49,6 +49,7 @@ const AUDIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(60 * 60);
 
 /// Between two looks at the figures of subscriptions.
 const ALERT_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
+const HEALTH_CHECK_INTERVAL_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The largest `DISK_FREE_MIN`: a tebibyte.
 const DISK_FREE_MIN_MAX: usize = 1 << 40;
@@ -86,6 +87,8 @@ impl Mode {
 /// Everything the program was told.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Every setting in force, to be looked at.
+    pub settings: Vec<Setting>,
     /// `APP_ENV`.
     pub mode: Mode,
     /// Where data is kept.
@@ -113,6 +116,9 @@ pub struct Config {
     pub audit_interval: Duration,
     /// `HOURLY_REPORTS`: whether reports of every hour are begun, where they have not been yet.
     pub hourly_reports: bool,
+    /// `HEALTH_CHECK_INTERVAL`: how often the service asks itself what `/readyz` answers; nothing:
+    /// never.
+    pub health_check_interval: Duration,
     /// `ALERT_INTERVAL`: how often the figures of subscriptions are held against their limits;
     /// nothing: nobody looks.
     pub alert_interval: Duration,
@@ -121,6 +127,8 @@ pub struct Config {
     pub webhooks: Reach,
     /// `MOMO_*`: who we are at MoMo; none: it is not offered.
     pub momo: Option<momo::Settings>,
+    /// `SANDBOX_PAYMENTS`: whether orders may be paid by the sandbox, which moves no money.
+    pub sandbox_payments: bool,
     /// How people are reached.
     pub messaging: Messaging,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to; none: nothing is
@@ -316,16 +324,20 @@ impl Config {
         let audit_interval = reader.duration_or_none("AUDIT_INTERVAL", AUDIT_INTERVAL_DEFAULT);
         let hourly_reports = reader.flag("HOURLY_REPORTS", true);
         let alert_interval = reader.duration_or_none("ALERT_INTERVAL", ALERT_INTERVAL_DEFAULT);
+        let health_check_interval =
+            reader.duration_or_none("HEALTH_CHECK_INTERVAL", HEALTH_CHECK_INTERVAL_DEFAULT);
         let webhooks = webhooks(&mut reader, mode);
         let momo = payments::momo(&mut reader, mode);
+        let sandbox_payments = reader.flag("SANDBOX_PAYMENTS", mode.is_development());
         let messaging = messaging(&mut reader);
         let traces = traces(&mut reader);
         let log_level = log_level(&mut reader);
         #[cfg(feature = "chaos")]
         let chaos = chaos(&mut reader, mode);
-        reader.finish()?;
+        let settings = reader.finish()?;
         let keys = keys.expect("a missing key is an error that ended this above");
         Ok(Self {
+            settings,
             mode,
             storage,
             http,
@@ -339,8 +351,10 @@ impl Config {
             audit_interval,
             hourly_reports,
             alert_interval,
+            health_check_interval,
             webhooks,
             momo,
+            sandbox_payments,
             messaging,
             traces,
             log_level,
@@ -365,7 +379,7 @@ impl Config {
 }
 
 fn mode(reader: &mut Reader<'_>) -> Mode {
-    let text = reader.text("APP_ENV").unwrap_or_else(|| "development".to_owned());
+    let text = reader.text_or("APP_ENV", "development");
     match text.as_str() {
         "development" | "dev" => Mode::Development,
         "production" | "prod" => Mode::Production,
@@ -377,8 +391,7 @@ fn mode(reader: &mut Reader<'_>) -> Mode {
 }
 
 fn storage(reader: &mut Reader<'_>, mode: Mode) -> Storage {
-    let data_dir =
-        PathBuf::from(reader.text("DATA_DIR").unwrap_or_else(|| DATA_DIR_DEFAULT.to_owned()));
+    let data_dir = PathBuf::from(reader.text_or("DATA_DIR", DATA_DIR_DEFAULT));
     let database = match reader.text("DATABASE_URL").map(|url| Database::parse(&url)) {
         Some(Ok(database)) => database,
         given => {
@@ -419,6 +432,7 @@ fn durability(reader: &mut Reader<'_>) -> Durability {
 fn http(reader: &mut Reader<'_>, mode: Mode) -> Http {
     let local = SocketAddr::from(([127, 0, 0, 1], 8080));
     let address = reader.parsed("HTTP_ADDR", local, "an address and a port (127.0.0.1:8080)");
+    reader.note_default("HTTP_ADDR", address);
     if mode.is_development() && !address.ip().is_loopback() {
         reader.error(
             "HTTP_ADDR",
@@ -512,7 +526,7 @@ fn runtime(reader: &mut Reader<'_>) -> Runtime {
         letters_max: reader.number("DLQ_LETTERS_MAX", 10_000, 1..=1_000_000),
         memory_limit: memory_limit.map(|bytes| bytes as u64),
         aggregate_idle_timeout: reader.optional_duration("AGGREGATE_IDLE_TIMEOUT"),
-        event_type_prefix: reader.text("EVENT_TYPE_PREFIX").unwrap_or_else(|| "souk".to_owned()),
+        event_type_prefix: reader.text_or("EVENT_TYPE_PREFIX", "souk"),
     }
 }
 
@@ -616,7 +630,7 @@ fn chaos(reader: &mut Reader<'_>, mode: Mode) -> Chaos {
 }
 
 fn log_level(reader: &mut Reader<'_>) -> String {
-    let level = reader.text("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
+    let level = reader.text_or("LOG_LEVEL", "info");
     if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
         reader.error("LOG_LEVEL", "must be a level (info) or a filter (info,souk=debug)");
     }

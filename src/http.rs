@@ -22,6 +22,7 @@ pub mod categories;
 pub mod checkouts;
 pub mod circuits;
 pub mod conditional;
+mod configuration;
 mod connection;
 mod cors;
 pub mod cursor;
@@ -456,6 +457,7 @@ fn routes(development: bool) -> OpenApiRouter<App> {
         .merge(dlq_bulk::routes())
         .merge(audit::routes())
         .merge(hotkeys::routes())
+        .merge(configuration::routes())
         .merge(summary::routes())
         .merge(sagas::routes())
         .merge(sagas_stream::routes());

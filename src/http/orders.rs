@@ -673,6 +673,11 @@ pub(super) fn usable(app: &App, method: &PaymentMethod) -> Result<(), ApiError> 
         let detail = "test methods exist in development mode only";
         return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
     }
+    if method.0 == PaymentMethod::SANDBOX && !app.settings().sandbox_payments {
+        let detail =
+            "the sandbox moves no money and is off here; SANDBOX_PAYMENTS=true turns it on";
+        return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));
+    }
     if method.0 == PaymentMethod::MOMO && app.settings().momo.is_none() {
         let detail = "momo is not set up here";
         return Err(ApiError::invalid_field("/payment_method", "unknown_payment_method", detail));

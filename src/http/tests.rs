@@ -184,5 +184,12 @@ async fn methods_that_hold_stock_for_nothing_are_for_development() {
     let service = Service::start(|config| config.mode = Mode::Production).await;
     let problem = refused_order(&service, "test_pending").await;
     assert_eq!(problem["errors"][0]["code"], "unknown_payment_method");
-    assert_eq!(refused_order(&service, "sandbox").await["code"], "sku_unknown");
+}
+
+#[tokio::test]
+async fn the_sandbox_sells_only_where_it_is_wanted() {
+    for (wanted, code) in [(true, "sku_unknown"), (false, "invalid")] {
+        let service = Service::start(|config| config.sandbox_payments = wanted).await;
+        assert_eq!(refused_order(&service, "sandbox").await["code"], code);
+    }
 }

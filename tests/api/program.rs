@@ -237,12 +237,33 @@ async fn production_has_no_development_tools() {
     server.start_again().await;
     let tokens = server.login("root@example.com", "a long enough password").await.expect(200);
     let root = server.visitor().with_token(&tokens.text("access_token"));
-    for method in ["test_pending", "test_decline"] {
+    for method in ["test_pending", "test_decline", "sandbox"] {
         let body = wish("01a1f9d4-c097-7fe7-abc7-70fad08fc399", 1, method);
         let refused = root.post("/api/v1/orders", &body).await;
         assert_eq!(refused.pointers(), ["/payment_method"]);
     }
     assert!(server.terminate().await.success());
+}
+
+/// S3-63: administrators see what is in force, and no secret.
+#[tokio::test]
+async fn the_settings_in_force_can_be_looked_at() {
+    let start = Start::default().with("MAIL_WEBHOOK_TOKEN", "hunter2-hunter2-hunter2-hunter2");
+    let server = start.with("RATE_LIMIT_WINDOW", "2m").start().await;
+    let answer = server.admin().get("/api/v1/admin/config").await.expect(200);
+    assert!(!answer.raw().contains("hunter2"), "{}", answer.raw());
+    let setting = |name: &str| {
+        let found = answer.items().iter().find(|setting| setting["name"] == name).cloned();
+        let found = found.unwrap_or_else(|| panic!("{name} is not told of"));
+        (found["value"].clone(), found["source"].clone())
+    };
+    assert_eq!(setting("RATE_LIMIT_WINDOW"), (json!("2m"), json!("environment")));
+    assert_eq!(setting("MAIL_WEBHOOK_TOKEN"), (json!("[hidden]"), json!("environment")));
+    assert_eq!(setting("IMAGES_MAX"), (json!("10"), json!("default")));
+    assert_eq!(setting("SMS_ADAPTER").1, json!("default"));
+    let ann = server.newcomer("Ann").await;
+    ann.client.get("/api/v1/admin/config").await.problem(403, "insufficient_scope");
+    server.finish().await;
 }
 
 #[tokio::test]
