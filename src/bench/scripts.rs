@@ -470,6 +470,8 @@ impl Publishes {
     }
 }
 
+/// How many keys are told apart at most.
+const KEYS_TOLD_MAX: u64 = 1_000_000;
 const PUBLISHED: &[Kind] = &[Kind { name: "publish a batch", events: &[(EVENT_TYPE, 1)] }];
 
 impl Script for Publishes {
@@ -478,7 +480,8 @@ impl Script for Publishes {
     }
 
     fn aggregates(&self) -> usize {
-        let single = (self.keys_per_batch == 1).then_some(self.keys);
+        // More of them would take more memory than what they tell is worth.
+        let single = (self.keys_per_batch == 1 && self.keys <= KEYS_TOLD_MAX).then_some(self.keys);
         single.and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0)
     }
 

@@ -61,6 +61,8 @@ fn slug_of(name: &str) -> Option<String> {
     let words = folded.split(|character: char| !character.is_ascii_alphanumeric());
     let mut slug = String::new();
     for word in words.filter(|word| !word.is_empty()) {
+        // All of them are of ASCII now.
+        let word = &word[..word.len().min(SLUG_MAX)];
         let hyphen = if slug.is_empty() { "" } else { "-" };
         if slug.len() + hyphen.len() + word.len() > SLUG_MAX {
             break;
