@@ -564,7 +564,7 @@ async fn late_money_goes_back_by_itself() {
 #[tokio::test]
 async fn a_cancelled_order_keeps_no_money() {
     let momo = MoMo::start().await;
-    let server = momo.shop().start().await;
+    let server = momo.shop().with("MOMO_AUTO_CAPTURE", "false").start().await;
     let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
     let listing = server.listing(&sam, 3).await;
     let mut orders = Vec::new();
