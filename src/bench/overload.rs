@@ -31,8 +31,8 @@ const STEPS_MAX: usize = 16;
 /// phase before the time that counts has to be over by then: else what is done in that time is less
 /// than what is asked although all of it is kept up with.
 pub const APPENDS_MIN: u32 = 10;
-/// What share of what is asked has to be done for a higher rate to be tried.
-const KEPT_UP: f64 = 0.9;
+/// By how much more has to be done at a rate at which some is refused for a higher one to be tried.
+const GROWN: f64 = 1.05;
 /// The event of a change.
 const CHANGED: &str = "listing.updated";
 
@@ -87,8 +87,9 @@ impl Phase {
         }
     }
 
-    fn keeps_up(&self) -> bool {
-        self.done_per_second >= KEPT_UP * self.asked_per_second
+    /// Whether a higher rate might lead to more: all of this was done, or more than ever before.
+    fn leaves_room(&self, before: &[Self]) -> bool {
+        (self.refused, self.unsent) == (0, 0) || self.done_per_second > GROWN * peak(before)
     }
 }
 
@@ -183,7 +184,7 @@ async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<OverloadReport
     loop {
         let (phase, done) = asked(plan, &server, &market, rate).await?;
         accepted += done;
-        let goes_on = phase.keeps_up();
+        let goes_on = phase.leaves_room(&phases);
         phases.push(phase);
         if !goes_on {
             break;
@@ -296,13 +297,21 @@ mod tests {
             folder: PathBuf::new(),
         };
         let phases = vec![phase(100.0, 99.0), phase(150.0, 120.0), phase(600.0, 90.0)];
-        assert!(phases[0].keeps_up() && !phases[1].keeps_up());
         let report = OverloadReport::new(&plan, phases).unwrap();
         assert!((report.share_of_peak - 0.75).abs() < 1e-9);
         let table = report.table();
         assert!(table.contains("250 ms longer: 120 changes a second at most, 0.75 of"), "{table}");
         assert!(table.contains("| 600 | 90 |") && table.contains("| 2.0 |"), "{table}");
         assert!(OverloadReport::new(&plan, vec![phase(1.0, 1.0)]).is_err());
+    }
+
+    #[test]
+    fn rates_grow_until_no_more_is_done() {
+        let before = [phase(100.0, 99.0), phase(150.0, 140.0)];
+        assert!(phase(225.0, 130.0).leaves_room(&before), "what is late is not too much");
+        let refusing = |done| Phase { refused: 7, ..phase(225.0, done) };
+        assert!(refusing(180.0).leaves_room(&before), "more than before");
+        assert!(!refusing(145.0).leaves_room(&before));
     }
 
     struct Fixed;

@@ -94,7 +94,7 @@ async fn an_overload_is_measured_and_what_was_accepted_is_in_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("report.json");
     let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
-    let run = ["bench", "overload", "--append-ms", "2000", "--seconds", "20", "--times", "3"];
+    let run = ["bench", "overload", "--append-ms", "1000", "--seconds", "10", "--times", "3"];
     let more = ["--connections", "1500", "--listings", "20"];
     let run = [&run[..], &more, &["--folder", into, "--json", report]].concat();
     let run = Command::new(&run).patient_for(PATIENCE).run();
