@@ -12,7 +12,7 @@ use super::command_failed;
 use super::notifications::{NONCE, RESET_NONCE};
 use super::templates::{RenderError, Rendered, Templates};
 use crate::domain::notification::{Notification, NotificationDetails};
-use crate::domain::user::{User, UserDetails};
+use crate::domain::user::{User, UserDetails, UserStatus};
 
 /// Makes the verification token of a user from its nonce.
 pub type TokenOf = Arc<dyn Fn(Uuid, &str) -> String + Send + Sync>;
@@ -92,7 +92,12 @@ impl Composer {
             None => user.and_then(|user| user.email.get()),
         };
         let to = to.cloned().ok_or(ComposeError::Erased)?;
-        Ok((to, self.words(details, user)?))
+        let words = self.words(details, user).map_err(|error| match user {
+            // What the words lack has been forgotten meanwhile.
+            Some(user) if user.status == UserStatus::Erased => ComposeError::Erased,
+            _ => error,
+        })?;
+        Ok((to, words))
     }
 
     /// The number and the words of a text message, as long as its recipient wants any.
@@ -135,12 +140,15 @@ pub async fn look_up(
 
 #[cfg(test)]
 mod tests {
+    use souk_actors::aggregate::Aggregate as _;
     use souk_actors::personal::Personal;
     use souk_actors::world::Timestamp;
 
     use super::*;
-    use crate::domain::ids::{NotificationId, UserId};
+    use crate::domain::caller::Caller;
+    use crate::domain::ids::{EmailClaimId, NotificationId, UserId};
     use crate::domain::notification::{Audience, Channel, NotificationStatus, Params};
+    use crate::domain::user::{Registration, UserCommand};
 
     fn details(params: Personal<Params>, to: Option<Personal<String>>) -> NotificationDetails {
         NotificationDetails {
@@ -195,5 +203,34 @@ mod tests {
         let erased_address = details(params(), Some(Personal::Erased { subject }));
         assert_eq!(composer().mail(&erased_address, None), Err(ComposeError::Erased));
         assert_eq!(composer().mail(&details(params(), None), None), Err(ComposeError::Erased));
+    }
+
+    #[test]
+    fn who_is_forgotten_while_a_mail_is_written_is_no_failure_of_its_template() {
+        let (subject, now) = (Uuid::from_u128(7), Timestamp::from_millis(0));
+        let mut user = User::default();
+        let register = UserCommand::Register(Box::new(Registration {
+            user_id: UserId(subject),
+            email: "ada@example.com".to_owned(),
+            first_name: "Ada".to_owned(),
+            last_name: "Lovelace".to_owned(),
+            email_claim_id: EmailClaimId(Uuid::nil()),
+            verification_token_hash: String::new(),
+            verification_token_nonce: String::new(),
+            verification_expires_at: now,
+            now,
+        }));
+        let erase = UserCommand::Erase { caller: Caller::System, reason: None, now };
+        let params = Params::from([(NONCE.to_owned(), "abc".to_owned())]);
+        let to = Some(Personal::new(subject, "ada@example.com".to_owned()));
+        let stored = details(Personal::new(subject, params), to);
+        let mut written = Vec::new();
+        for command in [register, erase] {
+            for event in user.decide(&command).unwrap() {
+                user.apply(&event);
+            }
+            written.push(composer().mail(&stored, user.details.as_ref()).map(|(to, _)| to));
+        }
+        assert_eq!(written, [Ok("ada@example.com".to_owned()), Err(ComposeError::Erased)]);
     }
 }
