@@ -630,6 +630,15 @@ pub struct RefundDetails {
 }
 
 impl RefundDetails {
+    fn fail(&mut self, event: &PaymentRefundFailed) {
+        // Of an attempt that may yet have been made only the same one again is safe.
+        if event.reason != REFUND_UNCLEAR {
+            self.failed = event.attempt;
+        }
+        self.refused = event.next_attempt_at.is_none();
+        self.since = event.next_attempt_at.unwrap_or(event.failed_at);
+    }
+
     /// The keys of all its attempts, the latest last.
     pub fn keys(&self) -> impl Iterator<Item = Uuid> {
         (0..=self.failed).map(|failed| self.refund_id.key(failed))
@@ -1234,12 +1243,7 @@ impl PaymentDetails {
             }
             PaymentEvent::RefundFailed(event) => {
                 if let Some(refund) = self.refund_mut(event.refund_id) {
-                    // Of an attempt that may yet have been made only the same one again is safe.
-                    if event.reason != REFUND_UNCLEAR {
-                        refund.failed = event.attempt;
-                    }
-                    refund.refused = event.next_attempt_at.is_none();
-                    refund.since = event.next_attempt_at.unwrap_or(event.failed_at);
+                    refund.fail(event);
                 }
             }
         }
