@@ -234,6 +234,16 @@ impl Audit {
         })
     }
 
+    /// Whether there is nothing in the journal that was not read.
+    pub async fn has_all(&self, store: &dyn Store) -> anyhow::Result<bool> {
+        for (partition, known) in (0..store.partitions()).zip(&self.heads) {
+            if store.head(partition).await? != *known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What must hold once nothing is under way any more.
     pub async fn at_rest(&self, store: &dyn Store, ledger: &Ledger) -> anyhow::Result<()> {
         self.books.at_rest(ledger);
