@@ -853,7 +853,7 @@ impl PaymentDetails {
     }
 
     /// Whether there is something to ask the gateway.
-    pub fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.in_flight() || self.refund_is_open() || self.still_open || self.to_be_let_go
     }
 

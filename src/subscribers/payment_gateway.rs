@@ -247,7 +247,8 @@ fn refund_failed(
     now: Timestamp,
 ) -> Report {
     let failed = details.refund_of(refund_id).map_or(0, |refund| refund.failed);
-    let purpose = format!("refund {refund_id} failed {failed}");
+    // What an unclear attempt comes to in the end is another answer about the same attempt.
+    let purpose = format!("refund {refund_id} failed {failed} {reason}");
     let command = PaymentCommand::RecordRefundFailed { refund_id, reason, next_attempt_at, now };
     (purpose.into(), command)
 }
@@ -800,6 +801,19 @@ mod tests {
             panic!("it failed")
         };
         assert_eq!(*refund_id, other);
+    }
+
+    /// A letter is retried with its event: what comes of it must not count as told because that nobody
+    /// knew had been told.
+    #[test]
+    fn what_comes_of_an_unclear_refund_is_told_apart_from_its_being_unclear() {
+        let purpose = |answer, now| {
+            let reports = refunded(&wanted_back(), whole(), answer, now).unwrap().reports;
+            reports[0].0.clone().into_owned()
+        };
+        let unclear = purpose(RefundAnswer::Unclear, AT.plus(UNCLEAR_FOR));
+        let failed = purpose(RefundAnswer::Failed("refund_failed".to_owned()), AT);
+        assert_ne!(unclear, failed);
     }
 
     #[test]
