@@ -14,7 +14,8 @@ use souk_actors::testing::postgres;
 use super::client::Client;
 use crate::config::JOURNAL_FILE;
 
-/// How often to look whether the server is at rest, and how many times.
+/// How often to look whether the server is at rest, and how many times in a row without its having
+/// come nearer to it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOKS_MAX: usize = 2_400;
 /// How many events are read at once.
@@ -109,10 +110,12 @@ pub(super) async fn each_behind(
 }
 
 /// Waits until all that was asked for has had its effects: every subscription has seen every event,
-/// and nothing new comes. Without a journal to look at, what the server says of its heads counts.
+/// and nothing new comes. However far behind a subscription is, it is waited for while it gets nearer.
+/// Without a journal to look at, what the server says of its heads counts.
 pub(super) async fn at_rest(admin: &Client, journal: Option<&dyn Store>) -> anyhow::Result<()> {
     let mut before = Vec::new();
-    for _ in 0..LOOKS_MAX {
+    let (mut least_left, mut in_vain) = (u64::MAX, 0);
+    while in_vain < LOOKS_MAX {
         let subscriptions = admin.get("/api/v1/admin/subscriptions").await?;
         let all = subscriptions["data"].as_array().into_iter().flatten();
         let partitions = all.flat_map(|one| one["partitions"].as_array().into_iter().flatten());
@@ -121,21 +124,49 @@ pub(super) async fn at_rest(admin: &Client, journal: Option<&dyn Store>) -> anyh
             Some(journal) => heads(journal).await?,
             None => partitions.iter().filter_map(|one| one["head"].as_u64()).collect(),
         };
-        let caught_up = partitions.iter().all(|one| {
-            let head = match journal {
-                None => one["head"].as_u64(),
-                Some(_) => {
-                    let of = one["partition"].as_u64().and_then(|of| usize::try_from(of).ok());
-                    of.and_then(|of| heads.get(of)).copied()
-                }
-            };
-            head.is_some_and(|head| one["position"] == head)
-        });
-        if caught_up && heads == before {
+        let head_of = |one: &serde_json::Value| match journal {
+            None => one["head"].as_u64(),
+            Some(_) => {
+                let of = one["partition"].as_u64().and_then(|of| usize::try_from(of).ok());
+                of.and_then(|of| heads.get(of)).copied()
+            }
+        };
+        let left = left(partitions.iter().map(|one| (head_of(one), one["position"].as_u64())));
+        if left == 0 && heads == before {
             return Ok(());
         }
         before = heads;
+        in_vain = if left < least_left { 0 } else { in_vain + 1 };
+        least_left = least_left.min(left);
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    bail!("the server does not come to rest: a subscription stays behind, or events keep coming")
+    bail!(
+        "the server does not come to rest: {least_left} deliveries stay to be made, or events keep coming"
+    )
+}
+
+/// How many events have not been seen, of heads and positions. Where one of them is not known, that
+/// many can never have been seen.
+fn left(places: impl Iterator<Item = (Option<u64>, Option<u64>)>) -> u64 {
+    places.fold(0, |sum: u64, (head, position)| match (head, position) {
+        (Some(head), Some(position)) => sum.saturating_add(head.abs_diff(position)),
+        _ => u64::MAX,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_counted_over_all_subscriptions() {
+        let places = [(Some(10), Some(4)), (Some(3), Some(3)), (Some(7), Some(5))];
+        assert_eq!(left(places.into_iter()), 8);
+    }
+
+    #[test]
+    fn an_unknown_place_is_never_at_rest() {
+        assert_eq!(left([(Some(1), Some(1)), (None, Some(4))].into_iter()), u64::MAX);
+        assert_eq!(left([(Some(1), None), (Some(9), Some(4))].into_iter()), u64::MAX);
+    }
 }

@@ -28,9 +28,10 @@ const WRITERS: usize = 256;
 const STRETCH: u64 = 1_000_000;
 /// How many listings that are not in memory are read one after the other, at most.
 const COLD_MAX: usize = 500;
-/// How many connections read others of them at the same time, and how many at most.
+/// How many connections read others of them at the same time, and how many listings at most: as many as
+/// are kept in memory.
 const COLD_AT_ONCE: usize = 64;
-const COLD_AT_ONCE_MAX: usize = 5_000;
+const COLD_AT_ONCE_MAX: usize = 40_000;
 /// How many listings the log is searched for.
 const SEARCHED: usize = 50;
 /// How many connections the load has whose cost is measured.
@@ -65,8 +66,8 @@ pub struct Size {
     pub cold: Percentiles,
     /// The same, 64 at a time.
     pub cold_at_once: Percentiles,
-    /// By how much the server's memory grew meanwhile, in KiB for each of them: what an aggregate
-    /// costs that is in memory and idle, with what answering it left behind.
+    /// By how much the server's memory grew with each of the second half of these, in KiB: what an
+    /// aggregate costs that is in memory and idle. The first half filled the stores' caches.
     pub live_kib: Option<f64>,
     /// Searches of the log, one after the other.
     pub lookups: Lookups,
@@ -242,16 +243,19 @@ async fn size(
     let mut order = all;
     order.sort_by_key(|request| scripts::scattered(request.len() as u64 ^ sum(request)));
     let (first, rest) = order.split_at(cold);
-    let memory = server.memory_kib();
-    let one_by_one = read(server, first.to_vec(), 1).await?;
-    let at_once = match more {
-        0 => Percentiles::default(),
-        _ => read(server, rest[..more].to_vec(), COLD_AT_ONCE.min(more)).await?,
-    };
-    #[expect(clippy::cast_precision_loss, reason = "counts of listings")]
-    let live = (cold + more) as f64;
-    let grown = server.memory_kib().zip(memory).map(|(after, before)| after - before);
-    let live_kib = grown.map(|kib| kib / live);
+    let one_by_one = Percentiles::of(&read(server, first.to_vec(), 1).await?);
+    let (mut at_once, mut live_kib) = (Percentiles::default(), None);
+    if more > 0 {
+        let (some, others) = rest[..more].split_at(more / 2);
+        let mut times = read(server, some.to_vec(), COLD_AT_ONCE).await?;
+        let memory = server.memory_kib();
+        times.add(read(server, others.to_vec(), COLD_AT_ONCE).await?)?;
+        #[expect(clippy::cast_precision_loss, reason = "counts of listings")]
+        let live = others.len() as f64;
+        let grown = server.memory_kib().zip(memory).map(|(after, before)| after - before);
+        live_kib = grown.map(|kib| kib / live);
+        at_once = Percentiles::of(&times);
+    }
     let journal = place.journal().await?;
     at_rest(&market.admin, Some(&*journal)).await?;
     let events: u64 = heads(&*journal).await?.iter().sum();
@@ -328,18 +332,22 @@ fn sum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)))
 }
 
-/// Reads each of these once.
+/// Reads each of these once, over so many connections at most, and says how long each took.
 async fn read(
     server: &Server,
     requests: Vec<Vec<u8>>,
     connections: usize,
-) -> anyhow::Result<Percentiles> {
+) -> anyhow::Result<Histogram<u64>> {
     let count = requests.len() as u64;
+    if count == 0 {
+        return tally::histogram(3);
+    }
     let until = Until::Answered(count);
+    let connections = connections.min(requests.len());
     let load = Load { connections, threads: 1, until, rate: None, name: None };
     let outcome = load::run(server.address(), load, std::sync::Arc::new(Once(requests))).await?;
     ensure!(outcome.accepted == count, "reads were refused with {:?}", outcome.refused_with);
-    Ok(Percentiles::of(&outcome.latencies))
+    Ok(outcome.latencies)
 }
 
 /// Each request once.
