@@ -150,7 +150,7 @@ async fn what_is_taken_away_or_put_in_by_hand_is_found() {
     let pool = server.open_sqlite("read.db").await;
     for (sql, rows) in [
         ("DELETE FROM listings_v3", 1),
-        ("DELETE FROM events_v1 WHERE position = 7", 1),
+        ("DELETE FROM events_v2 WHERE position = 7", 1),
         ("UPDATE orders_v2 SET status = 'PAID' WHERE status = 'SHIPPED'", 1),
         (
             "INSERT INTO users_v1 SELECT '01990000-0000-7000-8000-000000000000', status, roles, \
@@ -158,9 +158,10 @@ async fn what_is_taken_away_or_put_in_by_hand_is_found() {
             1,
         ),
         (
-            "INSERT INTO events_v1 SELECT partition, 1000000, event_id, event_type, major, \
-             aggregate_type, aggregate_id, correlation_id, causation_id, timestamp_ms \
-             FROM events_v1 WHERE position = 8",
+            "INSERT INTO events_v2 SELECT partition, 1000000, event_id, event_type, major, \
+             aggregate_type, aggregate_id, aggregate_key, correlation_id, causation_id, \
+             timestamp_ms \
+             FROM events_v2 WHERE position = 8",
             1,
         ),
     ] {
