@@ -36,12 +36,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[schema(value_type = Object)]
 pub struct SubscriptionBody(pub Value);
 
-/// Whether a subscription gets events of a type.
-fn takes(status: &Value, event_type: &str) -> bool {
+/// What a subscription gets.
+fn patterns(status: &Value) -> Vec<Pattern> {
     let patterns = status["patterns"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    patterns
-        .filter_map(|pattern| Pattern::parse(pattern).ok())
-        .any(|pattern| pattern.matches(event_type))
+    patterns.filter_map(|pattern| Pattern::parse(pattern).ok()).collect()
 }
 
 async fn all(app: &App) -> Vec<Value> {
@@ -54,8 +52,10 @@ async fn all(app: &App) -> Vec<Value> {
 
 /// Adds the declared types that its patterns select.
 fn with_event_types(mut status: Value) -> Value {
+    let patterns = patterns(&status);
+    let takes = |event_type: &&str| patterns.iter().any(|pattern| pattern.matches(event_type));
     let types = catalogue::all().iter().map(|descriptor| descriptor.event_type);
-    let types: Vec<_> = types.filter(|event_type| takes(&status, event_type)).collect();
+    let types: Vec<_> = types.filter(takes).collect();
     status["event_types"] = Value::from(types);
     status
 }
@@ -82,7 +82,8 @@ async fn list_subscriptions(
 ) -> Result<Answer<Page<SubscriptionBody>>, ApiError> {
     let types = params.text("event_type").map(|name| catalogue::resolve(name).0);
     let fits = |status: &Value| {
-        types.as_ref().is_none_or(|types| types.iter().any(|of| takes(status, of)))
+        let gets = |of: &str| patterns(status).iter().any(|pattern| pattern.matches(of));
+        types.as_ref().is_none_or(|types| types.iter().any(|of| gets(of)))
     };
     let data = all(&app).await.into_iter().filter(fits).map(SubscriptionBody).collect();
     Ok(Answer::ok(Page::whole(data)))
