@@ -122,10 +122,11 @@ impl<A: Aggregate> Actor for AggregateActor<A> {
         message: Message,
         live: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        // What they need while they run is most of what an actor would hold on to while it is idle.
         let worked = match message {
-            Message::Wake => self.work(&myself, live).await,
+            Message::Wake => Box::pin(self.work(&myself, live)).await,
             Message::Passivate => {
-                self.passivate(&myself, live).await;
+                Box::pin(self.passivate(&myself, live)).await;
                 Ok(())
             }
         };
@@ -144,11 +145,12 @@ impl<A: Aggregate> AggregateActor<A> {
         live: &mut Option<Live<A>>,
     ) -> Result<(), Ends> {
         if live.is_none() {
-            *live = Some(self.load().await?);
+            *live = Some(Box::pin(self.load()).await?);
         }
         let live = live.as_mut().expect("it was just loaded");
+        let mut jobs = VecDeque::new();
         for _ in 0..ROUNDS_MAX {
-            let mut jobs = self.slot.take(JOBS_AT_ONCE);
+            self.slot.take(JOBS_AT_ONCE, &mut jobs);
             if jobs.is_empty() {
                 return Ok(());
             }
@@ -232,7 +234,9 @@ impl<A: Aggregate> AggregateActor<A> {
         tracing::error!(aggregate_type = A::TYPE, aggregate_id = %self.slot.id, %error_id, %error, "an aggregate cannot be rebuilt from its events");
         let mut crashed =
             Exit::Crashed { command_id: Uuid::nil(), command: "load".to_owned(), error_id };
-        if let Some(mut job) = self.slot.take(1).pop_front() {
+        let mut first = VecDeque::new();
+        self.slot.take(1, &mut first);
+        if let Some(mut job) = first.pop_front() {
             crashed = Exit::Crashed {
                 command_id: job.context.command_id,
                 command: "load".to_owned(),
@@ -765,5 +769,33 @@ async fn replay_later<A: Aggregate>(
         }
     } else {
         job.answer.refuse(Unavailable::Restarting.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::custody::Custody;
+
+    /// How much memory what this makes takes for as long as it is there.
+    fn size_of_what<'a, A: Aggregate, Made>(
+        _makes: impl FnOnce(
+            &'a AggregateActor<A>,
+            ActorRef<Message>,
+            Message,
+            &'a mut Option<Live<A>>,
+        ) -> Made,
+    ) -> usize {
+        size_of::<Made>()
+    }
+
+    /// What an actor does with a message is a part of the actor from its start to its end: there are
+    /// tens of thousands of them, and few at work.
+    #[test]
+    fn an_idle_actor_holds_nothing_of_what_it_needs_for_its_work() {
+        let handling = size_of_what(<AggregateActor<Custody> as Actor>::handle);
+        assert!(handling <= 256, "{handling} bytes");
+        let live = size_of::<Option<Live<Custody>>>();
+        assert!(live <= 768, "{live} bytes");
     }
 }

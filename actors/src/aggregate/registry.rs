@@ -445,16 +445,20 @@ impl<A: Aggregate> Slot<A> {
         }
     }
 
-    /// Up to `max` jobs; when there are none the actor has to be woken for the next.
-    pub(crate) fn take(&self, max: usize) -> VecDeque<Job<A>> {
+    /// Up to `max` jobs, into a queue that is empty; when there are none the actor has to be woken for
+    /// the next, and what the mailbox had room for is given back.
+    pub(crate) fn take(&self, max: usize, jobs: &mut VecDeque<Job<A>>) {
         let mut inner = self.lock();
-        if inner.queue.is_empty()
-            && let Phase::Live { woken, .. } = &mut inner.phase
-        {
-            *woken = false;
+        if inner.queue.is_empty() {
+            inner.queue = VecDeque::new();
+            if let Phase::Live { woken, .. } = &mut inner.phase {
+                *woken = false;
+            }
+        } else if inner.queue.len() <= max {
+            std::mem::swap(&mut inner.queue, jobs);
+        } else {
+            jobs.extend(inner.queue.drain(..max));
         }
-        let count = max.min(inner.queue.len());
-        inner.queue.drain(..count).collect()
     }
 
     /// Jobs that were taken and not begun go back to where they were.
@@ -679,6 +683,7 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
     fn passivate(&self, now: Instant) -> usize {
         let options = &self.0.shared.options;
         let live = self.0.live.load(Ordering::Relaxed);
+        let excess = live.saturating_sub(options.live_max);
         let mut idle: Vec<_> = self
             .0
             .slots
@@ -686,12 +691,13 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
             .filter_map(|slot| {
                 let inner = slot.lock();
                 let Phase::Live { actor, .. } = &inner.phase else { return None };
-                inner.queue.is_empty().then(|| (inner.last_used, slot.id, actor.clone()))
+                let long = now.duration_since(inner.last_used) >= options.idle_timeout;
+                let goes = inner.queue.is_empty() && (excess > 0 || long);
+                goes.then(|| (inner.last_used, slot.id, actor.clone()))
             })
             .collect();
         // The map's order is random: what is equally idle goes in the order of the ids.
-        idle.sort_by_key(|(last_used, id, _)| (*last_used, *id));
-        let excess = live.saturating_sub(options.live_max);
+        idle.sort_unstable_by_key(|(last_used, id, _)| (*last_used, *id));
         for (index, (last_used, _, actor)) in idle.into_iter().enumerate() {
             if index < excess || now.duration_since(last_used) >= options.idle_timeout {
                 let _ = actor.cast(Message::Passivate);
