@@ -24,6 +24,7 @@ pub mod aggregate;
 pub mod broker;
 pub mod circuit;
 pub mod command;
+pub mod connections;
 pub mod crashes;
 pub mod custody;
 pub mod dead_letter;

@@ -3,7 +3,7 @@
 //! A batch is one statement in autocommit, which locks the partition's lease and checks its epoch,
 //! so that a batch costs one round trip and a writer that was replaced stores nothing. What several
 //! partitions have to store at the same time is one statement too, which checks all their leases:
-//! eight small commits cost almost eight times what one does. A pool reads. `synchronous_commit` is
+//! eight small commits cost almost eight times what one does. Others read. `synchronous_commit` is
 //! read back on every connection that writes, and one that would answer before the commit is on disk
 //! is refused.
 //!
@@ -27,8 +27,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions, PgRow, Postgres};
-use sqlx::{ConnectOptions, Connection, PgPool, Row};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, Postgres};
+use sqlx::{ConnectOptions, Row};
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
@@ -38,6 +38,7 @@ use super::{
     AppendError, Batch, Checkpoint, Error, FORMAT, Head, Lease, Letter, LetterFilter, LetterState,
     Outcome, PersonKey, Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
 };
+use crate::connections::{Connections, Limits};
 use crate::event::{Position, StoredEvent};
 use crate::faults::points;
 use crate::together::Together;
@@ -66,7 +67,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const STATEMENT_WITHIN: Duration = Duration::from_secs(20);
 /// How long an answer is waited for: longer, so that the database says first what became of it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(25);
-/// A connection that was idle for longer is tried before it is used.
+/// A connection that was lent out longer ago is tried before it is used.
 const TRY_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// The lock under which a journal is created and brought up to date ("soukjrnl").
 const SET_UP_LOCK: i64 = 0x736f_756b_6a72_6e6c;
@@ -175,7 +176,7 @@ async fn warn_of_settings(connection: &mut PgConnection) -> Result<(), Error> {
 pub struct PostgresStore {
     options: PostgresOptions,
     partitions: u16,
-    readers: PgPool,
+    readers: Connections<Postgres>,
     appenders: Vec<Mutex<Appender>>,
     /// Batches of several partitions that are stored together.
     together: Together<(Lease, Batch), Result<(), AppendError>>,
@@ -427,20 +428,13 @@ impl PostgresStore {
 
 type Query = sqlx::query::Query<'static, Postgres, PgArguments>;
 
-fn readers(options: &PostgresOptions, connect: &PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(options.readers_max)
-        .acquire_timeout(CONNECT_WITHIN)
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for > TRY_AFTER_IDLE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        .connect_lazy_with(connect.clone())
+fn readers(options: &PostgresOptions, connect: &PgConnectOptions) -> Connections<Postgres> {
+    let limits = Limits {
+        max: options.readers_max as usize,
+        wait: CONNECT_WITHIN,
+        trusted_for: Some(TRY_AFTER_IDLE),
+    };
+    Connections::new(connect.clone(), limits)
 }
 
 /// Whether the connection has ended, so that another one may do better.

@@ -8,7 +8,7 @@
 //! A commit that the disk refused (to write or to sync) may still come back: its frames are in the
 //! log file, and who reads the file after a crash takes them for committed. So such an append is
 //! [`AppendError::Unsettled`] until a later commit has been written over it, on a new connection;
-//! one reader stays connected for as long as the store is open, so that nobody reads the file anew
+//! one connection stays open for as long as the store is, so that nobody reads the file anew
 //! meanwhile. And since after a failed sync the page cache holds what the disk does not, the whole
 //! log is written once more and synced when the journal is opened, before anybody relies on it.
 //!
@@ -30,10 +30,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Row, SqlitePool};
+use sqlx::{ConnectOptions, Row, Sqlite};
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
@@ -43,6 +42,7 @@ use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState, Outcome,
     PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
 };
+use crate::connections::{Connections, Limits};
 use crate::event::{Position, StoredEvent};
 use crate::faults::points;
 use crate::world::Timestamp;
@@ -62,8 +62,9 @@ const CACHE_KIB: u32 = 8 * 1024;
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// SQLite's own size of a page, which a frame of the log holds.
 const PAGE_BYTES: u64 = 4096;
-/// Readers at the same time: each is a thread, and the machine's cores are the writer's.
-const READERS_MAX: u32 = 4;
+/// Readers at the same time: each is a thread, and the machine's cores are the writer's. How long a
+/// query waits for one.
+const READERS: Limits = Limits { max: 4, wait: Duration::from_secs(30), trusted_for: None };
 
 /// See the module.
 #[derive(Debug)]
@@ -72,7 +73,9 @@ pub struct SqliteStore {
     durability: Durability,
     partitions: u16,
     writer: Mutex<Writer>,
-    readers: SqlitePool,
+    readers: Connections<Sqlite>,
+    /// See the module.
+    _anchor: Option<Mutex<SqliteConnection>>,
     log: Arc<Log>,
     checkpointer: Option<tokio::task::JoinHandle<()>>,
     read_only: bool,
@@ -176,16 +179,14 @@ impl SqliteStore {
             .map_err(Error::database)?;
         points::reach("migration.journal").await;
         let partitions = settle_settings(&mut connection, partitions).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .min_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            // A file does not go away; a look at it first would be as dear as most of what is read.
-            .test_before_acquire(false)
-            .connect_with(options(path, durability).read_only(true))
+        let read_only = options(path, durability).read_only(true);
+        let mut anchor = read_only.connect().await.map_err(Error::database)?;
+        // It is only there once it has read something.
+        sqlx::query("SELECT 1 FROM settings")
+            .execute(&mut anchor)
             .await
             .map_err(Error::database)?;
+        let readers = Connections::new(read_only, READERS);
         let log = Arc::new(Log::default());
         let checkpointer =
             tokio::spawn(checkpoint_in_background(options(path, durability), log.clone()));
@@ -198,6 +199,7 @@ impl SqliteStore {
                 statements: Statements::default(),
             }),
             readers,
+            _anchor: Some(Mutex::new(anchor)),
             log,
             checkpointer: Some(checkpointer),
             read_only: false,
@@ -208,17 +210,12 @@ impl SqliteStore {
     /// Opens an existing journal to look at it, beside a process that has it open: it takes no
     /// lease and no append.
     pub async fn open_read_only(path: &Path) -> Result<Self, Error> {
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .connect_with(
-                SqliteConnectOptions::new()
-                    .filename(path)
-                    .read_only(true)
-                    .busy_timeout(Duration::from_secs(5))
-                    .disable_statement_logging(),
-            )
-            .await
-            .map_err(Error::database)?;
+        let read_only = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(Duration::from_secs(5))
+            .disable_statement_logging();
+        let readers = Connections::new(read_only, READERS);
         let stored: String =
             sqlx::query_scalar("SELECT value FROM settings WHERE name = 'partitions'")
                 .fetch_one(&readers)
@@ -232,6 +229,7 @@ impl SqliteStore {
             partitions,
             writer: Mutex::new(Writer { connection: None, statements: Statements::default() }),
             readers,
+            _anchor: None,
             log: Arc::default(),
             checkpointer: None,
             read_only: true,
@@ -475,8 +473,9 @@ impl Store for SqliteStore {
 
     async fn dump(&self, into: &mpsc::Sender<copy::Rows>) -> Result<(), Error> {
         let mut dump = Dump::new(into);
+        let mut connection = self.readers.get().await.map_err(Error::database)?;
         for (table, sql) in copy::TABLES {
-            let mut rows = sqlx::query(sql).fetch(&self.readers);
+            let mut rows = sqlx::query(sql).fetch(&mut *connection);
             while let Some(row) = poll_fn(|context| rows.as_mut().poll_next(context)).await {
                 let full = dump.take(table, &row.map_err(Error::database)?)?;
                 if let Some(full) = full {
@@ -789,7 +788,7 @@ impl Store for SqliteStore {
     }
 }
 
-type EventQuery<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+type EventQuery<'q> = sqlx::query::Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>;
 
 impl SqliteStore {
     /// Events, each of them what was written.

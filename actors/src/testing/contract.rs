@@ -26,6 +26,7 @@ where
     events_are_read_back_as_written(&*fresh().await).await;
     a_batch_is_stored_whole_or_not_at_all(&*fresh().await).await;
     conflicts_are_refused(&*fresh().await).await;
+    nothing_stays_of_events_before_a_conflict(&*fresh().await).await;
     partitions_do_not_mix(&*fresh().await).await;
     an_old_lease_writes_nothing(&*fresh().await).await;
     timers_are_kept(&*fresh().await).await;
@@ -183,6 +184,27 @@ async fn conflicts_are_refused(store: &dyn Store) {
         assert_eq!(store.head(0).await.unwrap(), head, "{what}");
     }
     store.append(log.lease, &change(&|_| {})).await.unwrap();
+}
+
+async fn nothing_stays_of_events_before_a_conflict(store: &dyn Store) {
+    let mut log = Log::of(store, 0).await;
+    let first = of_events(vec![log.event(1, 1)], vec![Log::stream(1)]);
+    store.append(log.lease, &first).await.unwrap();
+    let head = log.head;
+    let sound = log.event(1, 2);
+    let mut twice = (*log.event(1, 3)).clone();
+    twice.event_id = first.events[0].event_id;
+    let alone = of_events(vec![sound.clone(), Arc::new(twice)], Vec::new());
+    let among_others = Batch { outcomes: vec![outcome(8)], ..alone.clone() };
+    for batch in [alone, among_others] {
+        let refused = store.append(log.lease, &batch).await;
+        assert!(matches!(refused, Err(AppendError::Conflict(_))), "{refused:?}");
+        assert_eq!(store.head(0).await.unwrap(), head);
+        assert_eq!(store.event(sound.event_id).await.unwrap(), None);
+        assert_eq!(store.outcome(id(8)).await.unwrap(), None);
+    }
+    store.append(log.lease, &of_events(vec![sound.clone()], Vec::new())).await.unwrap();
+    assert_eq!(store.event(sound.event_id).await.unwrap(), Some(sound));
 }
 
 async fn partitions_do_not_mix(store: &dyn Store) {

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use souk_actors::connections::{Connections, Lent, Limits};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::{
     Arguments, AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection,
     Postgres, SqlSafeStr as _, SqlStr,
@@ -34,16 +34,14 @@ use super::{Insert, Param, ReadError, Row, RowOf};
 const SCHEMA: &str = "souk_read";
 
 /// Transactions of projections at once. More than processors gain nothing: they wait for the same
-/// log.
-const WRITERS_MAX: u32 = 8;
+/// log. A projection waits longer than a request for a connection.
+const WRITERS: Limits =
+    Limits { max: 8, wait: Duration::from_secs(10), trusted_for: Some(TRUSTED_FOR) };
 /// Queries of requests at once.
-const READERS_MAX: u32 = 8;
+const READERS: Limits =
+    Limits { max: 8, wait: Duration::from_secs(2), trusted_for: Some(TRUSTED_FOR) };
 
-/// How long a request waits for a connection, and a projection.
-const READER_WAIT: Duration = Duration::from_secs(2);
-const WRITER_WAIT: Duration = Duration::from_secs(10);
-
-/// A connection that was unused for longer is tried before it is used: the server may have been
+/// A connection that was lent out longer ago is tried before it is used: the server may have been
 /// restarted.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
@@ -101,8 +99,8 @@ impl ReadError {
 #[derive(Clone)]
 pub(super) struct Database {
     options: Arc<PgConnectOptions>,
-    writers: PgPool,
-    readers: PgPool,
+    writers: Connections<Postgres>,
+    readers: Connections<Postgres>,
     /// Until when the server is taken for unreachable.
     unreachable: Arc<Mutex<Option<Instant>>>,
 }
@@ -110,16 +108,7 @@ pub(super) struct Database {
 /// A transaction. Dropped without a commit it takes its connection along, which undoes it whatever
 /// state the connection is in.
 pub(super) struct Tx {
-    connection: PoolConnection<Postgres>,
-    committed: bool,
-}
-
-impl Drop for Tx {
-    fn drop(&mut self) {
-        if !self.committed {
-            self.connection.close_on_drop();
-        }
-    }
+    connection: Lent<Postgres>,
 }
 
 impl Database {
@@ -139,20 +128,9 @@ impl Database {
         })?;
         // An orderly goodbye; if it is not heard nothing is lost.
         let _: Result<(), sqlx::Error> = connection.close().await;
-        let pool = |max, wait| {
-            PgPoolOptions::new()
-                .max_connections(max)
-                .acquire_timeout(wait)
-                .test_before_acquire(false)
-                .before_acquire(|connection, meta| {
-                    Box::pin(async move {
-                        Ok(meta.idle_for < TRUSTED_FOR || connection.ping().await.is_ok())
-                    })
-                })
-        };
-        let writers = pool(WRITERS_MAX, WRITER_WAIT).connect_lazy_with(options.clone());
+        let writers = Connections::new(options.clone(), WRITERS);
         let read_only = options.clone().options([("default_transaction_read_only", "on")]);
-        let readers = pool(READERS_MAX, READER_WAIT).connect_lazy_with(read_only);
+        let readers = Connections::new(read_only, READERS);
         Ok(Self { options: Arc::new(options), writers, readers, unreachable: Arc::default() })
     }
 
@@ -178,7 +156,7 @@ impl Database {
 
     pub(super) async fn begin(&self) -> Result<Tx, ReadError> {
         let connection = self.connection(&self.writers).await?;
-        let mut tx = Tx { connection, committed: false };
+        let mut tx = Tx { connection };
         within(tx.connection.execute("BEGIN")).await?;
         Ok(tx)
     }
@@ -197,16 +175,17 @@ impl Database {
     async fn fetch_once(&self, sql: SqlStr, params: Vec<Param>) -> Result<Vec<Row>, ReadError> {
         let mut connection = self.connection(&self.readers).await?;
         let query = sqlx::query_with(sql, arguments(params)?);
-        let fetched = within(query.fetch_all(&mut *connection)).await;
-        if fetched.is_err() {
-            connection.close_on_drop();
-        }
-        fetched.map(rows)
+        let fetched = within(query.fetch_all(&mut *connection)).await?;
+        connection.keep();
+        Ok(rows(fetched))
     }
 
     /// A connection, or why there is none: all are in use, or the server cannot be reached.
-    async fn connection(&self, pool: &PgPool) -> Result<PoolConnection<Postgres>, ReadError> {
-        // The pool would go on trying for as long as it may wait.
+    async fn connection(
+        &self,
+        connections: &Connections<Postgres>,
+    ) -> Result<Lent<Postgres>, ReadError> {
+        // It would go on trying for as long as it may wait.
         let unreachable = *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(until) = unreachable {
             if Instant::now() < until {
@@ -214,7 +193,7 @@ impl Database {
             }
             self.reach().await?;
         }
-        match pool.acquire().await {
+        match connections.get().await {
             Ok(connection) => Ok(connection),
             // It says the same of a server that is not there and of one that is busy.
             Err(error @ sqlx::Error::PoolTimedOut) => {
@@ -323,7 +302,7 @@ pub(super) async fn copy_shape(tx: &mut Tx, from: &str, to: &str) -> Result<(), 
 
 pub(super) async fn commit(mut tx: Tx) -> Result<(), ReadError> {
     within(tx.connection.execute("COMMIT")).await?;
-    tx.committed = true;
+    tx.connection.keep();
     Ok(())
 }
 

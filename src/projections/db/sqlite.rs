@@ -1,8 +1,7 @@
 //! The read models in one SQLite file.
 //!
 //! SQLite has one writer per file, so there is one writing connection, which a transaction takes for
-//! itself, and a pool that only reads. The writer is no pool of one: a pool tries a connection whenever
-//! it hands it out and takes it back, and with short transactions that was half of what they cost.
+//! itself, and some that only read.
 //! `synchronous=NORMAL` is enough: what a power cut takes from the end of this file is projected
 //! again, because the checkpoint goes with it.
 
@@ -11,13 +10,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use souk_actors::connections::{Connections, Limits};
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteRow, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{
     Arguments, AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqlStr,
-    SqliteConnection,
+    Sqlite, SqliteConnection,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
@@ -29,7 +28,7 @@ use super::{Insert, Param, ReadError, Row, RowOf};
 const WRITER_WAIT: Duration = Duration::from_secs(30);
 
 /// Readers do not block each other; more than this only queue for the processor.
-const READERS_MAX: u32 = 4;
+const READERS: Limits = Limits { max: 4, wait: Duration::from_secs(5), trusted_for: None };
 
 /// Rows in one `INSERT`: beyond this a longer statement gains nothing and only holds the writer.
 const INSERT_ROWS_MAX: usize = 128;
@@ -135,7 +134,7 @@ impl Drop for Tx {
 #[derive(Clone)]
 pub(super) struct Database {
     writer: Arc<Mutex<Writer>>,
-    readers: SqlitePool,
+    readers: Connections<Sqlite>,
 }
 
 impl Database {
@@ -177,14 +176,7 @@ impl Database {
         let migrated = MIGRATIONS.run(&mut connection).await;
         migrated.context("cannot bring the read database up to date")?;
         let writer = Writer { options: Some(writes), connection: Some(connection) };
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .acquire_timeout(Duration::from_secs(5))
-            // A file does not go away; a look at it first would be as dear as most of what is read.
-            .test_before_acquire(false)
-            .connect_with(options.read_only(true))
-            .await
-            .with_context(describe)?;
+        let readers = Connections::new(options.read_only(true), READERS);
         Ok(Self { writer: Arc::new(Mutex::new(writer)), readers })
     }
 
@@ -365,7 +357,10 @@ impl Statements {
         let build = || {
             let row = format!("({})", vec![PLACE; insert.columns].join(", "));
             let rows = vec![row; 1 << exponent].join(", ");
-            format!("{}VALUES {rows}{}", insert.head, insert.tail).into()
+            // Whatever fails undoes the whole transaction. To be able to undo the statement alone, SQLite
+            // would copy each page before it changes it, and have the full text written out.
+            let head = insert.head.replacen("INSERT", "INSERT OR FAIL", 1);
+            format!("{head}VALUES {rows}{}", insert.tail).into()
         };
         self.0[exponent].get_or_init(build).clone()
     }
@@ -415,7 +410,9 @@ mod tests {
         drop(dropped);
         let mut refused = db.begin().await.unwrap();
         insert.run(&mut refused, row("once")).await.unwrap();
-        let again = insert.run(&mut refused, row("once")).await;
+        // What stands before the row that is refused in the same statement is undone with it.
+        let both = [row("new"), row("once")].concat();
+        let again = insert.run(&mut refused, both).await;
         assert!(matches!(again, Err(ReadError::Refused(_))), "{again:?}");
         drop(refused);
         let mut kept = db.begin().await.unwrap();
@@ -441,7 +438,7 @@ mod tests {
         let insert = Insert::upsert("t_v1", &["id", "made", "a", "b"], &["made"]);
         assert_eq!(
             &*insert.values.statement(&insert, 1),
-            "INSERT INTO t_v1 (id, made, a, b) VALUES (?, ?, ?, ?), (?, ?, ?, ?) \
+            "INSERT OR FAIL INTO t_v1 (id, made, a, b) VALUES (?, ?, ?, ?), (?, ?, ?, ?) \
              ON CONFLICT (id) DO UPDATE SET a = excluded.a, b = excluded.b"
         );
     }

@@ -21,6 +21,12 @@ const EVENTS_PER_STATEMENT_MAX: usize = 500;
 /// SQLite's limit on bound values in rows of the widest control table.
 const ROWS_PER_STATEMENT_MAX: usize = 500;
 
+macro_rules! events_into {
+    () => {
+        concat!(" INTO events (", event_columns!(), ") SELECT * FROM (VALUES")
+    };
+}
+
 /// The text of multi-row statements, one for each number of rows, so that each is prepared once.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
@@ -45,15 +51,30 @@ impl Statements {
             .clone()
     }
 
-    /// One statement that inserts exactly `rows` events, and none at all unless the lease holds.
-    fn events(&mut self, rows: usize) -> Arc<str> {
+    /// One statement that inserts exactly `rows` events, and none at all unless the lease holds. Alone
+    /// it is undone as a whole when it fails.
+    fn events(&mut self, rows: usize, among: Among) -> Arc<str> {
+        let before = match among {
+            Among::Nothing => concat!("INSERT", events_into!()),
+            Among::Others => concat!("INSERT OR FAIL", events_into!()),
+        };
         self.rows(
-            concat!("INSERT INTO events (", event_columns!(), ") SELECT * FROM (VALUES"),
+            before,
             15,
             rows,
             ") WHERE EXISTS (SELECT 1 FROM leases WHERE partition = ? AND epoch = ?)",
         )
     }
+}
+
+/// What else a statement's transaction has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Among {
+    /// It is alone.
+    Nothing,
+    /// Whatever fails undoes all of them. To be able to undo one statement alone, SQLite would copy each
+    /// page before the statement changes it: `OR FAIL` says that nobody wants that.
+    Others,
 }
 
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
@@ -65,7 +86,9 @@ pub(super) async fn append(
     batch: &Batch,
 ) -> Result<(), AppendError> {
     if batch.only_events() && batch.events.len() <= EVENTS_PER_STATEMENT_MAX {
-        return match insert_events(connection, statements, lease, &batch.events).await {
+        return match insert_events(connection, statements, lease, &batch.events, Among::Nothing)
+            .await
+        {
             Ok(()) => Ok(()),
             Err(Refused::Sql(error)) => Err(classify(&error)),
             Err(Refused::Other(error)) => Err(error),
@@ -146,7 +169,8 @@ async fn store(
         check_lease(connection, lease).await?;
     }
     for streams in batch.streams.chunks(ROWS_PER_STATEMENT_MAX) {
-        let insert = "INSERT INTO streams (stream, partition, aggregate_type, aggregate_id) VALUES";
+        let insert =
+            "INSERT OR FAIL INTO streams (stream, partition, aggregate_type, aggregate_id) VALUES";
         let mut query = sqlx::query(AssertSqlSafe(statements.rows(insert, 4, streams.len(), "")));
         for new in streams {
             query = query
@@ -158,7 +182,7 @@ async fn store(
         execute(connection, query).await?;
     }
     for events in batch.events.chunks(EVENTS_PER_STATEMENT_MAX) {
-        insert_events(connection, statements, lease, events).await?;
+        insert_events(connection, statements, lease, events, Among::Others).await?;
     }
     points::reach("journal.after_insert").await;
     store_commands(connection, statements, batch).await?;
@@ -185,8 +209,9 @@ async fn insert_events(
     statements: &mut Statements,
     lease: Lease,
     events: &[Arc<StoredEvent>],
+    among: Among,
 ) -> Result<(), Refused> {
-    let mut query = sqlx::query(AssertSqlSafe(statements.events(events.len())));
+    let mut query = sqlx::query(AssertSqlSafe(statements.events(events.len(), among)));
     for event in events {
         query = query
             .bind(seq(event.partition, event.position))
@@ -216,7 +241,7 @@ async fn store_commands(
     batch: &Batch,
 ) -> Result<(), Refused> {
     for outcomes in batch.outcomes.chunks(ROWS_PER_STATEMENT_MAX) {
-        let insert = "INSERT INTO outcomes (command_id, request_hash, stream, version, events, rejection, at, row_check) VALUES";
+        let insert = "INSERT OR FAIL INTO outcomes (command_id, request_hash, stream, version, events, rejection, at, row_check) VALUES";
         let mut query = sqlx::query(AssertSqlSafe(statements.rows(insert, 8, outcomes.len(), "")));
         for outcome in outcomes {
             query = query
@@ -266,7 +291,7 @@ async fn store_timers(
         execute(connection, keyed(delete, key).bind(due)).await?;
     }
     for timers in changes.set.chunks(ROWS_PER_STATEMENT_MAX) {
-        let upsert = "INSERT INTO timers (aggregate_id, aggregate_type, name, partition, due, row_check) VALUES";
+        let upsert = "INSERT OR FAIL INTO timers (aggregate_id, aggregate_type, name, partition, due, row_check) VALUES";
         let conflict = "ON CONFLICT (aggregate_id, aggregate_type, name) DO UPDATE SET due = excluded.due, row_check = excluded.row_check";
         let text = statements.rows(upsert, 6, timers.len(), conflict);
         let mut query = sqlx::query(AssertSqlSafe(text));
@@ -310,7 +335,7 @@ async fn store_deliveries(
         }
     }
     for checkpoints in batch.checkpoints.chunks(ROWS_PER_STATEMENT_MAX) {
-        let upsert = "INSERT INTO checkpoints (subscription, partition, lane, lanes, position, row_check) VALUES";
+        let upsert = "INSERT OR FAIL INTO checkpoints (subscription, partition, lane, lanes, position, row_check) VALUES";
         let conflict = "ON CONFLICT (subscription, partition, lane) DO UPDATE SET position = excluded.position, lanes = excluded.lanes, row_check = excluded.row_check";
         let text = statements.rows(upsert, 6, checkpoints.len(), conflict);
         let mut query = sqlx::query(AssertSqlSafe(text));

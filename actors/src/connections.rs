@@ -1,0 +1,389 @@
+//! Connections to a database that stay open and are lent out, each to one user at a time.
+//!
+//! What sqlx's own pool does is that and more: each connection that comes back is sent a round trip, in
+//! a task of its own, before it is lent out again. For short queries that costs about as much as the
+//! query (`docs/decisions/0052-connections-come-back-as-they-are.md`). Here a connection comes back at
+//! once if its last answer was read to the end, and is given up otherwise.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use deadpool::Runtime;
+use deadpool::managed::{
+    Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult,
+};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use sqlx::{
+    ConnectOptions, Connection, Database, Describe, Either, Error, Execute, Executor, SqlStr,
+};
+
+/// The first wait between two attempts to reach a database that does not let anybody in yet, and the
+/// longest.
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
+const AGAIN_AFTER_MAX: Duration = Duration::from_millis(500);
+/// How often to look whether the last connection has come back, and how many times.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOKS_MAX: u32 = 1_000;
+
+type Options<DB> = <<DB as Database>::Connection as Connection>::Options;
+
+/// How many connections there are, and how long to wait for one.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How many are open at the same time.
+    pub max: usize,
+    /// How long who wants one waits for others to give one back, and then for it to be opened:
+    /// [`Error::PoolTimedOut`].
+    pub wait: Duration,
+    /// One that was lent out so long ago is tried before it is lent out again; `None`: none is.
+    pub trusted_for: Option<Duration>,
+}
+
+/// See the module. As an [`Executor`] it runs each query on a connection of its own, and holds all rows
+/// of the answer in memory: bound what is asked for, or borrow a connection.
+pub struct Connections<DB: Database>(Pool<Opener<DB>>);
+
+impl<DB: Database> Clone for Connections<DB> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<DB: Database> fmt::Debug for Connections<DB> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Connections").field(&self.0.status()).finish()
+    }
+}
+
+impl<DB: Database> Connections<DB> {
+    /// None is opened before it is asked for.
+    pub fn new(options: Options<DB>, limits: Limits) -> Self {
+        let Limits { max, wait, trusted_for } = limits;
+        let pool = Pool::builder(Opener::<DB> { options, trusted_for })
+            .max_size(max)
+            .wait_timeout(Some(wait))
+            .create_timeout(Some(wait))
+            .recycle_timeout(Some(wait))
+            // What is in use stays in its caches.
+            .queue_mode(QueueMode::Lifo)
+            .runtime(Runtime::Tokio1)
+            .build();
+        Self(pool.expect("there is a runtime for the times"))
+    }
+
+    /// Borrows a connection. What it is at the end says [`Lent::keep`].
+    pub async fn get(&self) -> Result<Lent<DB>, Error> {
+        match self.0.get().await {
+            Ok(object) => Ok(Lent { object: Some(object), is_sound: false }),
+            Err(PoolError::Timeout(_)) => Err(Error::PoolTimedOut),
+            Err(PoolError::Backend(error)) => Err(error),
+            Err(
+                PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_),
+            ) => Err(Error::PoolClosed),
+        }
+    }
+
+    /// Closes all of them; those that are lent out when they come back, for which it waits a while.
+    pub async fn close(&self) {
+        for connection in self.0.retain(|_, _| false).removed {
+            goodbye(connection).await;
+        }
+        self.0.close();
+        for _ in 0..LOOKS_MAX {
+            if self.0.status().size == 0 {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// An orderly end; if it is not heard nothing is lost.
+async fn goodbye<C: Connection>(connection: C) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a connection was not closed");
+    }
+}
+
+/// Opens connections.
+struct Opener<DB: Database> {
+    options: Options<DB>,
+    trusted_for: Option<Duration>,
+}
+
+impl<DB: Database> Manager for Opener<DB> {
+    type Type = DB::Connection;
+    type Error = Error;
+
+    async fn create(&self) -> Result<DB::Connection, Error> {
+        let mut again_after = AGAIN_AFTER;
+        loop {
+            match self.options.connect().await {
+                Err(error) if is_passing(&error) => tokio::time::sleep(again_after).await,
+                opened => return opened,
+            }
+            again_after = (again_after * 2).min(AGAIN_AFTER_MAX);
+        }
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut DB::Connection,
+        metrics: &Metrics,
+    ) -> RecycleResult<Error> {
+        if self.trusted_for.is_some_and(|time| metrics.last_used() > time) {
+            connection.ping().await.map_err(RecycleError::Backend)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the server may let us in a moment later: it is being started, or has too many guests.
+fn is_passing(error: &Error) -> bool {
+    match error {
+        Error::Io(error) => matches!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionRefused
+                | std::io::ErrorKind::ConnectionAborted
+                | std::io::ErrorKind::ConnectionReset
+        ),
+        Error::Database(error) => error.is_transient_in_connect_phase(),
+        _ => false,
+    }
+}
+
+/// A connection that is lent out. Dropped it is closed, unless it was said to be sound.
+pub struct Lent<DB: Database> {
+    object: Option<Object<Opener<DB>>>,
+    is_sound: bool,
+}
+
+impl<DB: Database> Lent<DB> {
+    /// Gives it back as it is: its last answer was read to the end, and no transaction is open.
+    pub fn keep(mut self) {
+        self.is_sound = true;
+    }
+
+    /// As [`Lent::keep`], if that is what came of the last query.
+    fn keep_if<T>(self, answer: Result<T, Error>) -> Result<T, Error> {
+        if answer.is_ok() {
+            self.keep();
+        }
+        answer
+    }
+}
+
+impl<DB: Database> Deref for Lent<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        self.object.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<DB: Database> DerefMut for Lent<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        self.object.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl<DB: Database> Drop for Lent<DB> {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take()
+            && !self.is_sound
+        {
+            drop(Object::take(object));
+        }
+    }
+}
+
+impl<'p, DB: Database> Executor<'p> for &'p Connections<DB>
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
+    type Database = DB;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<DB::QueryResult, DB::Row>, Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let all = async move {
+            let mut lent = self.get().await?;
+            let all = lent.fetch_many(query).try_collect::<Vec<_>>().await;
+            lent.keep_if(all)
+        };
+        stream::once(all).map_ok(|all| stream::iter(all.into_iter().map(Ok))).try_flatten().boxed()
+    }
+
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<DB::Row>, Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(async move {
+            let mut lent = self.get().await?;
+            let all = lent.fetch_all(query).await;
+            lent.keep_if(all)
+        })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxFuture<'e, Result<Option<DB::Row>, Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(async move {
+            let mut lent = self.get().await?;
+            let row = lent.fetch_optional(query).await;
+            lent.keep_if(row)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, Result<DB::Statement, Error>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move {
+            let mut lent = self.get().await?;
+            let statement = lent.prepare_with(sql, parameters).await;
+            lent.keep_if(statement)
+        })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, Error>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move {
+            let mut lent = self.get().await?;
+            let described = lent.describe(sql).await;
+            lent.keep_if(described)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use sqlx::Sqlite;
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    use super::*;
+
+    async fn one(wait: Duration) -> (tempfile::TempDir, Connections<Sqlite>) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("one.db"))
+            .create_if_missing(true);
+        let limits = Limits { max: 1, wait, trusted_for: None };
+        (folder, Connections::new(options, limits))
+    }
+
+    /// Marks the connection: what is temporary is of that connection alone.
+    async fn mark(connections: &Connections<Sqlite>) {
+        sqlx::query("CREATE TEMP TABLE mark (of_it)").execute(connections).await.unwrap();
+    }
+
+    async fn is_marked(connections: &Connections<Sqlite>) -> bool {
+        let found = sqlx::query("SELECT 1 FROM sqlite_temp_schema").fetch_optional(connections);
+        found.await.unwrap().is_some()
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_connection_that_answered_is_lent_out_again() {
+        let (_folder, connections) = one(LONG).await;
+        mark(&connections).await;
+        let numbers = "VALUES (1), (2)";
+        assert_eq!(sqlx::query(numbers).fetch_all(&connections).await.unwrap().len(), 2);
+        let lent = connections.get().await.unwrap();
+        lent.keep();
+        assert!(is_marked(&connections).await);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_dropped_on_the_way_is_given_up() {
+        let (_folder, connections) = one(LONG).await;
+        mark(&connections).await;
+        drop(connections.get().await.unwrap());
+        assert!(!is_marked(&connections).await);
+    }
+
+    #[tokio::test]
+    async fn so_is_one_whose_answer_nobody_waited_for() {
+        let (_folder, connections) = one(LONG).await;
+        mark(&connections).await;
+        let numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 100000) \
+            SELECT n FROM n";
+        let mut asked = Box::pin(sqlx::query(numbers).fetch_all(&connections));
+        // It is under way once it has been polled and waits for something else than its connection.
+        let first = std::future::poll_fn(|context| Poll::Ready(asked.as_mut().poll(context)));
+        assert!(first.await.is_pending());
+        drop(asked);
+        assert!(!is_marked(&connections).await);
+    }
+
+    #[tokio::test]
+    async fn so_is_one_that_failed() {
+        let (_folder, connections) = one(LONG).await;
+        mark(&connections).await;
+        let failed = sqlx::query("SELECT * FROM nowhere").fetch_all(&connections).await;
+        assert!(matches!(failed, Err(Error::Database(_))), "{:?}", failed.err());
+        assert!(!is_marked(&connections).await);
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_than_so_many() {
+        let (_folder, connections) = one(Duration::from_millis(10)).await;
+        let lent = connections.get().await.unwrap();
+        let another = connections.get().await;
+        assert!(matches!(another, Err(Error::PoolTimedOut)), "{:?}", another.err());
+        lent.keep();
+        assert!(connections.get().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn closing_waits_for_what_is_lent_out() {
+        let (_folder, connections) = one(LONG).await;
+        let lent = connections.get().await.unwrap();
+        let mut closing = Box::pin(connections.close());
+        let first = std::future::poll_fn(|context| Poll::Ready(closing.as_mut().poll(context)));
+        assert!(first.await.is_pending());
+        let another = connections.get().await;
+        assert!(matches!(another, Err(Error::PoolClosed)), "{:?}", another.err());
+        lent.keep();
+        closing.await;
+        assert_eq!(connections.0.status().size, 0);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_lets_nobody_in_is_tried_until_the_time_is_over() {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = gone.local_addr().unwrap().port();
+        drop(gone);
+        let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(port)
+            .username("nobody");
+        let limits = Limits { max: 1, wait: Duration::from_millis(50), trusted_for: None };
+        let connections = Connections::<sqlx::Postgres>::new(options, limits);
+        let refused = connections.get().await;
+        assert!(matches!(refused, Err(Error::PoolTimedOut)), "{:?}", refused.err());
+    }
+}
