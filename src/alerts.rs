@@ -31,6 +31,9 @@ fn lag_seconds(of: &PartitionStatus) -> u64 {
     lag.map_or(0, |lag| lag.as_secs())
 }
 
+/// What everything that is told here belongs to. Each look is a cause of its own: an alert may be
+/// triggered again.
+const ALERTS: &str = "alerts";
 /// The metric of circuits.
 const CIRCUIT: &str = "souk_circuit_state";
 /// How many errors wait to be recorded; of more the oldest are forgotten.
@@ -158,7 +161,7 @@ impl Watch {
         self.errors.drain(..behind);
         let services = self.runtime.aggregate::<Service>();
         while let Some(error) = self.errors.front().cloned() {
-            let context = CommandContext::inside(&*world, "alerts", "alerts");
+            let context = CommandContext::inside(&*world, ALERTS, "");
             let command = ServiceCommand::Report(error);
             if services.send(Service::id(), command, context, |_| ()).await.is_err() {
                 return;
@@ -177,7 +180,7 @@ impl Watch {
             threshold,
             at: world.now(),
         };
-        let context = CommandContext::inside(&**world, "alerts", "alerts");
+        let context = CommandContext::inside(&**world, ALERTS, "");
         let alerts = self.runtime.aggregate::<Alert>();
         let id = Alert::id_of(metric, subject);
         let at = observed.at;

@@ -736,6 +736,18 @@ async fn the_service_raises_alerts_by_itself() {
     .await;
     server.at_rest().await;
     assert_eq!(of(&server, "analytics.alert.triggered").await.len(), 1);
+
+    // It may begin anew, and that is no repeat: it has a cause of its own.
+    server.pause("notifications").await;
+    server.register("Ben").await.expect(201);
+    server.advance_clock(300).await;
+    eventually("another cause", || async {
+        let events = server.events("eventType=analytics.alert.triggered").await.into_iter();
+        let events = events.filter(|event| event["data"]["subject"] == "notifications");
+        let causes: BTreeSet<_> = events.map(|event| event["causation_id"].to_string()).collect();
+        (causes.len() == 2).then_some(())
+    })
+    .await;
     server.finish().await;
 }
 
