@@ -3,13 +3,13 @@
 //! What sqlx's own pool does is that and more: each connection that comes back is sent a round trip, in
 //! a task of its own, before it is lent out again. For short queries that costs about as much as the
 //! query (`docs/decisions/0052-connections-come-back-as-they-are.md`). Here a connection comes back at
-//! once if its last answer was read to the end, and is given up otherwise.
+//! once if its last answer was read to the end. Otherwise it is closed, and its place is free for another
+//! one when the database has done with what it was asked.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use deadpool::Runtime;
 use deadpool::managed::{
     Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult,
 };
@@ -24,6 +24,14 @@ use sqlx::{
 /// longest.
 const AGAIN_AFTER: Duration = Duration::from_millis(10);
 const AGAIN_AFTER_MAX: Duration = Duration::from_millis(500);
+/// How long a connection may take to show that it is still there.
+const TRY_WITHIN: Duration = Duration::from_secs(1);
+/// How old a connection that is tried may become: a server in another place, or one that has learned too
+/// much by heart, is not stayed with for ever.
+const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+/// How long a connection that was given up counts while its query goes on: longer than databases are
+/// told to work on one.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(25);
 /// How often to look whether the last connection has come back, and how many times.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LOOKS_MAX: u32 = 1_000;
@@ -35,26 +43,30 @@ type Options<DB> = <<DB as Database>::Connection as Connection>::Options;
 pub struct Limits {
     /// How many are open at the same time.
     pub max: usize,
-    /// How long who wants one waits for others to give one back, and then for it to be opened:
+    /// How long who wants one waits in all, for others to give one back and for it to be opened:
     /// [`Error::PoolTimedOut`].
     pub wait: Duration,
-    /// One that was lent out so long ago is tried before it is lent out again; `None`: none is.
+    /// One that was lent out so long ago is tried before it is lent out again, and none lives for ever;
+    /// `None`: a file does not go away.
     pub trusted_for: Option<Duration>,
 }
 
 /// See the module. As an [`Executor`] it runs each query on a connection of its own, and holds all rows
 /// of the answer in memory: bound what is asked for, or borrow a connection.
-pub struct Connections<DB: Database>(Pool<Opener<DB>>);
+pub struct Connections<DB: Database> {
+    pool: Pool<Opener<DB>>,
+    wait: Duration,
+}
 
 impl<DB: Database> Clone for Connections<DB> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { pool: self.pool.clone(), wait: self.wait }
     }
 }
 
 impl<DB: Database> fmt::Debug for Connections<DB> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Connections").field(&self.0.status()).finish()
+        formatter.debug_tuple("Connections").field(&self.pool.status()).finish()
     }
 }
 
@@ -62,42 +74,52 @@ impl<DB: Database> Connections<DB> {
     /// None is opened before it is asked for.
     pub fn new(options: Options<DB>, limits: Limits) -> Self {
         let Limits { max, wait, trusted_for } = limits;
+        // What is in use stays in its caches.
         let pool = Pool::builder(Opener::<DB> { options, trusted_for })
             .max_size(max)
-            .wait_timeout(Some(wait))
-            .create_timeout(Some(wait))
-            .recycle_timeout(Some(wait))
-            // What is in use stays in its caches.
             .queue_mode(QueueMode::Lifo)
-            .runtime(Runtime::Tokio1)
             .build();
-        Self(pool.expect("there is a runtime for the times"))
+        Self { pool: pool.expect("without times of its own it needs no runtime"), wait }
     }
 
     /// Borrows a connection. What it is at the end says [`Lent::keep`].
     pub async fn get(&self) -> Result<Lent<DB>, Error> {
-        match self.0.get().await {
-            Ok(object) => Ok(Lent { object: Some(object), is_sound: false }),
-            Err(PoolError::Timeout(_)) => Err(Error::PoolTimedOut),
-            Err(PoolError::Backend(error)) => Err(error),
-            Err(
-                PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_),
-            ) => Err(Error::PoolClosed),
+        match tokio::time::timeout(self.wait, self.pool.get()).await {
+            Ok(Ok(object)) => Ok(Lent { object: Some(object), is_sound: false }),
+            Ok(Err(PoolError::Backend(error))) => Err(error),
+            Ok(Err(PoolError::Closed)) => Err(Error::PoolClosed),
+            Ok(Err(_)) => Err(Error::PoolTimedOut),
+            Err(_) => {
+                // Those that would be tried next are as likely to be gone: nobody waits for them too.
+                if let Some(time) = self.pool.manager().trusted_for {
+                    self.pool.retain(|_, metrics| metrics.last_used() <= time);
+                }
+                Err(Error::PoolTimedOut)
+            }
         }
     }
 
     /// Closes all of them; those that are lent out when they come back, for which it waits a while.
     pub async fn close(&self) {
-        for connection in self.0.retain(|_, _| false).removed {
+        for connection in self.pool.retain(|_, _| false).removed {
             goodbye(connection).await;
         }
-        self.0.close();
+        self.pool.close();
         for _ in 0..LOOKS_MAX {
-            if self.0.status().size == 0 {
+            if self.pool.status().size == 0 {
                 return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+}
+
+/// Ends a connection that may still be at work, and lets it count until it is not.
+async fn give_up<DB: Database>(mut object: Object<Opener<DB>>) {
+    let answers = tokio::time::timeout(GIVEN_UP_WITHIN, object.ping()).await;
+    let connection = Object::take(object);
+    if matches!(answers, Ok(Ok(()))) {
+        let _ = tokio::time::timeout(TRY_WITHIN, goodbye(connection)).await;
     }
 }
 
@@ -134,8 +156,13 @@ impl<DB: Database> Manager for Opener<DB> {
         connection: &mut DB::Connection,
         metrics: &Metrics,
     ) -> RecycleResult<Error> {
-        if self.trusted_for.is_some_and(|time| metrics.last_used() > time) {
-            connection.ping().await.map_err(RecycleError::Backend)?;
+        let Some(trusted_for) = self.trusted_for else { return Ok(()) };
+        if metrics.age() > AGE_MAX {
+            return Err(RecycleError::message("it is old"));
+        }
+        if metrics.last_used() > trusted_for {
+            let tried = tokio::time::timeout(TRY_WITHIN, connection.ping()).await;
+            tried.map_err(|_| RecycleError::message("it does not answer"))??;
         }
         Ok(())
     }
@@ -192,10 +219,14 @@ impl<DB: Database> DerefMut for Lent<DB> {
 
 impl<DB: Database> Drop for Lent<DB> {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take()
-            && !self.is_sound
-        {
-            drop(Object::take(object));
+        let Some(object) = self.object.take() else { return };
+        let is_closed = Object::pool(&object).is_none_or(|pool| pool.is_closed());
+        if self.is_sound && !is_closed {
+            return;
+        }
+        match tokio::runtime::Handle::try_current() {
+            Ok(handle) => drop(handle.spawn(give_up(object))),
+            Err(_) => drop(Object::take(object)),
         }
     }
 }
@@ -340,6 +371,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_was_given_up_counts_for_as_long_as_it_is_at_work() {
+        let (folder, connections) = one(Duration::from_millis(10)).await;
+        let options = SqliteConnectOptions::new().filename(folder.path().join("one.db"));
+        sqlx::query("CREATE TABLE held (of_it)").execute(&connections).await.unwrap();
+        let mut other = options.connect().await.unwrap();
+        sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+        // It waits for the other one, in the database.
+        let mut asked = Box::pin(sqlx::query("INSERT INTO held VALUES (1)").execute(&connections));
+        let first = std::future::poll_fn(|context| Poll::Ready(asked.as_mut().poll(context)));
+        assert!(first.await.is_pending());
+        drop(asked);
+        let another = connections.get().await;
+        assert!(matches!(another, Err(Error::PoolTimedOut)), "{:?}", another.err());
+        sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+        while connections.get().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
     async fn so_is_one_that_failed() {
         let (_folder, connections) = one(LONG).await;
         mark(&connections).await;
@@ -369,7 +420,7 @@ mod tests {
         assert!(matches!(another, Err(Error::PoolClosed)), "{:?}", another.err());
         lent.keep();
         closing.await;
-        assert_eq!(connections.0.status().size, 0);
+        assert_eq!(connections.pool.status().size, 0);
     }
 
     #[tokio::test]

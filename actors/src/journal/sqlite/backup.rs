@@ -130,9 +130,12 @@ impl SqliteCopy {
 
     /// Puts it where it belongs, once everything is in it and verified.
     pub async fn finish(self) -> Result<(), Error> {
-        let Self { store, path, held } = self;
+        let Self { mut store, path, held } = self;
         let coming = store.path.clone();
         store.readers.close().await;
+        if let Some(anchor) = store.anchor.take() {
+            anchor.into_inner().close().await.map_err(Error::database)?;
+        }
         if let Some(connection) = store.writer.lock().await.connection.take() {
             connection.close().await.map_err(Error::database)?;
         }
