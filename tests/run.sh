@@ -72,6 +72,10 @@ done
 # With how many seconds have passed.
 step() { printf '\n== %s == (%d s)\n' "$1" "$SECONDS"; }
 
+# Tests wait for their servers and for disks a third of the time: half as many again as processors.
+processors=$(getconf _NPROCESSORS_ONLN)
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(((processors * 3 + 1) / 2))}
+
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 failed=0
