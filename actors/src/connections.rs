@@ -26,8 +26,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(10);
 const AGAIN_AFTER_MAX: Duration = Duration::from_millis(500);
 /// How long a connection may take to show that it is still there.
 const TRY_WITHIN: Duration = Duration::from_secs(1);
-/// How old a connection that is tried may become: a server in another place, or one that has learned too
-/// much by heart, is not stayed with for ever.
+/// How old a connection to a server becomes.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 /// How long a connection that was given up counts while its query goes on: longer than databases are
 /// told to work on one.
@@ -46,9 +45,25 @@ pub struct Limits {
     /// How long who wants one waits in all, for others to give one back and for it to be opened:
     /// [`Error::PoolTimedOut`].
     pub wait: Duration,
-    /// One that was lent out so long ago is tried before it is lent out again, and none lives for ever;
-    /// `None`: a file does not go away.
-    pub trusted_for: Option<Duration>,
+    /// How far a connection that nobody uses is trusted; `None`: a file does not go away.
+    pub trust: Option<Trust>,
+}
+
+/// How far a connection is trusted that answered when it was last used.
+#[derive(Debug, Clone, Copy)]
+pub struct Trust {
+    /// One that was lent out so long ago is tried before it is lent out again.
+    pub idle: Duration,
+    /// One that is so old is closed: a server in another place, or one that has learned too much by heart,
+    /// is not stayed with for ever.
+    pub age: Duration,
+}
+
+impl Trust {
+    /// Tried after so long, and given up after half an hour.
+    pub const fn for_as_long_as(idle: Duration) -> Self {
+        Self { idle, age: AGE_MAX }
+    }
 }
 
 /// See the module. As an [`Executor`] it runs each query on a connection of its own, and holds all rows
@@ -73,9 +88,9 @@ impl<DB: Database> fmt::Debug for Connections<DB> {
 impl<DB: Database> Connections<DB> {
     /// None is opened before it is asked for.
     pub fn new(options: Options<DB>, limits: Limits) -> Self {
-        let Limits { max, wait, trusted_for } = limits;
+        let Limits { max, wait, trust } = limits;
         // What is in use stays in its caches.
-        let pool = Pool::builder(Opener::<DB> { options, trusted_for })
+        let pool = Pool::builder(Opener::<DB> { options, trust })
             .max_size(max)
             .queue_mode(QueueMode::Lifo)
             .build();
@@ -91,8 +106,8 @@ impl<DB: Database> Connections<DB> {
             Ok(Err(_)) => Err(Error::PoolTimedOut),
             Err(_) => {
                 // Those that would be tried next are as likely to be gone: nobody waits for them too.
-                if let Some(time) = self.pool.manager().trusted_for {
-                    self.pool.retain(|_, metrics| metrics.last_used() <= time);
+                if let Some(trust) = self.pool.manager().trust {
+                    self.pool.retain(|_, metrics| metrics.last_used() <= trust.idle);
                 }
                 Err(Error::PoolTimedOut)
             }
@@ -133,7 +148,7 @@ async fn goodbye<C: Connection>(connection: C) {
 /// Opens connections.
 struct Opener<DB: Database> {
     options: Options<DB>,
-    trusted_for: Option<Duration>,
+    trust: Option<Trust>,
 }
 
 impl<DB: Database> Manager for Opener<DB> {
@@ -156,11 +171,11 @@ impl<DB: Database> Manager for Opener<DB> {
         connection: &mut DB::Connection,
         metrics: &Metrics,
     ) -> RecycleResult<Error> {
-        let Some(trusted_for) = self.trusted_for else { return Ok(()) };
-        if metrics.age() > AGE_MAX {
+        let Some(trust) = self.trust else { return Ok(()) };
+        if metrics.age() > trust.age {
             return Err(RecycleError::message("it is old"));
         }
-        if metrics.last_used() > trusted_for {
+        if metrics.last_used() > trust.idle {
             let tried = tokio::time::timeout(TRY_WITHIN, connection.ping()).await;
             tried.map_err(|_| RecycleError::message("it does not answer"))??;
         }
@@ -317,12 +332,23 @@ mod tests {
     use super::*;
 
     async fn one(wait: Duration) -> (tempfile::TempDir, Connections<Sqlite>) {
+        opened(Limits { max: 1, wait, trust: None })
+    }
+
+    fn opened(limits: Limits) -> (tempfile::TempDir, Connections<Sqlite>) {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("one.db"))
             .create_if_missing(true);
-        let limits = Limits { max: 1, wait, trusted_for: None };
         (folder, Connections::new(options, limits))
+    }
+
+    /// Asks the database for something that it does not answer, and nobody waits for.
+    async fn begin(asked: impl Future<Output = Result<impl Sized, Error>>) {
+        let mut asked = Box::pin(asked);
+        // It is under way once it has been polled and waits for something else than its connection.
+        let first = std::future::poll_fn(|context| Poll::Ready(asked.as_mut().poll(context)));
+        assert!(first.await.is_pending());
     }
 
     /// Marks the connection: what is temporary is of that connection alone.
@@ -362,11 +388,7 @@ mod tests {
         mark(&connections).await;
         let numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT 100000) \
             SELECT n FROM n";
-        let mut asked = Box::pin(sqlx::query(numbers).fetch_all(&connections));
-        // It is under way once it has been polled and waits for something else than its connection.
-        let first = std::future::poll_fn(|context| Poll::Ready(asked.as_mut().poll(context)));
-        assert!(first.await.is_pending());
-        drop(asked);
+        begin(sqlx::query(numbers).fetch_all(&connections)).await;
         assert!(!is_marked(&connections).await);
     }
 
@@ -378,10 +400,7 @@ mod tests {
         let mut other = options.connect().await.unwrap();
         sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
         // It waits for the other one, in the database.
-        let mut asked = Box::pin(sqlx::query("INSERT INTO held VALUES (1)").execute(&connections));
-        let first = std::future::poll_fn(|context| Poll::Ready(asked.as_mut().poll(context)));
-        assert!(first.await.is_pending());
-        drop(asked);
+        begin(sqlx::query("INSERT INTO held VALUES (1)").execute(&connections)).await;
         let another = connections.get().await;
         assert!(matches!(another, Err(Error::PoolTimedOut)), "{:?}", another.err());
         sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
@@ -424,16 +443,69 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_that_lets_nobody_in_is_tried_until_the_time_is_over() {
-        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = gone.local_addr().unwrap().port();
-        drop(gone);
+    async fn one_that_is_old_is_not_lent_out_again() {
+        for (age, stays) in [(LONG, true), (Duration::ZERO, false)] {
+            let trust = Trust { idle: LONG, age };
+            let (_folder, connections) = opened(Limits { max: 1, wait: LONG, trust: Some(trust) });
+            mark(&connections).await;
+            assert_eq!(is_marked(&connections).await, stays, "{age:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn when_one_does_not_answer_others_as_old_are_given_up_with_it() {
+        let trust = Trust { idle: Duration::ZERO, age: LONG };
+        let wait = Duration::from_millis(100);
+        let (folder, connections) = opened(Limits { max: 3, wait, trust: Some(trust) });
+        sqlx::query("CREATE TABLE held (of_it)").execute(&connections).await.unwrap();
+        let (one, two) = (connections.get().await.unwrap(), connections.get().await.unwrap());
+        let mut silent = connections.get().await.unwrap();
+        let options = SqliteConnectOptions::new().filename(folder.path().join("one.db"));
+        let mut other = options.connect().await.unwrap();
+        sqlx::query("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+        begin(sqlx::query("INSERT INTO held VALUES (1)").execute(&mut *silent)).await;
+        // It is the next to be lent out, and answers nothing while the other one is at work.
+        [one, two, silent].into_iter().for_each(Lent::keep);
+        assert_eq!(connections.pool.status().size, 3);
+        let refused = connections.get().await;
+        assert!(matches!(refused, Err(Error::PoolTimedOut)), "{:?}", refused.err());
+        assert_eq!(connections.pool.status().size, 0);
+        sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    }
+
+    fn to_port(port: u16, wait: Duration) -> Connections<sqlx::Postgres> {
         let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
             .port(port)
             .username("nobody");
-        let limits = Limits { max: 1, wait: Duration::from_millis(50), trusted_for: None };
-        let connections = Connections::<sqlx::Postgres>::new(options, limits);
+        Connections::new(options, Limits { max: 1, wait, trust: None })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_others_and_for_the_database_takes_one_time_in_all() {
+        // It lets everybody in, and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connections = to_port(silent.local_addr().unwrap().port(), LONG);
+        let first = tokio::spawn({
+            let connections = connections.clone();
+            async move { connections.get().await.map(drop) }
+        });
+        tokio::time::sleep(LONG / 2).await;
+        // The first one holds the only place for as long again, and then this one waits for the database.
+        let began = tokio::time::Instant::now();
+        let refused = connections.get().await;
+        assert!(matches!(refused, Err(Error::PoolTimedOut)), "{:?}", refused.err());
+        assert!(first.await.unwrap().is_err());
+        let waited = began.elapsed();
+        assert!(waited < LONG + Duration::from_secs(1), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_lets_nobody_in_is_tried_until_the_time_is_over() {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = gone.local_addr().unwrap().port();
+        drop(gone);
+        let connections = to_port(port, Duration::from_millis(50));
         let refused = connections.get().await;
         assert!(matches!(refused, Err(Error::PoolTimedOut)), "{:?}", refused.err());
     }

@@ -693,13 +693,13 @@ impl<A: Aggregate> AnyRegistry for Registry<A> {
                 let Phase::Live { actor, .. } = &inner.phase else { return None };
                 let long = now.duration_since(inner.last_used) >= options.idle_timeout;
                 let goes = inner.queue.is_empty() && (excess > 0 || long);
-                goes.then(|| (inner.last_used, slot.id, actor.clone()))
+                goes.then(|| (inner.last_used, slot.id, long, actor.clone()))
             })
             .collect();
         // The map's order is random: what is equally idle goes in the order of the ids.
-        idle.sort_unstable_by_key(|(last_used, id, _)| (*last_used, *id));
-        for (index, (last_used, _, actor)) in idle.into_iter().enumerate() {
-            if index < excess || now.duration_since(last_used) >= options.idle_timeout {
+        idle.sort_unstable_by_key(|(last_used, id, ..)| (*last_used, *id));
+        for (index, (_, _, long, actor)) in idle.into_iter().enumerate() {
+            if index < excess || long {
                 let _ = actor.cast(Message::Passivate);
             }
         }

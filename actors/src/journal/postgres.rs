@@ -38,7 +38,7 @@ use super::{
     AppendError, Batch, Checkpoint, Error, FORMAT, Head, Lease, Letter, LetterFilter, LetterState,
     Outcome, PersonKey, Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
 };
-use crate::connections::{Connections, Limits};
+use crate::connections::{Connections, Limits, Trust};
 use crate::event::{Position, StoredEvent};
 use crate::faults::points;
 use crate::together::Together;
@@ -432,7 +432,7 @@ fn readers(options: &PostgresOptions, connect: &PgConnectOptions) -> Connections
     let limits = Limits {
         max: options.readers_max as usize,
         wait: CONNECT_WITHIN,
-        trusted_for: Some(TRY_AFTER_IDLE),
+        trust: Some(Trust::for_as_long_as(TRY_AFTER_IDLE)),
     };
     Connections::new(connect.clone(), limits)
 }

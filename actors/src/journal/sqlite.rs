@@ -64,7 +64,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 const PAGE_BYTES: u64 = 4096;
 /// Readers at the same time: each is a thread, and the machine's cores are the writer's. How long a
 /// query waits for one.
-const READERS: Limits = Limits { max: 4, wait: Duration::from_secs(30), trusted_for: None };
+const READERS: Limits = Limits { max: 4, wait: Duration::from_secs(30), trust: None };
 
 /// See the module.
 #[derive(Debug)]

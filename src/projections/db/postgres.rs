@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use souk_actors::connections::{Connections, Lent, Limits};
+use souk_actors::connections::{Connections, Lent, Limits, Trust};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::{
     Arguments, AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection,
@@ -35,11 +35,17 @@ const SCHEMA: &str = "souk_read";
 
 /// Transactions of projections at once. More than processors gain nothing: they wait for the same
 /// log. A projection waits longer than a request for a connection.
-const WRITERS: Limits =
-    Limits { max: 8, wait: Duration::from_secs(10), trusted_for: Some(TRUSTED_FOR) };
+const WRITERS: Limits = Limits {
+    max: 8,
+    wait: Duration::from_secs(10),
+    trust: Some(Trust::for_as_long_as(TRUSTED_FOR)),
+};
 /// Queries of requests at once.
-const READERS: Limits =
-    Limits { max: 8, wait: Duration::from_secs(2), trusted_for: Some(TRUSTED_FOR) };
+const READERS: Limits = Limits {
+    max: 8,
+    wait: Duration::from_secs(2),
+    trust: Some(Trust::for_as_long_as(TRUSTED_FOR)),
+};
 
 /// A connection that was lent out longer ago is tried before it is used: the server may have been
 /// restarted.

@@ -28,7 +28,7 @@ use super::{Insert, Param, ReadError, Row, RowOf};
 const WRITER_WAIT: Duration = Duration::from_secs(30);
 
 /// Readers do not block each other; more than this only queue for the processor.
-const READERS: Limits = Limits { max: 4, wait: Duration::from_secs(5), trusted_for: None };
+const READERS: Limits = Limits { max: 4, wait: Duration::from_secs(5), trust: None };
 
 /// Rows in one `INSERT`: beyond this a longer statement gains nothing and only holds the writer.
 const INSERT_ROWS_MAX: usize = 128;

@@ -110,6 +110,21 @@ impl Outcome {
         good.len() as f64 / self.load.lasts.max(last).as_secs_f64()
     }
 
+    /// Successes a second of a store that takes its time for each batch and then answers all of it, once it
+    /// has enough to do: neither the first batch counts, which holds what had come by then, nor the last, which
+    /// holds what was left. Less than `apart` lies between the answers of a batch.
+    pub fn goodput_by_batches(&self, apart: Duration) -> f64 {
+        let good = self.with(|status| (200..300).contains(&status));
+        let mut answered: Vec<Duration> = good.iter().map(|sample| sample.answered).collect();
+        answered.sort_unstable();
+        let is_first = |&at: &usize| at == 0 || answered[at] - answered[at - 1] > apart;
+        let batches: Vec<usize> = (0..answered.len()).filter(is_first).collect();
+        let [first, second, .., before, last] = batches[..] else {
+            panic!("too few batches: {batches:?} of {}", self.summary());
+        };
+        (last - second) as f64 / (answered[before] - answered[first]).as_secs_f64()
+    }
+
     /// One line for people.
     pub fn summary(&self) -> String {
         let good = self.with(|status| (200..300).contains(&status));
