@@ -397,7 +397,7 @@ fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Sub
             report_mails::NAME,
             "notifications",
             report_mails::TOPICS,
-            Arc::new(ReportMailer(reads.clone())),
+            Arc::new(ReportMailer::new(reads.clone())),
         )
         .in_lanes(LANES),
         Subscription::handler(
@@ -420,7 +420,7 @@ fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Sub
 /// Those who keep points, reports and what is told of the search.
 fn keepers(rates: Rates, read_models: &ReadModels) -> [Subscription; 3] {
     let points = Arc::new(Loyalty(rates));
-    let makes = Arc::new(Reports(read_models.clone()));
+    let makes = Arc::new(Reports::new(read_models.clone()));
     [
         Subscription::handler(loyalty::NAME, "loyalty", loyalty::TOPICS, points).in_lanes(LANES),
         Subscription::handler(reports::NAME, "analytics", reports::TOPICS, makes).in_lanes(LANES),

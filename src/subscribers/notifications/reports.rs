@@ -27,7 +27,7 @@ use crate::domain::reporting::{Figures, ReportFigure, ReportGenerated, Reporting
 use crate::domain::user::User;
 use crate::projections::analytics::{METRICS, Metric, Unit};
 use crate::projections::{ReadModels, USERS_VIEW};
-use crate::subscribers::reports::figures;
+use crate::subscribers::reports::Maker;
 use crate::subscribers::session_endings::caught_up;
 use crate::subscribers::{command_failed, decode_failed};
 
@@ -41,7 +41,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const ADMINISTRATORS_MAX: u32 = 1_000;
 
 /// The handler.
-pub struct ReportMailer(pub ReadModels);
+pub struct ReportMailer(Maker);
 
 /// A report as a mail has it.
 struct Told {
@@ -52,6 +52,11 @@ struct Told {
 }
 
 impl ReportMailer {
+    /// Mails what is in these read models.
+    pub fn new(reads: ReadModels) -> Self {
+        Self(Maker::new(reads))
+    }
+
     /// Who wants reports by mail, and wanted them already at this time.
     async fn readers(
         &self,
@@ -60,7 +65,7 @@ impl ReportMailer {
     ) -> Result<Vec<(UserId, ReportMails)>, Failure> {
         caught_up(runtime, USERS_VIEW).await?;
         let mut readers = Vec::new();
-        for id in self.0.administrators(ADMINISTRATORS_MAX).await? {
+        for id in self.0.reads().administrators(ADMINISTRATORS_MAX).await? {
             let wanted = |user: &User| user.details.as_ref().and_then(|details| details.reports);
             let read = runtime.aggregate::<User>().read_inside(id, wanted).await;
             let wanted = read.map_err(|error| command_failed(&error))?.value;
@@ -75,6 +80,7 @@ impl ReportMailer {
     async fn day(
         &self,
         runtime: &Runtime,
+        event: &StoredEvent,
         hour: &ReportGenerated,
     ) -> Result<Option<Told>, Failure> {
         let (to, day) = (hour.to, i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX));
@@ -82,7 +88,7 @@ impl ReportMailer {
             return Ok(None);
         }
         let from = Timestamp::from_millis(to.millis() - day);
-        let figures = figures(runtime, &self.0, (from, to)).await?;
+        let figures = self.0.figures(runtime, event, (from, to)).await?;
         Ok(Some(Told { template: "report_daily", from, to, figures }))
     }
 }
@@ -128,7 +134,7 @@ impl Handler for ReportMailer {
         if readers.is_empty() {
             return Ok(());
         }
-        let day = self.day(runtime, &hour).await?;
+        let day = self.day(runtime, event, &hour).await?;
         let hour =
             Told { template: "report_hourly", from: hour.from, to: hour.to, figures: hour.figures };
         for (reader, mails) in readers {
