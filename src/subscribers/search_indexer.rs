@@ -23,7 +23,7 @@ use super::command_failed;
 use crate::domain::ids::{ListingId, SearchEntryId};
 use crate::domain::search_entry::{SearchEntry, SearchEntryCommand};
 use crate::projections::search::Indexed;
-use crate::projections::{ReadModels, SEARCH_VIEW};
+use crate::projections::{LISTINGS_VIEW, ReadModels, SEARCH_VIEW};
 
 /// The subscription's name. Stored; never rename.
 pub const NAME: &str = "search-indexer";
@@ -114,9 +114,11 @@ impl BatchHandler for SearchIndexer {
             newest.insert(event.aggregate_id, event);
         }
         let Some(last) = events.last() else { return Ok(()) };
-        // An index that somebody has paused is no event's fault.
-        if !runtime.subscriptions().wait_for(SEARCH_VIEW, last.at(), INDEXED_WITHIN).await {
-            return Err(Failure::system("the index of the search does not keep up"));
+        // What is found is in both. One that somebody has paused is no event's fault.
+        for view in [SEARCH_VIEW, LISTINGS_VIEW] {
+            if !runtime.subscriptions().wait_for(view, last.at(), INDEXED_WITHIN).await {
+                return Err(Failure::system(format!("{view} does not keep up")));
+            }
         }
         let listings: Vec<_> = newest.keys().copied().collect();
         let indexed = self.reads.in_search(&listings).await?;

@@ -211,9 +211,9 @@ async fn a_service_that_has_used_up_its_memory_takes_nothing_new_and_goes_on() {
 async fn a_slow_consumer_costs_nothing_but_its_own_lag() {
     let market = market(LISTINGS).await;
     let server = &market.server;
-    let fault = server.fault("listings-view", "delay", json!({ "delay_ms": 1_000 })).await;
+    let fault = server.fault("listings-view", "delay", json!({ "delay_ms": 4_000 })).await;
     let before = server.memory();
-    let load = Load { rate: 600.0, lasts: Duration::from_secs(5) };
+    let load = Load { rate: 300.0, lasts: Duration::from_secs(8) };
     let ask = |number: u64| {
         let listing = market.listings[number as usize % LISTINGS].clone();
         reprice(market.seller.client.clone(), listing, number)

@@ -207,6 +207,23 @@ async fn whatever_is_asked_is_answered() {
     server.finish().await;
 }
 
+/// S0-61. What is found is read from two read models: the later of them counts.
+#[tokio::test]
+async fn what_is_told_to_be_found_is_found() {
+    let server = Start::default().start().await;
+    let sam = server.seller("Sam").await;
+    for late in ["listings-view", "search-view"] {
+        let fault = server.fault(late, "delay", json!({ "delay_ms": 1_000 })).await;
+        let title = format!("A loom of {late}");
+        let made = server.offered(&sam, &title, "It weaves.", 5_000).await;
+        server.event("ListingIndexed", made.header("x-correlation-id")).await;
+        let found = server.visitor().get("/api/v1/search?q=loom&sort=newest").await.expect(200);
+        assert_eq!(found.items()[0]["listing_id"], made.text("listing_id").as_str(), "{found:?}");
+        server.mend(fault).await;
+    }
+    server.finish().await;
+}
+
 /// S0-61: told once of each version, whatever is delivered or rebuilt again. S0-62.
 #[tokio::test]
 async fn to_be_found_is_told_once() {
