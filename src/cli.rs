@@ -30,7 +30,7 @@ use clap::{Args, Parser, Subcommand};
 
 use remote::{Against, Remote};
 
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, LogTo, Source};
 use crate::telemetry;
 
 /// The variables that have no flag.
@@ -93,6 +93,7 @@ Variables without a flag (durations have a unit: 500ms, 30s, 5m):
   SHUTDOWN_DELAY             How long /readyz says 503 before the listener closes [3s; 0s in
                              development]
   SHUTDOWN_TIMEOUT           How long open requests and actors may take to finish [20s]
+  LOG_TO                     Where the log of serve goes, stderr or stdout [stderr]
   REVEAL_VERIFICATION_TOKEN  Answer a registration with its token (development only) [false]
   WEBHOOK_ALLOW_HTTP         Whether webhooks may go to http addresses [true in development]
   WEBHOOK_ALLOWED_NETWORKS   Networks that webhooks may reach though they are not public
@@ -332,7 +333,12 @@ async fn dispatch(
     config: Config,
     data_dir: &Path,
 ) -> anyhow::Result<ExitCode> {
-    telemetry::start_logging(&config.log_level);
+    let log_to = match command {
+        None | Some(Command::Serve) => config.log_to,
+        // What is asked for is on standard output.
+        Some(_) => LogTo::StandardError,
+    };
+    telemetry::start_logging(&config.log_level, log_to);
     match command {
         None | Some(Command::Serve) => serve::serve(config).await,
         Some(Command::Migrate) => journal::migrate(&config).await,

@@ -84,6 +84,15 @@ impl Mode {
     }
 }
 
+/// Where a log goes, a JSON object in each line. What people read of a server goes to the other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTo {
+    /// Beside what a command answers.
+    StandardError,
+    /// To who collects the standard output of a process, and expects nothing but the log there.
+    StandardOutput,
+}
+
 /// Everything the program was told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -136,6 +145,8 @@ pub struct Config {
     pub traces: Option<Url>,
     /// `LOG_LEVEL`: a level or a filter in the syntax of `tracing`'s `EnvFilter`.
     pub log_level: String,
+    /// `LOG_TO`: where the log of `souk serve` goes.
+    pub log_to: LogTo,
     /// What a chaos run asks of its server.
     #[cfg(feature = "chaos")]
     pub chaos: Chaos,
@@ -331,7 +342,7 @@ impl Config {
         let sandbox_payments = reader.flag("SANDBOX_PAYMENTS", mode.is_development());
         let messaging = messaging(&mut reader);
         let traces = traces(&mut reader);
-        let log_level = log_level(&mut reader);
+        let (log_level, log_to) = (log_level(&mut reader), log_to(&mut reader));
         #[cfg(feature = "chaos")]
         let chaos = chaos(&mut reader, mode);
         let settings = reader.finish()?;
@@ -358,6 +369,7 @@ impl Config {
             messaging,
             traces,
             log_level,
+            log_to,
             #[cfg(feature = "chaos")]
             chaos,
         })
@@ -635,6 +647,17 @@ fn log_level(reader: &mut Reader<'_>) -> String {
         reader.error("LOG_LEVEL", "must be a level (info) or a filter (info,souk=debug)");
     }
     level
+}
+
+fn log_to(reader: &mut Reader<'_>) -> LogTo {
+    match reader.text_or("LOG_TO", "stderr").as_str() {
+        "stderr" => LogTo::StandardError,
+        "stdout" => LogTo::StandardOutput,
+        _ => {
+            reader.error("LOG_TO", "must be stderr or stdout");
+            LogTo::StandardError
+        }
+    }
 }
 
 #[cfg(test)]

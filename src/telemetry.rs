@@ -19,9 +19,11 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::config::LogTo;
 use crate::domain::registry::all_descriptors;
 
 /// The version of the program.
@@ -71,11 +73,15 @@ const REJECTIONS: [&str; 11] = [
     "not_stored",
 ];
 
-/// Starts logging to standard error. A second call changes nothing (tests start many servers).
-pub fn start_logging(filter: &str) {
+/// Starts logging. A second call changes nothing (tests start many servers).
+pub fn start_logging(filter: &str, to: LogTo) {
+    let writer = match to {
+        LogTo::StandardError => BoxMakeWriter::new(std::io::stderr),
+        LogTo::StandardOutput => BoxMakeWriter::new(std::io::stdout),
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
         .event_format(JsonLine)
         .finish();

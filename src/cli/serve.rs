@@ -1,18 +1,19 @@
 //! `souk serve`: until somebody says stop.
 
+use std::fmt;
 use std::process::ExitCode;
 
-use crate::config::Config;
+use crate::config::{Config, LogTo};
 use crate::serve::Running;
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    let mode = config.mode;
+    let (mode, log_to) = (config.mode, config.log_to);
     let running = Running::start(config).await?;
     // Whoever reads the next line may ask it to stop: by then it must listen to that too.
     let asked_to_stop = stop_signal()?;
-    println!("souk is listening on {} ({})", running.url(), mode.as_str());
+    say(log_to, format_args!("souk is listening on {} ({})", running.url(), mode.as_str()));
     if let Some(path) = running.admin_token_path() {
-        println!("an administrator's token is in {}", path.display());
+        say(log_to, format_args!("an administrator's token is in {}", path.display()));
     }
     let failed = tokio::select! {
         signal = asked_to_stop => {
@@ -29,6 +30,14 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         false => running.stop().await,
     };
     Ok(if failed || !finished { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Tells people something where the log is not.
+fn say(log_to: LogTo, what: fmt::Arguments<'_>) {
+    match log_to {
+        LogTo::StandardError => println!("{what}"),
+        LogTo::StandardOutput => eprintln!("{what}"),
+    }
 }
 
 /// Listens from now on; resolves when the process is asked to stop.

@@ -35,6 +35,7 @@ const VARIABLES: &[&str] = &[
     "LOOKUP_KEY",
     "MASTER_KEY_FILE",
     "LOG_LEVEL",
+    "LOG_TO",
     "MAILBOX_CAP",
     "DLQ_LETTERS_MAX",
     "AGGREGATE_IDLE_TIMEOUT",

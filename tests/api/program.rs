@@ -17,14 +17,17 @@ async fn everything_that_is_configured_wrongly_is_said_at_once() {
         .with("HTTP_ADDR", "nowhere")
         .with("PARTITIONS", "0")
         .with("LOG_LEVEL", "=loud=")
+        .with("LOG_TO", "nowhere")
         .with("MASTER_KEY", "c2hvcnQ=")
         .run();
     assert_eq!(wrong.code, 78, "{}", wrong.errors);
-    for name in ["HTTP_ADDR", "PARTITIONS", "LOG_LEVEL", "MASTER_KEY", "TOKEN_KEY", "LOOKUP_KEY"] {
+    let wrongly =
+        ["HTTP_ADDR", "PARTITIONS", "LOG_LEVEL", "LOG_TO", "MASTER_KEY", "TOKEN_KEY", "LOOKUP_KEY"];
+    for name in wrongly {
         let of_it = wrong.errors.lines().filter(|line| line.starts_with(&format!("{name}: ")));
         assert_eq!(of_it.count(), 1, "{name} in {}", wrong.errors);
     }
-    assert_eq!(wrong.errors.lines().count(), 6, "{}", wrong.errors);
+    assert_eq!(wrong.errors.lines().count(), wrongly.len(), "{}", wrong.errors);
     assert!(!wrong.errors.contains("c2hvcnQ="));
     assert_eq!(wrong.output, "");
     let open_to_all = Command::new(&["serve"])
@@ -33,6 +36,24 @@ async fn everything_that_is_configured_wrongly_is_said_at_once() {
         .run();
     assert_eq!(open_to_all.code, 78);
     assert!(open_to_all.errors.starts_with("HTTP_ADDR: "), "{}", open_to_all.errors);
+}
+
+/// S1-182: whoever collects standard output gets the log and nothing else, as the collectors name it.
+#[tokio::test]
+async fn the_log_is_alone_on_standard_output_where_that_is_wanted() {
+    let mut server = Start::default().with("LOG_TO", "stdout").start().await;
+    server.visitor().get("/api/v1/me/orders").await.problem(401, "unauthenticated");
+    assert!(server.terminate().await.success());
+    let lines: Vec<Value> =
+        server.log().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &lines {
+        for key in ["@timestamp", "log.level", "message"] {
+            assert!(line[key].is_string(), "{key} in {line}");
+        }
+    }
+    let refused = lines.iter().find(|line| line["message"] == "request refused");
+    let trace = refused.and_then(|line| line["trace.id"].as_str());
+    assert!(trace.is_some_and(|id| id.len() == 32), "{lines:?}");
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ pub struct Server {
 struct Process {
     child: Child,
     readers: Vec<JoinHandle<()>>,
-    /// Its standard output, line by line.
+    /// What it says that is not its log, line by line.
     says: Receiver<String>,
 }
 
@@ -358,15 +358,19 @@ impl Server {
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (said, says) = channel();
-        let output = listen(child.stdout.take().unwrap(), move |line| {
+        let (output, errors): (Box<dyn Read + Send>, Box<dyn Read + Send>) =
+            (Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap()));
+        let to_output = self.start.variables.get("LOG_TO").is_some_and(|to| to == "stdout");
+        let (words, lines) = if to_output { (errors, output) } else { (output, errors) };
+        let words = listen(words, move |line| {
             // Nobody listens any more once the address is known.
             let _: Result<(), _> = said.send(line);
         });
         let log = self.log.clone();
-        let errors = listen(child.stderr.take().unwrap(), move |line| {
+        let lines = listen(lines, move |line| {
             log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         });
-        self.process = Some(Process { child, readers: vec![output, errors], says });
+        self.process = Some(Process { child, readers: vec![words, lines], says });
     }
 
     /// The address in its first line.
