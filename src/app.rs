@@ -431,7 +431,7 @@ fn keepers(rates: Rates, read_models: &ReadModels) -> [Subscription; 3] {
 /// What follows when somebody leaves, or may not come in any more.
 fn leavings(access: &Access, read_models: &ReadModels) -> [Subscription; 2] {
     let endings = Arc::new(SessionEndings::new(access.clone(), read_models.clone()));
-    let erased = Arc::new(Erasures(read_models.clone()));
+    let erased = Arc::new(Erasures::new(read_models.clone()));
     [
         Subscription::handler(session_endings::NAME, "users", session_endings::TOPICS, endings)
             .in_lanes(LANES),

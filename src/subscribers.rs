@@ -14,6 +14,7 @@
 
 pub mod announcements;
 pub mod bounces;
+mod caught_up;
 pub mod email_claims;
 pub mod engagement;
 pub mod erasures;

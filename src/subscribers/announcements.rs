@@ -12,7 +12,6 @@
 //! twice finds the message there already: its id follows from the first event and the person.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use souk_actors::command::{CommandContext, CommandError};
@@ -24,6 +23,7 @@ use souk_actors::subscriber::Handler;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::caught_up::{Behind, FirstHeads};
 use super::notifications::is_muted;
 use super::{command_failed, decode_failed};
 use crate::domain::announcement::{
@@ -52,12 +52,11 @@ pub const TOPICS: &[&str] = &[
 /// How many are told in one part. Several parts are under way at once, and the budget of commands
 /// from inside is for purchases too.
 pub const TOLD_AT_ONCE: u32 = 64;
-/// How long the view may need to have everybody who was there when the event happened.
-const VIEW_WITHIN: Duration = Duration::from_secs(5);
 
 /// The handler.
 pub struct Announcements {
     reads: ReadModels,
+    first_heads: FirstHeads,
 }
 
 /// Who hears of a change to a listing, and what.
@@ -103,24 +102,19 @@ fn news(change: &ListingEvent, listing: &ListingDetails) -> Option<News> {
 impl Announcements {
     /// Finds those who take an interest in these read models.
     pub fn new(reads: ReadModels) -> Self {
-        Self { reads }
+        Self { reads, first_heads: FirstHeads::default() }
     }
 
-    /// Those behind an interest, once the view has everybody who was there when this was called.
+    /// Those behind an interest, once the view has everybody who was there when the event was first looked at.
     async fn next(
         &self,
-        runtime: &Runtime,
+        (runtime, event): (&Runtime, &StoredEvent),
         of: (InterestKind, Uuid),
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<InterestRow>, Failure> {
-        for head in runtime.journal().heads() {
-            if !runtime.subscriptions().wait_for(INTERESTS_VIEW, head, VIEW_WITHIN).await {
-                return Err(Failure::system(format!(
-                    "{INTERESTS_VIEW} has not reached {head} yet"
-                )));
-            }
-        }
+        let caught_up = self.first_heads.caught_up(runtime, event, &[INTERESTS_VIEW]).await;
+        caught_up.map_err(Behind::waits)?;
         Ok(self.reads.interests_in(of, after, limit).await?)
     }
 
@@ -132,8 +126,8 @@ impl Announcements {
         let Some(news) = listing.and_then(|listing| news(&change, &listing)) else {
             return Ok(());
         };
-        let nobody = self.next(runtime, (news.kind, news.target_id), None, 1).await?.is_empty();
-        if nobody {
+        let of = (news.kind, news.target_id);
+        if self.next((runtime, event), of, None, 1).await?.is_empty() {
             return Ok(());
         }
         let announcement_id = AnnouncementId::of(event.event_id);
@@ -158,7 +152,7 @@ impl Announcements {
     ) -> Result<(), Failure> {
         let after = announcement.last;
         let of = (announcement.kind, announcement.target_id);
-        let rows = self.next(runtime, of, after, TOLD_AT_ONCE).await?;
+        let rows = self.next((runtime, event), of, after, TOLD_AT_ONCE).await?;
         let is_full = rows.len() == usize::try_from(TOLD_AT_ONCE).unwrap_or(usize::MAX);
         let last = rows.last().filter(|_| is_full).map(|row| row.interest_id);
         let told = rows.len() as u64;

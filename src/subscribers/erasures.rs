@@ -13,8 +13,8 @@ use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
 use uuid::Uuid;
 
+use super::caught_up::{Behind, FirstHeads};
 use super::command_failed;
-use super::session_endings::caught_up;
 use crate::domain::caller::Caller;
 use crate::domain::listing::{Listing, ListingCommand, ListingRejection};
 use crate::identity::password;
@@ -29,7 +29,10 @@ pub const TOPICS: &[&str] = &["user.erased"];
 const PAGE: u32 = 100;
 
 /// The handler.
-pub struct Erasures(pub ReadModels);
+pub struct Erasures {
+    reads: ReadModels,
+    first_heads: FirstHeads,
+}
 
 /// Destroys a person's key and password. Twice is once.
 pub async fn forget(runtime: &Runtime, person: Uuid) -> Result<(), Unavailable> {
@@ -38,13 +41,20 @@ pub async fn forget(runtime: &Runtime, person: Uuid) -> Result<(), Unavailable> 
 }
 
 impl Erasures {
+    /// Finds what somebody sold in these read models.
+    pub fn new(reads: ReadModels) -> Self {
+        Self { reads, first_heads: FirstHeads::default() }
+    }
+
     async fn withdraw(&self, runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
-        caught_up(runtime, LISTINGS_VIEW).await?;
+        // The next person's key does not wait for it.
+        let caught_up = self.first_heads.caught_up(runtime, event, &[LISTINGS_VIEW]).await;
+        caught_up.map_err(Behind::alone)?;
         let seller_id = Some(event.aggregate_id);
         let filter = ListingFilter { seller_id, drafts: true, ..ListingFilter::default() };
         let mut before = None::<(i64, Uuid)>;
         loop {
-            let rows = self.0.listings(&filter, before, PAGE).await?;
+            let rows = self.reads.listings(&filter, before, PAGE).await?;
             for row in &rows {
                 archive(runtime, event, row.listing_id).await?;
             }

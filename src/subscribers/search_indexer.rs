@@ -19,6 +19,7 @@ use souk_actors::subscriber::{BatchHandler, BatchPolicy, Subscription};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::caught_up::{Behind, caught_up};
 use super::command_failed;
 use crate::domain::ids::{ListingId, SearchEntryId};
 use crate::domain::search_entry::{SearchEntry, SearchEntryCommand};
@@ -37,8 +38,6 @@ const BATCH: BatchPolicy = BatchPolicy { batch_size: 256, max_wait: Duration::ZE
 /// before its turn is told of once.
 const RECORD_TIME: Duration = Duration::from_millis(1);
 const AHEAD_MAX: Duration = Duration::from_secs(1);
-/// How long the index may take to have an event, before it is taken to be out of order.
-const INDEXED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The handler.
 pub struct SearchIndexer {
@@ -115,11 +114,8 @@ impl BatchHandler for SearchIndexer {
         }
         let Some(last) = events.last() else { return Ok(()) };
         // What is found is in both. One that somebody has paused is no event's fault.
-        for view in [SEARCH_VIEW, LISTINGS_VIEW] {
-            if !runtime.subscriptions().wait_for(view, last.at(), INDEXED_WITHIN).await {
-                return Err(Failure::system(format!("{view} does not keep up")));
-            }
-        }
+        let views = [SEARCH_VIEW, LISTINGS_VIEW];
+        caught_up(runtime, &views, &[last.at()]).await.map_err(Behind::waits)?;
         let listings: Vec<_> = newest.keys().copied().collect();
         let indexed = self.reads.in_search(&listings).await?;
         let mut wanted = Vec::with_capacity(newest.len());

@@ -10,7 +10,6 @@
 //! this adds is that each of them says so itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use souk_actors::command::CommandContext;
@@ -20,6 +19,7 @@ use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
 use uuid::Uuid;
 
+use super::caught_up::{Behind, FirstHeads};
 use super::command_failed;
 use crate::domain::caller::Caller;
 use crate::domain::ids::{SessionId, UserId};
@@ -45,13 +45,12 @@ pub const TOPICS: &[&str] = &[
 
 /// Logins or keys looked at in one go.
 const PAGE: u32 = 100;
-/// How long the views of them may take to catch up with what happened before.
-const VIEW_WITHIN: Duration = Duration::from_secs(5);
 
 /// The handler.
 pub struct SessionEndings {
     access: Access,
     read_models: ReadModels,
+    first_heads: FirstHeads,
 }
 
 /// Why a login ends, as its event says; none: it does not.
@@ -66,20 +65,10 @@ fn reason(event_type: &str) -> Option<&'static str> {
     })
 }
 
-/// Waits until a view has everything that has happened until now.
-pub(super) async fn caught_up(runtime: &Runtime, view: &'static str) -> Result<(), Failure> {
-    for head in runtime.journal().heads() {
-        if !runtime.subscriptions().wait_for(view, head, VIEW_WITHIN).await {
-            return Err(Failure::transient(format!("{view} has not come to {head} yet")));
-        }
-    }
-    Ok(())
-}
-
 impl SessionEndings {
     /// With what is remembered of who may come in.
     pub fn new(access: Access, read_models: ReadModels) -> Self {
-        Self { access, read_models }
+        Self { access, read_models, first_heads: FirstHeads::default() }
     }
 
     async fn end(
@@ -94,7 +83,10 @@ impl SessionEndings {
         let Some(details) = read.map_err(|error| command_failed(&error))?.value else {
             return Ok(());
         };
-        caught_up(runtime, SESSIONS_VIEW).await?;
+        // What is remembered of others is read again meanwhile.
+        let views = [SESSIONS_VIEW, SERVICE_TOKENS_VIEW];
+        let caught_up = self.first_heads.caught_up(runtime, event, &views).await;
+        caught_up.map_err(Behind::alone)?;
         let (now, mut before) = (runtime.world().now(), None::<(i64, Uuid)>);
         loop {
             let rows = self.read_models.sessions(user.uuid(), Some(now), before, PAGE).await?;
@@ -120,7 +112,6 @@ impl SessionEndings {
         user: UserId,
         epoch: u32,
     ) -> Result<(), Failure> {
-        caught_up(runtime, SERVICE_TOKENS_VIEW).await?;
         let (tokens, now) = (runtime.aggregate::<ServiceToken>(), runtime.world().now());
         let mut before = None::<(i64, Uuid)>;
         loop {

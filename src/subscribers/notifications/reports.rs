@@ -28,7 +28,6 @@ use crate::domain::user::User;
 use crate::projections::analytics::{METRICS, Metric, Unit};
 use crate::projections::{ReadModels, USERS_VIEW};
 use crate::subscribers::reports::Maker;
-use crate::subscribers::session_endings::caught_up;
 use crate::subscribers::{command_failed, decode_failed};
 
 /// The subscription's name. Stored; never rename.
@@ -57,20 +56,22 @@ impl ReportMailer {
         Self(Maker::new(reads))
     }
 
-    /// Who wants reports by mail, and wanted them already at this time.
+    /// Who wants reports by mail, and wanted them already when this event happened.
     async fn readers(
         &self,
         runtime: &Runtime,
-        at: Timestamp,
+        event: &StoredEvent,
     ) -> Result<Vec<(UserId, ReportMails)>, Failure> {
-        caught_up(runtime, USERS_VIEW).await?;
+        self.0.caught_up(runtime, event, &[USERS_VIEW]).await?;
         let mut readers = Vec::new();
         for id in self.0.reads().administrators(ADMINISTRATORS_MAX).await? {
             let wanted = |user: &User| user.details.as_ref().and_then(|details| details.reports);
             let read = runtime.aggregate::<User>().read_inside(id, wanted).await;
             let wanted = read.map_err(|error| command_failed(&error))?.value;
             readers.extend(
-                wanted.filter(|of| of.since <= at).map(|wanted| (UserId(id), wanted.mails)),
+                wanted
+                    .filter(|of| of.since <= event.timestamp)
+                    .map(|wanted| (UserId(id), wanted.mails)),
             );
         }
         Ok(readers)
@@ -130,7 +131,7 @@ impl Handler for ReportMailer {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
         let ReportingEvent::Generated(hour) = change else { return Ok(()) };
-        let readers = self.readers(runtime, event.timestamp).await?;
+        let readers = self.readers(runtime, event).await?;
         if readers.is_empty() {
             return Ok(());
         }
