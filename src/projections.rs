@@ -32,12 +32,13 @@ pub mod shipments;
 #[cfg(test)]
 pub(crate) mod testing;
 mod together;
+mod told;
 pub mod users;
 pub mod versions;
 pub mod view;
 pub mod webhooks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -213,6 +214,9 @@ pub(crate) async fn open_versions(db: ReadDb) -> anyhow::Result<ReadDb> {
         };
         versions::set_serving(&mut tx, name, serving).await?;
         db.serve(name, serving);
+        let level = all.iter().filter(|of| of.state == versions::VersionState::Level);
+        let level: BTreeSet<_> = level.map(|of| of.number).chain([serving]).collect();
+        db.told().are_level(name, level.into_iter());
     }
     tx.commit().await?;
     Ok(db)

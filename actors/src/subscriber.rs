@@ -91,9 +91,9 @@ pub trait Projection: Send + Sync + 'static {
         to: u64,
     ) -> Result<(), Failure>;
 
-    /// The versions that it keeps as far as its checkpoint, as metrics name them.
-    fn versions(&self) -> Vec<u32> {
-        vec![1]
+    /// Tells metrics that it has come this far in a partition, for each version that it keeps so far.
+    fn came_to(&self, name: &'static str, partition: u16, position: u64) {
+        tell_position(name, 1, partition, Some(position));
     }
 
     /// Takes one event that was a dead letter; the checkpoint is past it and stays.
@@ -104,6 +104,15 @@ pub trait Projection: Send + Sync + 'static {
     ) -> Result<(), Failure> {
         Err(Failure::permanent("this projection takes no event twice: rebuild it"))
     }
+}
+
+/// Tells metrics how far a version of a projection is in a partition; none: there is no such version any
+/// more.
+pub fn tell_position(projection: &'static str, version: u32, partition: u16, at: Option<u64>) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    let at = at.map_or(f64::NAN, |at| at as f64);
+    metrics::gauge!("souk_projection_position", "projection" => projection, "version" => version.to_string(), "partition" => partition.to_string())
+        .set(at);
 }
 
 /// The key whose order a subscription keeps; none: the event does not concern it after all.

@@ -139,8 +139,6 @@ async fn startupz(State(app): State<App>, params: Params) -> Response {
 async fn metrics(State(app): State<App>) -> Response {
     app.runtime().measure().await;
     super::sagas::measure(&app).await;
-    // Right before they are shown: what a projection tells meanwhile would stand there.
-    app.rebuilds().measure();
     let text = telemetry::render_metrics(app.metrics());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -26,6 +26,8 @@ use uuid::Uuid;
 
 pub use full_text::Wanted;
 
+use super::told::Told;
+
 /// The file's name in the data folder.
 pub const FILE_NAME: &str = "read.db";
 
@@ -297,6 +299,7 @@ fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
 pub struct ReadDb {
     backend: Backend,
     serving: Serving,
+    told: Arc<Told>,
 }
 
 /// Which version of each projection readers are given; one that is not named is at version 1.
@@ -316,7 +319,7 @@ impl ReadDb {
             Place::Postgres(options) => Backend::Postgres(postgres::Database::open(options).await?),
         };
         points::reach("migration.read").await;
-        Ok(Self { backend, serving: Serving::default() })
+        Ok(Self { backend, serving: Serving::default(), told: Arc::default() })
     }
 
     /// The version of a projection that readers are given.
@@ -329,6 +332,11 @@ impl ReadDb {
     pub(super) fn serve(&self, projection: &'static str, version: u32) {
         let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
         serving.insert(projection, version);
+    }
+
+    /// What metrics are told of how far projections are.
+    pub(super) fn told(&self) -> &Told {
+        &self.told
     }
 
     /// The name that a table of a projection has in the version that serves.

@@ -13,7 +13,7 @@
 //! projection holds still for a moment, and from then on every batch goes into both versions in one
 //! transaction: they are the same at every checkpoint, whichever of them serves.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -267,8 +267,6 @@ struct Inner {
     turn: Semaphore,
     steering: tokio::sync::Mutex<()>,
     paces: Mutex<HashMap<Key, Pace>>,
-    /// What was discarded since the start: nobody tells any more how far it is.
-    discarded: Mutex<HashSet<Key>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -281,7 +279,6 @@ impl Rebuilder {
             turn: Semaphore::new(1),
             steering: tokio::sync::Mutex::default(),
             paces: Mutex::default(),
-            discarded: Mutex::default(),
             stopping: watch::Sender::new(false),
         }));
         for version in versions::list(rebuilder.db(), None).await? {
@@ -389,23 +386,11 @@ impl Rebuilder {
         match what {
             Steering::Resume => self.spawn(name, number),
             Steering::Discard => {
-                let mut all = self.0.discarded.lock().unwrap_or_else(PoisonError::into_inner);
-                all.insert((name, number));
+                db.told().discarded((name, number), self.0.runtime.partitions());
             }
             Steering::Pause | Steering::CutOver | Steering::RollBack => {}
         }
         Ok(())
-    }
-
-    /// Brings the metrics up to date that only whoever looks can: a version that was discarded is
-    /// nowhere. Whoever wrote it just before may have told where it was once more since.
-    pub fn measure(&self) {
-        let all = self.0.discarded.lock().unwrap_or_else(PoisonError::into_inner);
-        for (projection, version) in &*all {
-            for partition in 0..self.0.runtime.partitions() {
-                report(projection, *version, partition, f64::NAN);
-            }
-        }
     }
 
     /// Readers are given the other version before the writers of both go on.
@@ -519,8 +504,7 @@ impl Rebuilder {
                 next = Instant::now() + rest(taken, began.elapsed(), version.rows_per_second);
                 let mut paces = self.0.paces.lock().unwrap_or_else(PoisonError::into_inner);
                 paces.entry((name, number)).or_default().count(taken.into());
-                #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-                report(name, number, partition, position as f64);
+                self.db().told().filled_to((name, number), partition, position);
             }
             let now = self.0.runtime.world().now();
             let partitions = self.0.runtime.partitions();
@@ -595,11 +579,6 @@ fn is_busy(runtime: &Runtime, projection: &str) -> bool {
         head.position.saturating_sub(position) > BUSY_LAG
     };
     runtime.in_flight().0 > BUSY_COMMANDS || runtime.journal().heads().iter().any(is_behind)
-}
-
-fn report(projection: &'static str, version: u32, partition: u16, position: f64) {
-    metrics::gauge!("souk_projection_position", "projection" => projection, "version" => version.to_string(), "partition" => partition.to_string())
-        .set(position);
 }
 
 /// The version beside the one that serves, if this can be done to it.

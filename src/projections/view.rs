@@ -65,7 +65,6 @@ pub struct Shape {
 pub struct Projected<T> {
     db: ReadDb,
     versions: Mutex<BTreeMap<u32, Arc<T>>>,
-    level: Mutex<Vec<u32>>,
     together: Together,
 }
 
@@ -93,8 +92,7 @@ impl<'a> Part<'a> {
 impl<T: Table> Projected<T> {
     /// Projects into this database.
     pub fn new(db: ReadDb) -> Self {
-        let together = Together::default();
-        Self { db, versions: Mutex::default(), level: Mutex::new(vec![1]), together }
+        Self { db, versions: Mutex::default(), together: Together::default() }
     }
 
     /// The database.
@@ -132,8 +130,8 @@ impl<T: Table> Projected<T> {
         let partitions: Vec<_> = pages.iter().map(|page| page.partition).collect();
         versions::lock(&mut tx, T::NAME, &partitions).await?;
         let all = versions::level(&mut tx, T::NAME, &partitions).await?;
-        *self.level.lock().unwrap_or_else(PoisonError::into_inner) =
-            all.iter().filter_map(|places| Some(places.first()?.version)).collect();
+        let numbers = all.iter().filter_map(|places| Some(places.first()?.version));
+        self.db.told().are_level(T::NAME, numbers);
         for places in &all {
             let parts: Vec<_> = places
                 .iter()
@@ -267,8 +265,8 @@ impl<T: Table> Projection for Projected<T> {
         self.advance(partition, events, to).await
     }
 
-    fn versions(&self) -> Vec<u32> {
-        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn came_to(&self, name: &'static str, partition: u16, position: u64) {
+        self.db.told().level_at(name, partition, position);
     }
 
     async fn redeliver(&self, _runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {

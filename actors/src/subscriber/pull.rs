@@ -713,11 +713,8 @@ fn advance(puller: &mut Puller<'_>, position: u64) {
     puller.cursor = position;
     puller.cell.dispatched.store(position, Ordering::Release);
     puller.cell.moved();
-    let Kind::Projection(projection) = &puller.cell.subscription.kind else { return };
-    for version in projection.versions() {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        metrics::gauge!("souk_projection_position", "projection" => puller.cell.subscription.name, "version" => version.to_string(), "partition" => puller.cell.partition.to_string())
-            .set(position as f64);
+    if let Kind::Projection(projection) = &puller.cell.subscription.kind {
+        projection.came_to(puller.cell.subscription.name, puller.cell.partition, position);
     }
 }
 
