@@ -179,8 +179,11 @@ impl Heat {
         let now = Instant::now();
         let inner = self.lock();
         let per_second = inner.per_second(now);
-        let of = |key: &Key, measure| {
-            inner.of(measure).get(key).map(|counted| counted.weight * per_second)
+        // What may be half of others' is no figure of it; of the measure that was asked for the error is told.
+        let of = |key: &Key, by| {
+            let counted = inner.of(by).get(key)?;
+            let is_its_own = by == measure || counted.error * 2.0 <= counted.weight;
+            is_its_own.then_some(counted.weight * per_second)
         };
         let told = |Counted { key, error, .. }: Counted<Key>| HotKey {
             aggregate_type: key.0,
@@ -274,6 +277,21 @@ mod tests {
         assert_eq!(busiest[0].aggregate_id, before);
         about(busiest[0].commands_per_second, 10.0 * std::f64::consts::LN_2 / 30.0);
         assert!(busiest[1].commands_per_second.unwrap() < 1e-9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_others_is_no_figure() {
+        let (heat, slow) = (Heat::default(), Uuid::from_u128(7));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        (0..10_000_u128).for_each(|id| heat.note("one", Uuid::from_u128(1_000 + id), ten(1)));
+        heat.note("two", slow, ten(60_000));
+        let busiest = heat.busiest(Measure::Busy, 1);
+        assert_eq!(busiest[0].aggregate_id, slow);
+        // It has the place of those who had about 400 commands together before it had ten.
+        assert_eq!((busiest[0].commands_per_second, busiest[0].waiting), (None, None));
+        assert!(busiest[0].busy.is_some_and(|busy| busy > 1.0), "{busiest:?}");
+        let by_rate = heat.busiest(Measure::Commands, 1);
+        assert!(by_rate[0].commands_per_second.is_some() && by_rate[0].overestimate > 0.0);
     }
 
     #[tokio::test(start_paused = true)]

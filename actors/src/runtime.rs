@@ -431,6 +431,17 @@ impl Runtime {
         self.0.partitions.iter().map(|partition| partition.heat.total()).sum()
     }
 
+    /// What part of all commands and reads the aggregate takes lately that takes most of them, or at least takes
+    /// so many: 0 to 1.
+    pub fn hottest_share(&self) -> f64 {
+        let all = self.heat().commands_per_second;
+        let of = self.busiest(Measure::Commands, 1);
+        let most = of
+            .first()
+            .map_or(0.0, |hottest| hottest.measured(Measure::Commands) - hottest.overestimate);
+        if all > 0.0 { (most / all).clamp(0.0, 1.0) } else { 0.0 }
+    }
+
     /// The aggregates that crashed since this was asked last, of many the latest of each partition.
     pub fn take_crashes(&self) -> Vec<Crashed> {
         self.0.partitions.iter().flat_map(|partition| partition.crashes.take()).collect()
@@ -442,22 +453,28 @@ impl Runtime {
     }
 
     /// Brings the gauges up to date that show a moment: what is in flight, and how much of it at
-    /// single aggregates; whether the journal can be written; whether subscriptions run, and how far
+    /// single aggregates; how much of everything is one aggregate's; whether the journal can be written; whether subscriptions run, and how far
     /// behind they are. Called when somebody looks; it visits every live aggregate, and reads a page of
     /// the journal for each subscription that is far behind.
     pub async fn measure(&self) {
         self.measure_commands();
         let gauge = |is_so: bool| f64::from(u8::from(is_so));
         metrics::gauge!("souk_journal_writable").set(gauge(self.health().journal_writable));
+        metrics::gauge!("souk_hottest_aggregate_share").set(self.hottest_share());
         for partition in &self.0.partitions {
             for cell in &partition.cells {
                 let (name, index) = (cell.subscription.name, cell.partition.to_string());
                 let is_up = partition.runs(cell) && !cell.is_full() && !cell.is_at_damage();
                 metrics::gauge!("souk_subscription_up", "subscription" => name, "partition" => index.clone())
                     .set(gauge(is_up));
-                let lag = cell.lag().await.unwrap_or_default();
-                metrics::gauge!("souk_subscription_lag_seconds", "subscription" => name, "partition" => index.clone())
-                    .set(lag);
+                #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+                metrics::gauge!("souk_subscription_lag_events", "subscription" => name, "partition" => index.clone())
+                    .set(cell.lag_events() as f64);
+                // What cannot be read now leaves it as it was: it is no less behind for that.
+                if let Ok(lag) = cell.lag().await {
+                    metrics::gauge!("souk_subscription_lag_seconds", "subscription" => name, "partition" => index.clone())
+                        .set(lag.unwrap_or_default());
+                }
                 let unacked = cell.longest_in_hand().unwrap_or_default();
                 metrics::gauge!("souk_subscription_oldest_unacked_seconds", "subscription" => name, "partition" => index)
                     .set(unacked);

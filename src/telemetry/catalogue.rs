@@ -37,6 +37,10 @@ pub const METRICS: &[(&str, &str)] = &[
     ("souk_journal_appends_total", "commits"),
     ("souk_journal_append_duration_seconds", "how long a commit took"),
     ("souk_journal_append_retries_total", "appends tried again"),
+    (
+        "souk_hottest_aggregate_share",
+        "what part of all commands one aggregate takes lately, 0 to 1; GET /admin/hotkeys says which",
+    ),
     ("souk_journal_writable", "1: every partition's journal takes appends; 0: one does not"),
     ("souk_journal_batch_events", "events per commit"),
     ("souk_sagas_active", "sagas that are not over"),

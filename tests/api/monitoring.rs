@@ -766,7 +766,7 @@ async fn the_service_tells_of_its_start_and_of_what_goes_wrong() {
     .await;
 
     assert!(server.events("eventType=service.error").await.is_empty());
-    server.fault("notification-email", "fail", json!({ "kind": "system" })).await;
+    let down = server.fault("notification-email", "fail", json!({ "kind": "system" })).await;
     server.register("Ann").await.expect(201);
     let told = eventually("an error", || async {
         server.events("eventType=service.error").await.first().cloned()
@@ -774,6 +774,22 @@ async fn the_service_tells_of_its_start_and_of_what_goes_wrong() {
     .await;
     assert_eq!(told["data"]["kind"], "circuit_open", "{told:#?}");
     assert_eq!(told["data"]["subject"], "notification-email", "{told:#?}");
+
+    // While a probe takes its time it is not over, and does not begin anew afterwards.
+    server.fault("notification-email", "delay", json!({ "delay_ms": 600_000 })).await;
+    server.mend(down).await;
+    eventually("a probe", || async {
+        server.advance_clock(30).await;
+        let circuit = server.circuit("notification-email").await;
+        (circuit["state"] == "half_open").then_some(())
+    })
+    .await;
+    let looks = async || server.metric("souk_health_checks_total", "result=\"ok\"").await;
+    let enough = looks().await + 20.0;
+    eventually("ten looks at alerts", || async { (looks().await > enough).then_some(()) }).await;
+    let over = server.events("eventType=analytics.alert.resolved").await;
+    assert!(over.iter().all(|of| of["data"]["metric"] != "souk_circuit_state"), "{over:#?}");
+    assert_eq!(server.events("eventType=service.error").await.len(), 1);
     server.finish().await;
 }
 

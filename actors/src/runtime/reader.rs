@@ -209,7 +209,8 @@ impl Subscriptions {
         let mut all = self.list();
         for status in &mut all {
             for (cell, partition) in self.cells(status.name).iter().zip(&mut status.partitions) {
-                partition.lag_seconds = cell.lag().await.map(|lag| lag.as_secs_f64());
+                let lag = cell.lag().await.ok().flatten();
+                partition.lag_seconds = lag.map(|lag| lag.as_secs_f64());
             }
         }
         all
@@ -226,7 +227,7 @@ impl Subscriptions {
             "dlq_full"
         } else if any("damaged") {
             "damaged"
-        } else if partitions.iter().any(|partition| partition.circuit == "open") {
+        } else if partitions.iter().any(|partition| partition.circuit != "closed") {
             "circuit_open"
         } else {
             "running"

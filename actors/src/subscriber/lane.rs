@@ -394,6 +394,7 @@ where
                 cell.circuit.well();
                 let ended_at = cell.world.now();
                 let outcome = Outcome::of(&effects, replay);
+                note_success(name, events, attempt, started.elapsed());
                 let duplicate = outcome == Outcome::Duplicate;
                 trying.done(Handled { started_at, ended_at, attempts: attempt, duplicate });
                 return Ok(Ok(outcome));
@@ -471,6 +472,21 @@ impl Again<'_> {
             }
         }
     }
+}
+
+/// Of several events that were handled together the log names the first.
+fn note_success(name: &'static str, events: &[Arc<StoredEvent>], attempt: u32, took: Duration) {
+    let first = events.first();
+    tracing::debug!(
+        subscription = name,
+        attempt,
+        seconds = took.as_secs_f64(),
+        events = events.len(),
+        event_id = first.map(|event| tracing::field::display(event.event_id)),
+        correlation_id = first.map(|event| &*event.correlation_id),
+        key = first.map(|event| tracing::field::display(event.aggregate_id)),
+        "a delivery"
+    );
 }
 
 /// Of several events that failed together the log names the first; those of them that fail alone are

@@ -492,7 +492,6 @@ async fn pull_into_lanes(
     let cell = puller.cell;
     let (mut last_store, mut last_of_all) = (Instant::now(), Instant::now());
     let mut all_at = puller.cursor;
-    let lag = lag_gauge(cell);
     loop {
         let wait = match stored.is_any_due(cell) {
             true => CHECKPOINT_EVERY,
@@ -517,7 +516,6 @@ async fn pull_into_lanes(
                 cell.moved();
             }
         }
-        report_lag(cell, &lag);
         let is_far = puller.cursor - all_at >= IDLE_CHECKPOINT_EVENTS;
         if is_far || last_of_all.elapsed() >= IDLE_CHECKPOINT_EVERY {
             store_checkpoints(cell, stored, Which::All).await;
@@ -603,16 +601,6 @@ async fn store_checkpoints(cell: &Cell, stored: &mut Stored, which: Which) {
     }
 }
 
-fn lag_gauge(cell: &Cell) -> metrics::Gauge {
-    metrics::gauge!("souk_subscription_lag_events", "subscription" => cell.subscription.name, "partition" => cell.partition.to_string())
-}
-
-fn report_lag(cell: &Cell, gauge: &metrics::Gauge) {
-    let lag = cell.broker.head().saturating_sub(cell.position());
-    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    gauge.set(lag as f64);
-}
-
 // -------------------------------------------------------------------------------- projections
 
 async fn run_projection(
@@ -625,13 +613,13 @@ async fn run_projection(
     cell.lanes[0].done.store(start, Ordering::Release);
     cell.lanes[0].queued.store(0, Ordering::Release);
     cell.dispatched.store(start, Ordering::Release);
+    projection.came_to(cell.subscription.name, cell.partition, start);
     let mut puller = Puller::new(cell, start, PROJECTION_PAGE);
     let mut mirrored = Stored { positions: vec![start], whole: false };
     let (mut last_store, mut last_noted) = (Instant::now(), Instant::now());
     // What is stored with the rows, and how often it is stored without any.
     let mut noted = start;
     let idle_every = idle_projection_every(cell.subscription.name);
-    let lag = lag_gauge(cell);
     loop {
         let is_behind = mirrored.positions[0] < puller.cursor;
         let wait = if is_behind { CHECKPOINT_EVERY } else { cell.poll_interval };
@@ -667,7 +655,6 @@ async fn run_projection(
                 puller.not_before = wait.map(|wait| Instant::now() + wait);
             }
         }
-        report_lag(cell, &lag);
         // But not for ever: a start would look through all of it.
         let is_far = puller.cursor.saturating_sub(noted) >= IDLE_CHECKPOINT_EVENTS;
         if is_far || last_noted.elapsed() >= idle_every {

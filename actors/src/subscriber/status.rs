@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::event::StoredEvent;
 use crate::filter::Filter;
+use crate::journal::Error;
 use crate::retry::RetryPolicy;
 use crate::world::Timestamp;
 
@@ -217,26 +218,31 @@ impl Cell {
         self.lately.longest_in_hand()
     }
 
+    /// How many positions it is behind the head.
+    pub(crate) fn lag_events(&self) -> u64 {
+        self.broker.head().saturating_sub(self.position())
+    }
+
     /// How old the oldest event is that it has not handled; none: there is no such event. Looks in
     /// memory where that reaches back, else at one page of the journal; where that has only events
     /// that do not concern it, the last of those is told.
-    pub(crate) async fn lag(&self) -> Option<Duration> {
+    pub(crate) async fn lag(&self) -> Result<Option<Duration>, Error> {
         let (position, head) = (self.position(), self.broker.head());
         if position >= head {
-            return None;
+            return Ok(None);
         }
         let events = match self.broker.tail().read(position, LOOKED_THROUGH_MAX) {
             Some(events) if !events.is_empty() => events,
             _ => {
                 let page = self.store.read_from(self.partition, position, LOOKED_THROUGH_MAX);
-                page.await.ok()?
+                page.await?
             }
         };
         let left = |event: &&Arc<StoredEvent>| {
             self.key_of(event).is_some_and(|key| !self.is_done(event, key))
         };
         let oldest = events.iter().find(left);
-        let oldest = oldest.or_else(|| events.last().filter(|last| last.position < head))?;
-        Some(self.world.now().since(oldest.timestamp))
+        let oldest = oldest.or_else(|| events.last().filter(|last| last.position < head));
+        Ok(oldest.map(|oldest| self.world.now().since(oldest.timestamp)))
     }
 }
