@@ -42,7 +42,7 @@ use crate::domain::ids::{CategoryId, ReportingId};
 use crate::domain::interest::Interest;
 use crate::domain::listing::Listing;
 use crate::domain::loyalty::{LoyaltyAccount, Rates};
-use crate::domain::notification::Notification;
+use crate::domain::notification::{Channel, Notification};
 use crate::domain::order::Order;
 use crate::domain::order_saga::OrderSaga;
 use crate::domain::payment::Payment;
@@ -78,7 +78,7 @@ use crate::subscribers::erasures::Erasures;
 use crate::subscribers::flow_times::FlowTimes;
 use crate::subscribers::loyalty::Loyalty;
 use crate::subscribers::mail_sender::{AddressHash, MailSender};
-use crate::subscribers::messages::{Composer, TokenOf};
+use crate::subscribers::messages::{Composer, TokenOf, of_channel};
 use crate::subscribers::notifications::Notifications;
 use crate::subscribers::notifications::escalations::{self, Escalations};
 use crate::subscribers::notifications::letters::{self, DeadLetterNotices};
@@ -406,6 +406,7 @@ fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Sub
             mail_sender::TOPICS,
             Arc::new(mails),
         )
+        .keyed_by(of_channel(Channel::Email))
         .in_lanes(LANES_BUSY),
         Subscription::handler(
             sms_sender::NAME,
@@ -413,6 +414,7 @@ fn tellers((mails, texts): (MailSender, SmsHandler), reads: &ReadModels) -> [Sub
             sms_sender::TOPICS,
             Arc::new(texts),
         )
+        .keyed_by(of_channel(Channel::Sms))
         .in_lanes(LANES_BUSY),
     ]
 }

@@ -86,9 +86,13 @@ pub(super) async fn around(State(app): State<App>, mut request: Request, next: N
     response
 }
 
-/// Whether no event follows from a request: it was refused, or is a repeat.
+/// Whether no event follows from a request: it was refused, for want of room too, or is a repeat. What may have
+/// happened all the same (504) is none of those.
 fn leads_to_nothing(response: &Response) -> bool {
-    response.status().is_client_error() || response.headers().contains_key(IDEMPOTENT_REPLAYED)
+    let status = response.status();
+    status.is_client_error()
+        || status == StatusCode::SERVICE_UNAVAILABLE
+        || response.headers().contains_key(IDEMPOTENT_REPLAYED)
 }
 
 /// Refuses what no route could mean, and heads that are larger than they may be: the connection
@@ -235,6 +239,21 @@ fn status_label(status: StatusCode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_flow_begins_with_what_was_not_let_in() {
+        let answer = |status: StatusCode| status.into_response();
+        for status in [404, 409, 422, 429, 503] {
+            assert!(leads_to_nothing(&answer(StatusCode::from_u16(status).unwrap())), "{status}");
+        }
+        // It is not known of these.
+        for status in [200, 201, 500, 504] {
+            assert!(!leads_to_nothing(&answer(StatusCode::from_u16(status).unwrap())), "{status}");
+        }
+        let mut repeat = answer(StatusCode::CREATED);
+        repeat.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        assert!(leads_to_nothing(&repeat));
+    }
 
     #[tokio::test]
     async fn a_panic_is_caught_and_its_words_stay_inside() {

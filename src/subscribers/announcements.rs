@@ -59,12 +59,23 @@ pub struct Announcements {
     first_heads: FirstHeads,
 }
 
-/// Who hears of a change to a listing, and what.
+/// What people hear of a change to a listing.
 struct News {
-    kind: InterestKind,
-    target_id: Uuid,
     template: &'static str,
     params: Params,
+}
+
+/// What people have to take an interest in to hear of a change; none: it is no news.
+fn interest(change: &ListingEvent) -> Option<InterestKind> {
+    match change {
+        // A draft is news once it is published.
+        ListingEvent::Created(created) if created.draft => None,
+        ListingEvent::Created(_) | ListingEvent::Published(_) => Some(InterestKind::Seller),
+        ListingEvent::PriceChanged(change) if change.new_price < change.old_price => {
+            Some(InterestKind::Listing)
+        }
+        _ => None,
+    }
 }
 
 fn news(change: &ListingEvent, listing: &ListingDetails) -> Option<News> {
@@ -80,20 +91,14 @@ fn news(change: &ListingEvent, listing: &ListingDetails) -> Option<News> {
         ])
     };
     match change {
-        // A draft is news once it is published.
-        ListingEvent::Created(created) if created.draft => None,
-        ListingEvent::Created(_) | ListingEvent::Published(_) => Some(News {
-            kind: InterestKind::Seller,
-            target_id: listing.seller_id.uuid(),
-            template: "new_listing",
-            params: about(listing.price),
-        }),
-        ListingEvent::PriceChanged(change) if change.new_price < change.old_price => {
+        ListingEvent::Created(_) | ListingEvent::Published(_) => {
+            Some(News { template: "new_listing", params: about(listing.price) })
+        }
+        ListingEvent::PriceChanged(change) => {
             let mut params = about(Money::new(change.new_price, change.currency));
             let before = Money::new(change.old_price, change.currency);
             params.insert("old_price".to_owned(), before.to_string());
-            let (kind, target_id) = (InterestKind::Listing, listing.listing_id.uuid());
-            Some(News { kind, target_id, template: "price_drop", params })
+            Some(News { template: "price_drop", params })
         }
         _ => None,
     }
@@ -118,23 +123,36 @@ impl Announcements {
         Ok(self.reads.interests_in(of, after, limit).await?)
     }
 
+    async fn has_anybody(
+        &self,
+        (runtime, event): (&Runtime, &StoredEvent),
+        of: (InterestKind, Uuid),
+    ) -> Result<bool, Failure> {
+        Ok(!self.next((runtime, event), of, None, 1).await?.is_empty())
+    }
+
     async fn begin(&self, runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
         let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
+        let Some(kind) = interest(&change) else { return Ok(()) };
+        // A listing in which nobody takes an interest is not asked: it may have a thousand changes waiting.
+        let (of, is_listing) = ((kind, event.aggregate_id), kind == InterestKind::Listing);
+        if is_listing && !self.has_anybody((runtime, event), of).await? {
+            return Ok(());
+        }
         let listings = runtime.aggregate::<Listing>();
         let read = listings.read_inside(event.aggregate_id, |listing| listing.details.clone());
         let listing = read.await.map_err(|error| command_failed(&error))?.value;
-        let Some(news) = listing.and_then(|listing| news(&change, &listing)) else {
-            return Ok(());
-        };
-        let of = (news.kind, news.target_id);
-        if self.next((runtime, event), of, None, 1).await?.is_empty() {
+        let Some(listing) = listing else { return Ok(()) };
+        let Some(news) = news(&change, &listing) else { return Ok(()) };
+        let target_id = if is_listing { event.aggregate_id } else { listing.seller_id.uuid() };
+        if !is_listing && !self.has_anybody((runtime, event), (kind, target_id)).await? {
             return Ok(());
         }
         let announcement_id = AnnouncementId::of(event.event_id);
         let start = AnnouncementCommand::Start(Box::new(NewAnnouncement {
             announcement_id,
-            kind: news.kind,
-            target_id: news.target_id,
+            kind,
+            target_id,
             template: news.template.to_owned(),
             params: news.params,
             cause_event_id: event.event_id,

@@ -1,4 +1,7 @@
-//! Waiting for read models: who decides by their rows has to know that nothing is missing.
+//! Waiting for read models: who decides by their rows has to know that nothing is on its way any more.
+//!
+//! An event that is a dead letter of a view counts as seen: whoever waited for those would stand still for as long as
+//! nobody works them, and that there are some is told by itself.
 //!
 //! How long a view is behind is nobody's choice. Who is tried again waits for what there was the first time and
 //! no more, and so gets there however much is written meanwhile.

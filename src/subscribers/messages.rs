@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Deserialize;
+use souk_actors::event::StoredEvent;
 use souk_actors::retry::Failure;
 use souk_actors::runtime::Runtime;
 use uuid::Uuid;
@@ -11,7 +13,7 @@ use uuid::Uuid;
 use super::command_failed;
 use super::notifications::{NONCE, RESET_NONCE};
 use super::templates::{RenderError, Rendered, Templates};
-use crate::domain::notification::{Notification, NotificationDetails};
+use crate::domain::notification::{Channel, Notification, NotificationDetails};
 use crate::domain::user::{User, UserDetails, UserStatus};
 
 /// Makes the verification token of a user from its nonce.
@@ -122,6 +124,22 @@ impl Composer {
     }
 }
 
+/// Takes the messages of one channel alone, by the request for each. One that cannot be read is taken too, and
+/// becomes a letter.
+pub fn of_channel(
+    channel: Channel,
+) -> impl Fn(&StoredEvent) -> Option<Uuid> + Send + Sync + 'static {
+    #[derive(Deserialize)]
+    struct Requested {
+        channel: Channel,
+    }
+    move |event| {
+        let requested = serde_json::from_str::<Requested>(&event.data);
+        let is_anothers = requested.is_ok_and(|requested| requested.channel != channel);
+        (!is_anothers).then_some(event.aggregate_id)
+    }
+}
+
 /// A notification, if there is one, and its recipient, who may be nobody.
 pub async fn look_up(
     runtime: &Runtime,
@@ -147,7 +165,7 @@ mod tests {
     use super::*;
     use crate::domain::caller::Caller;
     use crate::domain::ids::{EmailClaimId, NotificationId, UserId};
-    use crate::domain::notification::{Audience, Channel, NotificationStatus, Params};
+    use crate::domain::notification::{Audience, NotificationStatus, Params};
     use crate::domain::user::{Registration, UserCommand};
 
     fn details(params: Personal<Params>, to: Option<Personal<String>>) -> NotificationDetails {
@@ -173,6 +191,34 @@ mod tests {
             read_at: None,
             acknowledged_at: None,
             escalated_at: None,
+        }
+    }
+
+    #[test]
+    fn each_channel_has_its_own_messages() {
+        let mut event = crate::projections::testing::stored(
+            &crate::domain::category::CategoryEvent::Created(
+                crate::domain::category::CategoryCreated {
+                    category_id: crate::domain::ids::CategoryId(Uuid::nil()),
+                    name: String::new(),
+                    slug: String::new(),
+                    created_at: Timestamp::from_millis(0),
+                },
+            ),
+            "notification",
+            Uuid::from_u128(7),
+        );
+        let (mails, texts) = (of_channel(Channel::Email), of_channel(Channel::Sms));
+        let mut of = |data: &str| {
+            event.data = data.into();
+            (mails(&event).is_some(), texts(&event).is_some())
+        };
+        assert_eq!(of(r#"{"template":"receipt","channel":"email"}"#), (true, false));
+        assert_eq!(of(r#"{"channel":"sms"}"#), (false, true));
+        assert_eq!(of(r#"{"channel":"in_app"}"#), (false, false));
+        // Nobody passes over what nobody can read.
+        for unreadable in ["{}", r#"{"channel":"pigeon"}"#, "no JSON"] {
+            assert_eq!(of(unreadable), (true, true), "{unreadable}");
         }
     }
 

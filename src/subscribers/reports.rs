@@ -72,8 +72,8 @@ impl Maker {
         caught_up.map_err(Behind::waits)
     }
 
-    /// Every figure of a time that was over when this event was first looked at, from read models that have
-    /// seen all of it.
+    /// Every figure of a time that was over when this event was first looked at, from read models that are
+    /// past all of it.
     pub(super) async fn figures(
         &self,
         runtime: &Runtime,

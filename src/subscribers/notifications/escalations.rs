@@ -5,7 +5,6 @@
 //! marketplace with one administrator tells that one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use souk_actors::event::StoredEvent;
@@ -18,6 +17,7 @@ use super::{Message, request};
 use crate::domain::ids::UserId;
 use crate::domain::notification::NotificationEvent;
 use crate::projections::{ReadModels, USERS_VIEW};
+use crate::subscribers::caught_up::{Behind, FirstHeads};
 use crate::subscribers::decode_failed;
 
 /// The subscription's name. Stored; never rename.
@@ -26,26 +26,26 @@ pub const NAME: &str = "escalations";
 pub const TOPICS: &[&str] = &["notification.admin.escalated"];
 /// The template of what it tells.
 pub const TEMPLATE: &str = "notice_escalated";
-/// How long the view of users may need to have every administrator.
-const VIEW_WITHIN: Duration = Duration::from_secs(5);
 
 /// The handler.
 pub struct Escalations {
     reads: ReadModels,
+    first_heads: FirstHeads,
 }
 
 impl Escalations {
     /// Finds administrators in these read models.
     pub fn new(reads: ReadModels) -> Self {
-        Self { reads }
+        Self { reads, first_heads: FirstHeads::default() }
     }
 
-    async fn second(&self, runtime: &Runtime) -> Result<Option<Uuid>, Failure> {
-        for head in runtime.journal().heads() {
-            if !runtime.subscriptions().wait_for(USERS_VIEW, head, VIEW_WITHIN).await {
-                return Err(Failure::system(format!("{USERS_VIEW} has not reached {head} yet")));
-            }
-        }
+    async fn second(
+        &self,
+        runtime: &Runtime,
+        event: &StoredEvent,
+    ) -> Result<Option<Uuid>, Failure> {
+        let caught_up = self.first_heads.caught_up(runtime, event, &[USERS_VIEW]).await;
+        caught_up.map_err(Behind::waits)?;
         let administrators = self.reads.administrators(2).await?;
         Ok(administrators.last().copied())
     }
@@ -56,7 +56,7 @@ impl Handler for Escalations {
     async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
         let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
         let NotificationEvent::Escalated(escalated) = change else { return Ok(()) };
-        let Some(administrator) = self.second(runtime).await? else {
+        let Some(administrator) = self.second(runtime, event).await? else {
             tracing::warn!(notification_id = %escalated.notification_id, "nobody is there to escalate a notice to");
             return Ok(());
         };
