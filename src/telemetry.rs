@@ -80,13 +80,22 @@ pub fn start_logging(filter: &str, to: LogTo) {
         LogTo::StandardOutput => BoxMakeWriter::new(std::io::stdout),
     };
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(filter_of(filter))
         .with_writer(writer)
         .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
         .event_format(JsonLine)
         .finish();
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("logging has already been started");
+    }
+}
+
+/// Each actor lives in a span of ractor's, which nobody reads and every wake-up enters. Whoever names ractor gets it.
+fn filter_of(text: &str) -> EnvFilter {
+    let filter = EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"));
+    match "ractor=warn".parse() {
+        Ok(quiet) if !text.contains("ractor") => filter.add_directive(quiet),
+        _ => filter,
     }
 }
 

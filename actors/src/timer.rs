@@ -43,6 +43,11 @@ impl TimerWake {
         }
     }
 
+    /// The next one is due then: whoever sets a later one wakes nobody.
+    fn next_is(&self, due: Timestamp) {
+        self.earliest.fetch_min(due.millis(), Ordering::AcqRel);
+    }
+
     /// The clock was moved.
     pub fn look(&self) {
         self.news.notify_one();
@@ -123,11 +128,12 @@ impl Timers {
     }
 
     async fn until_next(&self, now: Timestamp) -> Duration {
-        match self.store.next_timer(self.partition).await {
-            Ok(Some(due)) if due > now => due.since(now).min(LOOK_EVERY),
+        let Ok(Some(due)) = self.store.next_timer(self.partition).await else { return LOOK_EVERY };
+        self.wake.next_is(due);
+        match due > now {
+            true => due.since(now).min(LOOK_EVERY),
             // Still due though it was tried: not at once again.
-            Ok(Some(_)) => Duration::from_millis(250),
-            Ok(None) | Err(_) => LOOK_EVERY,
+            false => Duration::from_millis(250),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! category is not among them, since the listing's events do not have it: each text has one word that
 //! stands for its category, and a query's word that a category is called by may be that word too.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -49,12 +50,38 @@ const CATEGORY_WORD: usize = CATEGORY_MARK.len() + 32;
 pub struct SearchRow {
     listing_id: Uuid,
     description: String,
-    title_words: String,
+    title_words: Words,
     name_words: String,
     body_words: String,
     is_draft: bool,
     version: i64,
 }
+
+/// Words as they are compared: of a title that the next event of the same page replaces they are never made.
+#[derive(Debug, Clone)]
+enum Words {
+    /// These.
+    Folded(String),
+    /// Those of this text.
+    Of(String),
+}
+
+impl Words {
+    fn folded(&self) -> Cow<'_, str> {
+        match self {
+            Self::Folded(words) => Cow::Borrowed(words),
+            Self::Of(text) => Cow::Owned(folded_words(text)),
+        }
+    }
+}
+
+impl PartialEq for Words {
+    fn eq(&self, other: &Self) -> bool {
+        self.folded() == other.folded()
+    }
+}
+
+impl Eq for Words {}
 
 /// The index.
 pub struct SearchView;
@@ -102,7 +129,7 @@ impl View for SearchView {
             let category = category_word(created.category_id);
             return Ok(Some(SearchRow {
                 listing_id: event.aggregate_id,
-                title_words: folded_words(&created.title),
+                title_words: Words::Of(created.title),
                 name_words: format!("{} {category}", folded_words(&created.sku)),
                 body_words: folded_words(&created.description),
                 description: created.description,
@@ -114,7 +141,7 @@ impl View for SearchView {
         match &*event.event_type {
             "listing.updated" => {
                 let Updated { title, description } = read_data::<ListingEvent, _>(event)?;
-                row.title_words = folded_words(&title);
+                row.title_words = Words::Of(title);
                 if description != row.description {
                     row.body_words = folded_words(&description);
                     row.description = description;
@@ -131,7 +158,7 @@ impl View for SearchView {
         vec![
             row.listing_id.into(),
             (&row.description).into(),
-            (&row.title_words).into(),
+            (&*row.title_words.folded()).into(),
             (&row.name_words).into(),
             (&row.body_words).into(),
             row.is_draft.into(),
@@ -143,7 +170,7 @@ impl View for SearchView {
         Ok(SearchRow {
             listing_id: row.id(0)?,
             description: row.text(1)?,
-            title_words: row.text(2)?,
+            title_words: Words::Folded(row.text(2)?),
             name_words: row.text(3)?,
             body_words: row.text(4)?,
             is_draft: row.flag(5)?,

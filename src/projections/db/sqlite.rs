@@ -48,6 +48,9 @@ const WAL_PAGES: u32 = 4_000;
 /// the queries beside them.
 const STATEMENTS_CACHED: usize = 256;
 
+/// Rows that a connection may be ahead of who reads them: what a projection looks up at once.
+const ROWS_BUFFERED: usize = 1_024;
+
 /// SQLITE_CORRUPT and SQLITE_NOTADB.
 const DAMAGED: [u32; 2] = [11, 26];
 
@@ -161,6 +164,8 @@ impl Database {
             // What a statement may have to take back is kept in memory and not in a file for each.
             .pragma("temp_store", "MEMORY")
             .disable_statement_logging()
+            // A page of rows is handed over in one go, and not fifty at a time.
+            .row_buffer_size(ROWS_BUFFERED)
             .statement_cache_capacity(STATEMENTS_CACHED);
         let describe = || {
             let path = path.display();
