@@ -149,10 +149,11 @@ fn figures(before: &Row, after: &Row) -> Vec<Difference> {
     let mut add = |what: &str, counts: [u64; 2], times: [[f64; 4]; 2]| {
         figures.extend(percentiles(&phase, what, counts, times));
     };
-    let accepted = [before.accepted, after.accepted];
-    add("", accepted, [before.times.all(), after.times.all()]);
+    let timed = |row: &Row| row.batches.unwrap_or(row.accepted);
+    add("", [timed(before), timed(after)], [before.times.all(), after.times.all()]);
     if let Some((one, other)) = before.shipped.zip(after.shipped) {
-        add("SHIPPED ", accepted, [one.all(), other.all()]);
+        let counts = [before.shipped_orders, after.shipped_orders];
+        add("SHIPPED ", counts, [one.all(), other.all()]);
     }
     // The only kind there is says nothing that the phase has not said.
     if before.kinds.len() > 1 {

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -12,7 +12,7 @@ use serde_json::json;
 use souk_actors::event::StoredEvent;
 use souk_actors::journal::Store;
 use souk_actors::testing::raw::RawInserts;
-use souk_actors::world::{SystemWorld, World as _};
+use souk_actors::world::{SystemWorld, Timestamp, World as _};
 
 use super::check::{Check, Journalled, of_answers, of_deliveries};
 use super::client::Client;
@@ -31,6 +31,8 @@ use crate::telemetry::{REVISION, VERSION};
 
 /// How many events the raw inserts take as samples: the listings of a spread load many times over.
 const SAMPLES: u64 = 20_000;
+/// How old a login may be that a phase begins with.
+const LOGIN_MAX: Duration = Duration::from_secs(120);
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +213,7 @@ async fn target_at(elsewhere: &Elsewhere) -> anyhow::Result<Target> {
 
 async fn measure_at(plan: &Plan, target: Target) -> anyhow::Result<Report> {
     let market = Market::open(target.admin.clone(), target.address, plan.listings).await?;
-    let mut bench = Bench { plan, target, market, rows: Vec::new() };
+    let mut bench = Bench { plan, target, market, since: Instant::now(), rows: Vec::new() };
     bench.rest().await?;
     let has_echo = bench.has_echo().await;
     for connections in plan.connections.iter().copied() {
@@ -223,6 +225,7 @@ async fn measure_at(plan: &Plan, target: Target) -> anyhow::Result<Report> {
         };
         for scenario in plan.scenarios.iter().copied() {
             if bench.is_wanted(scenario.name()) {
+                bench.log_in_anew().await?;
                 let work = bench.work(scenario).await?;
                 bench.phase(scenario.name(), connections, work, echo).await?;
             }
@@ -235,6 +238,8 @@ struct Bench<'a> {
     plan: &'a Plan,
     target: Target,
     market: Market,
+    /// When the market's people logged in.
+    since: Instant,
     rows: Vec<Row>,
 }
 
@@ -245,6 +250,15 @@ impl Bench<'_> {
 
     fn journal(&self) -> Option<&dyn Store> {
         self.target.own.as_ref().map(|own| &*own.journal)
+    }
+
+    /// Logins end after a quarter of an hour, and a run of many phases takes longer.
+    async fn log_in_anew(&mut self) -> anyhow::Result<()> {
+        if self.since.elapsed() >= LOGIN_MAX {
+            self.market = self.market.at(self.target.admin.clone()).await?;
+            self.since = Instant::now();
+        }
+        Ok(())
     }
 
     async fn rest(&self) -> anyhow::Result<()> {
@@ -318,12 +332,14 @@ impl Bench<'_> {
         let (until, rate) = (Until::Elapsed(self.plan.time), self.rate(phase));
         let threads = self.plan.threads;
         let load = Load { connections, threads, until, rate, name: Some(phase) };
+        let began = SystemWorld::new().now();
         let outcome = self.load(load, &work).await?;
-        let cpu = self.cpu_seconds().zip(before.cpu).map(|(after, before)| after - before);
         let ended = Instant::now();
         // What never comes to rest is a finding and not the end of the run.
         let rested = self.rest().await;
         let settled = ended.elapsed().as_secs_f64();
+        // What is done for the requests after their answers is theirs too.
+        let cpu = self.cpu_seconds().zip(before.cpu).map(|(after, before)| after - before);
         let kinds: Vec<_> = work.kinds.iter().map(|kind| kind.name).collect();
         let mut row = Row::of(phase, &outcome, &kinds, &work.names);
         row.checks = of_answers(&outcome, &kinds);
@@ -339,7 +355,9 @@ impl Bench<'_> {
         let answers = (outcome.accepted + outcome.refused).max(1) as f64;
         row.cpu_us = cpu.map(|seconds| seconds * 1e6 / answers);
         self.compare(&mut row, &outcome, &work, &before).await?;
-        row.shipped = self.shipped(&work).await?;
+        let times = self.shipped(&work, began.plus(self.plan.time / 5)).await?;
+        row.shipped_orders = times.len();
+        row.shipped = (!times.is_empty()).then(|| Percentiles::of(&times));
         self.rows.push(row);
         Ok(requests)
     }
@@ -402,20 +420,19 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// How long some of the orders took from PENDING to SHIPPED.
-    async fn shipped(&self, work: &Work) -> anyhow::Result<Option<Percentiles>> {
-        let orders = work.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if orders.is_empty() {
-            return Ok(None);
-        }
+    /// How long some of the orders took from PENDING to SHIPPED, of those placed since.
+    async fn shipped(&self, work: &Work, since: Timestamp) -> anyhow::Result<Histogram<u64>> {
         let mut times: Histogram<u64> = histogram(3)?;
-        for (order, buyer) in orders {
+        for (order, buyer) in work.orders.kept() {
             let path = format!("/api/v1/orders/{order}/history");
             let history = self.target.admin.with_token(&buyer.token).get(&path).await?;
-            let millis = scripts::until_shipped(&history).with_context(|| order.clone())?;
-            times.saturating_record(u64::try_from(millis).unwrap_or(0) * 1_000);
+            let (placed, millis) =
+                scripts::until_shipped(&history).with_context(|| order.clone())?;
+            if placed >= since {
+                times.saturating_record(u64::try_from(millis).unwrap_or(0) * 1_000);
+            }
         }
-        Ok(Some(Percentiles::of(&times)))
+        Ok(times)
     }
 
     /// Ends the server, measures its store by itself and puts all together.
@@ -463,10 +480,16 @@ struct Look {
     cpu: Option<f64>,
 }
 
+/// The events that a phase led to, of whatever type; those of the types asked for where the journal was not read.
+fn events_of(row: &Row) -> u64 {
+    let all: u64 = row.journal.iter().map(|of| of.events).sum();
+    all.max(row.journalled)
+}
+
 /// Events stored a second as a share of the raw inserts.
 fn of_raw(row: &Row, raw: f64) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
-    let events = row.journalled as f64 / row.accepted.max(1) as f64;
+    let events = events_of(row) as f64 / row.accepted.max(1) as f64;
     let requests: f64 = row.kinds.iter().map(|kind| kind.per_second).sum();
     (row.journalled > 0 && raw > 0.0).then(|| requests * events / raw)
 }
@@ -500,5 +523,6 @@ async fn raw(
     outcome.accepted = raw.events();
     let per_second = per_second(raw.events(), outcome.over);
     let row = Row::of("raw inserts", &outcome, &[], &[]);
-    Ok(Row { per_second, unit: "events".to_owned(), journalled: raw.events(), ..row })
+    let batches = Some(outcome.latencies.len());
+    Ok(Row { per_second, unit: "events".to_owned(), journalled: raw.events(), batches, ..row })
 }

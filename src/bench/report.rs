@@ -274,6 +274,12 @@ pub struct Row {
     pub settled_seconds: Option<f64>,
     /// From PENDING to SHIPPED, of the orders that were asked after.
     pub shipped: Option<Percentiles>,
+    /// How many those were.
+    #[serde(default)]
+    pub shipped_orders: u64,
+    /// How many batches the times are of, where they are of batches and not of answers.
+    #[serde(default)]
+    pub batches: Option<u64>,
     /// By kind of request.
     pub kinds: Vec<KindRow>,
     /// By aggregate.
@@ -327,6 +333,8 @@ impl Row {
             journalled: 0,
             settled_seconds: None,
             shipped: None,
+            shipped_orders: 0,
+            batches: None,
             kinds: kind_rows(outcome, kinds),
             aggregates: aggregates(outcome, names),
             journal: Vec::new(),

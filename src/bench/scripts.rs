@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
 use super::load::{Answer, Asked, Judged, Outcome, Script};
@@ -47,7 +48,7 @@ pub(super) struct Work {
     /// What has to be known of the figures.
     pub(super) notes: Vec<String>,
     /// Orders, to ask after them.
-    pub(super) orders: Arc<Mutex<Vec<(String, Asker)>>>,
+    pub(super) orders: Arc<Orders>,
     /// Whether answers carry marks for the journal.
     pub(super) is_marked: bool,
 }
@@ -76,6 +77,42 @@ impl Work {
             }
         }
         expected
+    }
+}
+
+/// Some of the orders that were placed, of the last ones as many as of the first: when there are more than are
+/// kept, each has the same chance (algorithm R).
+#[derive(Default)]
+pub(super) struct Orders(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    orders: Vec<(String, Asker)>,
+    offered: u64,
+}
+
+impl Orders {
+    fn offer(&self, order: &str, buyer: &Asker) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = match kept.orders.len() {
+            ORDERS_MAX => usize::try_from(scattered(kept.offered) % (kept.offered + 1)),
+            place => Ok(place),
+        };
+        kept.offered += 1;
+        match place {
+            Ok(place) if place == kept.orders.len() => {
+                kept.orders.push((order.to_owned(), buyer.clone()));
+            }
+            Ok(place) if place < ORDERS_MAX => {
+                kept.orders[place] = (order.to_owned(), buyer.clone());
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// The orders, with who placed each.
+    pub(super) fn kept(&self) -> Vec<(String, Asker)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).orders.clone()
     }
 }
 
@@ -375,7 +412,7 @@ const NOT_WAITED_FOR: u64 = 8;
 struct Purchases {
     buyers: Vec<Asker>,
     listings: Arc<Vec<Uuid>>,
-    orders: Arc<Mutex<Vec<(String, Asker)>>>,
+    orders: Arc<Orders>,
 }
 
 fn wish(listing: Uuid, method: &str) -> String {
@@ -419,18 +456,15 @@ impl Script for Purchases {
         if answer.status != 201 || answer.text("status") != Some(wanted) {
             return Judged::BAD;
         }
-        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        if orders.len() < ORDERS_MAX
-            && let Some(order) = answer.text("order_id")
-        {
-            orders.push((order.to_owned(), self.buyer(asked.note).clone()));
+        if let Some(order) = answer.text("order_id") {
+            self.orders.offer(order, self.buyer(asked.note));
         }
         Judged::GOOD
     }
 }
 
 pub(super) async fn purchases(market: &Market, buyers: usize) -> anyhow::Result<Work> {
-    let orders = Arc::<Mutex<Vec<_>>>::default();
+    let orders = Arc::<Orders>::default();
     let (buyers, listings) = (market.buyers(buyers.max(1)).await?, market.listings.clone());
     let script = Purchases { buyers, listings, orders: orders.clone() };
     let work = Work::new(Arc::new(script), PURCHASES);
@@ -817,7 +851,7 @@ pub(super) async fn mixed(market: &Market, buyers: usize) -> anyhow::Result<Work
     let seller = market.seller.asker();
     let in_turn = || Pick::InTurn(repriced.len() as u64);
     let change = |change| Changes::new(&seller, repriced, change, in_turn(), fresh_number());
-    let orders = Arc::<Mutex<Vec<_>>>::default();
+    let orders = Arc::<Orders>::default();
     let buyers = market.buyers(buyers.max(1)).await?;
     let script = Mixed {
         titles: change(Change::Title),
@@ -840,21 +874,35 @@ pub(super) async fn mixed(market: &Market, buyers: usize) -> anyhow::Result<Work
     Ok(Work { names: market.names(), orders, is_marked: true, ..work })
 }
 
-/// The milliseconds from an order's first status to `SHIPPED`, as its history tells them.
-pub(super) fn until_shipped(history: &serde_json::Value) -> anyhow::Result<i64> {
-    use souk_actors::world::Timestamp;
+/// When an order had its first status, and the milliseconds from then to `SHIPPED`, as its history tells them.
+pub(super) fn until_shipped(history: &serde_json::Value) -> anyhow::Result<(Timestamp, i64)> {
     let statuses = history["data"].as_array().context("a history has statuses")?;
     let at = |status: &str| {
         let found = statuses.iter().find(|one| one["status"] == status);
         found.and_then(|one| Timestamp::parse(one["at"].as_str()?))
     };
     let (placed, shipped) = at("PENDING").zip(at("SHIPPED")).context("an order is SHIPPED")?;
-    Ok(shipped.millis() - placed.millis())
+    Ok((placed, shipped.millis() - placed.millis()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn orders_of_all_of_a_run_are_asked_after() {
+        let orders = Orders::default();
+        let many = 20_000;
+        (0..many).for_each(|number| orders.offer(&number.to_string(), &asker()));
+        let kept: Vec<u32> =
+            orders.kept().iter().map(|(order, _)| order.parse().unwrap()).collect();
+        assert_eq!(kept.len(), ORDERS_MAX);
+        for quarter in 0..4 {
+            let of = (quarter * many / 4)..((quarter + 1) * many / 4);
+            let found = kept.iter().filter(|order| of.contains(*order)).count();
+            assert!((400..=600).contains(&found), "{found} of quarter {quarter}");
+        }
+    }
 
     #[test]
     fn zipf_prefers_the_first_as_its_exponent_says() {
