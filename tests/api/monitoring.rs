@@ -776,7 +776,7 @@ async fn the_service_tells_of_its_start_and_of_what_goes_wrong() {
     assert_eq!(told["data"]["subject"], "notification-email", "{told:#?}");
 
     // While a probe takes its time it is not over, and does not begin anew afterwards.
-    server.fault("notification-email", "delay", json!({ "delay_ms": 600_000 })).await;
+    server.fault("notification-email", "delay", json!({ "delay_ms": 8_000 })).await;
     server.mend(down).await;
     eventually("a probe", || async {
         server.advance_clock(30).await;
@@ -790,6 +790,11 @@ async fn the_service_tells_of_its_start_and_of_what_goes_wrong() {
     let over = server.events("eventType=analytics.alert.resolved").await;
     assert!(over.iter().all(|of| of["data"]["metric"] != "souk_circuit_state"), "{over:#?}");
     assert_eq!(server.events("eventType=service.error").await.len(), 1);
+    let circuit = server.circuit("notification-email").await;
+    assert_eq!(
+        circuit["state"], "half_open",
+        "the probe was over before it was looked at: {circuit}"
+    );
     server.finish().await;
 }
 
