@@ -94,19 +94,15 @@ struct Kept {
 impl Orders {
     fn offer(&self, order: &str, buyer: &Asker) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = match kept.orders.len() {
-            ORDERS_MAX => usize::try_from(scattered(kept.offered) % (kept.offered + 1)),
-            place => Ok(place),
-        };
+        let place = scattered(kept.offered) % (kept.offered + 1);
         kept.offered += 1;
-        match place {
-            Ok(place) if place == kept.orders.len() => {
-                kept.orders.push((order.to_owned(), buyer.clone()));
-            }
-            Ok(place) if place < ORDERS_MAX => {
-                kept.orders[place] = (order.to_owned(), buyer.clone());
-            }
-            Ok(_) | Err(_) => {}
+        let order = (order.to_owned(), buyer.clone());
+        if kept.orders.len() < ORDERS_MAX {
+            kept.orders.push(order);
+        } else if let Some(kept) =
+            usize::try_from(place).ok().and_then(|place| kept.orders.get_mut(place))
+        {
+            *kept = order;
         }
     }
 
