@@ -339,7 +339,8 @@ async fn administrators_hear_of_letters_but_not_of_each() {
 #[tokio::test]
 async fn a_notice_that_becomes_a_letter_makes_no_notice() {
     let server = impatient().start().await;
-    server.fault("notifications-view", "fail", json!({ "kind": "permanent" })).await;
+    let fault = json!({ "kind": "permanent", "key": "notification.requested" });
+    server.fault("notifications-view", "fail", fault).await;
     server.newcomer("Ann").await;
     server.at_rest().await;
     let requested = server.events("eventType=notification.requested").await;
