@@ -453,9 +453,10 @@ impl Runtime {
     }
 
     /// Brings the gauges up to date that show a moment: what is in flight, and how much of it at
-    /// single aggregates; how much of everything is one aggregate's; whether the journal can be written; whether subscriptions run, and how far
-    /// behind they are. Called when somebody looks; it visits every live aggregate, and reads a page of
-    /// the journal for each subscription that is far behind.
+    /// single aggregates; how much of everything is one aggregate's; whether the journal can be
+    /// written; whether subscriptions run, and how far behind they are. Called when somebody looks; it
+    /// visits every live aggregate, and reads a page of the journal for each subscription that is far
+    /// behind.
     pub async fn measure(&self) {
         self.measure_commands();
         let gauge = |is_so: bool| f64::from(u8::from(is_so));
