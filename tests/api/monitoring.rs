@@ -776,7 +776,7 @@ async fn the_service_tells_of_its_start_and_of_what_goes_wrong() {
     assert_eq!(told["data"]["subject"], "notification-email", "{told:#?}");
 
     // While a probe takes its time it is not over, and does not begin anew afterwards.
-    server.fault("notification-email", "delay", json!({ "delay_ms": 8_000 })).await;
+    server.fault("notification-email", "delay", json!({ "delay_ms": 15_000 })).await;
     server.mend(down).await;
     eventually("a probe", || async {
         server.advance_clock(30).await;
