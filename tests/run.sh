@@ -108,7 +108,7 @@ bash tests/schemathesis.sh || { agreed=0; failed=1; }
 # What failed, once more, where it is not far from the end: why, and where.
 awk '
     /^---- .* stdout ----$/ { name = $2; left = 0; next }
-    name != "" && /panicked at/ { print "\n" name; left = 12 }
+    name != "" && /panicked at/ { print "\n" name; left = 40 }
     left > 0 { print "    " substr($0, 1, 400); left-- }
     /^failures:$|^test result: / { name = ""; left = 0 }
 ' "$output"
