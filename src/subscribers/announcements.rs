@@ -23,7 +23,7 @@ use souk_actors::subscriber::Handler;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::caught_up::{Behind, FirstHeads};
+use super::caught_up::FirstHeads;
 use super::notifications::is_muted;
 use super::{command_failed, decode_failed};
 use crate::domain::announcement::{
@@ -118,8 +118,7 @@ impl Announcements {
         after: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<InterestRow>, Failure> {
-        let caught_up = self.first_heads.caught_up(runtime, event, &[INTERESTS_VIEW]).await;
-        caught_up.map_err(Behind::waits)?;
+        self.first_heads.caught_up(runtime, event, &[INTERESTS_VIEW]).await?;
         Ok(self.reads.interests_in(of, after, limit).await?)
     }
 
@@ -134,20 +133,22 @@ impl Announcements {
     async fn begin(&self, runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> {
         let change = runtime.journal().decode(event).await.map_err(decode_failed)?;
         let Some(kind) = interest(&change) else { return Ok(()) };
-        // A listing in which nobody takes an interest is not asked: it may have a thousand changes waiting.
-        let (of, is_listing) = ((kind, event.aggregate_id), kind == InterestKind::Listing);
-        if is_listing && !self.has_anybody((runtime, event), of).await? {
-            return Ok(());
-        }
-        let listings = runtime.aggregate::<Listing>();
-        let read = listings.read_inside(event.aggregate_id, |listing| listing.details.clone());
-        let listing = read.await.map_err(|error| command_failed(&error))?.value;
+        let (listing_id, cause) = (event.aggregate_id, (runtime, event));
+        let (target_id, listing) = match kind {
+            // In which nobody takes an interest is not asked: it may have a thousand changes waiting.
+            InterestKind::Listing => {
+                let is_news = self.has_anybody(cause, (kind, listing_id)).await?;
+                (listing_id, if is_news { details(runtime, listing_id).await? } else { None })
+            }
+            InterestKind::Seller => {
+                let Some(listing) = details(runtime, listing_id).await? else { return Ok(()) };
+                let seller = listing.seller_id.uuid();
+                let is_news = self.has_anybody(cause, (kind, seller)).await?;
+                (seller, is_news.then_some(listing))
+            }
+        };
         let Some(listing) = listing else { return Ok(()) };
         let Some(news) = news(&change, &listing) else { return Ok(()) };
-        let target_id = if is_listing { event.aggregate_id } else { listing.seller_id.uuid() };
-        if !is_listing && !self.has_anybody((runtime, event), (kind, target_id)).await? {
-            return Ok(());
-        }
         let announcement_id = AnnouncementId::of(event.event_id);
         let start = AnnouncementCommand::Start(Box::new(NewAnnouncement {
             announcement_id,
@@ -179,6 +180,13 @@ impl Announcements {
         let record = AnnouncementCommand::RecordTold { after, told, last, now };
         send(runtime, event, event.aggregate_id, "record-told", record).await
     }
+}
+
+/// What a listing is like now.
+async fn details(runtime: &Runtime, listing_id: Uuid) -> Result<Option<ListingDetails>, Failure> {
+    let listings = runtime.aggregate::<Listing>();
+    let read = listings.read_inside(listing_id, |listing| listing.details.clone()).await;
+    Ok(read.map_err(|error| command_failed(&error))?.value)
 }
 
 async fn send(

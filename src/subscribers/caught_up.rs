@@ -28,12 +28,14 @@ pub(super) struct Behind {
     at: Position,
 }
 
-impl Behind {
-    /// For who can do nothing for any event until the view is there: the subscription waits with all of them.
-    pub(super) fn waits(self) -> Failure {
-        Failure::system(self.said())
+/// For who can do nothing for any event until the view is there: the subscription waits with all of them.
+impl From<Behind> for Failure {
+    fn from(behind: Behind) -> Self {
+        Self::system(behind.said())
     }
+}
 
+impl Behind {
     /// For who has urgent things to do for the next event whatever becomes of this one, which is tried again
     /// and is a letter in the end.
     pub(super) fn alone(self) -> Failure {

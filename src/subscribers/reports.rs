@@ -11,7 +11,7 @@ use souk_actors::runtime::Runtime;
 use souk_actors::subscriber::Handler;
 use souk_actors::world::Timestamp;
 
-use super::caught_up::{Behind, FirstHeads};
+use super::caught_up::FirstHeads;
 use super::{command_failed, decode_failed};
 use crate::domain::reporting::{
     Figures, ReportFigure, Reporting, ReportingCommand, ReportingEvent,
@@ -68,8 +68,7 @@ impl Maker {
         event: &StoredEvent,
         views: &[&'static str],
     ) -> Result<(), Failure> {
-        let caught_up = self.first_heads.caught_up(runtime, event, views).await;
-        caught_up.map_err(Behind::waits)
+        Ok(self.first_heads.caught_up(runtime, event, views).await?)
     }
 
     /// Every figure of a time that was over when this event was first looked at, from read models that are

@@ -19,7 +19,7 @@ use souk_actors::subscriber::{BatchHandler, BatchPolicy, Subscription};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::caught_up::{Behind, caught_up};
+use super::caught_up::caught_up;
 use super::command_failed;
 use crate::domain::ids::{ListingId, SearchEntryId};
 use crate::domain::search_entry::{SearchEntry, SearchEntryCommand};
@@ -115,7 +115,7 @@ impl BatchHandler for SearchIndexer {
         let Some(last) = events.last() else { return Ok(()) };
         // What is found is in both. One that somebody has paused is no event's fault.
         let views = [SEARCH_VIEW, LISTINGS_VIEW];
-        caught_up(runtime, &views, &[last.at()]).await.map_err(Behind::waits)?;
+        caught_up(runtime, &views, &[last.at()]).await?;
         let listings: Vec<_> = newest.keys().copied().collect();
         let indexed = self.reads.in_search(&listings).await?;
         let mut wanted = Vec::with_capacity(newest.len());

@@ -474,39 +474,35 @@ impl Again<'_> {
     }
 }
 
-/// Of several events that were handled together the log names the first.
-fn note_success(name: &'static str, events: &[Arc<StoredEvent>], attempt: u32, took: Duration) {
-    let first = events.first();
-    tracing::debug!(
-        subscription = name,
-        attempt,
-        seconds = took.as_secs_f64(),
-        events = events.len(),
-        event_id = first.map(|event| tracing::field::display(event.event_id)),
-        correlation_id = first.map(|event| &*event.correlation_id),
-        key = first.map(|event| tracing::field::display(event.aggregate_id)),
-        "a delivery"
-    );
+/// A line about a delivery. Of several events the log names the first.
+macro_rules! delivery {
+    ($level:ident, $name:expr, $events:expr, $attempt:expr, $text:literal, $($more:tt)*) => {{
+        let first = $events.first();
+        tracing::$level!(
+            subscription = $name,
+            attempt = $attempt,
+            $($more)*
+            events = $events.len(),
+            event_id = first.map(|event| tracing::field::display(event.event_id)),
+            correlation_id = first.map(|event| &*event.correlation_id),
+            key = first.map(|event| tracing::field::display(event.aggregate_id)),
+            $text
+        );
+    }};
 }
 
-/// Of several events that failed together the log names the first; those of them that fail alone are
-/// named then.
+fn note_success(name: &'static str, events: &[Arc<StoredEvent>], attempt: u32, took: Duration) {
+    delivery!(debug, name, events, attempt, "a delivery", seconds = took.as_secs_f64(),);
+}
+
+/// Those that failed together and fail alone again are named then.
 fn note_failure(cell: &Cell, events: &[Arc<StoredEvent>], attempt: u32, failure: &Failure) {
-    let (name, first) = (cell.subscription.name, events.first());
+    let (name, class) = (cell.subscription.name, failure.kind.as_str());
     cell.counts.failed.fetch_add(1, Ordering::Relaxed);
-    metrics::counter!("souk_event_handler_failures_total", "subscription" => name, "class" => failure.kind.as_str())
+    metrics::counter!("souk_event_handler_failures_total", "subscription" => name, "class" => class)
         .increment(1);
-    tracing::warn!(
-        subscription = name,
-        attempt,
-        class = failure.kind.as_str(),
-        error = failure.message,
-        events = events.len(),
-        event_id = first.map(|event| tracing::field::display(event.event_id)),
-        correlation_id = first.map(|event| &*event.correlation_id),
-        key = first.map(|event| tracing::field::display(event.aggregate_id)),
-        "a delivery failed"
-    );
+    let error = &failure.message;
+    delivery!(warn, name, events, attempt, "a delivery failed", class, error,);
 }
 
 /// The greatest place not behind `max` where the text can be cut.

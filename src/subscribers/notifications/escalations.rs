@@ -17,7 +17,7 @@ use super::{Message, request};
 use crate::domain::ids::UserId;
 use crate::domain::notification::NotificationEvent;
 use crate::projections::{ReadModels, USERS_VIEW};
-use crate::subscribers::caught_up::{Behind, FirstHeads};
+use crate::subscribers::caught_up::FirstHeads;
 use crate::subscribers::decode_failed;
 
 /// The subscription's name. Stored; never rename.
@@ -44,8 +44,7 @@ impl Escalations {
         runtime: &Runtime,
         event: &StoredEvent,
     ) -> Result<Option<Uuid>, Failure> {
-        let caught_up = self.first_heads.caught_up(runtime, event, &[USERS_VIEW]).await;
-        caught_up.map_err(Behind::waits)?;
+        self.first_heads.caught_up(runtime, event, &[USERS_VIEW]).await?;
         let administrators = self.reads.administrators(2).await?;
         Ok(administrators.last().copied())
     }
