@@ -137,3 +137,27 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_woken(wake: &TimerWake) -> bool {
+        tokio::time::timeout(Duration::ZERO, wake.news.notified()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_due_before_the_next_one_wakes() {
+        let (wake, at) = (TimerWake::default(), Timestamp::from_millis);
+        wake.set(at(20));
+        assert!(is_woken(&wake).await, "nothing was known of");
+        wake.next_is(at(10));
+        wake.set(at(11));
+        wake.set(at(10));
+        assert!(!is_woken(&wake).await);
+        wake.set(at(9));
+        assert!(is_woken(&wake).await);
+        wake.look();
+        assert!(is_woken(&wake).await, "the clock was moved");
+    }
+}
