@@ -5,6 +5,7 @@
 
 mod actor;
 mod answer;
+pub(crate) mod known;
 pub(crate) mod load;
 pub(crate) mod registry;
 mod timers;

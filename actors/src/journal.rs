@@ -132,9 +132,9 @@ impl Standing {
     }
 }
 
-/// A new aggregate's integer number.
+/// An aggregate's integer number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewStream {
+pub struct StreamNumber {
     /// The number.
     pub stream: i64,
     /// The aggregate's type.
@@ -359,7 +359,7 @@ pub struct Batch {
     /// The events, with their positions and hashes.
     pub events: Vec<Arc<StoredEvent>>,
     /// Aggregates whose first events these are.
-    pub streams: Vec<NewStream>,
+    pub streams: Vec<StreamNumber>,
     /// Outcomes of commands.
     pub outcomes: Vec<Outcome>,
     /// New keys of persons: added unless the same row is there; another row there is a conflict.
@@ -497,6 +497,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Called by the writer when nobody waits for it: a chance for housekeeping (checkpointing).
     async fn maintain(&self) {}
+
+    /// The streams of a partition behind this number, in order, at most `limit`.
+    async fn streams(
+        &self,
+        partition: u16,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StreamNumber>, Error>;
 
     /// The stream number of an aggregate, if it has events.
     async fn stream(&self, aggregate_type: &str, id: Uuid) -> Result<Option<i64>, Error>;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::admission::Admission;
 use crate::aggregate::Aggregate;
+use crate::aggregate::known::KnownStreams;
 use crate::aggregate::registry::{AnyRegistry, Registry, Shared};
 use crate::broker::{Broker, BrokerHandle};
 use crate::crashes::Crashes;
@@ -25,6 +26,7 @@ use crate::hot::Heat;
 use crate::journal::codec::Keyring;
 use crate::journal::writer::{Committed, Stopped, Writer, WriterHandle, WriterParts};
 use crate::journal::{self, Store};
+use crate::planted::Bug;
 use crate::runtime::changes::Watchers;
 use crate::runtime::{Options, WeakRuntime, quarantine};
 use crate::subscriber::{AtWork, Cell, CellParts, Steered, Subscription};
@@ -93,6 +95,8 @@ pub(crate) struct Partition {
     pub heat: Arc<Heat>,
     /// Which aggregates crashed.
     pub crashes: Arc<Crashes>,
+    /// Which aggregates have events.
+    known: Arc<KnownStreams>,
     /// Where the journal was at the start.
     began_at: u64,
     pub head: watch::Receiver<u64>,
@@ -188,6 +192,7 @@ impl Partition {
             quarantined: Arc::default(),
             heat: Arc::default(),
             crashes: Arc::default(),
+            known: Arc::default(),
         });
         let (registries, typed) = make_registries(index, &shared, makers).await?;
         let cells = make_cells(index, &parts, &shared, &broker, subscriptions, steered);
@@ -214,6 +219,7 @@ impl Partition {
             quarantined: shared.quarantined.clone(),
             heat: shared.heat.clone(),
             crashes: shared.crashes.clone(),
+            known: shared.known.clone(),
             head,
             watchers,
             running,
@@ -323,6 +329,32 @@ impl Partition {
         });
     }
 
+    /// Reads which aggregates there are, while everything runs already.
+    fn get_to_know_streams(&self) {
+        let (known, store) = (self.known.clone(), self.parts.store.clone());
+        let (index, stopping) = (self.index, self.parts.stopping.clone());
+        if self.parts.faults.planted(Bug::StreamsForgotten) {
+            known.is_whole();
+        }
+        self.spawn(Worker::new("known-streams", false, move || {
+            let (known, store, stopping) = (known.clone(), store.clone(), stopping.clone());
+            async move {
+                let read = tokio::select! {
+                    biased;
+                    () = stopping.wait(true) => return Ok(()),
+                    read = known.read(&*store, index) => read,
+                };
+                match read {
+                    Err(error @ journal::Error::Damaged(_)) => {
+                        tracing::error!(partition = index, %error, "the journal is asked for each new aggregate");
+                        Ok(())
+                    }
+                    read => read.map_err(|error| error.to_string()),
+                }
+            }
+        }));
+    }
+
     /// Starts the subscriptions, the timers, the housekeeping, and whoever tells of quarantines.
     pub(crate) fn start_rest(&self, runtime: &WeakRuntime) {
         for cell in &self.cells {
@@ -356,6 +388,7 @@ impl Partition {
                 Ok(())
             }
         }));
+        self.get_to_know_streams();
         let registries = self.registries.clone();
         let (index, parts) = (self.index, self.parts.clone());
         self.spawn(Worker::new("housekeeping", false, move || {

@@ -44,6 +44,8 @@ pub enum Bug {
     PageSkipped,
     /// Letters do not hold their key up after a restart.
     LettersForgotten,
+    /// All streams count as known, and those from before the start were not read.
+    StreamsForgotten,
 }
 
 impl Bug {
@@ -67,6 +69,7 @@ impl Bug {
         Self::ReadBeforeDurable,
         Self::PageSkipped,
         Self::LettersForgotten,
+        Self::StreamsForgotten,
     ];
 
     /// Its name on a command line (`acknowledge-before-commit`).

@@ -499,7 +499,10 @@ impl<A: Aggregate> Live<A> {
                 causation_id,
             });
         }
-        let stream = *self.stream.get_or_insert_with(|| shared.writer.state().next_stream());
+        let stream = *self.stream.get_or_insert_with(|| {
+            shared.known.add(A::TYPE, self.slot.id);
+            shared.writer.state().next_stream()
+        });
         let correlation_id = self.correlation(context);
         let causation_id = match &*context.causation_id {
             "" => context.command_id.to_string().into(),

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::actor::{AggregateActor, Message};
 use super::answer::{Answer, Asker};
+use super::known::KnownStreams;
 use super::{Aggregate, load};
 use crate::admission::{Admission, COMMIT_WAIT_MAX};
 use crate::command::{CommandContext, CommandError, Done, ErrorId, Origin, Unavailable};
@@ -82,6 +83,8 @@ pub(crate) struct Shared {
     pub heat: Arc<Heat>,
     /// Which aggregates crashed.
     pub crashes: Arc<Crashes>,
+    /// Which aggregates have events.
+    pub known: Arc<KnownStreams>,
 }
 
 impl Shared {

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use super::backup::{Contents, Kind, check_chain, ends};
 use super::rows::{self, Columns};
 use super::{
-    AppendError, Batch, ControlWrite, Error, FORMAT, Lease, LetterWrite, NewStream, PersonKey,
-    Store, TimerWrite,
+    AppendError, Batch, ControlWrite, Error, FORMAT, Lease, LetterWrite, PersonKey, Store,
+    StreamNumber, TimerWrite,
 };
 
 /// How many rows are stored at a time.
@@ -112,7 +112,7 @@ async fn copy_events(
         let Some(last) = events.last() else { return Ok(after) };
         after = last.position;
         let first_ones = events.iter().filter(|event| event.aggregate_version == 1);
-        let streams = first_ones.map(|event| NewStream {
+        let streams = first_ones.map(|event| StreamNumber {
             stream: event.stream,
             aggregate_type: event.aggregate_type.clone(),
             aggregate_id: event.aggregate_id,

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterWrite, Outcome,
-    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, TimerWrite, chain, snapshot_stride,
+    PersonKey, Quarantine, Snapshot, Store, StreamNumber, Timer, TimerKey, TimerWrite, chain,
+    snapshot_stride,
 };
 use crate::event::{Position, StoredEvent};
 use crate::planted::{Bug, Planted};
@@ -31,6 +32,7 @@ struct Rows {
     epochs: HashMap<u16, u64>,
     logs: BTreeMap<u16, Vec<Arc<StoredEvent>>>,
     streams: BTreeMap<(Arc<str>, Uuid), i64>,
+    streams_asked: u64,
     by_stream: HashMap<i64, Vec<Arc<StoredEvent>>>,
     by_id: HashMap<Uuid, Arc<StoredEvent>>,
     outcomes: HashMap<Uuid, Outcome>,
@@ -55,6 +57,11 @@ impl MemoryStore {
     pub fn planting(self, bug: Bug) -> Self {
         self.planted.plant(bug);
         self
+    }
+
+    /// How often an aggregate's stream was asked for.
+    pub fn streams_asked(&self) -> u64 {
+        self.rows().streams_asked
     }
 
     /// The letters of a partition that pass the filter.
@@ -254,8 +261,30 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn streams(
+        &self,
+        partition: u16,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StreamNumber>, Error> {
+        let rows = self.rows();
+        let of = |((aggregate_type, id), stream): (&(Arc<str>, Uuid), &i64)| StreamNumber {
+            stream: *stream,
+            aggregate_type: aggregate_type.clone(),
+            aggregate_id: *id,
+        };
+        let is_mine =
+            |of: &StreamNumber| of.stream >> 48 == i64::from(partition) && of.stream > after;
+        let mut streams: Vec<_> = rows.streams.iter().map(of).filter(is_mine).collect();
+        streams.sort_unstable_by_key(|of| of.stream);
+        streams.truncate(limit);
+        Ok(streams)
+    }
+
     async fn stream(&self, aggregate_type: &str, id: Uuid) -> Result<Option<i64>, Error> {
-        Ok(self.rows().streams.get(&(Arc::from(aggregate_type), id)).copied())
+        let mut rows = self.rows();
+        rows.streams_asked += 1;
+        Ok(rows.streams.get(&(Arc::from(aggregate_type), id)).copied())
     }
 
     async fn read_stream(

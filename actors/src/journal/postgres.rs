@@ -36,7 +36,8 @@ use super::backup::Contents;
 use super::copy::{self, COPYING};
 use super::{
     AppendError, Batch, Checkpoint, Error, FORMAT, Head, Lease, Letter, LetterFilter, LetterState,
-    Outcome, PersonKey, Quarantine, Snapshot, Standing, Store, Timer, TimerKey, chain, rows,
+    Outcome, PersonKey, Quarantine, Snapshot, Standing, Store, StreamNumber, Timer, TimerKey,
+    chain, rows,
 };
 use crate::connections::{Connections, Limits, Trust};
 use crate::event::{Position, StoredEvent};
@@ -638,6 +639,21 @@ impl Store for PostgresStore {
             self.doubt();
         }
         appended
+    }
+
+    async fn streams(
+        &self,
+        partition: u16,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StreamNumber>, Error> {
+        let sql = "SELECT stream, aggregate_type, aggregate_id FROM streams
+                   WHERE stream > $1 AND stream <= $2 ORDER BY stream LIMIT $3";
+        let query = || {
+            let query = sqlx::query(sql).bind(after).bind(seq(partition, POSITION_MASK));
+            query.bind(limit_of(limit))
+        };
+        self.fetch(query).await?.iter().map(rows::whole_stream_of).collect()
     }
 
     async fn stream(&self, aggregate_type: &str, id: Uuid) -> Result<Option<i64>, Error> {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::copy::COPYING;
 use super::{
     Checkpoint, Error, FORMAT, Head, Letter, LetterState, Outcome, PersonKey, Quarantine, Snapshot,
-    Timer, TimerKey, TimerWrite,
+    StreamNumber, Timer, TimerKey, TimerWrite,
 };
 use crate::event::{Position, StoredEvent};
 use crate::world::Timestamp;
@@ -284,6 +284,17 @@ pub(super) fn space_of(row: &impl Columns) -> Result<String, Error> {
 
 pub(super) fn id_of(row: &impl Columns, column: &str) -> Result<Uuid, Error> {
     read("id", || row.id(column))
+}
+
+/// A stream and whose it is.
+pub(super) fn whole_stream_of(row: &impl Columns) -> Result<StreamNumber, Error> {
+    read("stream", || {
+        Ok(StreamNumber {
+            stream: row.number("stream")?,
+            aggregate_type: row.text("aggregate_type")?.into(),
+            aggregate_id: row.id("aggregate_id")?,
+        })
+    })
 }
 
 pub(super) fn stream_of(row: &impl Columns) -> Result<i64, Error> {

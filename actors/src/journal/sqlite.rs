@@ -40,7 +40,7 @@ use super::backup::Contents;
 use super::copy::{self, Dump};
 use super::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState, Outcome,
-    PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey, chain, rows,
+    PersonKey, Quarantine, Snapshot, Store, StreamNumber, Timer, TimerKey, chain, rows,
 };
 use crate::connections::{Connections, Limits};
 use crate::event::{Position, StoredEvent};
@@ -505,6 +505,25 @@ impl Store for SqliteStore {
         {
             tracing::debug!(%error, "the writer's checkpoint failed; a later one tries again");
         }
+    }
+
+    async fn streams(
+        &self,
+        partition: u16,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StreamNumber>, Error> {
+        let rows = sqlx::query(
+            "SELECT stream, aggregate_type, aggregate_id FROM streams
+             WHERE stream > $1 AND stream <= $2 ORDER BY stream LIMIT $3",
+        )
+        .bind(after)
+        .bind(seq(partition, POSITION_MASK))
+        .bind(limit_of(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(Error::database)?;
+        rows.iter().map(rows::whole_stream_of).collect()
     }
 
     async fn stream(&self, aggregate_type: &str, id: Uuid) -> Result<Option<i64>, Error> {

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::codec::Keyring;
 use super::{
-    AppendError, Batch, Head, Lease, NewStream, Outcome, PersonKey, Store, TimerWrite, chain,
+    AppendError, Batch, Head, Lease, Outcome, PersonKey, Store, StreamNumber, TimerWrite, chain,
 };
 use crate::command::{ControlWrite, Unavailable};
 use crate::event::{Position, StoredEvent};
@@ -854,7 +854,7 @@ fn prepare(partition: u16, mut head: Head, entries: &[Entry]) -> Prepared {
     for entry in entries {
         if let Some(target) = &entry.target {
             if target.version == 0 && !entry.events.is_empty() {
-                batch.streams.push(NewStream {
+                batch.streams.push(StreamNumber {
                     stream: target.stream,
                     aggregate_type: target.aggregate_type.clone(),
                     aggregate_id: target.aggregate_id,

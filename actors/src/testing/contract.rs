@@ -10,7 +10,7 @@ use crate::command::ControlWrite;
 use crate::event::StoredEvent;
 use crate::journal::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, LetterState,
-    LetterWrite, NewStream, Outcome, PersonKey, Quarantine, Snapshot, Store, Timer, TimerKey,
+    LetterWrite, Outcome, PersonKey, Quarantine, Snapshot, Store, StreamNumber, Timer, TimerKey,
     TimerWrite, chain,
 };
 use crate::world::Timestamp;
@@ -81,8 +81,8 @@ impl Log {
         Arc::new(event)
     }
 
-    fn stream(stream: i64) -> NewStream {
-        NewStream {
+    fn stream(stream: i64) -> StreamNumber {
+        StreamNumber {
             stream,
             aggregate_type: "thing".into(),
             aggregate_id: id(u128::try_from(stream).unwrap()),
@@ -90,7 +90,7 @@ impl Log {
     }
 }
 
-fn of_events(events: Vec<Arc<StoredEvent>>, streams: Vec<NewStream>) -> Batch {
+fn of_events(events: Vec<Arc<StoredEvent>>, streams: Vec<StreamNumber>) -> Batch {
     Batch { events, streams, ..Batch::default() }
 }
 
@@ -120,6 +120,11 @@ async fn events_are_read_back_as_written(store: &dyn Store) {
     assert_eq!(store.stream("thing", id(2)).await.unwrap(), Some(2));
     assert_eq!(store.stream("other", id(2)).await.unwrap(), None);
     assert_eq!(store.stream_max(0).await.unwrap(), 2);
+    let streams = [Log::stream(1), Log::stream(2)];
+    assert_eq!(store.streams(0, 0, 10).await.unwrap(), streams);
+    assert_eq!(store.streams(0, 0, 1).await.unwrap(), streams[..1]);
+    assert_eq!(store.streams(0, 1, 10).await.unwrap(), streams[1..]);
+    assert_eq!(store.streams(1, 1 << 48, 10).await.unwrap(), []);
     let verified = chain::verify(store, 0, |_| {}).await.unwrap();
     assert_eq!((verified.events, verified.damage), (4, None));
 }

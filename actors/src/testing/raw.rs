@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::event::StoredEvent;
 use crate::journal::writer::BATCH_ROWS_MAX;
-use crate::journal::{Batch, Lease, NewStream, Store};
+use crate::journal::{Batch, Lease, Store, StreamNumber};
 use crate::world::{SystemWorld, World};
 
 /// Appends events like some samples to an empty store, in the largest batches that the journal's
@@ -68,7 +68,7 @@ impl RawInserts {
             let version = self.versions.entry(sample.stream).or_default();
             *version += 1;
             if *version == 1 {
-                batch.streams.push(NewStream {
+                batch.streams.push(StreamNumber {
                     stream: sample.stream,
                     aggregate_type: sample.aggregate_type.clone(),
                     aggregate_id: sample.aggregate_id,

@@ -84,6 +84,39 @@ async fn a_restart_finds_everything_that_was_acknowledged() {
     assert_eq!(rig.change(1, 1).await.unwrap().version, 251);
 }
 
+/// Changes new accounts until one was not asked for: from then on it is known which there are.
+async fn knows_its_streams(rig: &Rig, store: &MemoryStore, first: u128) {
+    for new in first.. {
+        let asked = store.streams_asked();
+        rig.change(new, 1).await.unwrap();
+        if store.streams_asked() == asked {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_is_asked_for_aggregates_that_it_may_have_and_for_no_others() {
+    let store = Arc::new(MemoryStore::new(1));
+    let rig = Rig::on(store.clone(), None, options(), |builder| builder).await;
+    knows_its_streams(&rig, &store, 1_000_000).await;
+    let asked = store.streams_asked();
+    for new in 1..=50 {
+        assert_eq!(rig.change(new, 1).await.unwrap().version, 1);
+    }
+    assert_eq!(store.streams_asked(), asked, "none of them can be there");
+    assert!(rig.runtime.drain(Duration::from_secs(5)).await);
+    drop(rig);
+    let rig = Rig::on(store.clone(), None, options(), |builder| builder).await;
+    knows_its_streams(&rig, &store, 2_000_000).await;
+    let asked = store.streams_asked();
+    for old in 1..=50 {
+        assert_eq!(rig.change(old, 1).await.unwrap().version, 2);
+    }
+    assert_eq!(store.streams_asked(), asked + 50, "each of them is there");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_hot_aggregate_takes_commands_in_order_without_gaps() {
     let rig = Arc::new(Rig::on_sqlite().await);

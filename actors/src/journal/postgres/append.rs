@@ -19,8 +19,8 @@ use crate::command::ControlWrite;
 use crate::event::StoredEvent;
 use crate::journal::rows::{event_columns, seq, state_of, timer_changes, to_i64};
 use crate::journal::{
-    AppendError, Batch, Checkpoint, Lease, Letter, LetterWrite, NewStream, Outcome, PersonKey,
-    Quarantine, Snapshot, TimerKey, snapshot_stride,
+    AppendError, Batch, Checkpoint, Lease, Letter, LetterWrite, Outcome, PersonKey, Quarantine,
+    Snapshot, StreamNumber, TimerKey, snapshot_stride,
 };
 use crate::world::Timestamp;
 
@@ -32,7 +32,7 @@ type Of<'a, T> = Vec<(i64, &'a T)>;
 /// Batches with each row once: one statement cannot change a row twice.
 #[derive(Default)]
 struct Rows<'a> {
-    streams: Of<'a, NewStream>,
+    streams: Of<'a, StreamNumber>,
     events: Vec<&'a StoredEvent>,
     outcomes: Vec<&'a Outcome>,
     keys: Vec<&'a PersonKey>,

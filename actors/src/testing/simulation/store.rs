@@ -14,7 +14,7 @@ use crate::event::{Position, StoredEvent};
 use crate::journal::memory::MemoryStore;
 use crate::journal::{
     AppendError, Batch, Checkpoint, Error, Head, Lease, Letter, LetterFilter, Outcome, PersonKey,
-    Quarantine, Snapshot, Store, Timer, TimerKey,
+    Quarantine, Snapshot, Store, StreamNumber, Timer, TimerKey,
 };
 use crate::planted::Bug;
 use crate::world::Timestamp;
@@ -219,6 +219,15 @@ impl Store for SimulatedStore {
 
     async fn stream_max(&self, partition: u16) -> Result<i64, Error> {
         self.read(self.disk.stream_max(partition)).await
+    }
+
+    async fn streams(
+        &self,
+        partition: u16,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<StreamNumber>, Error> {
+        self.read(self.disk.streams(partition, after, limit)).await
     }
 
     async fn stream(&self, aggregate_type: &str, id: Uuid) -> Result<Option<i64>, Error> {
