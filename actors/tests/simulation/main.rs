@@ -133,6 +133,7 @@ fn promises_broken_by(bug: Bug) -> &'static [&'static str] {
         Bug::DeduplicateAfterCommit => &["durability", "effect", "idempotency"],
         Bug::ReplyOutOfOrder => &["order"],
         Bug::TwoActors | Bug::RestartWithoutReplay => &["store"],
+        Bug::StreamsForgotten => &["store", "durability", "reads", "state"],
         Bug::RestartWithoutWaiting => &["store", "order"],
         Bug::FollowersPass | Bug::LettersForgotten => &["delivery"],
         Bug::TimerLostOnRestart => &["liveness"],
