@@ -85,6 +85,13 @@ impl Start {
         self.with(DATABASE_URL, postgres.create_database().await)
     }
 
+    /// With enough partitions for what differs with several. The eight that there are by default
+    /// cost each test a fifth more time and show nothing else.
+    fn in_several_partitions(mut self) -> Self {
+        self.variables.entry("PARTITIONS".to_owned()).or_insert_with(|| "3".to_owned());
+        self
+    }
+
     /// Starts it in a folder that is deleted afterwards, and where the tests are for PostgreSQL on
     /// a database of its own.
     pub async fn start(self) -> Server {
@@ -106,7 +113,7 @@ impl Start {
         let own = self.on_files || self.variables.contains_key(DATABASE_URL);
         let start = match own || !on_postgres() {
             true => self,
-            false => self.on(postgres::Server::shared()).await,
+            false => self.in_several_partitions().on(postgres::Server::shared()).await,
         };
         Server {
             start,
@@ -140,7 +147,7 @@ struct Process {
 }
 
 impl Server {
-    /// A server in development mode with as many partitions as the store has by default.
+    /// A server in development mode, of one partition on SQLite and of three on PostgreSQL.
     pub async fn start() -> Self {
         Start::default().start().await
     }
