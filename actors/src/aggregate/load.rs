@@ -51,14 +51,6 @@ pub(crate) struct Folded<A> {
     pub correlation_id: Option<Arc<str>>,
 }
 
-/// An aggregate's stream, if it has events. The journal is asked only where that is not known.
-async fn stream<A: Aggregate>(shared: &Shared, id: Uuid) -> Result<Option<i64>, journal::Error> {
-    if shared.known.has_none(A::TYPE, id) {
-        return Ok(None);
-    }
-    shared.store.stream(A::TYPE, id).await
-}
-
 /// Folds an aggregate's events, up to and with version `upto`, from the
 /// last snapshot before it.
 pub(crate) async fn fold<A: Aggregate>(
@@ -66,7 +58,9 @@ pub(crate) async fn fold<A: Aggregate>(
     id: Uuid,
     upto: Option<u64>,
 ) -> Result<Folded<A>, Error> {
-    let stream = stream::<A>(shared, id).await?;
+    // Only a new life rests on that this process holds the partition; a look back does not.
+    let is_new = upto.is_none() && shared.known.has_none(A::TYPE, id);
+    let stream = if is_new { None } else { shared.store.stream(A::TYPE, id).await? };
     let mut folded = Folded {
         state: A::default(),
         version: 0,
@@ -161,7 +155,7 @@ pub(crate) async fn replay<A: Aggregate>(
     reveal: Reveal,
     visit: Visit<'_>,
 ) -> Result<(), Error> {
-    let Some(stream) = stream::<A>(shared, id).await? else { return Ok(()) };
+    let Some(stream) = shared.store.stream(A::TYPE, id).await? else { return Ok(()) };
     let page = shared.store.read_stream(stream, after, limit).await?;
     if page.is_empty() {
         return Ok(());
