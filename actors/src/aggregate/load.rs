@@ -58,7 +58,7 @@ pub(crate) async fn fold<A: Aggregate>(
     id: Uuid,
     upto: Option<u64>,
 ) -> Result<Folded<A>, Error> {
-    // Only a new life rests on that this process holds the partition; a look back does not.
+    // Only what it is now rests on that this process holds the partition; a look back does not.
     let is_new = upto.is_none() && shared.known.has_none(A::TYPE, id);
     let stream = if is_new { None } else { shared.store.stream(A::TYPE, id).await? };
     let mut folded = Folded {
