@@ -91,11 +91,12 @@ impl Market {
     }
 }
 
-/// Whatever the load was answered: done, or refused with a time to come again.
+/// Whatever the load was answered: done, or refused with a time to come again. Or, where the machine
+/// had no time left for what was taken in, that it is not known.
 fn only_done_or_refused(outcome: &Outcome) {
     let statuses: BTreeSet<u16> = outcome.samples.iter().map(|sample| sample.status).collect();
     let errors = &outcome.errors;
-    assert!(statuses.is_subset(&BTreeSet::from([200, 503])), "{statuses:?} {errors:?}");
+    assert!(statuses.is_subset(&BTreeSet::from([200, 503, 504])), "{statuses:?} {errors:?}");
     let refused = outcome.with(|status| status == 503);
     assert!(refused.iter().all(|sample| sample.retry_after), "a refusal says when to come again");
 }
@@ -138,9 +139,13 @@ async fn at_five_times_the_capacity_as_much_is_done_as_at_once_the_capacity() {
     reprice(market.seller.client.clone(), bought, 0).await.unwrap().expect(200);
     server.order_eventually(&order.id, "SHIPPED").await;
     server.at_rest().await;
-    let done = [&learning, &once, &twice, &five].map(|of| of.with(|status| status == 200).len());
+    let loads = [&learning, &once, &twice, &five];
+    let answered = |with: u16| -> usize {
+        loads.iter().map(|of| of.with(|status| status == with).len()).sum()
+    };
+    let (done, unknown) = (answered(200), answered(504));
     let changes = server.events_counted("catalog.price.changed").await;
-    assert_eq!(changes, done.iter().sum::<usize>() + 1, "what was refused did not happen");
+    assert!((done + 1..=done + 1 + unknown).contains(&changes), "what was refused did not happen");
     market.server.finish().await;
 }
 
