@@ -498,7 +498,7 @@ pub trait Store: Send + Sync + 'static {
     /// Called by the writer when nobody waits for it: a chance for housekeeping (checkpointing).
     async fn maintain(&self) {}
 
-    /// The streams of a partition behind this number, in order, at most `limit`.
+    /// The streams of a partition behind this number (0: from the first), in order, at most `limit`.
     async fn streams(
         &self,
         partition: u16,

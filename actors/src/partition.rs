@@ -334,7 +334,7 @@ impl Partition {
         let (known, store) = (self.known.clone(), self.parts.store.clone());
         let (index, stopping) = (self.index, self.parts.stopping.clone());
         if self.parts.faults.planted(Bug::StreamsForgotten) {
-            known.is_whole();
+            known.set_whole();
         }
         self.spawn(Worker::new("known-streams", false, move || {
             let (known, store, stopping) = (known.clone(), store.clone(), stopping.clone());

@@ -84,10 +84,7 @@ impl KnownStreams {
 
     /// This aggregate is about to have some.
     pub(crate) fn add(&self, aggregate_type: &str, id: Uuid) {
-        self.add_hash(hash(aggregate_type, id));
-    }
-
-    fn add_hash(&self, hash: u128) {
+        let hash = hash(aggregate_type, id);
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         if layers.last().is_none_or(|layer| layer.left == 0) {
             let layer = Layer::new(FIRST_LAYER << layers.len());
@@ -98,14 +95,14 @@ impl KnownStreams {
         }
     }
 
-    /// From here on it says what it knows.
-    pub(crate) fn is_whole(&self) {
+    /// All from before the start are in it: from here on it says what it knows.
+    pub(crate) fn set_whole(&self) {
         self.whole.store(true, Ordering::Release);
     }
 
     /// Reads those of a partition that were there before the start.
     pub(crate) async fn read(&self, store: &dyn Store, partition: u16) -> Result<(), Error> {
-        let mut after = i64::from(partition) << 48;
+        let mut after = 0;
         loop {
             let page = store.streams(partition, after, PAGE).await?;
             for stream in &page {
@@ -118,7 +115,7 @@ impl KnownStreams {
             // Others have their turn on a long journal.
             tokio::task::yield_now().await;
         }
-        self.is_whole();
+        self.set_whole();
         Ok(())
     }
 }
@@ -135,7 +132,7 @@ mod tests {
     fn nothing_is_said_before_all_of_them_are_there() {
         let known = KnownStreams::default();
         assert!(!known.has_none("order", id(1)));
-        known.is_whole();
+        known.set_whole();
         assert!(known.has_none("order", id(1)));
         known.add("order", id(1));
         assert!(!known.has_none("order", id(1)));
@@ -145,7 +142,7 @@ mod tests {
     #[test]
     fn what_has_events_is_never_denied_and_what_has_none_seldom_asked_for() {
         let known = KnownStreams::default();
-        known.is_whole();
+        known.set_whole();
         let count = 5 * FIRST_LAYER as u64;
         (0..count).for_each(|number| known.add("order", id(number)));
         assert!((0..count).all(|number| !known.has_none("order", id(number))));

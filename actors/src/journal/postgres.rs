@@ -650,7 +650,8 @@ impl Store for PostgresStore {
         let sql = "SELECT stream, aggregate_type, aggregate_id FROM streams
                    WHERE stream > $1 AND stream <= $2 ORDER BY stream LIMIT $3";
         let query = || {
-            let query = sqlx::query(sql).bind(after).bind(seq(partition, POSITION_MASK));
+            let first = after.max(seq(partition, 0));
+            let query = sqlx::query(sql).bind(first).bind(seq(partition, POSITION_MASK));
             query.bind(limit_of(limit))
         };
         self.fetch(query).await?.iter().map(rows::whole_stream_of).collect()

@@ -517,7 +517,7 @@ impl Store for SqliteStore {
             "SELECT stream, aggregate_type, aggregate_id FROM streams
              WHERE stream > $1 AND stream <= $2 ORDER BY stream LIMIT $3",
         )
-        .bind(after)
+        .bind(after.max(seq(partition, 0)))
         .bind(seq(partition, POSITION_MASK))
         .bind(limit_of(limit))
         .fetch_all(&self.readers)

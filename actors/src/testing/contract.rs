@@ -125,6 +125,7 @@ async fn events_are_read_back_as_written(store: &dyn Store) {
     assert_eq!(store.streams(0, 0, 1).await.unwrap(), streams[..1]);
     assert_eq!(store.streams(0, 1, 10).await.unwrap(), streams[1..]);
     assert_eq!(store.streams(1, 1 << 48, 10).await.unwrap(), []);
+    assert_eq!(store.streams(1, 0, 10).await.unwrap(), [], "nor those of another partition");
     let verified = chain::verify(store, 0, |_| {}).await.unwrap();
     assert_eq!((verified.events, verified.damage), (4, None));
 }
