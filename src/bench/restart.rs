@@ -1,8 +1,8 @@
 //! What a long journal costs: how soon a server is ready that starts on it, how soon aggregates answer
 //! that are not in memory, and what a command costs, at one size after another.
 //!
-//! The journal grows by changes over HTTP, like any other. At each size the server is killed and
-//! started again on it.
+//! The journal grows over HTTP, like any other: by changes of the listings, or sooner by batches of
+//! published events. At each size the server is killed and started again on it.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,6 +26,9 @@ use super::tally;
 const WRITERS: usize = 256;
 /// How many changes are made with one login.
 const STRETCH: u64 = 1_000_000;
+/// How many connections publish batches, and under how many keys.
+const PUBLISHERS: usize = 8;
+const KEYS: u64 = 10_000;
 /// How many listings that are not in memory are read one after the other, at most.
 const COLD_MAX: usize = 500;
 /// How many connections read others of them at the same time, and how many listings at most: as many as
@@ -47,6 +50,8 @@ pub struct Plan {
     pub sizes: Vec<u64>,
     /// How many listings they are about.
     pub listings: usize,
+    /// By batches of how many published events the journal grows; none: by changes of the listings.
+    pub batch: Option<u64>,
     /// How long the load is timed.
     pub time: Duration,
     /// Which store.
@@ -113,6 +118,8 @@ pub struct RestartReport {
     pub store: &'static str,
     /// How many listings the events are about.
     pub listings: usize,
+    /// By batches of how many published events the journal grew; none: by changes of the listings.
+    pub batch: Option<u64>,
     /// Size after size.
     pub sizes: Vec<Size>,
 }
@@ -121,7 +128,11 @@ impl RestartReport {
     /// As tables in Markdown. The last column of the first is what a command costs, as a share of the
     /// first size.
     pub fn table(&self) -> String {
-        let mut text = format!("{}, {} listings\n\n", self.store, self.listings);
+        let grown = match self.batch {
+            Some(batch) => format!("batches of {batch} published events"),
+            None => "changes of them".to_owned(),
+        };
+        let mut text = format!("{}, {} listings, grown by {grown}\n\n", self.store, self.listings);
         text.push_str("| events | ready ms | cold p50 ms | cold p99 ms | cold, 64 at once, p99 ms | KiB each | changes a second | p50 ms | p99 ms | cpu µs | cost |\n");
         text.push_str("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
         let first = self.sizes.first();
@@ -174,7 +185,7 @@ async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<RestartReport>
     let mut sizes = Vec::new();
     for wanted in &plan.sizes {
         if let Some(server) = server.take() {
-            grow(&place, &server, &market, *wanted).await?;
+            grow(plan, &place, &server, &market, *wanted).await?;
         }
         say(&format!("a start on {wanted} events"));
         let began = Instant::now();
@@ -185,15 +196,50 @@ async fn measure_in(plan: &Plan, folder: &Path) -> anyhow::Result<RestartReport>
         sizes.push(size(plan, &place, &started, &market, ready_ms).await?);
         server = Some(started);
     }
-    Ok(RestartReport { store: plan.store.as_str(), listings: plan.listings, sizes })
+    let (store, listings, batch) = (plan.store.as_str(), plan.listings, plan.batch);
+    Ok(RestartReport { store, listings, batch, sizes })
 }
 
-/// Changes listings until the journal has so many events.
-async fn grow(place: &Place, server: &Server, market: &Market, wanted: u64) -> anyhow::Result<()> {
+/// Writes until the journal has so many events.
+async fn grow(
+    plan: &Plan,
+    place: &Place,
+    server: &Server,
+    market: &Market,
+    wanted: u64,
+) -> anyhow::Result<()> {
     let journal = place.journal().await?;
     at_rest(&market.admin, Some(&*journal)).await?;
     let written: u64 = heads(&*journal).await?.iter().sum();
-    let mut missing = wanted.saturating_sub(written).div_ceil(Change::Price.events());
+    let missing = wanted.saturating_sub(written);
+    match plan.batch {
+        Some(batch) => publish(server, market, batch, missing).await?,
+        None => change(server, market, missing).await?,
+    }
+    at_rest(&market.admin, Some(&*journal)).await
+}
+
+/// Publishes at least so many events.
+async fn publish(server: &Server, market: &Market, batch: u64, missing: u64) -> anyhow::Result<()> {
+    let batches = missing.div_ceil(batch);
+    if batches == 0 {
+        return Ok(());
+    }
+    let load = Load {
+        connections: PUBLISHERS,
+        threads: 1,
+        until: Until::Answered(batches),
+        rate: None,
+        name: Some("publishing events"),
+    };
+    let work = scripts::publishes(market, batch, KEYS, None).await?;
+    let wrote = load::run(server.address(), load, work.script).await?;
+    all_accepted(&wrote, batches)
+}
+
+/// Changes listings until that is at least so many events.
+async fn change(server: &Server, market: &Market, missing: u64) -> anyhow::Result<()> {
+    let mut missing = missing.div_ceil(Change::Price.events());
     while missing > 0 {
         // Logins end after a while, and this may take longer.
         let market = market.at(market.admin.clone()).await?;
@@ -205,11 +251,16 @@ async fn grow(place: &Place, server: &Server, market: &Market, wanted: u64) -> a
             rate: None,
             name: Some("writing events"),
         };
-        let wrote = changed(server, &market, load).await?;
-        ensure!(wrote.accepted == stretch, "of {stretch} changes {} were accepted", wrote.accepted);
+        all_accepted(&changed(server, &market, load).await?, stretch)?;
         missing -= stretch;
     }
-    at_rest(&market.admin, Some(&*journal)).await
+    Ok(())
+}
+
+fn all_accepted(wrote: &Outcome, asked: u64) -> anyhow::Result<()> {
+    let (accepted, refused) = (wrote.accepted, &wrote.refused_with);
+    ensure!(accepted == asked, "of {asked} requests {accepted} were accepted, others {refused:?}");
+    Ok(())
 }
 
 async fn changed(server: &Server, market: &Market, load: Load) -> anyhow::Result<Outcome> {
@@ -379,7 +430,9 @@ mod tests {
             cpu_us: Some(cpu),
         };
         let sizes = vec![size(10_000, 100.0), size(100_000, 105.0)];
-        let table = RestartReport { store: "sqlite", listings: 10, sizes }.table();
+        let table = RestartReport { store: "sqlite", listings: 10, batch: Some(100), sizes };
+        let table = table.table();
+        assert!(table.contains("grown by batches of 100 published events"), "{table}");
         assert!(table.contains("| 10000 | 100 |") && table.contains("| 1.05 |"), "{table}");
         assert!(table.contains("| 0.00 | 7.5 | 1000 |"), "{table}");
         assert!(table.contains("| 100000 | trace_id | 0.00 |"), "{table}");

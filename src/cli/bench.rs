@@ -164,6 +164,10 @@ pub(super) struct RestartOptions {
     /// How many listings they are about
     #[arg(long, default_value_t = 1_000)]
     listings: usize,
+    /// Let the journal grow by batches of so many published events, which takes a fraction of the time: by
+    /// changes of the listings when absent
+    #[arg(long)]
+    batch: Option<u64>,
     /// How long the changes are timed at each size
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -270,7 +274,7 @@ async fn scenarios_of(
     let Common { store, folder, json } = common;
     ensure!(!options.connections.contains(&0), "--connections must be at least 1");
     ensure!(options.listings > 0, "--listings must be at least 1");
-    ensure!((1..=2_000).contains(&shape.batch), "--batch must be from 1 to 2000");
+    is_batch(shape.batch)?;
     ensure!(shape.keys > 0, "--keys must be at least 1");
     let rates = [options.rate, shape.scale];
     ensure!(rates.into_iter().flatten().all(|rate| rate > 0.0), "--rate and --scale: more than 0");
@@ -325,12 +329,20 @@ async fn rebuilds(options: RebuildOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// No request may have more events than this.
+fn is_batch(events: u64) -> anyhow::Result<()> {
+    ensure!((1..=2_000).contains(&events), "--batch must be from 1 to 2000");
+    Ok(())
+}
+
 async fn restarts(options: RestartOptions) -> anyhow::Result<ExitCode> {
     let Common { store, folder, json } = options.common;
     ensure!(options.listings > 0, "--listings must be at least 1");
+    options.batch.map_or(Ok(()), is_batch)?;
     let plan = restart::Plan {
         sizes: options.sizes,
         listings: options.listings,
+        batch: options.batch,
         time: seconds(options.seconds)?,
         store: store.into(),
         folder,

@@ -470,11 +470,13 @@ async fn starts_on_growing_journals_are_measured() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("report.json");
     let (into, report) = (folder.path().to_str().unwrap(), json.to_str().unwrap());
-    let run = ["bench", "restart", "--store", store(), "--sizes", "500,2000", "--listings", "60"];
-    let run = [&run[..], &["--seconds", "0.5", "--folder", into, "--json", report]].concat();
+    let by_changes = ["bench", "restart", "--store", store(), "--listings", "60"];
+    let more = ["--seconds", "0.5", "--folder", into, "--json", report];
+    let run = [&by_changes[..], &["--sizes", "500,2000"], &more].concat();
     let run = Command::new(&run).patient_for(PATIENCE).run();
     assert_eq!(run.code, 0, "{}", run.errors);
     let report = read(&json);
+    assert_eq!(report["batch"], Value::Null);
     let sizes = report["sizes"].as_array().unwrap();
     assert_eq!(sizes.len(), 2);
     for (size, least) in sizes.iter().zip([500, 2_000]) {
@@ -489,6 +491,16 @@ async fn starts_on_growing_journals_are_measured() {
         );
     }
     assert!(run.output.contains("| cost |"), "{}", run.output);
+
+    let by_batches = [&by_changes[..], &["--sizes", "5000", "--batch", "50"], &more].concat();
+    let run = Command::new(&by_batches).patient_for(PATIENCE).run();
+    assert_eq!(run.code, 0, "{}", run.errors);
+    let report = read(&json);
+    assert_eq!(report["batch"], 50);
+    let events = report["sizes"][0]["events"].as_u64().unwrap();
+    assert!((5_000..6_000).contains(&events), "{report}");
+    let refused = [&by_changes[..], &["--batch", "0"]].concat();
+    assert!(Command::new(&refused).run().errors.contains("--batch must be from 1 to 2000"));
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
     assert_eq!(left.len(), 1, "only the report is left behind: {left:?}");
 }
