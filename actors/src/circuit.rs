@@ -126,34 +126,33 @@ impl Circuit {
     /// Leave for one attempt, if it may be made now: the circuit is closed, or this is the probe. What
     /// came of it is to be told; to drop it is to say that there was no answer.
     pub fn enter(&self) -> Option<Attempt<'_>> {
+        self.leave().ok().map(|_| Attempt { circuit: self, told: false })
+    }
+
+    /// Leave: whether this is the probe. Or until when there is none; nobody knows when while a probe is
+    /// out.
+    fn leave(&self) -> Result<bool, Option<Instant>> {
         let mut inner = self.lock();
         match inner.state {
-            State::Closed => {}
+            State::Closed => Ok(false),
             State::Open { until } if until <= Instant::now() => {
                 inner.state = State::Probing;
                 self.report(1.0);
+                Ok(true)
             }
-            State::Open { .. } | State::Probing => return None,
+            State::Open { until } => Err(Some(until)),
+            State::Probing => Err(None),
         }
-        Some(Attempt { circuit: self, told: false })
     }
 
-    /// Waits until an attempt may be made: the circuit is closed, or this is the probe.
-    pub(crate) async fn admit(&self) {
+    /// Waits until an attempt may be made: the circuit is closed, or this is the probe. A probe that is
+    /// dropped had no answer; of other attempts that says nothing.
+    pub(crate) async fn admit(&self) -> Attempt<'_> {
         loop {
             let changed = self.changed.notified();
-            let wait_until = {
-                let mut inner = self.lock();
-                match inner.state {
-                    State::Closed => return,
-                    State::Open { until } if until <= Instant::now() => {
-                        inner.state = State::Probing;
-                        self.report(1.0);
-                        return;
-                    }
-                    State::Open { until } => Some(until),
-                    State::Probing => None,
-                }
+            let wait_until = match self.leave() {
+                Ok(is_probe) => return Attempt { circuit: self, told: !is_probe },
+                Err(wait_until) => wait_until,
             };
             match wait_until {
                 Some(until) => {
@@ -216,6 +215,11 @@ pub struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// It has ended; what came of it is told next, by [`Circuit::well`] or [`Circuit::unwell`].
+    pub(crate) fn ended(mut self) {
+        self.told = true;
+    }
+
     /// There was an answer.
     pub fn well(mut self) {
         self.told = true;
@@ -244,23 +248,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_probe_at_a_time_until_it_is_well() {
         let circuit = Circuit::of("test", 0, CircuitPolicy::default());
-        circuit.admit().await;
+        circuit.admit().await.ended();
         assert_eq!(circuit.opens_again(), None);
         circuit.unwell("down");
         assert_eq!(circuit.name(), "open");
         let began = Instant::now();
         assert_eq!(circuit.opens_again(), Some(began + Duration::from_secs(1)));
-        circuit.admit().await;
+        circuit.admit().await.ended();
         assert_eq!(began.elapsed(), Duration::from_secs(1));
         assert_eq!(circuit.name(), "half_open");
         let second = tokio::time::timeout(Duration::from_secs(60), circuit.admit()).await;
         assert!(second.is_err(), "the probe is still out");
         circuit.unwell("still down");
         let began = Instant::now();
-        circuit.admit().await;
+        circuit.admit().await.ended();
         assert_eq!(began.elapsed(), Duration::from_secs(2), "the wait doubles");
         circuit.well();
-        circuit.admit().await;
+        circuit.admit().await.ended();
         assert_eq!(circuit.name(), "closed");
     }
 
@@ -291,5 +295,21 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         circuit.enter().unwrap().well();
         assert_eq!((circuit.name(), circuit.state().error), ("closed", None));
+    }
+
+    /// As when the lane that tries ends on the way.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_dropped_had_no_answer() {
+        let circuit = Circuit::of("test", 0, CircuitPolicy::default());
+        drop(circuit.admit().await);
+        assert_eq!((circuit.name(), circuit.state().failures), ("closed", 0));
+        circuit.unwell("down");
+        drop(circuit.admit().await);
+        assert_eq!(circuit.name(), "open", "the next one is the probe");
+        let began = Instant::now();
+        circuit.admit().await.ended();
+        assert_eq!(began.elapsed(), Duration::from_secs(2));
+        circuit.well();
+        assert_eq!(circuit.name(), "closed");
     }
 }

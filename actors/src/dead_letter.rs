@@ -73,8 +73,10 @@ impl DeadLetterActor {
                     announce(&letter, &correlation_id);
                     points::reach("dead_letter.before_store").await;
                     let letters = vec![LetterWrite::Put(letter)];
-                    store(writer, Batch { letters, ..Batch::default() }).await;
-                    let _ = done.send(());
+                    // Who hears nothing takes it for not stored.
+                    if store(writer, Batch { letters, ..Batch::default() }).await {
+                        let _ = done.send(());
+                    }
                 }
                 Message::Quarantined(record) => {
                     let quarantines = vec![record];
@@ -85,16 +87,18 @@ impl DeadLetterActor {
     }
 }
 
-/// Stores it, however long it takes: a letter that is not stored would be an event lost.
-async fn store(writer: &WriterHandle, batch: Batch) {
+/// Stores it, however long it takes: a letter that is not stored would be an event lost. Whether it is
+/// stored: not when the partition is stopping.
+async fn store(writer: &WriterHandle, batch: Batch) -> bool {
     let mut backoff =
         Backoff::new(std::time::Duration::from_millis(100), std::time::Duration::from_secs(5));
     while let Err(error) = writer.store(batch.clone()).await {
         if error == crate::command::Unavailable::Draining {
-            return;
+            return false;
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }
+    true
 }
 
 fn announce(letter: &Letter, correlation_id: &str) {

@@ -3,15 +3,18 @@
 //! A timer is removed in the transaction of the command that it led to, so that it fires once in
 //! effect however often it is tried. It may fire late, never early.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::{self, JoinSet};
+use tokio::time::Instant;
 
 use crate::aggregate::registry::AnyRegistry;
 use crate::faults::{Faults, points};
-use crate::journal::{Store, Timer};
+use crate::journal::{Store, Timer, TimerKey};
 use crate::planted::Bug;
 use crate::retry::Backoff;
 use crate::world::{Timestamp, World};
@@ -20,6 +23,11 @@ use crate::world::{Timestamp, World};
 const FIRED_AT_ONCE: usize = 64;
 /// The clock is looked at this often at least: it may have been moved.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a timer that could not fire is left alone, at first and in the end.
+const REST_MIN: Duration = Duration::from_millis(250);
+const REST_MAX: Duration = Duration::from_secs(5);
+/// How long to wait for others to end before more are read, when all room was taken.
+const TOGETHER: Duration = Duration::from_millis(5);
 
 /// Wakes the timers of a partition.
 #[derive(Debug)]
@@ -65,20 +73,71 @@ pub(crate) struct Timers {
     pub faults: Arc<Faults>,
 }
 
+/// What is being fired, and what could not be.
+#[derive(Default)]
+struct Firing {
+    tasks: JoinSet<bool>,
+    under_way: HashMap<task::Id, TimerKey>,
+    /// What stays due, and until when it is left alone: it stands in nobody's way.
+    resting: HashMap<TimerKey, (Instant, Backoff)>,
+}
+
+impl Firing {
+    fn room(&self) -> usize {
+        FIRED_AT_ONCE.saturating_sub(self.under_way.len())
+    }
+
+    fn is_left_alone(&self, key: &TimerKey) -> bool {
+        let rests = self.resting.get(key).is_some_and(|(until, _)| *until > Instant::now());
+        rests || self.under_way.values().any(|other| other == key)
+    }
+
+    fn fire(&mut self, key: TimerKey, fire: impl Future<Output = bool> + Send + 'static) {
+        let id = self.tasks.spawn(fire).id();
+        self.under_way.insert(id, key);
+    }
+
+    /// Waits until one has ended; whether it fired. Where none is under way it waits for ever.
+    async fn ended(&mut self) -> bool {
+        let (id, fired) = match self.tasks.join_next_with_id().await {
+            None => std::future::pending().await,
+            Some(Ok(ended)) => ended,
+            Some(Err(error)) => {
+                tracing::error!(%error, "firing a timer panicked; it stays due");
+                (error.id(), false)
+            }
+        };
+        match self.under_way.remove(&id) {
+            Some(key) if fired => {
+                self.resting.remove(&key);
+            }
+            Some(key) => self.rest(key),
+            None => {}
+        }
+        fired
+    }
+
+    fn rest(&mut self, key: TimerKey) {
+        let first = || (Instant::now(), Backoff::new(REST_MIN, REST_MAX));
+        let (until, backoff) = self.resting.entry(key).or_insert_with(first);
+        *until = Instant::now() + backoff.next_delay();
+    }
+}
+
 impl Timers {
     /// Fires what is due, for ever.
     pub(crate) async fn run(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+        let mut firing = Firing::default();
         loop {
             let woken = self.wake.news.notified();
             self.wake.earliest.store(i64::MAX, Ordering::Release);
             let now = self.world.now();
-            match self.fire_due(now).await {
-                Ok(true) => {}
-                Ok(false) => {
+            match self.fire_due(now, &mut firing).await {
+                Ok(()) => {
                     backoff.reset();
                     let wait = self.until_next(now).await;
-                    let _ = tokio::time::timeout(wait, woken).await;
+                    self.wait(&mut firing, wait, woken).await;
                 }
                 Err(error) => {
                     tracing::warn!(partition = self.partition, %error, "timers cannot be read now");
@@ -88,38 +147,71 @@ impl Timers {
         }
     }
 
-    /// Fires some; whether there may be more.
-    async fn fire_due(&self, now: Timestamp) -> Result<bool, crate::journal::Error> {
-        let read_at = tokio::time::Instant::now();
-        let mut due = self.store.timers_due(self.partition, now, FIRED_AT_ONCE).await?;
+    /// Begins to fire what is due and not left alone, as much as there is room for.
+    async fn fire_due(
+        &self,
+        now: Timestamp,
+        firing: &mut Firing,
+    ) -> Result<(), crate::journal::Error> {
+        let room = firing.room();
+        if room == 0 {
+            return Ok(());
+        }
+        let read_at = Instant::now();
+        // What is left alone is due too, and may be all that is due first.
+        let most = room + firing.under_way.len() + firing.resting.len();
+        let mut due = self.store.timers_due(self.partition, now, most).await?;
+        if due.len() < most && !firing.resting.is_empty() {
+            let all: HashSet<_> = due.iter().map(|timer| &timer.key).collect();
+            firing.resting.retain(|key, _| all.contains(key));
+        }
         if self.faults.planted(Bug::TimerLostOnRestart) {
             due.retain(|timer| timer.due >= self.started);
         }
-        let many = due.len() == FIRED_AT_ONCE;
-        let mut firing = tokio::task::JoinSet::new();
-        for timer in due {
+        due.retain(|timer| !firing.is_left_alone(&timer.key));
+        for timer in due.into_iter().take(room) {
+            let key = timer.key.clone();
             match self.registry(&timer) {
                 Some(registry) => {
                     points::reach("timer.before_fire").await;
-                    firing.spawn(async move { registry.fire(timer, read_at).await });
+                    firing.fire(key, async move { registry.fire(timer, read_at).await });
                 }
                 None => {
-                    tracing::error!(aggregate_type = %timer.key.aggregate_type, timer = timer.key.name, "a timer of an unknown type of aggregate stays due");
+                    tracing::error!(aggregate_type = %key.aggregate_type, timer = key.name, "a timer of an unknown type of aggregate stays due");
+                    firing.rest(key);
                 }
             }
         }
-        // Timers that stay due must not make this a busy loop.
-        let mut any = false;
-        while let Some(fired) = firing.join_next().await {
-            match fired {
-                Ok(fired) => any |= fired,
-                Err(error) => tracing::error!(%error, "firing a timer panicked; it stays due"),
+        Ok(())
+    }
+
+    /// Waits until there may be something to fire, and room for it.
+    async fn wait(&self, firing: &mut Firing, wait: Duration, woken: impl Future<Output = ()>) {
+        let until = Instant::now() + wait;
+        tokio::pin!(woken);
+        loop {
+            let has_room = firing.room() > 0;
+            tokio::select! {
+                biased;
+                fired = firing.ended() => {
+                    if fired {
+                        points::reach("timer.after_fire").await;
+                    }
+                    if !has_room {
+                        // The others of the same read are about as far.
+                        let _ = tokio::time::timeout(TOGETHER, async {
+                            while !firing.under_way.is_empty() {
+                                firing.ended().await;
+                            }
+                        })
+                        .await;
+                        return;
+                    }
+                }
+                () = &mut woken, if has_room => return,
+                () = tokio::time::sleep_until(until), if has_room => return,
             }
         }
-        if any {
-            points::reach("timer.after_fire").await;
-        }
-        Ok(many && any)
     }
 
     fn registry(&self, timer: &Timer) -> Option<Arc<dyn AnyRegistry>> {
@@ -133,7 +225,7 @@ impl Timers {
         match due > now {
             true => due.since(now).min(LOOK_EVERY),
             // Still due though it was tried: not at once again.
-            false => Duration::from_millis(250),
+            false => REST_MIN,
         }
     }
 }

@@ -400,6 +400,7 @@ impl<A: Aggregate> Slot<A> {
     #[expect(clippy::result_large_err, reason = "the job goes back where it came from")]
     fn offer(self: &Arc<Self>, mut job: Job<A>) -> Result<(), Job<A>> {
         let mut inner = self.lock();
+        inner.last_used = Instant::now();
         match &mut inner.phase {
             Phase::Closed => return Err(job),
             Phase::Quarantined(error_id) => {
@@ -415,10 +416,14 @@ impl<A: Aggregate> Slot<A> {
                     let _ = actor.cast(Message::Wake);
                 }
             }
-            Phase::Idle => self.start(&mut inner),
+            Phase::Idle => {
+                // Before its actor is started: if none can be, it is refused.
+                inner.queue.push_back(job);
+                self.start(&mut inner);
+                return Ok(());
+            }
             Phase::Backoff => {}
         }
-        inner.last_used = Instant::now();
         inner.queue.push_back(job);
         Ok(())
     }

@@ -235,17 +235,17 @@ impl Keyring {
         if let Some(held) = self.held.get(&subject) {
             return Ok(Some(held.clone()));
         }
+        if self.held.len() >= KEYS_MAX {
+            self.held.retain(|_, held| matches!(held, Held::Pending(..)));
+        }
         let held = match store.person_key(subject).await? {
             Some(row) if row.wrapped.is_empty() => Held::Gone,
             Some(row) => Held::Stored(Arc::new(self.unwrap_key(&row)?)),
             None if make => self.make_key(subject),
             None => return Ok(None),
         };
-        if self.held.len() >= KEYS_MAX {
-            self.held.retain(|_, held| matches!(held, Held::Pending(..)));
-        }
-        self.held.insert(subject, held.clone());
-        Ok(Some(held))
+        // It may have been destroyed since it was read.
+        Ok(Some(self.held.entry(subject).or_insert(held).clone()))
     }
 
     fn make_key(&self, subject: Uuid) -> Held {

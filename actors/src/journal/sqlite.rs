@@ -662,26 +662,34 @@ impl Store for SqliteStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<Timer>, Error> {
-        let rows = sqlx::query(
-            "SELECT aggregate_type, aggregate_id, name, due, row_check FROM timers
-             WHERE partition = $1 AND due <= $2 ORDER BY due LIMIT $3",
-        )
-        .bind(i64::from(partition))
-        .bind(now.millis())
-        .bind(limit_of(limit))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(Error::database)?;
-        let due = rows.iter().map(|row| timer_of(partition, row));
-        // One that is damaged keeps no other from firing.
-        let readable = due.filter_map(|timer| match timer {
-            Err(error @ Error::Damaged(_)) => {
-                tracing::error!(partition, %error, "a timer stays due and does not fire until it is mended");
-                None
+        let (mut due, mut passed) = (Vec::new(), 0);
+        loop {
+            let rows = sqlx::query(
+                "SELECT aggregate_type, aggregate_id, name, due, row_check FROM timers
+                 WHERE partition = $1 AND due <= $2 ORDER BY due LIMIT $3 OFFSET $4",
+            )
+            .bind(i64::from(partition))
+            .bind(now.millis())
+            .bind(limit_of(limit))
+            .bind(limit_of(passed))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(Error::database)?;
+            passed += rows.len();
+            for row in &rows {
+                match timer_of(partition, row) {
+                    // One that is damaged keeps no other from firing, not even many of them.
+                    Err(error @ Error::Damaged(_)) => {
+                        tracing::error!(partition, %error, "a timer stays due and does not fire until it is mended");
+                    }
+                    timer => due.push(timer?),
+                }
             }
-            timer => Some(timer),
-        });
-        readable.collect()
+            if rows.len() < limit || due.len() >= limit {
+                due.truncate(limit);
+                return Ok(due);
+            }
+        }
     }
 
     async fn timer(&self, key: &TimerKey) -> Result<Option<Timestamp>, Error> {

@@ -1,6 +1,6 @@
 //! One event to its handler: attempts, retries, letters.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,12 +67,29 @@ impl Outcome {
 }
 
 /// A key that has letters.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Held {
     /// How many hold it up: skipped ones do not.
     pub letters: usize,
     /// The position of the last of all.
     pub last: u64,
+    /// Of a projection: those whose events come once more, because its rows are older than they are, and
+    /// whether each holds the key up.
+    pub again: BTreeMap<u64, bool>,
+}
+
+impl Held {
+    /// Counts one letter more.
+    pub(super) fn add(&mut self, position: u64, holds: bool) {
+        self.letters += usize::from(holds);
+        self.last = self.last.max(position);
+    }
+
+    /// How many letters hold up an event of a projection.
+    fn before(&self, position: u64) -> usize {
+        let behind = self.again.range(position..).filter(|(_, holds)| **holds).count();
+        self.letters.saturating_sub(behind)
+    }
 }
 
 /// The keys that have letters.
@@ -204,8 +221,7 @@ async fn take(
         let Err(failed) = deliver(cell, runtime, &events, None).await? else { continue };
         if let [(event, key)] = left.as_slice() {
             bury(cell, event, *key, &failed).await?;
-            let holds = cell.subscription.ordering == Ordered::ByKey;
-            if holds && !cell.faults.planted(Bug::FollowersPass) {
+            if !cell.faults.planted(Bug::FollowersPass) {
                 hold(cell, blocked, *key, event.position);
             }
         } else {
@@ -216,10 +232,16 @@ async fn take(
     Ok(())
 }
 
-/// From here on later events of this key wait.
+/// One letter more of this key, which may have some: from here on its later events wait.
 pub(super) fn hold(cell: &Cell, blocked: &mut Blocked, key: Uuid, position: u64) {
-    blocked.insert(key, Held { letters: 1, last: position });
-    cell.room().block();
+    if cell.subscription.ordering != Ordered::ByKey {
+        return;
+    }
+    let held = blocked.entry(key).or_default();
+    if held.letters == 0 {
+        cell.room().block();
+    }
+    held.add(position, true);
     cell.measure_letters();
 }
 
@@ -231,16 +253,21 @@ pub(super) async fn waits(
     key: Uuid,
 ) -> Result<bool, Stopping> {
     let Some(held) = blocked.get_mut(&key) else { return Ok(false) };
-    // It comes again after a restart: it is a letter already, or was handled before the first was
-    // made. As a letter that waits it would hide why the key is held.
-    if event.position <= held.last {
-        return Ok(true);
-    }
-    if held.letters == 0 {
+    let holding = match cell.subscription.kind {
+        // What comes to a projection is not in its rows, and these may have been lost and be made anew: what
+        // was before the first letter belongs into them.
+        Kind::Projection(_) if held.again.contains_key(&event.position) => return Ok(true),
+        Kind::Projection(_) => held.before(event.position),
+        // It comes again after a restart: it is a letter already, or was handled before the first was
+        // made. As a letter that waits it would hide why the key is held.
+        Kind::Handler(_) | Kind::Batches(..) if event.position <= held.last => return Ok(true),
+        Kind::Handler(_) | Kind::Batches(..) => held.letters,
+    };
+    if holding == 0 {
         return Ok(false);
     }
     park(cell, event, waiting_letter(cell, event, key)).await?;
-    *held = Held { letters: held.letters + 1, last: event.position };
+    held.add(event.position, true);
     Ok(true)
 }
 
@@ -373,17 +400,18 @@ where
     let mut started_at = None;
     let effects = Arc::<Effects>::default();
     loop {
-        tokio::select! {
+        let leave = tokio::select! {
             biased;
             () = cell.stopping.wait(true) => return Err(Stopping),
-            () = cell.circuit.admit() => {}
-        }
+            leave = cell.circuit.admit() => leave,
+        };
         attempt += 1;
         let started_at = *started_at.get_or_insert_with(|| cell.world.now());
         let started = Instant::now();
         let metadata = DeliveryMetadata { subscription: name, attempt, replay };
         let working = cell.at_work.begin(cell.subscription.priority);
         let result = one_attempt(cell, events, (metadata, &effects), &work).await;
+        leave.ended();
         drop(working);
         metrics::histogram!("souk_event_handler_duration_seconds", "subscription" => name)
             .record(started.elapsed());

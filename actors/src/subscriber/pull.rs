@@ -12,8 +12,8 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lane::{
-    self, Blocked, CHECKPOINT_EVERY, Failed, Held, IDLE_CHECKPOINT_EVENTS, IDLE_CHECKPOINT_EVERY,
-    Keyed, QUEUE_MAX, Stopping, attempts, bury, handled, hold, waits,
+    self, Blocked, CHECKPOINT_EVERY, Failed, IDLE_CHECKPOINT_EVENTS, IDLE_CHECKPOINT_EVERY, Keyed,
+    QUEUE_MAX, Stopping, attempts, bury, handled, hold, waits,
 };
 use super::redrive::{RedriveRequest, Requests, redrive};
 use super::replay::{self, AGAIN_MAX};
@@ -85,17 +85,15 @@ fn until_the_next(pause: Duration, projection: &str, now: Timestamp) -> Duration
 pub(crate) async fn run(cell: Arc<Cell>) -> Result<(), String> {
     let runtime = cell.runtime.get().and_then(crate::runtime::WeakRuntime::upgrade);
     let Some(runtime) = runtime else { return Ok(()) };
-    let blocked = load_blocked(&cell).await?;
     match cell.subscription.kind.clone() {
-        Kind::Handler(_) | Kind::Batches(..) => run_lanes(&cell, &runtime, blocked).await,
-        Kind::Projection(projection) => {
-            run_projection(&cell, &runtime, &*projection, blocked).await
-        }
+        Kind::Handler(_) | Kind::Batches(..) => run_lanes(&cell, &runtime).await,
+        Kind::Projection(projection) => run_projection(&cell, &runtime, &*projection).await,
     }
 }
 
-/// The keys that have letters, with how many; makes the room for more of them known.
-async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
+/// The keys that have letters, with how many; makes the room for more of them known. Of a projection:
+/// how far its rows are.
+async fn load_blocked(cell: &Cell, rows_at: Option<u64>) -> Result<Blocked, String> {
     let mut blocked = Blocked::new();
     let mut all = 0;
     let mut filter = LetterFilter {
@@ -113,8 +111,11 @@ async fn load_blocked(cell: &Cell) -> Result<Blocked, String> {
         all += letters.len();
         for letter in &letters {
             let held = blocked.entry(letter.key).or_default();
-            let holds = usize::from(letter.state != LetterState::Skipped);
-            *held = Held { letters: held.letters + holds, last: held.last.max(letter.position) };
+            let holds = letter.state != LetterState::Skipped;
+            held.add(letter.position, holds);
+            if rows_at.is_some_and(|rows_at| letter.position > rows_at) {
+                held.again.insert(letter.position, holds);
+            }
         }
     }
     let ordered = cell.subscription.ordering == Ordered::ByKey;
@@ -382,7 +383,8 @@ impl Puller<'_> {
 
 // ---------------------------------------------------------------------------------- handlers
 
-async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime, blocked: Blocked) -> Result<(), String> {
+async fn run_lanes(cell: &Arc<Cell>, runtime: &Runtime) -> Result<(), String> {
+    let blocked = load_blocked(cell, None).await?;
     let mut stored = load_checkpoints(cell).await?;
     let starts = stored.positions.clone();
     let cursor = starts.iter().copied().min().unwrap_or(0);
@@ -607,9 +609,9 @@ async fn run_projection(
     cell: &Arc<Cell>,
     runtime: &Runtime,
     projection: &dyn Projection,
-    mut blocked: Blocked,
 ) -> Result<(), String> {
     let start = projection.checkpoint(cell.partition).await.map_err(|error| error.to_string())?;
+    let mut blocked = load_blocked(cell, Some(start)).await?;
     cell.lanes[0].done.store(start, Ordering::Release);
     cell.lanes[0].queued.store(0, Ordering::Release);
     cell.dispatched.store(start, Ordering::Release);

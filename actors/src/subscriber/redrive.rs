@@ -1,12 +1,14 @@
 //! Letters worked by hand: a key's own, in its lane, so that nothing of the key happens beside it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use tokio::sync::{MutexGuard, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::lane::{Blocked, Stopping, dead_letter, deliver};
+use super::replay::{PAUSE, nap};
 use super::telling::tell;
 use super::{Cell, Kind, Ordered};
 use crate::event::Position;
@@ -18,6 +20,9 @@ use crate::runtime::Runtime;
 const LETTERS_PAGE: usize = 256;
 /// Requests that may wait in one lane.
 const REQUESTS_MAX: usize = 16;
+/// Said of a letter whose event is yet to come to the rows that it belongs into.
+const AHEAD: &str =
+    "the read model is being made anew and has not come to this letter yet: try again later";
 
 /// What an operator can do with letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,38 +236,88 @@ pub(super) async fn redrive(
     request: RedriveRequest,
 ) {
     let RedriveRequest { key, work, reply } = request;
-    let mut outcome = redrive_key(cell, runtime, key, work).await;
-    if let Ok((redriven, alone)) = &mut outcome {
-        let before = blocked.get(&key).map_or(0, |held| held.letters);
-        let done = redriven.handled + redriven.discarded + redriven.skipped;
-        if *alone {
-            redriven.left = before;
-        } else if redriven.left > 0 {
-            redriven.left = before.max(redriven.left + done).saturating_sub(done);
-            blocked.entry(key).or_default().letters = redriven.left;
-        } else if blocked.remove(&key).is_some_and(|held| held.letters > 0)
-            && cell.subscription.ordering == Ordered::ByKey
-        {
-            cell.room().unblock();
+    let mut in_doubt = None;
+    match redrive_key(cell, runtime, key, work, &mut in_doubt).await {
+        Ok((mut redriven, alone)) => {
+            let before = blocked.get(&key).map_or(0, |held| held.letters);
+            let done = redriven.handled + redriven.discarded + redriven.skipped;
+            if alone {
+                redriven.left = before;
+            } else {
+                if redriven.left > 0 {
+                    redriven.left = before.max(redriven.left + done).saturating_sub(done);
+                }
+                holds_now(cell, blocked, key, redriven.left);
+            }
+            let _ = reply.send(Ok(redriven));
+        }
+        Err(error) => {
+            let is_new = matches!(error, RedriveError::Failed(_));
+            let _ = reply.send(Err(error));
+            // Some may have been worked, and the last one's outcome may be unknown: nothing of the key goes on
+            // until the journal has said what is left.
+            if is_new && let Ok(left) = left_of(cell, key, in_doubt).await {
+                holds_now(cell, blocked, key, left);
+            }
         }
     }
     cell.measure_letters();
-    let _ = reply.send(outcome.map(|(redriven, _)| redriven));
+}
+
+/// So many letters hold the key up from here on.
+fn holds_now(cell: &Cell, blocked: &mut Blocked, key: Uuid, letters: usize) {
+    let held = blocked.entry(key).or_default();
+    let before = std::mem::replace(&mut held.letters, letters);
+    if letters == 0 && held.again.is_empty() {
+        blocked.remove(&key);
+    }
+    if cell.subscription.ordering == Ordered::ByKey {
+        match (before, letters) {
+            (1.., 0) => cell.room().unblock(),
+            (0, 1..) => cell.room().block(),
+            _ => {}
+        }
+    }
+}
+
+/// How many letters hold a key up, however long it takes to look. The one at `in_doubt` may be gone.
+async fn left_of(cell: &Cell, key: Uuid, in_doubt: Option<u64>) -> Result<usize, Stopping> {
+    let mut is_gone = in_doubt.is_some();
+    let (mut left, mut after) = (0, 0);
+    loop {
+        let filter = cell.of_key(key, after);
+        let Ok(letters) = cell.store.letters(cell.partition, &filter, LETTERS_PAGE).await else {
+            nap(cell, PAUSE).await?;
+            continue;
+        };
+        let Some(last) = letters.last() else { break };
+        after = last.position;
+        left += letters.iter().filter(|letter| letter.state != LetterState::Skipped).count();
+        is_gone &= letters.iter().all(|letter| Some(letter.position) != in_doubt);
+    }
+    if is_gone {
+        cell.letter_gone();
+    }
+    Ok(left)
 }
 
 /// Works the letter that is meant, and unless it was a skipped one all that wait behind it, until
-/// one fails again. Whether it was a skipped one.
+/// one fails again. Whether it was a skipped one. `in_doubt`: the letter whose end is being stored.
 async fn redrive_key(
     cell: &Arc<Cell>,
     runtime: &Runtime,
     key: Uuid,
     work: Work,
+    in_doubt: &mut Option<u64>,
 ) -> Result<(Redriven, bool), RedriveError> {
     let mut redriven = Redriven::default();
     let first = cell.letter_meant(key, work).await?;
+    if comes_again(cell, &first) {
+        return Err(Failure::transient(AHEAD).into());
+    }
     let alone = first.state == LetterState::Skipped;
     let mut filter = cell.of_key(key, first.position);
-    let failed = !work_one(cell, runtime, &first, work.what, &mut redriven).await?;
+    let failed = !work_one(cell, runtime, &first, work.what, &mut redriven, in_doubt).await?;
     if failed && !alone {
         redriven.left = 1;
     }
@@ -274,12 +329,21 @@ async fn redrive_key(
         let Some(last) = letters.last() else { return Ok((redriven, false)) };
         filter.after = last.position;
         for letter in letters.iter().filter(|letter| letter.state != LetterState::Skipped) {
-            if !work_one(cell, runtime, letter, Redrive::Retry, &mut redriven).await? {
+            let retry = Redrive::Retry;
+            if comes_again(cell, letter)
+                || !work_one(cell, runtime, letter, retry, &mut redriven, in_doubt).await?
+            {
                 redriven.left = 1;
                 return Ok((redriven, false));
             }
         }
     }
+}
+
+/// Whether a projection's rows are older than a letter: in them it has to come behind what is before it.
+fn comes_again(cell: &Cell, letter: &Letter) -> bool {
+    matches!(cell.subscription.kind, Kind::Projection(_))
+        && letter.position > cell.dispatched.load(Ordering::Acquire)
 }
 
 /// Does it with one letter. Whether it is out of the way.
@@ -289,10 +353,11 @@ async fn work_one(
     letter: &Letter,
     what: Redrive,
     redriven: &mut Redriven,
+    in_doubt: &mut Option<u64>,
 ) -> Result<bool, RedriveError> {
     match what {
         Redrive::Discard => {
-            resolve(cell, letter, "discard").await?;
+            resolve(cell, letter, "discard", in_doubt).await?;
             redriven.discarded += 1;
         }
         Redrive::Skip if letter.state == LetterState::Skipped => {}
@@ -328,16 +393,23 @@ async fn work_one(
                 write(cell, LetterWrite::Put(again)).await?;
                 return Ok(false);
             }
-            resolve(cell, letter, "retry").await?;
+            resolve(cell, letter, "retry", in_doubt).await?;
             redriven.handled += 1;
         }
     }
     Ok(true)
 }
 
-async fn resolve(cell: &Arc<Cell>, letter: &Letter, verb: &'static str) -> Result<(), Failure> {
+async fn resolve(
+    cell: &Arc<Cell>,
+    letter: &Letter,
+    verb: &'static str,
+    in_doubt: &mut Option<u64>,
+) -> Result<(), Failure> {
     let subscription = letter.subscription.clone();
+    *in_doubt = Some(letter.position);
     write(cell, LetterWrite::Remove { subscription, position: letter.position }).await?;
+    *in_doubt = None;
     resolved(cell, verb);
     cell.letter_gone();
     Ok(())

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::lane::{
-    Blocked, CHECKPOINT_EVERY, Held, Outcome, Stopping, bury, deliver, park, waiting_letter,
+    Blocked, CHECKPOINT_EVERY, Outcome, Stopping, bury, deliver, hold, park, waiting_letter,
 };
 use super::{Cell, Ordered};
 use crate::command::{CommandContext, ControlWrite};
@@ -57,7 +57,7 @@ const YIELD_LOOK: Duration = Duration::from_millis(25);
 /// What was not used of the pace for so long may be used at once.
 const BURST: Duration = Duration::from_millis(100);
 /// Between attempts after something that may pass.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// How far a replay is in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -443,7 +443,7 @@ async fn resume(
     stored.map(Some).map_err(|error| error.to_string())
 }
 
-async fn nap(cell: &Cell, how_long: Duration) -> Result<(), Stopping> {
+pub(super) async fn nap(cell: &Cell, how_long: Duration) -> Result<(), Stopping> {
     tokio::select! {
         biased;
         () = cell.stopping.wait(true) => Err(Stopping),
@@ -650,7 +650,7 @@ pub(super) async fn deliver_again(
             Ok(Outcome::Duplicate) => Came::Duplicate,
             Err(failed) => {
                 bury(cell, &event, key, &failed).await?;
-                hold_also(cell, blocked, key, event.position);
+                hold(cell, blocked, key, event.position);
                 Came::Failed
             }
         }
@@ -667,7 +667,7 @@ async fn is_held(
     key: Uuid,
 ) -> Result<bool, Stopping> {
     let is_ordered = cell.subscription.ordering == Ordered::ByKey;
-    let held = blocked.get(&key).copied();
+    let holding = blocked.get(&key).map_or(0, |held| held.letters);
     // A key whose letters were all skipped is not held.
     if cell.room().letters() == 0 {
         return Ok(false);
@@ -675,7 +675,7 @@ async fn is_held(
     if letter(cell, || cell.letter_at(key, event.position)).await?.is_some() {
         return Ok(true);
     }
-    if !is_ordered || held.is_none_or(|held| held.letters == 0) {
+    if !is_ordered || holding == 0 {
         return Ok(false);
     }
     let head = letter(cell, || cell.letter_ahead(key)).await?;
@@ -683,7 +683,7 @@ async fn is_held(
         return Ok(false);
     }
     park(cell, event, waiting_letter(cell, event, key)).await?;
-    hold_also(cell, blocked, key, event.position);
+    hold(cell, blocked, key, event.position);
     Ok(true)
 }
 
@@ -698,19 +698,6 @@ where
             Err(_) => nap(cell, PAUSE).await?,
         }
     }
-}
-
-/// One letter more of a key that may have some.
-fn hold_also(cell: &Cell, blocked: &mut Blocked, key: Uuid, position: u64) {
-    if cell.subscription.ordering != Ordered::ByKey {
-        return;
-    }
-    let held = blocked.entry(key).or_default();
-    if held.letters == 0 {
-        cell.room().block();
-    }
-    *held = Held { letters: held.letters + 1, last: held.last.max(position) };
-    cell.measure_letters();
 }
 
 #[cfg(test)]

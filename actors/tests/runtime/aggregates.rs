@@ -10,10 +10,10 @@ use souk_actors::crashes::Crashed;
 use souk_actors::custody::{Custody, Quarantined, Released};
 use souk_actors::event::EventPayload;
 use souk_actors::faults::{Fault, Mode};
-use souk_actors::journal::Store;
 use souk_actors::journal::chain;
 use souk_actors::journal::codec::Reveal;
 use souk_actors::journal::memory::MemoryStore;
+use souk_actors::journal::{Batch, Store, Timer, TimerKey, TimerWrite};
 use souk_actors::retry::FailureKind;
 use souk_actors::runtime::Options;
 use souk_actors::supervisor::RestartPolicy;
@@ -413,6 +413,34 @@ async fn a_timer_fires_once_in_effect_and_survives_a_restart() {
     }
     let reminded = rig.accounts().read(id(1), |account| account.reminded).await.unwrap();
     assert_eq!((reminded.value, reminded.version), (1, 2));
+}
+
+/// As when many aggregates are quarantined: what is due first is all of what cannot fire.
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_that_cannot_fire_stand_in_no_others_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite(&folder, 1).await;
+    let lease = store.acquire(0).await.unwrap();
+    let old = |n: u32| {
+        let (aggregate_type, aggregate_id) = ("gone".into(), id(n.into()));
+        let key = TimerKey { aggregate_type, aggregate_id, name: "old".to_owned() };
+        TimerWrite::Set(Timer { key, due: Timestamp::from_millis(n.into()) })
+    };
+    let timers = (0..200).map(old).collect();
+    store.append(lease, &Batch { timers, ..Batch::default() }).await.unwrap();
+    let rig = Rig::on(store, Some(folder), options(), |builder| builder).await;
+    for account in 0..100 {
+        let remind = AccountCommand::Remind { at: rig.world.now() };
+        rig.accounts().send(id(account), remind, rig.context(), |_| ()).await.unwrap();
+    }
+    let due = async || rig.store.timers_due(0, rig.world.now(), 1_000).await.unwrap();
+    while due().await.len() > 200 {
+        tokio::task::yield_now().await;
+    }
+    for account in 0..100 {
+        let reminded = rig.accounts().read(id(account), |account| account.reminded).await;
+        assert_eq!(reminded.unwrap().value, 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -248,6 +248,12 @@ async fn states(rig: &Rig) -> Vec<(u64, LetterState)> {
     letters.into_iter().map(|letter| (letter.position, letter.state)).collect()
 }
 
+/// How many letters the first subscription has, and how many of them are dead.
+fn letters_of(rig: &Rig) -> (usize, usize) {
+    let status = &rig.runtime.subscriptions().list()[0].partitions[0];
+    (status.dlq_letters, status.dlq_dead_letters)
+}
+
 /// S1-27, S1-47: what the whole is for, among many.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_faulty_aggregate_of_a_thousand_waits_alone_and_goes_on_in_order() {
@@ -276,6 +282,7 @@ async fn one_faulty_aggregate_of_a_thousand_waits_alone_and_goes_on_in_order() {
     assert_eq!((head.state, head.attempts, queue.waiting), (LetterState::Dead, 4, 3));
     let status = &rig.runtime.subscriptions().list()[0].partitions[0];
     assert_eq!((status.dlq_letters, status.dlq_blocked_keys), (4, 1));
+    assert_eq!(status.dlq_dead_letters, 1, "the others wait behind it");
     *notes.fails_on.lock().unwrap() = None;
     let done = redrive(&rig, "notes", key, Redrive::Retry).await.unwrap();
     assert_eq!((done.handled, done.left), (4, 0));
@@ -312,6 +319,7 @@ async fn a_skipped_letter_stays_and_is_worked_by_its_position() {
     assert_eq!((done.skipped, done.handled, done.left), (1, 2, 0));
     assert_eq!(notes.of(1), [2, 3]);
     assert_eq!(states(&first).await, [(head.position, LetterState::Skipped)]);
+    assert_eq!(letters_of(&first), (1, 0), "one that was skipped is not dead");
     // Whoever looked before does not skip another one now.
     let refused = letters.redrive("notes", 0, key, skip, first.context(), None).await;
     assert_eq!(refused, Ok(None));
@@ -327,6 +335,7 @@ async fn a_skipped_letter_stays_and_is_worked_by_its_position() {
     again.change(1, 1).await.unwrap();
     quiet(&again).await;
     assert_eq!(notes.of(1), [2, 3, 4, 5], "nor after a restart");
+    assert_eq!(letters_of(&again), (1, 0));
     let alone = Work { position: Some(head.position), ..Work::from(Redrive::Retry) };
     let letters = again.runtime.dead_letters();
     let failed = letters.redrive("notes", 0, key, alone, again.context(), None).await;
@@ -482,6 +491,52 @@ async fn letters_still_block_their_key_after_a_restart() {
     assert_eq!(notes.of(1), [1, 2]);
 }
 
+/// Handles a letter, and then the journal's next answer is lost.
+struct ThenLost(Arc<Notes>, AtomicBool);
+
+#[async_trait]
+impl Handler for ThenLost {
+    async fn handle(&self, runtime: &Runtime, event: &Arc<StoredEvent>) -> Result<(), Failure> {
+        Shared(self.0.clone()).handle(runtime, event).await?;
+        if self.1.swap(false, Ordering::SeqCst) {
+            let lost = Fault {
+                target: "journal".to_owned(),
+                mode: Mode::LoseAnswer,
+                kind: FailureKind::Transient,
+                times: Some(1),
+                key: None,
+                delay_ms: 0,
+            };
+            runtime.faults().add(lost);
+        }
+        Ok(())
+    }
+}
+
+/// Nothing is left that holds the key up, whether or not anybody was told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_free_when_its_letter_went_with_an_unknown_outcome() {
+    let notes = Arc::<Notes>::default();
+    let handler = Arc::new(ThenLost(notes.clone(), AtomicBool::new(false)));
+    let subscription = Subscription::handler("notes", "tests", &["account.*"], handler.clone());
+    let rig = Rig::build(true, 1, options(), |b| b.subscribe(subscription.retrying(quick()))).await;
+    notes.fail_on(1, 1, FailureKind::Permanent);
+    rig.change(1, 1).await.unwrap();
+    quiet(&rig).await;
+    *notes.fails_on.lock().unwrap() = None;
+    handler.1.store(true, Ordering::SeqCst);
+    let letters = rig.runtime.dead_letters();
+    let key = Uuid::from_u128(1);
+    // The first may hear that it is not known what became of it.
+    while !letters.list(None, 10).await.unwrap().is_empty() {
+        let _ = letters.redrive("notes", 0, key, Redrive::Retry, rig.context(), None).await;
+    }
+    rig.change(1, 1).await.unwrap();
+    quiet(&rig).await;
+    assert_eq!(letters.list(None, 10).await.unwrap(), []);
+    assert_eq!(notes.of(1).last(), Some(&2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn transient_failures_are_retried_three_times_then_a_letter() {
     let notes = Arc::<Notes>::default();
@@ -631,6 +686,55 @@ async fn one_event_that_a_projection_cannot_take_stops_its_own_key_only() {
     let done = redrive(&rig, "totals", key, Redrive::Retry).await.unwrap();
     assert_eq!((done.handled, done.left), (2, 0));
     assert_eq!(total(1), 6);
+}
+
+fn totals_into(totals: &Arc<Totals>) -> Subscription {
+    let projection = Arc::new(SharedTotals(totals.clone()));
+    Subscription::projection("totals", "tests", &["account.*"], projection)
+}
+
+/// As when the read models' files are gone, while the letters are in the journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_made_anew_have_what_came_before_a_letter() {
+    let totals = Arc::<Totals>::default();
+    let rig = Rig::build(true, 1, options(), |b| b.subscribe(totals_into(&totals))).await;
+    let [held, skipped] = [1, 2].map(Uuid::from_u128);
+    for key in [skipped, held] {
+        *totals.refuses.lock().unwrap() = Some((key, 2));
+        for _ in 0..3 {
+            rig.change(key.as_u128(), 1).await.unwrap();
+        }
+        quiet(&rig).await;
+        if key == skipped {
+            let done = redrive(&rig, "totals", key, Redrive::Skip).await.unwrap();
+            assert_eq!((done.skipped, done.handled, done.left), (1, 1, 0));
+        }
+    }
+    let total = |key| totals.rows.lock().unwrap().0.get(&key).copied();
+    assert_eq!((total(held), total(skipped)), (Some(1), Some(1 + 3)));
+    rig.runtime.subscriptions().pause("totals", rig.context(), None).await.unwrap();
+    assert!(rig.runtime.drain(Duration::from_secs(5)).await);
+    *totals.rows.lock().unwrap() = (HashMap::new(), 0);
+
+    let Rig { store, folder, .. } = rig;
+    let rig = Rig::on(store, folder, options(), |b| b.subscribe(totals_into(&totals))).await;
+    let letters = rig.runtime.dead_letters();
+    let early = letters.redrive("totals", 0, held, Redrive::Retry, rig.context(), None).await;
+    let Err(RedriveError::Failed(failure)) = early else {
+        panic!("the letter is ahead of the rows: {early:?}");
+    };
+    assert!(failure.message.contains("try again later"), "{failure}");
+    rig.runtime.subscriptions().resume("totals", rig.context(), None).await.unwrap();
+    rig.change(held.as_u128(), 1).await.unwrap();
+    quiet(&rig).await;
+    assert_eq!((total(held), total(skipped)), (Some(1), Some(1 + 3)));
+    *totals.refuses.lock().unwrap() = None;
+    let done = redrive(&rig, "totals", held, Redrive::Retry).await.unwrap();
+    assert_eq!((done.handled, done.left), (3, 0));
+    assert_eq!(total(held), Some(1 + 2 + 3 + 4));
+    let left = letters.list(None, 10).await.unwrap();
+    let left: Vec<_> = left.iter().map(|letter| (letter.key, letter.state)).collect();
+    assert_eq!(left, [(skipped, LetterState::Skipped)]);
 }
 
 /// A start looks through all that is behind a projection's checkpoint: of a projection that has nothing
