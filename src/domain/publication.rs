@@ -14,6 +14,7 @@
 mod told;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ use super::caller::Caller;
 use super::event_source::OnViolation;
 use super::rejection::rejections;
 
-pub use told::{PublicationEvent, Published, Told};
+pub use told::{PublicationEvent, Told};
 
 /// How many events of one source and key are held back at most.
 pub const HELD_MAX: usize = 1_000;
@@ -43,7 +44,7 @@ pub enum PublicationCommand {
     /// [`Publication::standing`] says what became of each.
     Publish {
         /// The events.
-        events: Vec<Told>,
+        events: Vec<Arc<Told>>,
         /// What becomes of one that is ahead of its turn.
         on_violation: OnViolation,
         /// When.
@@ -113,7 +114,7 @@ souk_actors::events! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Buffered {
     /// The event.
-    pub told: Told,
+    pub told: Arc<Told>,
     /// The number that is missed.
     pub missing: u64,
     /// When.
@@ -234,7 +235,7 @@ pub struct Publication {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Held {
     /// The event.
-    pub told: Told,
+    pub told: Arc<Told>,
     /// Since when.
     pub since: Timestamp,
     /// When the patience is over.
@@ -269,7 +270,7 @@ struct Draft<'a> {
     events: Vec<PublicationEvent>,
     last: u64,
     /// Held back by this command.
-    new: BTreeMap<u64, &'a Told>,
+    new: BTreeMap<u64, &'a Arc<Told>>,
     bytes: usize,
     left: usize,
     released: u64,
@@ -291,7 +292,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn held(&self, sequence: u64) -> Option<&'a Told> {
+    fn held(&self, sequence: u64) -> Option<&'a Arc<Told>> {
         let stored = self.state.held.get(&sequence).map(|held| &held.told);
         stored.or_else(|| self.new.get(&sequence).copied())
     }
@@ -303,16 +304,16 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn let_go(&mut self, told: &Told) {
+    fn let_go(&mut self, told: &Arc<Told>) {
         self.last = told.sequence.unwrap_or(self.last);
         self.left = self.left.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(told.data.len());
         self.released += 1;
-        self.events.push(PublicationEvent::published(told));
+        self.events.push(PublicationEvent::Published(told.clone()));
     }
 
     /// Lets an event come to pass over the gap before it. What is held back in the gap goes first.
-    fn pass_over(&mut self, told: &Told, sequence: u64) {
+    fn pass_over(&mut self, told: &Arc<Told>, sequence: u64) {
         if self.held(sequence).is_some() {
             return;
         }
@@ -322,11 +323,11 @@ impl<'a> Draft<'a> {
             self.let_go(&held.told);
         }
         self.last = sequence;
-        self.events.push(PublicationEvent::published(told));
+        self.events.push(PublicationEvent::Published(told.clone()));
         self.follow();
     }
 
-    fn hold(&mut self, told: &'a Told, sequence: u64, now: Timestamp, release_by: Timestamp) {
+    fn hold(&mut self, told: &'a Arc<Told>, sequence: u64, now: Timestamp, release_by: Timestamp) {
         let full = self.left >= HELD_MAX || self.bytes + told.data.len() > HELD_BYTES_MAX;
         if full || self.held(sequence).is_some() {
             return;
@@ -388,7 +389,7 @@ impl Publication {
 
     fn publish(
         &self,
-        events: &[Told],
+        events: &[Arc<Told>],
         on_violation: OnViolation,
         now: Timestamp,
         release_by: Timestamp,
@@ -402,10 +403,10 @@ impl Publication {
                 continue;
             }
             match told.sequence {
-                None => draft.events.push(PublicationEvent::published(told)),
+                None => draft.events.push(PublicationEvent::Published(told.clone())),
                 Some(sequence) if sequence == draft.last.saturating_add(1) => {
                     draft.last = sequence;
-                    draft.events.push(PublicationEvent::published(told));
+                    draft.events.push(PublicationEvent::Published(told.clone()));
                     draft.follow();
                 }
                 Some(sequence) if sequence > draft.last => match on_violation {
@@ -435,7 +436,7 @@ impl Publication {
             source: self.source.clone(),
             key: self.key.clone(),
             event_id: held.told.event_id,
-            event_type: held.told.event_type.clone(),
+            event_type: held.told.event_type.to_string(),
             sequence: *sequence,
             missing: self.last.saturating_add(1),
             expired_at: now,
@@ -533,8 +534,7 @@ impl Aggregate for Publication {
     fn apply(&mut self, event: &PublicationEvent) {
         self.version += 1;
         match event {
-            PublicationEvent::Published(published) => {
-                let told = &published.told;
+            PublicationEvent::Published(told) => {
                 self.belongs_to(&told.source, &told.key);
                 if let Some(sequence) = told.sequence {
                     self.forget(sequence);

@@ -20,7 +20,7 @@ const PROBLEMS_MAX: usize = 20;
 
 /// A version of a registered type.
 pub(super) struct Registered {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) major: u16,
     pub(super) minor: u16,
     check: Arc<Validator>,
@@ -85,7 +85,7 @@ async fn version(
     let Some((major, minor)) = types.read(id, newest).await?.value else { return Ok(None) };
     let key = (name.clone(), major, minor);
     if let Some(check) = app.checks().get(&key) {
-        return Ok(Some(Registered { name, major, minor, check }));
+        return Ok(Some(Registered { name: name.into(), major, minor, check }));
     }
     let schema = move |of: &EventType| {
         of.version(Some(major)).map(|(_, version)| (version.minor, version.schema.clone()))
@@ -99,7 +99,7 @@ async fn version(
     })?;
     let check = Arc::new(check);
     app.checks().keep((name.clone(), major, minor), check.clone());
-    Ok(Some(Registered { name, major, minor, check }))
+    Ok(Some(Registered { name: name.into(), major, minor, check }))
 }
 
 impl Registered {

@@ -7,7 +7,7 @@ const SOON: Timestamp = Timestamp::from_millis(1_795_170_900_000);
 fn told(id: u128, sequence: Option<u64>) -> Told {
     Told {
         event_id: Uuid::from_u128(id),
-        event_type: "partner.stock.counted".to_owned(),
+        event_type: "partner.stock.counted".into(),
         major: 1,
         minor: 0,
         source: "/erp".to_owned(),
@@ -31,7 +31,7 @@ fn publish_as(
     on_violation: OnViolation,
     events: &[Told],
 ) -> Vec<PublicationEvent> {
-    let events = events.to_vec();
+    let events = events.iter().cloned().map(Arc::new).collect();
     let command = PublicationCommand::Publish { events, on_violation, now: NOW, release_by: SOON };
     take(state, &command)
 }
@@ -220,7 +220,7 @@ fn a_stored_event_is_read_back_with_what_was_said_of_it() {
     use souk_actors::event::{EventPayload, Metadata};
     let mut told = told(7, Some(7));
     told.time = Some("2026-11-20T10:30:00Z".to_owned());
-    let event = PublicationEvent::published(&told);
+    let event = PublicationEvent::Published(Arc::new(told.clone()));
     let given = event.given();
     let mut stored = souk_actors::testing::stored_event(
         "partner.stock.counted",

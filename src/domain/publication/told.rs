@@ -2,6 +2,7 @@
 //! registered type; what else was said of it as attributes in the metadata.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ pub struct Told {
     /// Its id here: it follows from source and id.
     pub event_id: Uuid,
     /// Its registered type.
-    pub event_type: String,
+    pub event_type: Arc<str>,
     /// The major version of the type.
     pub major: u16,
     /// The minor version.
@@ -77,7 +78,7 @@ impl Told {
         let sequence = sequence.map(|text| text.parse().map_err(|_| malformed((0, 0))));
         Ok(Self {
             event_id: event.event_id,
-            event_type: event.event_type.to_string(),
+            event_type: event.event_type.clone(),
             major: event.major,
             minor: event.minor,
             source,
@@ -93,32 +94,21 @@ impl Told {
     }
 }
 
-/// An event of a publisher that came to pass.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Published {
-    /// The event.
-    pub told: Told,
-}
-
 /// What a stream of outside events holds: those events, and its own facts.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "facts are few; what there are many of is boxed")]
+#[expect(clippy::large_enum_variant, reason = "facts are few; what there are many of is shared")]
 pub enum PublicationEvent {
-    /// A publisher's event.
-    Published(Box<Published>),
+    /// A publisher's event, which came to pass.
+    Published(Arc<Told>),
     /// What became of the stream.
     Fact(PublicationFact),
 }
 
 impl PublicationEvent {
-    pub(super) fn published(told: &Told) -> Self {
-        Self::Published(Box::new(Published { told: told.clone() }))
-    }
-
     /// The publisher's event, if it is one.
     pub fn told(&self) -> Option<&Told> {
         match self {
-            Self::Published(published) => Some(&published.told),
+            Self::Published(told) => Some(told.as_ref()),
             Self::Fact(_) => None,
         }
     }
@@ -150,10 +140,10 @@ impl EventPayload for PublicationEvent {
 
     fn label(&self) -> Label {
         match self {
-            Self::Published(published) => Label {
-                event_type: published.told.event_type.as_str().into(),
-                major: published.told.major,
-                minor: published.told.minor,
+            Self::Published(told) => Label {
+                event_type: told.event_type.clone(),
+                major: told.major,
+                minor: told.minor,
                 service: SERVICE,
             },
             Self::Fact(fact) => fact.label(),
@@ -161,8 +151,7 @@ impl EventPayload for PublicationEvent {
     }
 
     fn given(&self) -> Given {
-        let Self::Published(published) = self else { return Given::default() };
-        let told = &published.told;
+        let Self::Published(told) = self else { return Given::default() };
         Given {
             event_id: Some(told.event_id),
             correlation_id: told.correlation_id.as_deref().map(Into::into),
@@ -174,7 +163,7 @@ impl EventPayload for PublicationEvent {
 
     fn encode(&self) -> String {
         match self {
-            Self::Published(published) => published.told.data.clone(),
+            Self::Published(told) => told.data.clone(),
             Self::Fact(fact) => fact.encode(),
         }
     }
@@ -187,6 +176,6 @@ impl EventPayload for PublicationEvent {
         if event.event_type.starts_with(FAMILY) {
             return Self::decode(&event.event_type, event.major, data);
         }
-        Told::stored(event, data).map(|told| Self::Published(Box::new(Published { told })))
+        Told::stored(event, data).map(|told| Self::Published(Arc::new(told)))
     }
 }
