@@ -97,7 +97,7 @@ pub(super) fn one(headers: &HeaderMap, bytes: &Bytes) -> Result<Incoming, ApiErr
     }
     let names = if essence(headers) == CLOUDEVENT { &CLOUD } else { &NATIVE };
     let mut errors = Vec::new();
-    let read = item(&value, String::new(), names, &mut errors);
+    let read = item(value, String::new(), names, &mut errors);
     read.filter(|_| errors.is_empty()).ok_or_else(|| ApiError::invalid(errors))
 }
 
@@ -109,13 +109,12 @@ pub(super) fn several(
 ) -> Result<Vec<Incoming>, ApiError> {
     let value = body::parse(bytes)?;
     let is_cloud = essence(headers) == CLOUDEVENTS;
-    let (items, at, names) = match &value {
-        Value::Array(items) => (items.as_slice(), "", if is_cloud { &CLOUD } else { &NATIVE }),
-        Value::Object(members) if !is_cloud => {
-            let items = members.get("events").and_then(Value::as_array);
-            let missing = || ApiError::invalid_field("/events", "required", "must be a list");
-            (items.ok_or_else(missing)?.as_slice(), "/events", &NATIVE)
-        }
+    let (items, at, names) = match value {
+        Value::Array(items) => (items, "", if is_cloud { &CLOUD } else { &NATIVE }),
+        Value::Object(mut members) if !is_cloud => match members.remove("events") {
+            Some(Value::Array(items)) => (items, "/events", &NATIVE),
+            _ => return Err(ApiError::invalid_field("/events", "required", "must be a list")),
+        },
         _ => return Err(ApiError::invalid_field("", "wrong_type", "must be a list of events")),
     };
     if items.is_empty() || items.len() > events_max {
@@ -124,7 +123,7 @@ pub(super) fn several(
     }
     let mut errors = Vec::new();
     let read: Vec<_> = items
-        .iter()
+        .into_iter()
         .enumerate()
         .filter_map(|(index, value)| item(value, format!("{at}/{index}"), names, &mut errors))
         .collect();
@@ -147,7 +146,7 @@ fn binary(headers: &HeaderMap, data: Value) -> Result<Incoming, ApiError> {
     }
     attributes.insert("data".to_owned(), data);
     let mut errors = Vec::new();
-    let read = item(&Value::Object(attributes), String::new(), &CLOUD, &mut errors);
+    let read = item(Value::Object(attributes), String::new(), &CLOUD, &mut errors);
     let mut read = read.filter(|_| errors.is_empty()).ok_or_else(|| ApiError::invalid(errors))?;
     // The body is the data.
     read.data_at = String::new();
@@ -171,17 +170,18 @@ fn decoded(text: &str) -> Option<String> {
 }
 
 fn item(
-    value: &Value,
+    value: Value,
     at: String,
     names: &Names,
     errors: &mut Vec<FieldProblem>,
 ) -> Option<Incoming> {
-    let Some(object) = value.as_object() else {
+    let Value::Object(mut object) = value else {
         errors.push(FieldProblem::new(at, "wrong_type", "must be an object"));
         return None;
     };
+    let data = object.remove("data");
     let is_cloud = names.event_type[0] == "type";
-    let mut fields = Fields::within_list(object, at.clone());
+    let mut fields = Fields::within_list(&object, at.clone());
     if is_cloud {
         cloud_only(&mut fields);
     }
@@ -193,7 +193,6 @@ fn item(
     let sequence = sequence(&mut fields);
     let correlation_id = correlation(&mut fields, names.correlation_id);
     let causation_id = correlation(&mut fields, names.causation_id);
-    let data = object.get("data").cloned();
     if data.is_none() {
         fields.error("data", "required", "is required");
     }
