@@ -41,9 +41,9 @@ const ERRORS_MAX: usize = 1_000;
 
 static LIMITS: [Limit; 5] = [
     Limit {
-        metric: "souk_dlq_letters",
+        metric: "souk_dlq_dead_letters",
         threshold: 100,
-        value: |status| status.partitions.iter().map(|of| of.dlq_letters as u64).sum(),
+        value: |status| status.partitions.iter().map(|of| of.dlq_dead_letters as u64).sum(),
     },
     Limit {
         metric: "souk_dlq_full",
@@ -197,5 +197,33 @@ impl Watch {
             tracing::info!(metric, subscription = subject, value, threshold, "an alert is over");
         }
         sent.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letters_of(dlq_letters: usize, dlq_dead_letters: usize) -> SubscriptionStatus {
+        let partition = PartitionStatus {
+            dlq_letters,
+            dlq_dead_letters,
+            circuit: "closed",
+            ..PartitionStatus::default()
+        };
+        let partitions = vec![partition.clone(), partition];
+        SubscriptionStatus { partitions, ..SubscriptionStatus::default() }
+    }
+
+    /// An alert of letters that were skipped would be over only when they are discarded.
+    #[test]
+    fn letters_are_past_their_limit_by_those_that_are_dead() {
+        let past = |status: SubscriptionStatus| {
+            let figures = figures(&[status]).into_iter();
+            let past = figures.filter(|(limit, _, value)| *value > limit.threshold);
+            past.map(|(limit, _, value)| (limit.metric, value)).collect::<Vec<_>>()
+        };
+        assert_eq!(past(letters_of(500, 51)), [("souk_dlq_dead_letters", 102)]);
+        assert!(past(letters_of(500, 50)).is_empty());
     }
 }

@@ -44,10 +44,14 @@ use crate::oversight::letters::DeadLetterLog;
 use crate::partition::{MakeRegistry, Partition, PartitionParts, make_registry};
 use crate::saga::{Saga, SagaInstance, SagaRouter, subscriptions};
 use crate::subscriber::{
-    PAUSED_SPACE, REPLAY_SPACE, RETRY_SPACE, Set, Steered, Subscription, TIMEOUT_SPACE,
+    Cell, PAUSED_SPACE, REPLAY_SPACE, RETRY_SPACE, Set, Steered, Subscription, TIMEOUT_SPACE,
 };
 use crate::supervisor::RestartPolicy;
 use crate::world::World;
+
+/// How long a scrape waits for the journal. Prometheus itself waits for ten seconds, and takes a
+/// process that does not answer for one that is gone.
+const MEASURE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Limits and policies of a runtime.
 #[derive(Debug, Clone)]
@@ -258,6 +262,12 @@ impl Builder {
     }
 }
 
+fn measure_lag(cell: &Cell, lag: Option<Duration>) {
+    let (name, index) = (cell.subscription.name, cell.partition.to_string());
+    metrics::gauge!("souk_subscription_lag_seconds", "subscription" => name, "partition" => index)
+        .set(lag.unwrap_or_default());
+}
+
 fn no_duplicates<'a>(
     what: &'static str,
     names: impl Iterator<Item = &'a str>,
@@ -456,12 +466,13 @@ impl Runtime {
     /// single aggregates; how much of everything is one aggregate's; whether the journal can be
     /// written; whether subscriptions run, and how far behind they are. Called when somebody looks; it
     /// visits every live aggregate, and reads a page of the journal for each subscription that is far
-    /// behind.
+    /// behind, two seconds long at most: what was not read by then stays as it was.
     pub async fn measure(&self) {
         self.measure_commands();
         let gauge = |is_so: bool| f64::from(u8::from(is_so));
         metrics::gauge!("souk_journal_writable").set(gauge(self.health().journal_writable));
         metrics::gauge!("souk_hottest_aggregate_share").set(self.hottest_share());
+        let mut far_behind = Vec::new();
         for partition in &self.0.partitions {
             for cell in &partition.cells {
                 let (name, index) = (cell.subscription.name, cell.partition.to_string());
@@ -471,16 +482,24 @@ impl Runtime {
                 #[expect(clippy::cast_precision_loss, reason = "a gauge")]
                 metrics::gauge!("souk_subscription_lag_events", "subscription" => name, "partition" => index.clone())
                     .set(cell.lag_events() as f64);
-                // What cannot be read now leaves it as it was: it is no less behind for that.
-                if let Ok(lag) = cell.lag().await {
-                    metrics::gauge!("souk_subscription_lag_seconds", "subscription" => name, "partition" => index.clone())
-                        .set(lag.unwrap_or_default());
+                match cell.lag_in_memory() {
+                    Some(lag) => measure_lag(cell, lag),
+                    None => far_behind.push(cell),
                 }
                 let unacked = cell.longest_in_hand().unwrap_or_default();
                 metrics::gauge!("souk_subscription_oldest_unacked_seconds", "subscription" => name, "partition" => index)
                     .set(unacked);
             }
         }
+        let reads = async {
+            for cell in far_behind {
+                // What cannot be read now leaves it as it was: it is no less behind for that.
+                if let Ok(lag) = cell.lag().await {
+                    measure_lag(cell, lag);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(MEASURE_WITHIN, reads).await;
     }
 
     #[expect(clippy::cast_precision_loss, reason = "gauges")]

@@ -685,6 +685,16 @@ impl Cell {
         !self.paused.get() && !self.is_full()
     }
 
+    /// Letters that are dead, without those that wait behind them: of each key that waits the first,
+    /// where order is kept; else every letter.
+    pub(crate) fn dead(&self) -> usize {
+        let room = self.room();
+        match self.subscription.ordering {
+            Ordered::ByKey => room.blocked_keys(),
+            Ordered::Not => room.letters(),
+        }
+    }
+
     /// Brings the metrics of its letters up to date.
     #[expect(clippy::cast_precision_loss, reason = "gauges")]
     fn measure_letters(&self) {
@@ -692,6 +702,8 @@ impl Cell {
         let partition = self.partition.to_string();
         metrics::gauge!("souk_dlq_letters", "subscription" => name, "partition" => partition.clone())
             .set(room.letters() as f64);
+        metrics::gauge!("souk_dlq_dead_letters", "subscription" => name, "partition" => partition.clone())
+            .set(self.dead() as f64);
         metrics::gauge!("souk_dlq_blocked_keys", "subscription" => name, "partition" => partition.clone())
             .set(room.blocked_keys() as f64);
         metrics::gauge!("souk_dlq_full", "subscription" => name, "partition" => partition)

@@ -89,7 +89,7 @@ mod tests {
 
     fn observed(value: u64) -> AlertCommand {
         AlertCommand::Observe(AlertObserved {
-            metric: "souk_dlq_letters".to_owned(),
+            metric: "souk_dlq_dead_letters".to_owned(),
             subject: "notifications".to_owned(),
             value,
             threshold: 100,

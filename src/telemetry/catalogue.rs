@@ -23,7 +23,10 @@ pub const METRICS: &[(&str, &str)] = &[
         "souk_commands_refused_total",
         "commands that were not taken (503): overloaded, draining, journal_unavailable, restarting, quarantined, deadline_passed, disk_low",
     ),
-    ("souk_mailbox_wait_seconds", "how long commands waited in a mailbox before they were run"),
+    (
+        "souk_mailbox_wait_seconds",
+        "how long commands and reads waited in a mailbox before they were run",
+    ),
     ("souk_aggregates_active", "live actors"),
     ("souk_aggregate_activations_total", "actors started"),
     (
@@ -39,7 +42,7 @@ pub const METRICS: &[(&str, &str)] = &[
     ("souk_journal_append_retries_total", "appends tried again"),
     (
         "souk_hottest_aggregate_share",
-        "what part of all commands one aggregate takes lately, 0 to 1; GET /admin/hotkeys says which",
+        "what part of all commands and reads one aggregate takes lately, 0 to 1; GET /admin/hotkeys says which",
     ),
     ("souk_journal_writable", "1: every partition's journal takes appends; 0: one does not"),
     ("souk_journal_batch_events", "events per commit"),
@@ -107,6 +110,10 @@ pub const METRICS: &[(&str, &str)] = &[
     ("souk_projection_position", "how far a read model is; NaN: the version was discarded"),
     ("souk_circuit_state", "0 closed, 1 half open, 2 open"),
     ("souk_dlq_letters", "letters now: dead, waiting and skipped"),
+    (
+        "souk_dlq_dead_letters",
+        "dead letters now, without those that wait behind them; one a key where order is kept",
+    ),
     ("souk_dlq_blocked_keys", "keys that wait behind a dead letter"),
     ("souk_dlq_full", "1: it stands still, there is no room for another letter"),
     ("souk_dlq_letters_total", "letters that died"),

@@ -281,11 +281,7 @@ fn holds_now(cell: &Cell, blocked: &mut Blocked, key: Uuid, letters: usize) {
 }
 
 /// How many letters hold a key up, however long it takes to look. The one at `in_doubt` may be gone.
-async fn left_of(
-    cell: &Arc<Cell>,
-    key: Uuid,
-    in_doubt: Option<u64>,
-) -> Result<usize, Stopping> {
+async fn left_of(cell: &Arc<Cell>, key: Uuid, in_doubt: Option<u64>) -> Result<usize, Stopping> {
     let mut is_gone = in_doubt.is_some();
     let (mut left, mut after) = (0, 0);
     loop {

@@ -50,7 +50,7 @@ pub struct RetryingStatus {
 }
 
 /// A subscription in one partition, as its operators see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct PartitionStatus {
     /// The partition.
     pub partition: u16,
@@ -104,7 +104,9 @@ pub struct PartitionStatus {
     pub gave_way: u64,
     /// Letters there are now: dead, waiting and skipped.
     pub dlq_letters: usize,
-    /// How many there may be; with so many it stands still.
+    /// Those of them that are dead: neither waiting nor, where order is kept, skipped.
+    pub dlq_dead_letters: usize,
+    /// How many letters there may be; with so many it stands still.
     pub dlq_letters_max: usize,
     /// Keys that wait behind a dead letter now.
     pub dlq_blocked_keys: usize,
@@ -113,7 +115,7 @@ pub struct PartitionStatus {
 }
 
 /// A subscription, as its operators see it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct SubscriptionStatus {
     /// Its name.
     pub name: &'static str,
@@ -186,6 +188,7 @@ impl Cell {
             letters: counts.letters.load(Ordering::Relaxed),
             gave_way: counts.gave_way.load(Ordering::Relaxed),
             dlq_letters: self.room().letters(),
+            dlq_dead_letters: self.dead(),
             dlq_letters_max: self.letters_max,
             dlq_blocked_keys: self.room().blocked_keys(),
             retrying: self.all_retrying(),
@@ -228,21 +231,29 @@ impl Cell {
     /// that do not concern it, the last of those is told.
     pub(crate) async fn lag(&self) -> Result<Option<Duration>, Error> {
         let (position, head) = (self.position(), self.broker.head());
-        if position >= head {
-            return Ok(None);
+        if let Some(lag) = self.lag_in_memory() {
+            return Ok(lag);
         }
-        let events = match self.broker.tail().read(position, LOOKED_THROUGH_MAX) {
-            Some(events) if !events.is_empty() => events,
-            _ => {
-                let page = self.store.read_from(self.partition, position, LOOKED_THROUGH_MAX);
-                page.await?
-            }
-        };
+        let page = self.store.read_from(self.partition, position, LOOKED_THROUGH_MAX).await?;
+        Ok(self.lag_of(&page, head))
+    }
+
+    /// As [`Cell::lag`], without the journal; none: memory does not reach back far enough.
+    pub(crate) fn lag_in_memory(&self) -> Option<Option<Duration>> {
+        let (position, head) = (self.position(), self.broker.head());
+        if position >= head {
+            return Some(None);
+        }
+        let events = self.broker.tail().read(position, LOOKED_THROUGH_MAX)?;
+        (!events.is_empty()).then(|| self.lag_of(&events, head))
+    }
+
+    fn lag_of(&self, events: &[Arc<StoredEvent>], head: u64) -> Option<Duration> {
         let left = |event: &&Arc<StoredEvent>| {
             self.key_of(event).is_some_and(|key| !self.is_done(event, key))
         };
         let oldest = events.iter().find(left);
         let oldest = oldest.or_else(|| events.last().filter(|last| last.position < head));
-        Ok(oldest.map(|oldest| self.world.now().since(oldest.timestamp)))
+        oldest.map(|oldest| self.world.now().since(oldest.timestamp))
     }
 }

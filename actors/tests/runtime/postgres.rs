@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use souk_actors::command::{CommandError, Unavailable};
+use souk_actors::event::StoredEvent;
 use souk_actors::journal::postgres::{PostgresOptions, PostgresStore};
 use souk_actors::journal::{AppendError, Batch, Error, Lease, PersonKey, Standing, Store, chain};
+use souk_actors::retry::Failure;
+use souk_actors::runtime::Runtime;
+use souk_actors::subscriber::{Handler, Subscription};
 use souk_actors::testing::postgres::{Options as ServerOptions, Server};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -659,4 +664,45 @@ async fn a_database_that_hangs_is_borne() {
     clients.accepted_more(100).await;
     clients.settle().await;
     assert_whole(&*rig.store).await;
+}
+
+/// Takes everything.
+struct Taken;
+
+#[async_trait]
+impl Handler for Taken {
+    async fn handle(&self, _: &Runtime, _: &Arc<StoredEvent>) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+async fn with_a_subscriber(url: &str) -> Rig {
+    let subscription = Subscription::handler("taken", "tests", &["account.*"], Arc::new(Taken));
+    let store = Arc::new(postgres(url, Some(1)).await.unwrap());
+    Rig::on(store, None, options(), |builder| builder.subscribe(subscription)).await
+}
+
+/// Else whoever scrapes takes the process for gone, and hears nothing of the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_there_in_time_while_the_database_does_not_answer() {
+    let url = Server::shared().create_database().await;
+    let first = with_a_subscriber(&url).await;
+    let paused = first.runtime.subscriptions().pause("taken", first.context(), None).await;
+    assert!(paused.unwrap().is_some());
+    first.change(1, 1).await.unwrap();
+    assert!(first.runtime.drain(Duration::from_secs(30)).await);
+
+    // Only the journal has what came before this process.
+    let again = with_a_subscriber(&url).await;
+    let subscriptions = again.runtime.subscriptions();
+    until("it is behind", async || subscriptions.list()[0].partitions[0].lag_events > 0).await;
+    let mut blocker = session(&url).await;
+    run(&mut blocker, "BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await;
+    // Prometheus waits for ten seconds.
+    let measured = tokio::time::timeout(Duration::from_secs(9), again.runtime.measure()).await;
+    assert!(measured.is_ok(), "it waits for the database");
+    run(&mut blocker, "ROLLBACK").await;
+    let lag = subscriptions.inspect().await[0].partitions[0].lag_seconds;
+    assert!(lag.is_some(), "what was given up holds up nobody");
+    again.change(1, 1).await.unwrap();
 }

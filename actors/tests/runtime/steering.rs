@@ -216,6 +216,7 @@ async fn without_an_order_a_letter_holds_up_no_other_event() {
     assert_eq!(seen, [1, 3]);
     let letters = first.runtime.dead_letters().list(None, 10).await.unwrap();
     assert_eq!((letters.len(), letters[0].key), (1, letters[0].event_id));
+    assert_eq!((status(&first).dlq_dead_letters, status(&first).dlq_blocked_keys), (1, 0));
     // Also after a restart it is a letter, and can be worked.
     first.runtime.drain(Duration::from_secs(1)).await;
     *notes.fails_on.lock().unwrap() = None;
