@@ -1,5 +1,7 @@
 //! Two reports beside each other.
 
+use std::collections::BTreeSet;
+
 use anyhow::ensure;
 
 use super::report::{Report, Row};
@@ -37,8 +39,21 @@ pub struct Difference {
     pub before: f64,
     /// In the second report.
     pub after: f64,
-    /// By which share it is worse; negative: better.
+    /// By which share it is worse; negative: better. Infinite where there was nothing before.
     pub worse_by: f64,
+}
+
+impl Difference {
+    /// How it differs, in a few words.
+    pub fn told(&self) -> String {
+        match self.worse_by {
+            by if by.is_infinite() && by > 0.0 => "worse: 0 before".to_owned(),
+            by if by.is_infinite() => "better: 0 before".to_owned(),
+            by if by > 0.005 => format!("{:.0} % worse", by * 100.0),
+            by if by < -0.005 => format!("{:.0} % better", -by * 100.0),
+            _ => "the same".to_owned(),
+        }
+    }
 }
 
 /// What differs.
@@ -71,9 +86,13 @@ impl Comparison {
             (&one.phase, one.connections, one.rate) == (&other.phase, other.connections, other.rate)
         };
         let (mut differences, mut alone) = (Vec::new(), Vec::new());
+        let mut settings = BTreeSet::new();
         for row in &before.rows {
             match after.rows.iter().find(|other| is_same(row, other)) {
-                Some(other) => differences.extend(figures(row, other)),
+                Some(other) => {
+                    differences.extend(figures(row, other));
+                    settings.extend(unlike_settings(row, other));
+                }
                 None => alone.push(format!("only in the first: {}", row.title())),
             }
         }
@@ -83,7 +102,9 @@ impl Comparison {
             }
         }
         ensure!(!differences.is_empty(), "the two reports have no phase in common");
-        Ok(Self { unlike: unlike(before, after), differences, alone })
+        let mut unlike = unlike(before, after);
+        unlike.extend(settings);
+        Ok(Self { unlike, differences, alone })
     }
 
     /// The figures that are worse by more than this.
@@ -100,14 +121,11 @@ impl Comparison {
         }
         text.push_str("| phase | figure | before | after | ratio | |\n");
         text.push_str("| --- | --- | --- | --- | --- | --- |\n");
-        for Difference { phase, figure, before, after, worse_by } in &self.differences {
+        for difference in &self.differences {
+            let Difference { phase, figure, before, after, .. } = difference;
             let ratio =
                 if *before > 0.0 { format!("{:.2}", after / before) } else { "–".to_owned() };
-            let word = match worse_by {
-                by if *by > 0.005 => format!("{:.0} % worse", by * 100.0),
-                by if *by < -0.005 => format!("{:.0} % better", -by * 100.0),
-                _ => "the same".to_owned(),
-            };
+            let word = difference.told();
             text.push_str(&format!(
                 "| {phase} | {figure} | {before:.2} | {after:.2} | {ratio} | {word} |\n"
             ));
@@ -129,11 +147,27 @@ fn unlike(before: &Report, after: &Report) -> Vec<String> {
             ("processors", report.processors.to_string()),
             ("seconds a phase", report.seconds.to_string()),
             ("listings", report.listings.to_string()),
+            ("threads of the load", noted(report.threads.as_ref())),
         ]
     };
     let pairs = settings(before).into_iter().zip(settings(after));
     let differing = pairs.filter(|((_, one), (_, other))| one != other);
     differing.map(|((name, one), (_, other))| format!("{name}: {one}, then {other}")).collect()
+}
+
+/// What the phase was not measured alike in.
+fn unlike_settings(before: &Row, after: &Row) -> Vec<String> {
+    let names: BTreeSet<_> = before.settings.keys().chain(after.settings.keys()).collect();
+    let told = names.into_iter().filter_map(|name| {
+        let [one, other] = [before, after].map(|row| noted(row.settings.get(name)));
+        (one != other).then(|| format!("{name} of {}: {one}, then {other}", before.phase))
+    });
+    told.collect()
+}
+
+/// A setting; reports of earlier versions do not have all.
+fn noted(setting: Option<&impl ToString>) -> String {
+    setting.map_or_else(|| "not noted".to_owned(), ToString::to_string)
 }
 
 fn figures(before: &Row, after: &Row) -> Vec<Difference> {
@@ -210,13 +244,22 @@ fn difference(
     after: f64,
     more_is_better: bool,
 ) -> Difference {
-    let change = if before > 0.0 { after / before - 1.0 } else { 0.0 };
+    let change = match before > 0.0 {
+        true => after / before - 1.0,
+        // It is no share of nothing, and not the same either.
+        false if after > 0.0 => f64::INFINITY,
+        false => 0.0,
+    };
     let worse_by = if more_is_better { -change } else { change };
     Difference { phase: phase.to_owned(), figure, before, after, worse_by }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
     use super::super::report::{Estimates, KindRow, Percentiles, Report, Row, Subscriber, TypeRow};
     use super::super::tally::Outcome;
     use super::*;
@@ -237,6 +280,7 @@ pub(super) mod tests {
             processors: 2,
             seconds: 1.0,
             listings: 1,
+            threads: None,
             is_good: true,
             rows: vec![row],
         }
@@ -280,6 +324,44 @@ pub(super) mod tests {
         assert!(refused.to_string().contains("second"));
         assert!("ten".parse::<Tolerance>().is_err() && "-1".parse::<Tolerance>().is_err());
     }
+
+    #[test]
+    fn phases_that_went_by_other_options_are_told_of_once() {
+        let with = |batch: u64| {
+            let mut report = report(1_000.0, 4.0);
+            report.rows[0].settings = BTreeMap::from([
+                ("batch".to_owned(), json!(batch)),
+                ("keys".to_owned(), json!(1_000)),
+            ]);
+            let more = Row { connections: Some(256), ..report.rows[0].clone() };
+            report.rows.push(more);
+            report
+        };
+        let (before, after) = (with(500), with(100));
+        assert!(Comparison::of(&before, &before, false).unwrap().unlike.is_empty());
+        let comparison = Comparison::of(&before, &after, false).unwrap();
+        assert_eq!(comparison.unlike, ["batch of hot: 500, then 100"]);
+        let mut earlier = with(500);
+        earlier.rows.iter_mut().for_each(|row| row.settings.clear());
+        let comparison = Comparison::of(&earlier, &after, false).unwrap();
+        let expected = ["batch of hot: not noted, then 100", "keys of hot: not noted, then 1000"];
+        assert_eq!(comparison.unlike, expected);
+    }
+
+    #[test]
+    fn what_was_nothing_and_is_something_is_not_the_same() {
+        let (none, some) = (report(0.0, 0.0), report(1_000.0, 4.0));
+        let comparison = Comparison::of(&none, &some, false).unwrap();
+        let worse = comparison.worse_than(Tolerance(100.0));
+        assert_eq!(worse.iter().map(|of| of.figure.as_str()).collect::<Vec<_>>(), ["p99 ms"]);
+        let table = comparison.table();
+        assert!(table.contains("| p99 ms | 0.00 | 4.00 | – | worse: 0 before |"), "{table}");
+        assert!(table.contains("| per second | 0.00 | 1000.00 | – | better: 0 before"), "{table}");
+        let same = Comparison::of(&none, &none, false).unwrap();
+        assert!(same.worse_than(Tolerance(0.0)).is_empty());
+        assert!(!same.table().contains("0 before"), "{}", same.table());
+    }
+
     #[test]
     fn tails_and_parts_are_compared_where_there_is_enough_of_them() {
         let times = Estimates { p50_ms: 1.0, p95_ms: 1.0, p99_ms: 1.0, p999_ms: 1.0 };
@@ -325,13 +407,16 @@ pub(super) mod tests {
         let before = report(1_000.0, 4.0);
         assert!(Comparison::of(&before, &before, false).unwrap().unlike.is_empty());
         let version = "souk 2".to_owned();
-        let after = Report { version, processors: 8, listings: 5, seconds: 2.0, ..before.clone() };
+        let threads = Some(2);
+        let after =
+            Report { version, processors: 8, listings: 5, seconds: 2.0, threads, ..before.clone() };
         let comparison = Comparison::of(&before, &after, false).unwrap();
         let expected = [
             "version: souk, then souk 2",
             "processors: 2, then 8",
             "seconds a phase: 1, then 2",
             "listings: 1, then 5",
+            "threads of the load: not noted, then 2",
         ];
         assert_eq!(comparison.unlike, expected);
         let table = comparison.table();

@@ -1,6 +1,7 @@
 //! A run: a market is made, and scenario after scenario is asked of it, each beside an echo with as
 //! many connections and, at the end, the raw inserts of the same store.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
-use serde_json::json;
+use serde_json::{Value, json};
 use souk_actors::event::StoredEvent;
 use souk_actors::journal::Store;
 use souk_actors::testing::raw::RawInserts;
@@ -276,7 +277,7 @@ impl Bench<'_> {
         let (plan, market) = (self.plan, &self.market);
         let all = market.listings.len();
         let in_turn = |count: usize| Pick::InTurn(count as u64);
-        Ok(match scenario {
+        let work = match scenario {
             Scenario::Hot | Scenario::HotInside => {
                 scripts::changes(market, Change::Title, 1, in_turn(1))
             }
@@ -295,7 +296,8 @@ impl Bench<'_> {
             }
             Scenario::Read => scripts::reads(market),
             Scenario::Mixed => scripts::mixed(market, plan.buyers).await?,
-        })
+        };
+        Ok(Work { settings: settings(plan, scenario), ..work })
     }
 
     /// The rate at which requests are due, if there is one. The echo says what the machine can do.
@@ -332,7 +334,7 @@ impl Bench<'_> {
         let (until, rate) = (Until::Elapsed(self.plan.time), self.rate(phase));
         let threads = self.plan.threads;
         let load = Load { connections, threads, until, rate, name: Some(phase) };
-        let began = SystemWorld::new().now();
+        let (began, began_at) = (SystemWorld::new().now(), Instant::now());
         let outcome = self.load(load, &work).await?;
         let ended = Instant::now();
         // What never comes to rest is a finding and not the end of the run.
@@ -349,12 +351,14 @@ impl Bench<'_> {
         (row.connections, row.rate) = (Some(connections), rate);
         (row.asked, row.unit) = (work.asked.to_owned(), work.unit.to_owned());
         row.notes.clone_from(&work.notes);
+        row.settings.clone_from(&work.settings);
         let requests = outcome.per_second();
         row.of_echo = echo.filter(|echo| *echo > 0.0).map(|echo| requests / echo);
         #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
         let answers = (outcome.accepted + outcome.refused).max(1) as f64;
         row.cpu_us = cpu.map(|seconds| seconds * 1e6 / answers);
-        self.compare(&mut row, &outcome, &work, &before).await?;
+        let lasted = ended - began_at;
+        self.compare(&mut row, (&outcome, lasted), &work, &before).await?;
         let times = self.shipped(&work, began.plus(self.plan.time / 5)).await?;
         row.shipped_orders = times.len();
         row.shipped = (!times.is_empty()).then(|| Percentiles::of(&times));
@@ -379,11 +383,11 @@ impl Bench<'_> {
         Ok(Look { heads, scrape, cpu: self.cpu_seconds() })
     }
 
-    /// Holds what was answered against what happened.
+    /// Holds what was answered, in so long, against what happened.
     async fn compare(
         &self,
         row: &mut Row,
-        outcome: &Outcome,
+        (outcome, lasted): (&Outcome, Duration),
         work: &Work,
         before: &Look,
     ) -> anyhow::Result<()> {
@@ -399,7 +403,7 @@ impl Bench<'_> {
             row.checks.extend(found.checks(outcome, &expected, work.is_marked));
             let count = |event_type: &&str| found.by_type.get(*event_type).copied().unwrap_or(0);
             row.journalled = expected.keys().map(count).sum();
-            row.journal = found.types(self.plan.time.as_secs_f64() * 1.2);
+            row.journal = found.types(lasted.as_secs_f64());
             return Ok(());
         }
         if expected.is_empty() {
@@ -438,6 +442,7 @@ impl Bench<'_> {
     /// Ends the server, measures its store by itself and puts all together.
     async fn report(self) -> anyhow::Result<Report> {
         let Self { plan, target, mut rows, .. } = self;
+        let threads = target.inside().is_none().then_some(plan.threads);
         let Target { name, own, .. } = target;
         if let Some(Own { place, service, journal }) = own {
             let samples = samples(&*journal).await?;
@@ -467,10 +472,22 @@ impl Bench<'_> {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             seconds: plan.time.as_secs_f64(),
             listings: plan.listings,
+            threads,
             is_good,
             rows,
         })
     }
+}
+
+/// The options that a scenario goes by, by their names; what is the whole run's is not among them.
+fn settings(plan: &Plan, scenario: Scenario) -> BTreeMap<String, Value> {
+    let named = match scenario {
+        Scenario::Zipf => vec![("exponent", json!(plan.exponent))],
+        Scenario::Purchase | Scenario::Mixed => vec![("buyers", json!(plan.buyers))],
+        Scenario::Publish => vec![("batch", json!(plan.batch)), ("keys", json!(plan.keys))],
+        _ => Vec::new(),
+    };
+    named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// How things stood before a phase.

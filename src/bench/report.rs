@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::check::Check;
 use super::tally::{Outcome, per_second};
@@ -301,6 +302,9 @@ pub struct Row {
     /// What else has to be known of these figures.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The options that this phase goes by, by their names.
+    #[serde(default)]
+    pub settings: BTreeMap<String, Value>,
     /// Whether it is what happened.
     pub checks: Vec<Check>,
 }
@@ -344,6 +348,7 @@ impl Row {
             moments,
             curve: CURVE.map(at).to_vec(),
             notes: Vec::new(),
+            settings: BTreeMap::new(),
             checks: Vec::new(),
         }
     }
@@ -411,6 +416,9 @@ pub struct Report {
     pub seconds: f64,
     /// How many listings there were.
     pub listings: usize,
+    /// How many threads made the load; none: it was not made over HTTP, or nobody noted it.
+    #[serde(default)]
+    pub threads: Option<usize>,
     /// Whether all checks of all phases passed.
     pub is_good: bool,
     /// The phases, in the order in which they ran.
@@ -574,8 +582,9 @@ mod tests {
         let report = super::super::compare::tests::report(1_000.0, 4.0);
         let mut json = serde_json::to_value(&report).unwrap();
         let row = json["rows"][0].as_object_mut().unwrap();
-        let new = ["asked", "types", "deliveries", "notes"].map(|name| row.remove(name).is_some());
-        assert_eq!(new, [true; 4]);
+        let new = ["asked", "types", "deliveries", "notes", "settings"];
+        assert_eq!(new.map(|name| row.remove(name).is_some()), [true; 5]);
+        assert!(json.as_object_mut().unwrap().remove("threads").is_some());
         assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
     }
 }

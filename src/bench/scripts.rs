@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use serde_json::Value;
 use souk_actors::world::Timestamp;
 use uuid::Uuid;
 
@@ -47,6 +48,8 @@ pub(super) struct Work {
     pub(super) changes: Option<Arc<Changes>>,
     /// What has to be known of the figures.
     pub(super) notes: Vec<String>,
+    /// The options that it goes by, by their names.
+    pub(super) settings: BTreeMap<String, Value>,
     /// Orders, to ask after them.
     pub(super) orders: Arc<Orders>,
     /// Whether answers carry marks for the journal.
@@ -63,6 +66,7 @@ impl Work {
             names: Vec::new(),
             changes: None,
             notes: Vec::new(),
+            settings: BTreeMap::new(),
             orders: Arc::default(),
             is_marked: false,
         }
@@ -871,7 +875,7 @@ pub(super) async fn mixed(market: &Market, buyers: usize) -> anyhow::Result<Work
 }
 
 /// When an order had its first status, and the milliseconds from then to `SHIPPED`, as its history tells them.
-pub(super) fn until_shipped(history: &serde_json::Value) -> anyhow::Result<(Timestamp, i64)> {
+pub(super) fn until_shipped(history: &Value) -> anyhow::Result<(Timestamp, i64)> {
     let statuses = history["data"].as_array().context("a history has statuses")?;
     let at = |status: &str| {
         let found = statuses.iter().find(|one| one["status"] == status);

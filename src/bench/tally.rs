@@ -136,7 +136,9 @@ pub struct Slice {
 pub struct Cell {
     /// Accepted answers within the time that counts.
     pub answers: u32,
-    /// The longest, in microseconds.
+    /// Accepted answers whose times count: with a rate, of what was due within that time.
+    timed: u32,
+    /// The longest of those, in microseconds.
     pub micros_max: u32,
     /// All together, in microseconds.
     pub micros: u64,
@@ -145,7 +147,8 @@ pub struct Cell {
     slot: u8,
 }
 
-const NEVER: Cell = Cell { answers: 0, micros_max: 0, micros: 0, version: 0, slot: NO_SLOT };
+const NEVER: Cell =
+    Cell { answers: 0, timed: 0, micros_max: 0, micros: 0, version: 0, slot: NO_SLOT };
 
 /// An aggregate that is among those that are asked most.
 #[derive(Debug, Clone)]
@@ -281,16 +284,17 @@ impl Outcome {
             self.versions += 1;
             cell.version = cell.version.max(version);
         }
+        cell.answers = cell.answers.saturating_add(u32::from(answer.slice.is_some()));
         if !answer.is_timed {
             return Ok(());
         }
         let micros = u32::try_from(answer.micros).unwrap_or(u32::MAX);
-        cell.answers = cell.answers.saturating_add(1);
+        cell.timed = cell.timed.saturating_add(1);
         cell.micros += answer.micros;
         cell.micros_max = cell.micros_max.max(micros);
-        let (answers, slot) = (cell.answers, cell.slot);
+        let (timed, slot) = (cell.timed, cell.slot);
         if slot == NO_SLOT {
-            self.let_in(aggregate, answers)?;
+            self.let_in(aggregate, timed)?;
         }
         if let Some(top) = self.tops.get_mut(usize::from(self.cells[place].slot)) {
             top.latencies.saturating_record(answer.micros);
@@ -300,7 +304,7 @@ impl Outcome {
 
     /// Gives an aggregate a histogram if there is one to be had, or if it is asked more often than
     /// one that has one.
-    fn let_in(&mut self, aggregate: u32, answers: u32) -> anyhow::Result<()> {
+    fn let_in(&mut self, aggregate: u32, timed: u32) -> anyhow::Result<()> {
         let index = |aggregate: u32| usize::try_from(aggregate).unwrap_or(usize::MAX);
         if self.tops.len() < TOP_MAX {
             self.cells[index(aggregate)].slot = u8::try_from(self.tops.len()).unwrap_or(NO_SLOT);
@@ -308,12 +312,12 @@ impl Outcome {
             return Ok(());
         }
         // Looked at now and then only: on an even load nobody ever has such a lead.
-        if !answers.is_multiple_of(LEAD_MIN) {
+        if !timed.is_multiple_of(LEAD_MIN) {
             return Ok(());
         }
-        let asked = |top: &Top| self.cells[index(top.aggregate)].answers;
+        let asked = |top: &Top| self.cells[index(top.aggregate)].timed;
         let least = (0..self.tops.len()).min_by_key(|&at| asked(&self.tops[at]));
-        let Some(at) = least.filter(|&at| asked(&self.tops[at]) + LEAD_MIN <= answers) else {
+        let Some(at) = least.filter(|&at| asked(&self.tops[at]) + LEAD_MIN <= timed) else {
             return Ok(());
         };
         let top = &mut self.tops[at];
@@ -360,6 +364,7 @@ impl Outcome {
         }
         for (mine, cell) in self.cells.iter_mut().zip(&part.cells) {
             mine.answers = mine.answers.saturating_add(cell.answers);
+            mine.timed = mine.timed.saturating_add(cell.timed);
             mine.micros += cell.micros;
             mine.micros_max = mine.micros_max.max(cell.micros_max);
             mine.version = mine.version.max(cell.version);
@@ -370,7 +375,7 @@ impl Outcome {
                 None => self.tops.push(top.clone()),
             }
         }
-        let asked = |top: &Top| self.cells.get(top.aggregate as usize).map_or(0, |of| of.answers);
+        let asked = |top: &Top| self.cells.get(top.aggregate as usize).map_or(0, |of| of.timed);
         self.tops.sort_by_key(|top| std::cmp::Reverse(asked(top)));
         self.tops.truncate(TOP_MAX);
         Ok(())
@@ -423,6 +428,24 @@ mod tests {
         assert_eq!(whole.cells[998].answers, 1);
         let slots = outcome.cells.iter().filter(|cell| cell.slot != NO_SLOT).count();
         assert_eq!(slots, TOP_MAX, "who lost its histogram knows it");
+    }
+
+    /// In an open loop that is overloaded many answers come when the time that counts is over.
+    #[test]
+    fn an_aggregate_has_no_more_answers_than_all_together() {
+        let mut outcome = Outcome::new(1, 1).unwrap();
+        let late = Counted { slice: None, ..answer(0, 900) };
+        let due_before = Counted { is_timed: false, ..answer(0, 20) };
+        for one in [answer(0, 10), late, late, due_before] {
+            outcome.count(&one).unwrap();
+        }
+        let mut whole = Outcome::new(1, 1).unwrap();
+        whole.add(&outcome).unwrap();
+        for of in [outcome, whole] {
+            assert_eq!((of.timed, of.kinds[0].timed, of.cells[0].answers), (2, 2, 2));
+            assert_eq!((of.latencies.len(), of.tops[0].latencies.len()), (3, 3));
+            assert_eq!(of.cells[0].micros, 1_810);
+        }
     }
 
     #[test]

@@ -393,8 +393,8 @@ fn compare(options: &CompareOptions) -> anyhow::Result<ExitCode> {
     print!("{}", comparison.table());
     let worse = options.fail_above.map(|most| comparison.worse_than(most)).unwrap_or_default();
     for difference in &worse {
-        let (phase, figure, by) = (&difference.phase, &difference.figure, difference.worse_by);
-        eprintln!("souk: {phase}: {figure} is worse by {:.0} %", by * 100.0);
+        let (phase, figure, told) = (&difference.phase, &difference.figure, difference.told());
+        eprintln!("souk: {phase}: {figure}: {told}");
     }
     Ok(if worse.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
