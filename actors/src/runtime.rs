@@ -49,8 +49,8 @@ use crate::subscriber::{
 use crate::supervisor::RestartPolicy;
 use crate::world::World;
 
-/// How long a scrape waits for the journal. Prometheus itself waits for ten seconds, and takes a
-/// process that does not answer for one that is gone.
+/// How long whoever looks how everything stands waits for the journal. Prometheus itself waits for ten
+/// seconds, and takes a process that does not answer for one that is gone.
 const MEASURE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Limits and policies of a runtime.

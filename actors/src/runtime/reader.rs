@@ -7,10 +7,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Runtime;
 use super::changes::Changes;
+use super::{MEASURE_WITHIN, Runtime};
 use crate::aggregate::NoRejection;
 use crate::command::{CommandContext, CommandError, ControlWrite, Done, Unavailable};
 use crate::event::{DecodeError, EventPayload, Position, StoredEvent};
@@ -204,12 +205,15 @@ impl Subscriptions {
         first.cells.iter().map(|cell| self.status(cell)).collect()
     }
 
-    /// Every subscription, with how old the oldest event is that each has not handled.
+    /// Every subscription, with how old the oldest event is that each has not handled; without it where the
+    /// journal does not say in time.
     pub async fn inspect(&self) -> Vec<SubscriptionStatus> {
         let mut all = self.list();
+        let until = Instant::now() + MEASURE_WITHIN;
         for status in &mut all {
             for (cell, partition) in self.cells(status.name).iter().zip(&mut status.partitions) {
-                let lag = cell.lag().await.ok().flatten();
+                let lag = tokio::time::timeout_at(until, cell.lag()).await;
+                let lag = lag.ok().and_then(Result::ok).flatten();
                 partition.lag_seconds = lag.map(|lag| lag.as_secs_f64());
             }
         }

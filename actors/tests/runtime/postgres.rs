@@ -699,8 +699,11 @@ async fn figures_are_there_in_time_while_the_database_does_not_answer() {
     let mut blocker = session(&url).await;
     run(&mut blocker, "BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await;
     // Prometheus waits for ten seconds.
-    let measured = tokio::time::timeout(Duration::from_secs(9), again.runtime.measure()).await;
+    let within = Duration::from_secs(9);
+    let measured = tokio::time::timeout(within, again.runtime.measure()).await;
     assert!(measured.is_ok(), "it waits for the database");
+    let seen = tokio::time::timeout(within, subscriptions.inspect()).await.expect("it waits too");
+    assert_eq!(seen[0].partitions[0].lag_seconds, None);
     run(&mut blocker, "ROLLBACK").await;
     let lag = subscriptions.inspect().await[0].partitions[0].lag_seconds;
     assert!(lag.is_some(), "what was given up holds up nobody");
