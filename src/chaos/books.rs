@@ -72,7 +72,8 @@ const ENDS: [&str; 7] = [
     "order.failed",
 ];
 /// What happens to an order that stands as it did.
-const SILENT: [&str; 3] = ["order.disputed", "order.reviewed", "order.settlement_due"];
+const SILENT: [&str; 4] =
+    ["order.disputed", "order.settlement_due", "order.settlement_postponed", "order.reviewed"];
 /// What has led to goods on their way.
 const GOOD_ENDS: [&str; 3] = ["order.shipped", "order.delivered", "order.completed"];
 

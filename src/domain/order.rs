@@ -24,10 +24,12 @@ use super::rejection::{invalid_from_fields, rejections};
 use super::text::{self, FieldError, Fields};
 use after_sales::{
     AfterSales, DisputeReason, OrderDisputeResolved, OrderDisputed, OrderReturnRefused,
-    OrderReturnRequested, OrderReturned, OrderSettlementDue, ReturnDecision, ReturnRequest,
-    ReturnStatus,
+    OrderReturnRequested, OrderReturned, OrderSettlementDue, OrderSettlementPostponed,
+    ReturnDecision, ReturnRequest, ReturnStatus,
 };
 
+/// The reason of a cancellation by a person. Stored; never rename.
+pub const CANCELLED: &str = "cancelled";
 /// The most different listings in one order: each costs the saga two commands and two events.
 pub const ITEMS_MAX: usize = 100;
 
@@ -339,7 +341,7 @@ pub enum OrderCommand {
     Cancel {
         /// Who asks.
         caller: Caller,
-        /// Why, in the caller's words.
+        /// Why: the marketplace's code, or a person's words.
         reason: Option<String>,
         /// When.
         now: Timestamp,
@@ -385,6 +387,13 @@ pub enum OrderCommand {
         /// When.
         now: Timestamp,
     },
+    /// There is more time to object: the goods left later than the order knew.
+    PostponeSettlement {
+        /// Until when.
+        until: Timestamp,
+        /// When.
+        now: Timestamp,
+    },
     /// The buyer has reviewed it.
     RecordReviewed {
         /// The review.
@@ -414,6 +423,7 @@ impl Command for OrderCommand {
             Self::Dispute { .. } => "DisputeOrder",
             Self::ResolveDispute { .. } => "ResolveDispute",
             Self::SettleDue { .. } => "SettleOrder",
+            Self::PostponeSettlement { .. } => "PostponeSettlement",
             Self::RecordReviewed { .. } => "RecordOrderReviewed",
         }
     }
@@ -436,7 +446,7 @@ souk_actors::events! {
         /// Something could not be reserved.
         Rejected(OrderRejected) = "order.rejected", "OrderRejected", 1.0, [];
         /// Called off.
-        Cancelled(OrderCancelled) = "order.cancelled", "OrderCancelled", 1.0, [];
+        Cancelled(OrderCancelled) = "order.cancelled", "OrderCancelled", 1.1, [];
         /// Something else went wrong and was undone.
         Failed(OrderFailed) = "order.failed", "OrderFailed", 1.0, [];
         /// The shipment arrived.
@@ -447,7 +457,7 @@ souk_actors::events! {
         ReturnRequested(OrderReturnRequested) = "order.return_requested", "OrderReturnRequested",
             1.0, [];
         /// They are not taken back.
-        ReturnRefused(OrderReturnRefused) = "order.return_refused", "OrderReturnRefused", 1.0, [];
+        ReturnRefused(OrderReturnRefused) = "order.return_refused", "OrderReturnRefused", 1.1, [];
         /// They are.
         Returned(OrderReturned) = "order.returned", "OrderReturned", 1.0, [];
         /// The buyer disagrees.
@@ -457,6 +467,9 @@ souk_actors::events! {
             1.0, [];
         /// Nobody has objected in time.
         SettlementDue(OrderSettlementDue) = "order.settlement_due", "OrderSettlementDue", 1.0, [];
+        /// There is more time to object.
+        SettlementPostponed(OrderSettlementPostponed) = "order.settlement_postponed",
+            "OrderSettlementPostponed", 1.0, [];
         /// The buyer has reviewed it.
         Reviewed(OrderReviewed) = "order.reviewed", "OrderReviewed", 1.0, [];
     }
@@ -602,8 +615,11 @@ pub enum CancelledBy {
 pub struct OrderCancelled {
     /// The order.
     pub order_id: OrderId,
-    /// Why.
+    /// Why, as a stable code. In events of version 1.0 it can be the words of a person.
     pub reason: String,
+    /// Why, in the words of who called it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<Personal<String>>,
     /// By whom.
     pub cancelled_by: CancelledBy,
     /// When.
@@ -679,6 +695,11 @@ rejections! {
             /// Where the order stands.
             from: OrderStatus,
         } = "invalid_transition", "the order does not allow this any more";
+        /// Not yet.
+        TooEarly {
+            /// Where the order stands.
+            from: OrderStatus,
+        } = "too_early", "the order has not come so far yet: try again in a moment";
         /// One return at a time.
         ReturnOpen = "return_open", "a return of this order waits for the seller's answer";
         /// No such return.
@@ -779,8 +800,11 @@ pub struct StatusChange {
 /// Why an order came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Failure {
-    /// Why: a stable code, or the words of who cancelled.
+    /// Why, as a stable code; of old events it can be the words of who cancelled.
     pub reason: String,
+    /// Why, in the words of who cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<Personal<String>>,
     /// The saga's step that failed, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
@@ -965,7 +989,8 @@ impl OrderDetails {
             | OrderCommand::DecideReturn(_)
             | OrderCommand::Dispute { .. }
             | OrderCommand::ResolveDispute { .. }
-            | OrderCommand::SettleDue { .. } => self.care(command)?,
+            | OrderCommand::SettleDue { .. }
+            | OrderCommand::PostponeSettlement { .. } => self.care(command)?,
             OrderCommand::RecordReviewed { review_id, now } => self.reviewed(*review_id, *now),
         };
         Ok(event.into_iter().collect())
@@ -1027,6 +1052,8 @@ impl OrderDetails {
             Ok(true)
         } else if self.status >= to && !self.status.is_off() {
             Ok(false)
+        } else if self.status < to {
+            Err(OrderRejection::TooEarly { from: self.status })
         } else {
             Err(OrderRejection::InvalidTransition { from: self.status })
         }
@@ -1082,11 +1109,17 @@ impl OrderDetails {
             from => return Err(OrderRejection::InvalidTransition { from }),
         }
         let mut fields = Fields::default();
-        let reason = fields.optional_line("/reason", reason, text::REASON_MAX);
+        let said = fields.optional_line("/reason", reason, text::REASON_MAX);
         fields.finish()?;
+        // The marketplace gives a code; what people write is theirs.
+        let (code, comment) = match (caller.user_id(), said) {
+            (Some(who), Some(words)) => (None, Some(Personal::new(who.uuid(), words))),
+            (_, code) => (code, None),
+        };
         Ok(Some(OrderEvent::Cancelled(OrderCancelled {
             order_id: self.order_id,
-            reason: reason.unwrap_or_else(|| "cancelled".to_owned()),
+            reason: code.unwrap_or_else(|| CANCELLED.to_owned()),
+            comment,
             cancelled_by,
             cancelled_at: now,
         })))
@@ -1097,9 +1130,9 @@ impl OrderDetails {
         self.history.push(StatusChange { status, at });
     }
 
-    fn fail(&mut self, reason: &str, step: Option<&str>, cancelled_by: Option<CancelledBy>) {
-        let step = step.map(str::to_owned);
-        self.failure = Some(Failure { reason: reason.to_owned(), step, cancelled_by });
+    fn fail(&mut self, reason: &str, step: Option<&str>) {
+        let (reason, step) = (reason.to_owned(), step.map(str::to_owned));
+        self.failure = Some(Failure { reason, comment: None, step, cancelled_by: None });
     }
 
     fn apply(&mut self, event: &OrderEvent) {
@@ -1117,26 +1150,32 @@ impl OrderDetails {
             OrderEvent::Reviewed(event) => self.review_id = Some(event.review_id),
             OrderEvent::PaymentFailed(event) => {
                 self.enter(S::PaymentFailed, event.failed_at);
-                self.fail(&event.reason, None, None);
+                self.fail(&event.reason, None);
             }
             OrderEvent::Rejected(event) => {
                 self.enter(S::Rejected, event.rejected_at);
-                self.fail(&event.reason, None, None);
+                self.fail(&event.reason, None);
             }
             OrderEvent::Cancelled(event) => {
                 self.enter(S::Cancelled, event.cancelled_at);
-                self.fail(&event.reason, None, Some(event.cancelled_by));
+                self.failure = Some(Failure {
+                    reason: event.reason.clone(),
+                    comment: event.comment.clone(),
+                    step: None,
+                    cancelled_by: Some(event.cancelled_by),
+                });
             }
             OrderEvent::Failed(event) => {
                 self.enter(S::Failed, event.failed_at);
-                self.fail(&event.reason, Some(&event.step), None);
+                self.fail(&event.reason, Some(&event.step));
             }
             OrderEvent::ReturnRequested(_)
             | OrderEvent::ReturnRefused(_)
             | OrderEvent::Returned(_)
             | OrderEvent::Disputed(_)
             | OrderEvent::DisputeResolved(_)
-            | OrderEvent::SettlementDue(_) => self.apply_care(event),
+            | OrderEvent::SettlementDue(_)
+            | OrderEvent::SettlementPostponed(_) => self.apply_care(event),
         }
     }
 }

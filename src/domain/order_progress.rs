@@ -3,7 +3,7 @@
 //!
 //! | event | commands |
 //! | --- | --- |
-//! | `order.settlement_due` | the escrow lets the money go, if the goods were sent; else the order is disputed |
+//! | `order.settlement_due` | the escrow lets the money go, if the goods were sent long enough ago; if they left of late, the order waits on; if they never did, it is disputed |
 //! | `order.returned` | the escrow and the payment give the money back, the listings take the goods |
 //! | `order.dispute_resolved` | the escrow and the payment give a part back, the rest is let go |
 //! | the same, when all goes back for what was never sent | the shipment is called off, the listings offer the goods again |
@@ -20,7 +20,10 @@ use super::caller::Caller;
 use super::escrow::{EscrowCommand, EscrowStatus};
 use super::ids::{EscrowId, ListingId, OrderId, PaymentId, RefundId, ShipmentId};
 use super::listing::ListingCommand;
-use super::order::after_sales::{DisputeReason, OrderDisputeResolved, OrderReturned};
+use super::order::after_sales::{
+    DisputeReason, OrderDisputeResolved, OrderReturned, OrderSettlementDue, SETTLED_AFTER_DELIVERY,
+    SETTLED_AFTER_SHIPPING,
+};
 use super::order::{OrderCommand, OrderEvent, OrderStatus};
 use super::order_saga::MarketCommand;
 use super::payment::PaymentCommand;
@@ -36,8 +39,12 @@ pub const DISPUTE_RESOLVED: &str = "dispute_resolved";
 pub struct Parts {
     /// Its escrow.
     pub escrow: EscrowStatus,
-    /// Whether its seller has said that the goods are on their way.
-    pub was_sent: bool,
+    /// Since when, as its seller has said, the goods are on their way.
+    pub sent_at: Option<Timestamp>,
+    /// Since when, as the order knows, they are there.
+    pub arrived_at: Option<Timestamp>,
+    /// Whether a dispute or a return waits for its decision.
+    pub is_contested: bool,
     /// The listings that it is of.
     pub listings: BTreeSet<ListingId>,
 }
@@ -46,8 +53,8 @@ pub struct Parts {
 pub fn follow(event: &OrderEvent, parts: &Parts, now: Timestamp) -> Vec<MarketCommand> {
     let escrow = parts.escrow;
     match event {
-        OrderEvent::SettlementDue(event) if parts.was_sent => vec![let_go(event.order_id, now)],
-        OrderEvent::SettlementDue(event) => vec![never_sent(event.order_id, now)],
+        OrderEvent::SettlementDue(_) if parts.is_contested => Vec::new(),
+        OrderEvent::SettlementDue(event) => settled(event, parts, now).into_iter().collect(),
         OrderEvent::ReturnRefused(event) => {
             caught_up(event.order_id, event.status, escrow, now).into_iter().collect()
         }
@@ -61,8 +68,30 @@ pub fn follow(event: &OrderEvent, parts: &Parts, now: Timestamp) -> Vec<MarketCo
     }
 }
 
+/// What left late may still be lost on its way: its buyer has the whole time to say so. Of what
+/// arrived while this was on its way, the order has counted anew by itself.
+fn settled(event: &OrderSettlementDue, parts: &Parts, now: Timestamp) -> Option<MarketCommand> {
+    let OrderSettlementDue { order_id, due_at } = *event;
+    let counted_anew = |at: Timestamp| at.plus(SETTLED_AFTER_DELIVERY) > due_at;
+    if let Some(arrived_at) = parts.arrived_at {
+        return (!counted_anew(arrived_at)).then(|| let_go(order_id, now));
+    }
+    Some(match parts.sent_at.map(|at| at.plus(SETTLED_AFTER_SHIPPING)) {
+        Some(until) if until > now => {
+            MarketCommand::Order(order_id, OrderCommand::PostponeSettlement { until, now })
+        }
+        Some(_) => let_go(order_id, now),
+        None => never_sent(order_id, now),
+    })
+}
+
+/// The seller gets the money, because the buyer has the goods and wants nothing decided.
+pub fn received(order_id: OrderId, is_contested: bool, now: Timestamp) -> Option<MarketCommand> {
+    (!is_contested).then(|| let_go(order_id, now))
+}
+
 /// The seller gets the money.
-pub fn let_go(order_id: OrderId, now: Timestamp) -> MarketCommand {
+fn let_go(order_id: OrderId, now: Timestamp) -> MarketCommand {
     let release = EscrowCommand::Release { caller: Caller::System, now };
     MarketCommand::Escrow(EscrowId::of(order_id), release)
 }
@@ -137,8 +166,11 @@ fn resolved(event: &OrderDisputeResolved, parts: &Parts, now: Timestamp) -> Vec<
         .collect();
     if event.status != OrderStatus::Refunded {
         commands.push(let_go(order_id, now));
-    } else if !parts.was_sent {
+    } else if parts.sent_at.is_none() {
         commands.extend(called_off(order_id, &parts.listings, now));
     }
     commands
 }
+
+#[cfg(test)]
+mod tests;

@@ -251,6 +251,7 @@ mod tests {
         "order.disputed",
         "order.dispute_resolved",
         "order.settlement_due",
+        "order.settlement_postponed",
         "order.reviewed",
         "payment.initiated",
         "payment.instructed",

@@ -119,7 +119,7 @@ pub struct ReturnBody {
     pub reason: ReturnReason,
     /// Why, in the buyer's words; `[erased]` after an erasure.
     pub comment: Option<String>,
-    /// Why it was refused.
+    /// Why it was refused, in the words of who refused; `[erased]` after an erasure.
     pub refused_because: Option<String>,
     /// Who decided: `seller`, `admin`, or `system` when nobody did in time.
     #[schema(value_type = Option<String>)]
@@ -167,7 +167,7 @@ impl RefundBody {
     }
 }
 
-fn shown_comment(comment: Option<&Personal<String>>) -> Option<String> {
+pub(super) fn shown_comment(comment: Option<&Personal<String>>) -> Option<String> {
     let comment = comment?;
     Some(comment.get().cloned().unwrap_or_else(|| "[erased]".to_owned()))
 }
@@ -187,7 +187,7 @@ impl ReturnBody {
             refund: RefundBody::new(RefundId::of_return(it.return_id), amount),
             reason: it.reason,
             comment: shown_comment(it.comment.as_ref()),
-            refused_because: it.note.clone(),
+            refused_because: shown_comment(it.refusal.as_ref()).or_else(|| it.note.clone()),
             decided_by: it.decided_by,
             answer_by: it.answer_by.to_string(),
             requested_at: it.requested_at.to_string(),
@@ -481,10 +481,12 @@ fn undisputed() -> ApiError {
 /// Disagree
 ///
 /// By the buyer, once the order is shipped and until 30 days after its delivery. The money waits in
-/// escrow until an administrator has decided.
+/// escrow until an administrator has decided. Whoever asks once more while the dispute is open gets it as
+/// it is.
 #[utoipa::path(post, path = "/orders/{id}/dispute", tag = "after-sales",
     params(("id" = String, Path)), request_body = NewDispute,
-    responses((status = 201, description = "The dispute", body = DisputeBody)))]
+    responses((status = 201, description = "The dispute", body = DisputeBody),
+        (status = 200, description = "The dispute, which was open already", body = DisputeBody)))]
 async fn open_dispute(
     State(app): State<App>,
     SignedIn(call): SignedIn,
@@ -492,17 +494,18 @@ async fn open_dispute(
     unread: Unread,
 ) -> Result<Response, ApiError> {
     let order = seen(&app, &call, &id).await?;
-    let NewDispute { reason, comment } = {
-        let valid = unread.read::<NewDispute>(&app).await?;
-        valid.body
-    };
+    let Valid { body, canonical } = unread.read::<NewDispute>(&app).await?;
+    let NewDispute { reason, comment } = body;
     let command = OrderCommand::Dispute { caller: call.caller(), reason, comment, now: app.now() };
-    // A second one finds the first.
-    let context = call.plain_context(&app);
+    let context = call.context(&app, "orders.dispute", &order.to_string(), &canonical);
     let orders = app.runtime().aggregate::<Order>();
     let (body, done) = split(orders.send(order.uuid(), command, context, dispute).await?);
+    let body = body.ok_or_else(undisputed)?;
     let location = format!("/api/v1/orders/{order}/dispute");
-    Ok(Answer::created(&location, body.ok_or_else(undisputed)?).after(&done).into_response())
+    // Another one finds the first.
+    let is_new = done.events > 0;
+    let answer = if is_new { Answer::created(&location, body) } else { Answer::ok(body) };
+    Ok(answer.after(&done).into_response())
 }
 
 /// The dispute about an order
@@ -542,8 +545,8 @@ async fn list_disputes(
     Staff(_): Staff,
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
-    let status = params.text("status").unwrap_or("OPEN").to_ascii_uppercase();
-    let filter = OrderFilter { dispute: Some(status), ..OrderFilter::default() };
+    let status = params.one_of("status", &["OPEN", "RESOLVED"])?.unwrap_or("OPEN");
+    let filter = OrderFilter { dispute: Some(status.to_owned()), ..OrderFilter::default() };
     orders::list(&app, &params, filter).await
 }
 

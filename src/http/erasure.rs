@@ -53,6 +53,8 @@ use crate::subscribers::erasures::forget;
 
 /// How many unfinished orders are named.
 const NAMED_MAX: usize = 50;
+/// How a dispute stands that is not decided.
+const OPEN_DISPUTE: &str = "OPEN";
 /// How orders stand that are not finished, and what their buyer and their seller can do about it.
 const UNFINISHED: [(&str, &str, &str); 6] = [
     ("PENDING", "cancel it", "wait until it is confirmed"),
@@ -88,10 +90,29 @@ impl FromFields for Erasure {
     }
 }
 
+fn unfinished(row: &OrderRow, how: &str) -> FieldProblem {
+    let detail = format!("{} {how}", row.order_number);
+    FieldProblem::new(format!("/orders/{}", row.order_id), "unfinished", detail)
+}
+
+/// The orders, bought or sold, about which an administrator has to decide, whatever their status.
+async fn disputed(app: &App, user: UserId) -> Result<Vec<FieldProblem>, ApiError> {
+    let mut open = Vec::new();
+    let user = Some(user.uuid());
+    for (buyer_id, seller_id) in [(user, None), (None, user)] {
+        let dispute = Some(OPEN_DISPUTE.to_owned());
+        let filter = OrderFilter { buyer_id, seller_id, dispute, ..OrderFilter::default() };
+        let rows = app.reads().orders(&filter, None, PAGE).await?;
+        let how = "has a dispute: wait until an administrator has decided it";
+        open.extend(rows.iter().map(|row| unfinished(row, how)));
+    }
+    Ok(open)
+}
+
 /// Refuses to forget somebody whom others still wait for.
 async fn nothing_is_open(app: &App, user: UserId) -> Result<(), ApiError> {
     app.projected_all(ORDERS_VIEW).await?;
-    let mut open = Vec::new();
+    let mut open = disputed(app, user).await?;
     for (status, by_buyer, by_seller) in UNFINISHED {
         let of = |buyer_id, seller_id| {
             let status = Some(status.to_owned());
@@ -100,10 +121,8 @@ async fn nothing_is_open(app: &App, user: UserId) -> Result<(), ApiError> {
         let user = Some(user.uuid());
         for (filter, to_do) in [(of(user, None), by_buyer), (of(None, user), by_seller)] {
             let rows = app.reads().orders(&filter, None, PAGE).await?;
-            open.extend(rows.into_iter().map(|row| {
-                let detail = format!("{} is {status}: {to_do}", row.order_number);
-                FieldProblem::new(format!("/orders/{}", row.order_id), "unfinished", detail)
-            }));
+            let rows = rows.iter().filter(|row| row.dispute.as_deref() != Some(OPEN_DISPUTE));
+            open.extend(rows.map(|row| unfinished(row, &format!("is {status}: {to_do}"))));
         }
     }
     if let Some(detail) = ledger::owed(app, user).await? {
@@ -144,7 +163,7 @@ async fn erase(
     let command = UserCommand::Erase { caller: call.caller(), reason, now: app.now() };
     let users = app.runtime().aggregate::<User>();
     let done = users.send(user.uuid(), command, context, |_| ()).await?;
-    app.access().person_changed(app.runtime(), user).await?;
+    app.person_changed(user).await;
     forget(app.runtime(), user.uuid()).await?;
     Ok(nothing_after(&done))
 }
@@ -153,8 +172,8 @@ async fn erase(
 ///
 /// Takes the password. What is personal cannot be read any more, anywhere: it shows as `[erased]`,
 /// also in the orders of others, which stay as they are otherwise. Sessions end, listings are archived,
-/// and the address can be registered anew. With unfinished orders, bought or sold, it is 409
-/// `open_orders`, and `errors` names each with what is to be done.
+/// and the address can be registered anew. With orders, bought or sold, that are unfinished or have an
+/// open dispute it is 409 `open_orders`, and `errors` names each with what is to be done.
 #[utoipa::path(delete, path = "/users/me", tag = "users", request_body = Erasure,
     responses((status = 204, description = "Forgotten")))]
 async fn erase_me(

@@ -64,7 +64,8 @@ fn paid_at(order: &OrderDetails) -> Option<String> {
 
 async fn texts(app: &App, order: &OrderDetails, date: String) -> Result<Texts, ApiError> {
     let money = |amount| Money::new(amount, order.total.currency).to_string();
-    let refunded = order.after_sales.refunded;
+    let kept = order.kept();
+    let refunded = order.total.amount.saturating_sub(kept);
     let discount = order.discount();
     let buyer = party(app, order.buyer_id, false).await?;
     Ok(Texts::from([
@@ -77,7 +78,7 @@ async fn texts(app: &App, order: &OrderDetails, date: String) -> Result<Texts, A
         ("code", order.promotion.as_ref().map(|of| of.code.clone()).unwrap_or_default()),
         ("total", money(order.total.amount)),
         ("refunded", if refunded > 0 { money(refunded) } else { String::new() }),
-        ("remaining", money(order.kept())),
+        ("remaining", money(kept)),
         ("method", order.payment_method.to_string()),
         ("reference", order.payment_reference.clone()),
     ]))

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::address_book;
+use super::after_sales::shown_comment;
 use super::answer::{Answer, Page, composed, split};
 use super::body::{Fields, FromFields, Reason, Unread, Valid};
 use super::call::{Call, SignedIn};
@@ -428,7 +429,7 @@ impl From<&Instructions> for InstructionsBody {
 /// Why an order came to nothing.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FailureBody {
-    /// A stable code, or the words of who cancelled.
+    /// A stable code, or the words of who cancelled; `[erased]` after an erasure.
     pub reason: String,
     /// The saga's step that failed.
     pub step: Option<String>,
@@ -492,7 +493,8 @@ impl OrderBody {
             review_id: details.review_id.map(Into::into),
             saga_definition: details.saga_definition,
             failure: details.failure.as_ref().map(|failure| FailureBody {
-                reason: failure.reason.clone(),
+                reason: shown_comment(failure.comment.as_ref())
+                    .unwrap_or_else(|| failure.reason.clone()),
                 step: failure.step.clone(),
                 cancelled_by: failure.cancelled_by.map(|by| format!("{by:?}").to_lowercase()),
             }),
@@ -735,7 +737,7 @@ async fn place(
         return Ok(answer.with(prefer::APPLIED, "respond-async").into_response());
     }
     if let Some(wait) = prefer.wait {
-        body = at_rest(app, order_id, wait).await?;
+        body = at_rest(app, order_id, body, wait).await;
     }
     let tag = version_tag(body.version);
     let answer = Answer::created(&location, body).after(&done).with(header::ETAG, &tag);
@@ -745,16 +747,23 @@ async fn place(
     })
 }
 
-/// The order once it has come to rest, or its buyer must act, or the time is over.
-async fn at_rest(app: &App, order: OrderId, wait: Duration) -> Result<OrderBody, ApiError> {
+/// The order once it has come to rest, or its buyer must act, or the time is over. It has been placed:
+/// when it cannot be looked at any more, the answer is what was known of it last.
+async fn at_rest(app: &App, order: OrderId, mut known: OrderBody, wait: Duration) -> OrderBody {
     let until = Instant::now() + wait;
     let of_order = [order.uuid(), PaymentId::of(order).uuid()];
     let mut changes = app.runtime().journal().changes_of(&of_order);
     loop {
-        let body = current(app, order).await?;
+        known = match current(app, order).await {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(%order, code = error.code(), "an order that was placed could not be looked at again");
+                return known;
+            }
+        };
         let left = until.saturating_duration_since(Instant::now());
-        if body.has_come_to_rest() || body.payment.instructions.is_some() || left.is_zero() {
-            return Ok(body);
+        if known.has_come_to_rest() || known.payment.instructions.is_some() || left.is_zero() {
+            return known;
         }
         // Whether there was one or the time is over, the next look tells.
         let _ = tokio::time::timeout(left, changes.next()).await;
@@ -765,7 +774,8 @@ async fn at_rest(app: &App, order: OrderId, wait: Duration) -> Result<OrderBody,
 ///
 /// The order is recorded and answered as `PENDING`; what follows is asynchronous. With
 /// `Prefer: wait=<seconds>` (at most ten) the answer waits until the order is `SHIPPED`, has come to
-/// nothing, or its payment waits for the buyer.
+/// nothing, or its payment waits for the buyer. Once the order is recorded the answer is 201 in any case:
+/// when it cannot be looked at meanwhile, the answer is how it was last.
 #[utoipa::path(post, path = "/orders", tag = "orders", request_body = NewOrder,
     params(("Prefer" = Option<String>, Header, description = "`wait=5` or `respond-async`")),
     responses((status = 201, description = "The order", body = OrderBody),
@@ -1088,8 +1098,9 @@ pub(super) async fn list(
 
 /// What I buy
 #[utoipa::path(get, path = "/me/orders", tag = "orders",
-    params(("status" = Option<String>, Query), ("limit" = Option<u32>, Query),
-        ("cursor" = Option<String>, Query), ("min_position" = Option<String>, Query)),
+    params(("status" = Option<String>, Query, description = "Any status of an order"),
+        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
+        ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page of orders", body = Page<OrderSummary>)))]
 async fn my_orders(
     State(app): State<App>,
@@ -1097,14 +1108,15 @@ async fn my_orders(
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
     let buyer_id = Some(call.someone()?.uuid());
-    let status = params.text("status").map(str::to_ascii_uppercase);
+    let status = params.word_as_text::<OrderStatus>("status")?;
     list(&app, &params, OrderFilter { buyer_id, status, ..OrderFilter::default() }).await
 }
 
 /// What I sell
 #[utoipa::path(get, path = "/me/sales", tag = "orders",
-    params(("status" = Option<String>, Query), ("limit" = Option<u32>, Query),
-        ("cursor" = Option<String>, Query), ("min_position" = Option<String>, Query)),
+    params(("status" = Option<String>, Query, description = "Any status of an order"),
+        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
+        ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page of orders", body = Page<OrderSummary>)))]
 async fn my_sales(
     State(app): State<App>,
@@ -1112,6 +1124,6 @@ async fn my_sales(
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
     let seller_id = Some(call.someone()?.uuid());
-    let status = params.text("status").map(str::to_ascii_uppercase);
+    let status = params.word_as_text::<OrderStatus>("status")?;
     list(&app, &params, OrderFilter { seller_id, status, ..OrderFilter::default() }).await
 }

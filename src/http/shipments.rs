@@ -3,6 +3,7 @@
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
+use souk_actors::aggregate::Rejection as _;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -16,6 +17,7 @@ use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id, wrong};
 use super::problem::ApiError;
 use crate::domain::ids::{OrderId, ShipmentId};
+use crate::domain::order::{Order, OrderRejection, OrderStatus};
 use crate::domain::shipment::{Shipment, ShipmentCommand, ShipmentStatus};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -135,7 +137,22 @@ async fn change(
     Ok(Answer::ok(ShipmentBody { version: done.version, ..body }).after(&done))
 }
 
+/// Nothing leaves before the order says that it is shipped: what is told of it then finds the order
+/// ready.
+async fn ready(app: &App, order: OrderId) -> Result<(), ApiError> {
+    let status = |order: &Order| order.details.as_ref().map(|details| details.status);
+    match app.runtime().aggregate::<Order>().read(order.uuid(), status).await?.value {
+        Some(from) if from < OrderStatus::Shipped => {
+            let refused = OrderRejection::TooEarly { from };
+            Err(ApiError::conflict(refused.code(), refused.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Say that a shipment has left
+///
+/// Once the order is `SHIPPED`; before, 409 `too_early`.
 #[utoipa::path(post, path = "/shipments/{id}/dispatch", tag = "shipments",
     params(("id" = String, Path)),
     responses((status = 200, description = "The shipment as it is now", body = ShipmentBody)))]
@@ -145,6 +162,8 @@ async fn dispatch_shipment(
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<ShipmentBody>, ApiError> {
+    let shipment = visible(&app, &call, path_id(&id)?).await?.ok_or_else(missing)?;
+    ready(&app, OrderId(shipment.order_id)).await?;
     let command = ShipmentCommand::Dispatch { caller: call.caller(), now: app.now() };
     change(&app, &call, &id, "shipments.dispatch", command).await
 }

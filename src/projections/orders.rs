@@ -77,7 +77,8 @@ struct Placed {
 const TELLING: [&str; 3] = ["order.return_refused", "order.returned", "order.dispute_resolved"];
 /// The events that leave the status as it is.
 #[cfg(test)]
-const SILENT: [&str; 3] = ["order.disputed", "order.settlement_due", "order.reviewed"];
+const SILENT: [&str; 4] =
+    ["order.disputed", "order.settlement_due", "order.settlement_postponed", "order.reviewed"];
 
 /// What the view reads of the events that say themselves how the order stands.
 #[derive(Deserialize)]

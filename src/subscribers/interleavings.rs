@@ -651,7 +651,10 @@ impl Market {
             Told::Delivered(order, by_buyer) => {
                 let record = OrderCommand::RecordDelivered { now };
                 let mut commands = vec![MarketCommand::Order(*order, record)];
-                commands.extend(by_buyer.then(|| order_progress::let_go(*order, now)));
+                let contested = self.is_contested(*order);
+                commands.extend(
+                    by_buyer.then(|| order_progress::received(*order, contested, now)).flatten(),
+                );
                 commands
             }
             Told::Released(order) => {
@@ -661,11 +664,13 @@ impl Market {
                 let data: serde_json::Value = serde_json::from_str(&event.encode()).unwrap();
                 let order = OrderId(data["order_id"].as_str().unwrap().parse().unwrap());
                 let escrow = self.escrows[&EscrowId::of(order).uuid()].details.as_ref();
-                let items = &self.orders[&order.uuid()].details.as_ref().unwrap().items;
+                let details = self.orders[&order.uuid()].details.as_ref().unwrap();
                 let parts = Parts {
                     escrow: escrow.unwrap().status,
-                    was_sent: self.was_sent(order),
-                    listings: items.iter().map(|item| item.listing_id).collect(),
+                    sent_at: self.sent_at(order),
+                    arrived_at: details.arrived_at(),
+                    is_contested: self.is_contested(order),
+                    listings: details.items.iter().map(|item| item.listing_id).collect(),
                 };
                 order_progress::follow(event, &parts, now)
             }
@@ -772,9 +777,13 @@ impl Market {
         self.orders[&order.uuid()].details.as_ref().unwrap().status
     }
 
-    fn was_sent(&self, order: OrderId) -> bool {
+    fn sent_at(&self, order: OrderId) -> Option<Timestamp> {
         let shipment = self.shipments[&ShipmentId::of(order).uuid()].details.as_ref();
-        shipment.unwrap().dispatched_at.is_some()
+        shipment.unwrap().dispatched_at
+    }
+
+    fn is_contested(&self, order: OrderId) -> bool {
+        self.orders[&order.uuid()].details.as_ref().unwrap().after_sales.is_contested()
     }
 
     fn buy(&mut self) {
@@ -1030,7 +1039,7 @@ impl Market {
             let kept = match details.status {
                 S::Completed | S::Returned | S::Refunded => {
                     // What was never sent is there to be sold, once nobody pays for it.
-                    let was_sent = self.was_sent(id) || details.status != S::Refunded;
+                    let was_sent = self.sent_at(id).is_some() || details.status != S::Refunded;
                     for item in details.items.iter().filter(|_| was_sent) {
                         *sold.entry(item.listing_id).or_default() += item.quantity;
                     }
@@ -1121,6 +1130,7 @@ fn stock_ledger_and_states_agree_whatever_comes_when() {
         "order.return_refused",
         "order.dispute_resolved",
         "order.settlement_due",
+        "order.settlement_postponed",
         "inventory.returned",
         "inventory.released",
         "payment.authorized",

@@ -286,7 +286,10 @@ fn about_after_sales(event: &OrderEvent, order: &OrderDetails) -> Vec<Message> {
             .and_by_mail()
             .into(),
         OrderEvent::ReturnRefused(event) => {
-            of_order(buyer, "return_refused").with("reason", &event.reason).and_by_mail().into()
+            let comment = event.comment.as_ref();
+            let words = comment.map(|words| words.get().map_or("[erased]", String::as_str));
+            let reason = words.unwrap_or(&event.reason);
+            of_order(buyer, "return_refused").with("reason", reason).and_by_mail().into()
         }
         OrderEvent::Returned(event) => {
             let accepted =

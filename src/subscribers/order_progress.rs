@@ -3,7 +3,7 @@
 //! | event | command |
 //! | --- | --- |
 //! | `shipment.dispatched` | each listing: what was sold to the order is picked |
-//! | `shipment.delivered` | the order is delivered; said by the buyer, the escrow lets the money go |
+//! | `shipment.delivered` | the order is delivered; said by the buyer, the escrow lets the money go, unless a decision about it is open |
 //! | `escrow.released` | the order is complete |
 //! | `order.settlement_due` and those of returns and disputes | what [`order_progress::follow`] says |
 //! | `review.created` | the order is reviewed |
@@ -27,7 +27,7 @@ use super::{command_failed, decode_failed};
 use crate::domain::escrow::{Escrow, EscrowEvent};
 use crate::domain::ids::{EscrowId, ListingId, OrderId, ShipmentId};
 use crate::domain::listing::ListingCommand;
-use crate::domain::order::{Order, OrderCommand, OrderEvent};
+use crate::domain::order::{Order, OrderCommand, OrderDetails, OrderEvent};
 use crate::domain::order_progress::{self, Parts};
 use crate::domain::order_saga::MarketCommand;
 use crate::domain::review::ReviewEvent;
@@ -94,14 +94,20 @@ async fn is_said_by_buyer(runtime: &Runtime, event: &StoredEvent) -> Result<bool
     Ok(buyer.is_some_and(|buyer| said_by(event, buyer.uuid())))
 }
 
-/// The listings that an order is of.
-async fn listings(runtime: &Runtime, order: OrderId) -> Result<BTreeSet<ListingId>, Failure> {
-    let items = |order: &Order| {
-        let items = order.details.iter().flat_map(|details| &details.items);
-        items.map(|item| item.listing_id).collect()
-    };
-    let read = runtime.aggregate::<Order>().read_inside(order.uuid(), items).await;
+/// What an order says of itself: nothing before it is placed.
+async fn of_order<T: Default + Send + 'static>(
+    runtime: &Runtime,
+    order: OrderId,
+    says: impl FnOnce(&OrderDetails) -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let says = |order: &Order| order.details.as_ref().map(says).unwrap_or_default();
+    let read = runtime.aggregate::<Order>().read_inside(order.uuid(), says).await;
     Ok(read.map_err(|error| command_failed(&error))?.value)
+}
+
+/// The listings that an order is of.
+fn listings(order: &OrderDetails) -> BTreeSet<ListingId> {
+    order.items.iter().map(|item| item.listing_id).collect()
 }
 
 /// How the escrow and the shipment of an order stand, and what it is of.
@@ -110,14 +116,17 @@ async fn parts(runtime: &Runtime, order: OrderId) -> Result<Parts, Failure> {
     let escrows = runtime.aggregate::<Escrow>();
     let read = escrows.read_inside(EscrowId::of(order).uuid(), status).await;
     let escrow = read.map_err(|error| command_failed(&error))?.value;
-    let sent = |shipment: &Shipment| {
-        shipment.details.as_ref().is_some_and(|details| details.dispatched_at.is_some())
-    };
+    let sent =
+        |shipment: &Shipment| shipment.details.as_ref().and_then(|details| details.dispatched_at);
     let shipments = runtime.aggregate::<Shipment>();
     let read = shipments.read_inside(ShipmentId::of(order).uuid(), sent).await;
-    let was_sent = read.map_err(|error| command_failed(&error))?.value;
+    let sent_at = read.map_err(|error| command_failed(&error))?.value;
     let escrow = escrow.ok_or_else(|| Failure::permanent("the order has no escrow"))?;
-    Ok(Parts { escrow, was_sent, listings: listings(runtime, order).await? })
+    let says = |order: &OrderDetails| {
+        (order.arrived_at(), order.after_sales.is_contested(), listings(order))
+    };
+    let (arrived_at, is_contested, listings) = of_order(runtime, order, says).await?;
+    Ok(Parts { escrow, sent_at, arrived_at, is_contested, listings })
 }
 
 fn said_by(event: &StoredEvent, user: Uuid) -> bool {
@@ -135,7 +144,7 @@ async fn shipped(runtime: &Runtime, event: &StoredEvent) -> Result<(), Failure> 
 
 /// What leaves was taken from the shelf.
 async fn pick(runtime: &Runtime, event: &StoredEvent, order_id: OrderId) -> Result<(), Failure> {
-    for listing in listings(runtime, order_id).await? {
+    for listing in of_order(runtime, order_id, listings).await? {
         let pick = ListingCommand::Pick { order_id, now: runtime.world().now() };
         send(runtime, event, MarketCommand::Listing(listing, pick)).await?;
     }
@@ -147,7 +156,11 @@ async fn delivered(runtime: &Runtime, event: &StoredEvent, order: OrderId) -> Re
     let record = OrderCommand::RecordDelivered { now };
     send(runtime, event, MarketCommand::Order(order, record)).await?;
     if is_said_by_buyer(runtime, event).await? {
-        send(runtime, event, order_progress::let_go(order, now)).await?;
+        let contested = |order: &OrderDetails| order.after_sales.is_contested();
+        let is_contested = of_order(runtime, order, contested).await?;
+        if let Some(let_go) = order_progress::received(order, is_contested, now) {
+            send(runtime, event, let_go).await?;
+        }
     }
     Ok(())
 }
@@ -204,7 +217,8 @@ mod tests {
         let complete = MarketCommand::Order(order, OrderCommand::Complete { now: at });
         assert!(is_settled(&complete, &refused("invalid_transition")));
         assert!(!is_settled(&complete, &refused("not_found")));
-        let let_go = order_progress::let_go(order, at);
+        assert!(!is_settled(&complete, &refused("too_early")), "it is still to come");
+        let let_go = order_progress::received(order, false, at).unwrap();
         assert!(is_settled(&let_go, &refused("escrow_closed")));
         assert!(!is_settled(&let_go, &refused("not_found")));
         let part = crate::domain::escrow::EscrowCommand::RefundPart {

@@ -319,8 +319,16 @@ async fn a_refused_return_can_be_disputed_and_an_administrator_decides() {
     sale.buyer.client.get(&dispute).await.problem(404, "no_dispute");
     let body = json!({ "reason": "return_refused", "comment": "It was not." });
     sale.seller.client.post(&dispute, &body).await.problem(403, "forbidden");
-    let opened = sale.buyer.client.post(&dispute, &body).await.expect(201);
+    let keyed = sale.buyer.client.keyed("once");
+    let opened = keyed.post(&dispute, &body).await.expect(201);
     assert_eq!((&opened["status"], &opened["comment"]), (&json!("OPEN"), &json!("It was not.")));
+    let repeated = keyed.post(&dispute, &body).await.expect(201);
+    assert_eq!(repeated.header("idempotent-replayed"), "true");
+    assert_eq!(repeated.json(), opened.json());
+    let other = json!({ "reason": "other", "comment": "It squeaks." });
+    keyed.post(&dispute, &other).await.problem(422, "idempotency_key_reused");
+    let found = sale.buyer.client.post(&dispute, &other).await.expect(200);
+    assert_eq!(found.json(), opened.json());
     send_back(&sale, 1).await.problem(409, "dispute_open");
     told(&server, &sale.seller.user_id, "order_disputed").await;
     // The money waits, however long it takes.
@@ -352,6 +360,31 @@ async fn a_refused_return_can_be_disputed_and_an_administrator_decides() {
     }
     let page = server.admin().get("/api/v1/admin/disputes?status=resolved").await.expect(200);
     assert_eq!(page.items().len(), 1);
+    books(&server).await;
+    server.finish().await;
+}
+
+/// What a dispute gave back does not go back again with some of the goods.
+#[tokio::test]
+async fn a_return_after_a_dispute_gives_back_its_part_of_what_is_left() {
+    let server = Server::start().await;
+    let sale = server.sale(5, 2, "sandbox").await;
+    delivered(&server, &sale).await;
+    let order = &sale.order.id;
+    let dispute = json!({ "reason": "damaged" });
+    let path = format!("/api/v1/orders/{order}/dispute");
+    sale.buyer.client.post(&path, &dispute).await.expect(201);
+    let resolve = json!({ "refund_amount": PRICE, "reason": "Both of them are scratched." });
+    let path = format!("/api/v1/admin/orders/{order}/dispute/resolve");
+    server.admin().post(&path, &resolve).await.expect(200);
+    server.order_eventually(order, "COMPLETED").await;
+    for (status, back) in [("COMPLETED", PRICE * 3 / 2), ("RETURNED", 2 * PRICE)] {
+        let return_id = taken_back(&sale, 1).await;
+        let done = refunded(&sale, &return_id).await;
+        assert_eq!(done["refund"]["amount"]["amount"], PRICE / 2);
+        let now = server.order_now(order).await;
+        assert_eq!((&now["status"], &now["refunded_amount"]), (&json!(status), &json!(back)));
+    }
     books(&server).await;
     server.finish().await;
 }
@@ -394,6 +427,28 @@ async fn what_was_never_sent_is_offered_again_when_the_money_goes_back() {
     server.finish().await;
 }
 
+/// That the goods are there settles nothing while the buyer disputes what they are.
+#[tokio::test]
+async fn goods_that_are_disputed_are_not_paid_for_when_they_arrive() {
+    let server = Server::start().await;
+    let sale = server.sale(1, 1, "sandbox").await;
+    sent(&server, &sale).await;
+    let path = format!("/api/v1/orders/{}/dispute", sale.order.id);
+    sale.buyer.client.post(&path, &json!({ "reason": "not_received" })).await.expect(201);
+    let arrived = format!("/api/v1/shipments/{}/deliver", shipment(&server, &sale).await);
+    sale.buyer.client.post(&arrived, &json!({})).await.expect(200);
+    server.order_eventually(&sale.order.id, "DELIVERED").await;
+    server.at_rest().await;
+    assert_eq!(server.escrow(&sale.order.id).await["status"], "FUNDED");
+    let nothing_back = json!({ "refund_amount": 0, "reason": "It came after all." });
+    let path = format!("/api/v1/admin/orders/{}/dispute/resolve", sale.order.id);
+    server.admin().post(&path, &nothing_back).await.expect(200);
+    server.order_eventually(&sale.order.id, "COMPLETED").await;
+    assert_eq!(server.escrow(&sale.order.id).await["status"], "RELEASED");
+    books(&server).await;
+    server.finish().await;
+}
+
 /// The escrow does not wait for ever: thirty days after the shipment, seven after the delivery. A
 /// dispute stops the clock.
 #[tokio::test]
@@ -407,6 +462,7 @@ async fn the_seller_gets_the_money_when_nobody_says_anything() {
         order
     };
     let (second, disputed, forgotten) = (buy().await, buy().await, buy().await);
+    let late = buy().await;
     let shipment = server.order_now(&second.id).await.text("shipment_id");
     for verb in ["dispatch", "deliver"] {
         let path = format!("/api/v1/shipments/{shipment}/{verb}");
@@ -418,6 +474,10 @@ async fn the_seller_gets_the_money_when_nobody_says_anything() {
 
     server.advance_clock(7 * DAY + 1).await;
     server.order_eventually(&second.id, "COMPLETED").await;
+    // What leaves late has as long a way.
+    let shipment = server.order_now(&late.id).await.text("shipment_id");
+    let path = format!("/api/v1/shipments/{shipment}/dispatch");
+    server.admin().post(&path, &json!({})).await.expect(200);
     assert_eq!(server.order_now(&sale.order.id).await["status"], "SHIPPED");
     server.advance_clock(23 * DAY).await;
     server.order_eventually(&sale.order.id, "COMPLETED").await;
@@ -431,10 +491,18 @@ async fn the_seller_gets_the_money_when_nobody_says_anything() {
     assert_eq!((&raised["status"], &raised["reason"]), (&json!("OPEN"), &json!("not_received")));
     assert_eq!(server.order_now(&disputed.id).await["status"], "SHIPPED");
     assert_eq!(server.escrow(&disputed.id).await["status"], "FUNDED");
+    assert_eq!(server.order_now(&late.id).await["status"], "SHIPPED");
+    assert_eq!(server.escrow(&late.id).await["status"], "FUNDED");
     sale.seller.log_in_again().await;
     assert_eq!(balance(&server, &sale.seller).await, (2 * PRICE, 0, 2 * PRICE));
     let events = server.events(&format!("aggregateId={}", sale.order.id)).await;
     assert!(types_of(&events).contains(&"order.settlement_due"), "{:?}", types_of(&events));
+    server.advance_clock(7 * DAY).await;
+    server.order_eventually(&late.id, "COMPLETED").await;
+    let events = server.events(&format!("aggregateId={}", late.id)).await;
+    let settlement = types_of(&events).into_iter().filter(|it| it.contains("settlement"));
+    let expected = ["order.settlement_due", "order.settlement_postponed", "order.settlement_due"];
+    assert_eq!(settlement.collect::<Vec<_>>(), expected);
     books(&server).await;
     server.finish().await;
 }

@@ -42,6 +42,7 @@ const UNTOLD: &[&str] = &[
     "notification.sms.outcome_unknown",
     "order.failed",
     "order.settlement_due",
+    "order.settlement_postponed",
     "payment.closed",
     "payment.inquiry_requested",
     "payment.refund_failed",

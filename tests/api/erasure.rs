@@ -127,6 +127,57 @@ async fn whoever_is_forgotten_leaves_nothing_personal(partitions: u16) {
     server.finish().await;
 }
 
+/// Why somebody called an order off, or does not take goods back, is in their own words.
+#[tokio::test]
+async fn what_people_wrote_about_their_orders_is_forgotten_with_them() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 2).await;
+    let (regret, refusal) = ("Aunt Agatha gave me hers", "I saw her throw it at the wall");
+    let order = server.place_order(&bea.client, &listing, 1, "test_pending").await.id;
+    server.order_eventually(&order, "CONFIRMED").await;
+    let regretted = format!("/api/v1/orders/{order}");
+    let cancel = format!("{regretted}/cancel");
+    let gone = bea.client.post(&cancel, &json!({ "reason": regret })).await.expect(200);
+    assert_eq!(gone["failure"]["reason"], regret);
+    let order = server.delivered(&bea.client, &listing).await;
+    let returns = format!("/api/v1/orders/{order}/returns");
+    let asked = bea.client.post(&returns, &json!({ "reason": "damaged" })).await.expect(201);
+    let refused = format!("{returns}/{}", asked.text("return_id"));
+    let refuse = format!("{refused}/refuse");
+    sam.client.post(&refuse, &json!({ "reason": refusal })).await.expect(200);
+    // Those who may see the orders read it, and the files have it sealed.
+    for client in [&bea.client, &sam.client, &server.admin()] {
+        let seen = client.get(&regretted).await.expect(200);
+        assert_eq!(seen["failure"]["reason"], regret);
+        let seen = client.get(&refused).await.expect(200);
+        assert_eq!(seen["refused_because"], refusal);
+    }
+    server.at_rest().await;
+    assert_eq!(found(server.folder(), &[regret, refusal]), [""; 0]);
+
+    erase_me(&bea).await.expect(204);
+    for client in [&sam.client, &server.admin()] {
+        let seen = client.get(&regretted).await.expect(200);
+        let failure = &seen["failure"];
+        assert_eq!(
+            (&failure["reason"], &failure["cancelled_by"]),
+            (&json!("[erased]"), &json!("buyer"))
+        );
+        let seen = client.get(&refused).await.expect(200);
+        assert_eq!(seen["refused_because"], refusal, "these are the seller's words");
+    }
+    server.at_rest().await;
+    let events = server.events("").await;
+    assert!(!events.iter().any(|event| event.to_string().contains(regret)));
+    let cancelled = server.events("eventType=order.cancelled").await;
+    let data = &cancelled[0]["data"];
+    assert_eq!((&data["reason"], &data["comment"]), (&json!("cancelled"), &json!("[erased]")));
+    assert_eq!(found(server.folder(), &[regret, refusal]), [""; 0]);
+    assert!(!server.log().iter().any(|line| line.contains(regret)));
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn a_seller_who_is_forgotten_sells_nothing_any_more() {
     let server = Server::start().await;
@@ -252,6 +303,41 @@ async fn nobody_is_forgotten_who_is_owed_money() {
     server.at_rest().await;
     erase_me(&sam).await.expect(204);
     server.at_rest().await;
+    server.finish().await;
+}
+
+/// A dispute about an order that is over keeps both of its people until it is decided.
+#[tokio::test]
+async fn nobody_is_forgotten_while_a_dispute_is_open() {
+    let server = Server::start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let listing = server.listing(&sam, 2).await;
+    let order = server.delivered(&bea.client, &listing).await;
+    let dispute = json!({ "reason": "damaged", "comment": "It squeaks." });
+    let path = format!("/api/v1/orders/{order}/dispute");
+    bea.client.post(&path, &dispute).await.expect(201);
+    assert_eq!(server.order_now(&order).await["status"], "COMPLETED");
+    for person in [&bea, &sam] {
+        let open = erase_me(person).await.problem(409, "open_orders");
+        let named = &open["errors"][0];
+        assert_eq!(named["pointer"], format!("/orders/{order}"), "{open:?}");
+        assert!(named["detail"].as_str().unwrap().contains("has a dispute: wait"), "{open:?}");
+    }
+    // Of a dispute about an order that is not over either it is said once.
+    let sent = server.place_order(&bea.client, &listing, 1, "sandbox").await.id;
+    server.order_eventually(&sent, "SHIPPED").await;
+    let path = format!("/api/v1/orders/{sent}/dispute");
+    bea.client.post(&path, &json!({ "reason": "not_received" })).await.expect(201);
+    let open = erase_me(&bea).await.problem(409, "open_orders");
+    assert_eq!(open["errors"].as_array().unwrap().len(), 2, "{open:?}");
+    for order in [&order, &sent] {
+        let decision = json!({ "refund_amount": 0, "reason": "It does not." });
+        let path = format!("/api/v1/admin/orders/{order}/dispute/resolve");
+        server.admin().post(&path, &decision).await.expect(200);
+    }
+    server.order_eventually(&sent, "COMPLETED").await;
+    server.at_rest().await;
+    erase_me(&bea).await.expect(204);
     server.finish().await;
 }
 

@@ -108,11 +108,17 @@ async fn a_paid_order_is_cancelled_and_refunded(partitions: u16) {
     let path = format!("/api/v1/orders/{id}/cancel");
     let cancelled =
         sale.buyer.client.post(&path, &json!({ "reason": "too big" })).await.expect(200);
-    assert_eq!(cancelled["status"], "CANCELLED");
+    assert_eq!(
+        (&cancelled["status"], &cancelled["failure"]["reason"]),
+        (&json!("CANCELLED"), &json!("too big"))
+    );
     server.mend(fault).await;
     let event = server.event("OrderCancelled", cancelled.header("x-correlation-id")).await;
     assert_eq!(event["data"]["order_id"], id.as_str());
-    assert_eq!(event["data"]["reason"], "too big");
+    assert_eq!(
+        (&event["data"]["reason"], &event["data"]["comment"]),
+        (&json!("cancelled"), &json!("too big"))
+    );
     assert_eq!(event["data"]["cancelled_by"], "buyer");
     server
         .awaited(&format!(
@@ -129,6 +135,11 @@ async fn a_paid_order_is_cancelled_and_refunded(partitions: u16) {
     assert_eq!(server.gateway_calls().await, ["charge", "refund"]);
     no_money_is_kept(&server, id).await;
     assert_eq!(server.escrow(id).await["status"], "REFUNDED");
+    // The invoice says that all of it went back.
+    let invoice = sale.buyer.client.get(&format!("/api/v1/orders/{id}/invoice")).await.expect(200);
+    for text in ["Remaining</td><td class=\"n\">0 VND", &format!("-{PRICE} VND")] {
+        assert!(invoice.raw().contains(text), "{text} in {}", invoice.raw());
+    }
     let all = server.events("").await;
     let of_order: Vec<_> =
         all.iter().filter(|event| event["data"]["order_id"] == id.as_str()).cloned().collect();

@@ -46,6 +46,9 @@ pub const SETTLED_AFTER_SHIPPING: Duration = Duration::from_secs(30 * DAY.as_sec
 /// How many returns an order may have.
 pub const RETURNS_MAX: usize = 20;
 
+/// The reason of a refusal of a return. Stored; never rename.
+pub const REFUSED: &str = "refused";
+
 /// The timer that lets the seller have the money. Stored; never rename.
 pub const SETTLEMENT_TIMER: &str = "settlement";
 /// The timer of a return that the seller has not answered. Stored; never rename.
@@ -195,8 +198,11 @@ pub struct OrderReturnRefused {
     pub return_id: ReturnId,
     /// Who says so.
     pub refused_by: DecidedBy,
-    /// Why.
+    /// Why, as a stable code. In events of version 1.0 it is the words of who refused.
     pub reason: String,
+    /// Why, in the words of who refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<Personal<String>>,
     /// How the order stands now.
     pub status: OrderStatus,
     /// When.
@@ -276,6 +282,17 @@ pub struct OrderSettlementDue {
     pub due_at: Timestamp,
 }
 
+/// The goods left later than the order knew: there is more time to object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OrderSettlementPostponed {
+    /// The order.
+    pub order_id: OrderId,
+    /// Until when.
+    pub until: Timestamp,
+    /// When.
+    pub postponed_at: Timestamp,
+}
+
 /// How a return stands.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -305,8 +322,11 @@ pub struct ReturnDetails {
     pub reason: ReturnReason,
     /// Why, in the buyer's words.
     pub comment: Option<Personal<String>>,
-    /// Why it was refused.
+    /// Why it was refused, as a stable code; of old events it is the words of who refused.
     pub note: Option<String>,
+    /// Why it was refused, in the words of who refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Personal<String>>,
     /// Who decided.
     pub decided_by: Option<DecidedBy>,
     /// Until when the seller can answer.
@@ -360,6 +380,11 @@ impl AfterSales {
         self.returns.iter().find(|it| it.status == ReturnStatus::Requested)
     }
 
+    /// Whether something waits for a decision that the money may go by.
+    pub fn is_contested(&self) -> bool {
+        self.is_disputed() || self.open_return().is_some()
+    }
+
     /// Whether a dispute waits for a decision.
     pub fn is_disputed(&self) -> bool {
         self.dispute.as_ref().is_some_and(|dispute| dispute.resolution.is_none())
@@ -375,9 +400,18 @@ impl AfterSales {
 
 type Change = Result<Option<OrderEvent>, OrderRejection>;
 
+/// The sum of the prices of these lines, in minor units.
+fn worth(lines: &[ReturnLine]) -> i64 {
+    let price = |line: &ReturnLine| line.unit_price.saturating_mul(i64::from(line.quantity));
+    lines.iter().map(price).fold(0, i64::saturating_add)
+}
+
 impl OrderDetails {
-    /// How much of the money is not to go back, in minor units.
+    /// How much of the money is not to go back, in minor units: nothing of an order that is off.
     pub fn kept(&self) -> i64 {
+        if self.status.is_off() {
+            return 0;
+        }
         self.total.amount.saturating_sub(self.after_sales.refunded)
     }
 
@@ -414,6 +448,7 @@ impl OrderDetails {
                 self.resolve(caller, *refund, reason, *now)
             }
             OrderCommand::SettleDue { now } => Ok(self.settle(*now)),
+            OrderCommand::PostponeSettlement { until, now } => Ok(self.postpone(*until, *now)),
             _ => Ok(None),
         }
     }
@@ -462,17 +497,17 @@ impl OrderDetails {
         })))
     }
 
-    /// What was paid for these lines and is still kept, in minor units. A promotion made all of the
-    /// order cheaper by the same part; with the last goods the last of the money goes back.
+    /// The part of these lines in what is kept, in minor units, rounded down: what a promotion took
+    /// off and what a dispute gave back made all that is left cheaper by the same part. With the
+    /// last goods the last of the money goes back.
     fn paid_for(&self, items: &[ReturnLine]) -> i64 {
+        let kept = self.kept();
         if self.is_all_that_is_left(items) {
-            return self.kept();
+            return kept;
         }
-        let price = |line: &ReturnLine| line.unit_price.saturating_mul(i64::from(line.quantity));
-        let worth = items.iter().map(price).fold(0, i64::saturating_add);
-        let (total, off) = (i128::from(self.total.amount), i128::from(self.discount()));
-        let paid = i128::from(worth) * total / (total + off).max(1);
-        i64::try_from(paid).unwrap_or(i64::MAX).min(self.kept())
+        let left: Vec<ReturnLine> = self.not_returned().collect();
+        let part = i128::from(worth(items)) * i128::from(kept) / i128::from(worth(&left).max(1));
+        i64::try_from(part).unwrap_or(kept).min(kept)
     }
 
     fn is_all_that_is_left(&self, items: &[ReturnLine]) -> bool {
@@ -562,13 +597,15 @@ impl OrderDetails {
     ) -> Result<OrderEvent, OrderRejection> {
         let mut fields = Fields::default();
         let note = decision.note.as_deref().unwrap_or_default();
-        let reason = fields.line("/reason", note, text::REASON_MAX);
+        let words = fields.line("/reason", note, text::REASON_MAX);
         fields.finish()?;
+        let who = decision.caller.user_id().unwrap_or(self.seller_id);
         Ok(OrderEvent::ReturnRefused(OrderReturnRefused {
             order_id: self.order_id,
             return_id: it.return_id,
             refused_by,
-            reason,
+            reason: REFUSED.to_owned(),
+            comment: Some(Personal::new(who.uuid(), words)),
             status: self.stood(),
             refused_at: decision.now,
         }))
@@ -647,6 +684,14 @@ impl OrderDetails {
         due.then_some(OrderEvent::SettlementDue(event))
     }
 
+    /// Of what has arrived, the time to object is known; of what is disputed, there is none.
+    fn postpone(&self, until: Timestamp, now: Timestamp) -> Option<OrderEvent> {
+        let waits = self.status == OrderStatus::Shipped && !self.after_sales.is_disputed();
+        let order_id = self.order_id;
+        let event = OrderSettlementPostponed { order_id, until, postponed_at: now };
+        (waits && until > now).then_some(OrderEvent::SettlementPostponed(event))
+    }
+
     pub(super) fn apply_care(&mut self, event: &OrderEvent) {
         match event {
             OrderEvent::ReturnRequested(event) => {
@@ -659,6 +704,7 @@ impl OrderDetails {
                     reason: event.reason,
                     comment: event.comment.clone(),
                     note: None,
+                    refusal: None,
                     decided_by: None,
                     answer_by: event.answer_by,
                     requested_at: event.requested_at,
@@ -670,6 +716,7 @@ impl OrderDetails {
                 if let Some(it) = self.return_mut(event.return_id) {
                     it.status = ReturnStatus::Refused;
                     it.note = Some(event.reason.clone());
+                    it.refusal = event.comment.clone();
                     it.decided_by = Some(event.refused_by);
                     it.decided_at = Some(event.refused_at);
                 }
@@ -729,6 +776,7 @@ impl OrderDetails {
             OrderEvent::Delivered(event) if !self.after_sales.is_disputed() => {
                 settlement(event.delivered_at, SETTLED_AFTER_DELIVERY)
             }
+            OrderEvent::SettlementPostponed(event) => vec![set(SETTLEMENT_TIMER, event.until)],
             OrderEvent::Completed(_) => vec![clear(SETTLEMENT_TIMER)],
             OrderEvent::ReturnRequested(event) => {
                 vec![clear(SETTLEMENT_TIMER), set(RETURN_TIMER, event.answer_by)]

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use souk_actors::event::EventPayload as _;
 use souk_actors::testing::Scenario;
 
 use super::*;
@@ -222,10 +223,10 @@ fn every_command_in_every_status() {
     // t: taken; s: already so; x: refused. In the order of the ways above.
     let table = [
         (confirm(), "tsssssxxxx"),
-        (pay(), "xtssssxxxx"),
-        (ship(), "xxtsssxxxx"),
-        (deliver(), "xxxtssxxxx"),
-        (complete(), "xxxttsxxxx"),
+        (pay(), "etssssxxxx"),
+        (ship(), "eetsssxxxx"),
+        (deliver(), "eeetssxxxx"),
+        (complete(), "eeettsxxxx"),
         (reject(), "txxxxxssss"),
         (payment_failed(), "ttxxxxssss"),
         (fail(), "tttxxxssss"),
@@ -243,6 +244,7 @@ fn every_command_in_every_status() {
                 Ok(events) if events.is_empty() => 's',
                 Ok(_) => 't',
                 Err(OrderRejection::InvalidTransition { from }) if from == *status => 'x',
+                Err(OrderRejection::TooEarly { from }) if from == *status => 'e',
                 Err(other) => panic!("{other}"),
             };
             assert_eq!(found, expected, "{} from {status:?}", command.name());
@@ -271,6 +273,35 @@ fn only_the_buyer_an_admin_or_the_system_cancels() {
     let long = Some("x".repeat(text::REASON_MAX + 1));
     let command = OrderCommand::Cancel { caller: buyer(), reason: long, now: at(6) };
     after(&[place()]).when(command).then_rejected("invalid");
+}
+
+#[test]
+fn what_people_write_about_a_cancellation_is_theirs() {
+    let called_off = |caller, reason: &str| {
+        let cancel = OrderCommand::Cancel { caller, reason: Some(reason.to_owned()), now: at(6) };
+        let details = after(&[place()]).when(cancel).state.details.unwrap();
+        let Failure { reason, comment, .. } = details.failure.unwrap();
+        (reason, comment)
+    };
+    for (caller, who) in [(buyer(), BUYER), (admin(), 9)] {
+        let words = Personal::new(user(who).uuid(), "My aunt gave me hers.".to_owned());
+        let found = called_off(caller, "My aunt gave me hers.");
+        assert_eq!(found, (CANCELLED.to_owned(), Some(words)));
+    }
+    let found = called_off(Caller::System, "reservation_expired");
+    assert_eq!(found, ("reservation_expired".to_owned(), None));
+}
+
+#[test]
+fn the_words_of_old_cancellations_are_read() {
+    let old = serde_json::json!({
+        "order_id": order(1), "reason": "too big", "cancelled_by": "buyer", "cancelled_at": at(6),
+    });
+    let (mut state, _) = run::<Order>(&[place()]);
+    state.apply(&OrderEvent::decode("order.cancelled", 1, &old.to_string()).unwrap());
+    let failure = state.details.unwrap().failure.unwrap();
+    assert_eq!((failure.reason.as_str(), failure.comment), ("too big", None));
+    assert_eq!(failure.cancelled_by, Some(CancelledBy::Buyer));
 }
 
 #[test]

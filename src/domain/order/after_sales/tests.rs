@@ -1,11 +1,12 @@
 use proptest::prelude::*;
 use souk_actors::aggregate::Aggregate;
+use souk_actors::event::EventPayload as _;
 use souk_actors::testing::Scenario;
 
 use super::*;
-use crate::domain::ids::{PaymentId, ShipmentId};
+use crate::domain::ids::{PaymentId, PromotionId, ShipmentId};
 use crate::domain::listing::ListingStatus;
-use crate::domain::order::{PaymentMethod, Placement, SagaDefinition, Wanted};
+use crate::domain::order::{OrderPromotion, PaymentMethod, Placement, SagaDefinition, Wanted};
 use crate::domain::testing::{
     SELLER, address, admin, assert_folds, at, buyer, dong, listing, order, run, seller, stranger,
     user,
@@ -15,37 +16,73 @@ const DAYS: u64 = 24 * 60 * 60;
 
 /// Two units of one listing and one of another, at 500 each.
 fn shipped() -> Vec<OrderCommand> {
-    let wanted = |number, quantity| Wanted {
+    shipped_of(&[(2, 500), (1, 500)], 0)
+}
+
+/// So many units of the listings 1, 2 and so on at these prices, for `off` less than they cost.
+fn shipped_of(lines: &[(u32, i64)], off: i64) -> Vec<OrderCommand> {
+    let wanted = |(number, (quantity, price)): (u128, &(u32, i64))| Wanted {
         listing_id: listing(number),
         seller_id: user(SELLER),
         status: ListingStatus::Active,
         sku: format!("SKU-{number}"),
-        unit_price: dong(500),
-        quantity,
+        unit_price: dong(*price),
+        quantity: *quantity,
+    };
+    let promotion = OrderPromotion {
+        promotion_id: PromotionId::of_code("SPRING"),
+        code: "SPRING".to_owned(),
+        discount: off,
+        borne_by_market: false,
     };
     let placement = Placement {
         caller: buyer(),
         order_id: order(1),
-        items: vec![wanted(1, 2), wanted(2, 1)],
+        items: (1u128..).zip(lines).map(wanted).collect(),
         delivery_address: address(),
         payment_method: PaymentMethod::new(PaymentMethod::SANDBOX),
         saga_definition: SagaDefinition::default(),
         checkout_id: None,
-        promotion: None,
+        promotion: (off > 0).then_some(promotion),
         as_transaction: false,
         now: at(0),
     };
     let payment_id = PaymentId::of(order(1));
+    let money = dong(price_of(lines) - off);
     vec![
         OrderCommand::Place(Box::new(placement)),
         OrderCommand::Confirm { now: at(1) },
-        OrderCommand::MarkPaid { payment_id, money: dong(1_500), now: at(2) },
+        OrderCommand::MarkPaid { payment_id, money, now: at(2) },
         OrderCommand::MarkShipped { shipment_id: ShipmentId::of(order(1)), now: at(3) },
     ]
 }
 
+fn price_of(lines: &[(u32, i64)]) -> i64 {
+    lines.iter().map(|(quantity, price)| i64::from(*quantity) * price).sum()
+}
+
 fn delivered() -> Vec<OrderCommand> {
     [shipped(), vec![OrderCommand::RecordDelivered { now: at(4) }]].concat()
+}
+
+/// As [`shipped_of`], delivered, and then a dispute gave back so much.
+fn partly_refunded(lines: &[(u32, i64)], off: i64, refund: i64) -> Order {
+    let then = vec![OrderCommand::RecordDelivered { now: at(4) }, dispute(30), resolve(refund)];
+    run::<Order>(&[shipped_of(lines, off), then].concat()).0
+}
+
+/// Goods are sent back and taken, if they can be; how much money goes back for them.
+fn goes_back(order: &mut Order, number: u128, items: &[(u128, u32)]) -> i64 {
+    let mut amount = 0;
+    for command in [send_back(number, items), decide(seller(), number, true)] {
+        for event in order.decide(&command).unwrap_or_default() {
+            if let OrderEvent::Returned(event) = &event {
+                amount = event.amount;
+            }
+            order.apply(&event);
+        }
+    }
+    amount
 }
 
 fn complete() -> OrderCommand {
@@ -198,6 +235,28 @@ fn a_refused_return_leaves_the_order_as_it_was_and_can_be_disputed() {
 }
 
 #[test]
+fn why_a_return_is_refused_is_in_the_words_of_who_refuses() {
+    for (caller, who) in [(seller(), SELLER), (admin(), 9)] {
+        let decided = with(&[send_back(1, &[])]).when(decide(caller, 1, false));
+        let events = decided.outcome.as_ref().unwrap();
+        let [OrderEvent::ReturnRefused(event)] = events.as_slice() else { panic!("{events:?}") };
+        let words = Personal::new(user(who).uuid(), "It was whole when it left.".to_owned());
+        assert_eq!((event.reason.as_str(), event.comment.as_ref()), (REFUSED, Some(&words)));
+        let it = &decided.state.details.as_ref().unwrap().after_sales.returns[0];
+        assert_eq!((it.note.as_deref(), it.refusal.as_ref()), (Some(REFUSED), Some(&words)));
+    }
+    // Old events have the words in the reason.
+    let old = serde_json::json!({
+        "order_id": order(1), "return_id": id(1), "refused_by": "seller", "reason": "It was whole.",
+        "status": "DELIVERED", "refused_at": at(20),
+    });
+    let (mut state, _) = run::<Order>(&[delivered(), vec![send_back(1, &[])]].concat());
+    state.apply(&OrderEvent::decode("order.return_refused", 1, &old.to_string()).unwrap());
+    let it = &state.details.as_ref().unwrap().after_sales.returns[0];
+    assert_eq!((it.note.as_deref(), it.refusal.as_ref()), (Some("It was whole."), None));
+}
+
+#[test]
 fn only_those_concerned_may_and_only_in_time() {
     let by = |caller| send_back_with(1, &[], |request| request.caller = caller);
     for caller in [seller(), stranger(), Caller::Anonymous] {
@@ -264,6 +323,33 @@ fn what_goes_back_is_never_more_than_what_is_left() {
     assert_eq!(event.amount, 300);
 }
 
+#[test]
+fn what_a_dispute_gave_back_does_not_go_back_again_with_the_goods() {
+    // Of 100 the dispute gave 90 back: a tenth of each price is kept.
+    let mut order = partly_refunded(&[(1, 90), (1, 10)], 0, 90);
+    assert_eq!(goes_back(&mut order, 1, &[(1, 1)]), 9);
+    assert_eq!(goes_back(&mut order, 2, &[(2, 1)]), 1);
+    stands(OrderStatus::Returned, 100)(&order);
+    // 75 were paid for 100, and 37 of them went back: 38 hundredths of each price are kept.
+    let mut order = partly_refunded(&[(2, 40), (1, 20)], 25, 37);
+    assert_eq!(goes_back(&mut order, 1, &[(1, 1)]), 15);
+    assert_eq!(goes_back(&mut order, 2, &[(2, 1)]), 7);
+    assert_eq!(goes_back(&mut order, 3, &[]), 16);
+    stands(OrderStatus::Returned, 75)(&order);
+}
+
+#[test]
+fn of_an_order_that_is_off_nothing_is_kept() {
+    let kept = |order: &Order| order.details.as_ref().unwrap().kept();
+    let paid = &shipped()[..3];
+    assert_eq!(kept(&run::<Order>(paid).0), 1_500);
+    let cancel = OrderCommand::Cancel { caller: buyer(), reason: None, now: at(3) };
+    let fail = OrderCommand::Fail { reason: "timeout".into(), step: "ship".into(), now: at(3) };
+    for (end, event) in [(cancel, "order.cancelled"), (fail, "order.failed")] {
+        after(paid).when(end).and_state(|order| assert_eq!(kept(order), 0)).then_types(&[event]);
+    }
+}
+
 /// The timers that are set after all of this, and when they fire.
 fn timers(commands: &[OrderCommand]) -> Vec<(String, Timestamp)> {
     let mut set = std::collections::BTreeMap::new();
@@ -280,6 +366,19 @@ fn timers(commands: &[OrderCommand]) -> Vec<(String, Timestamp)> {
         }
     }
     set.into_iter().collect()
+}
+
+#[test]
+fn what_left_late_is_waited_for() {
+    let until = at(4).plus(SETTLED_AFTER_SHIPPING);
+    let postpone = |now| OrderCommand::PostponeSettlement { until, now };
+    let waits = [shipped(), vec![postpone(at(30 * DAYS))]].concat();
+    assert_eq!(timers(&waits), vec![(SETTLEMENT_TIMER.to_owned(), until)]);
+    let nothing = |before: &[OrderCommand], now| after(before).when(postpone(now)).then([]);
+    nothing(&shipped(), until);
+    nothing(&delivered(), at(5));
+    nothing(&[shipped(), vec![dispute(5)]].concat(), at(6));
+    nothing(&shipped()[..3], at(6));
 }
 
 #[test]
@@ -356,5 +455,35 @@ proptest! {
         prop_assert_eq!(all_back, details.status == OrderStatus::Returned);
         prop_assert!(details.status != OrderStatus::Refunded || details.kept() == 0);
         assert_folds(&state, &history);
+    }
+
+    /// Whatever a promotion took off and a dispute gave back: no return gives back more than its
+    /// part of what is kept, and all of them together give back exactly that.
+    #[test]
+    fn every_return_gives_back_its_part_of_what_is_kept(
+        lines in prop::collection::vec((1u32..4, 1i64..1_000), 1..4),
+        (off, refund) in (0i64..90, 0i64..100),
+    ) {
+        let off = price_of(&lines) * off / 100;
+        let paid = price_of(&lines) - off;
+        let mut order = partly_refunded(&lines, off, paid * refund / 100);
+        let kept = |order: &Order| order.details.as_ref().unwrap().kept();
+        let at_first = kept(&order);
+        prop_assert_eq!(at_first, paid - paid * refund / 100);
+        let units = (1u128..).zip(&lines);
+        let units = units.flat_map(|(listing, (quantity, price))| {
+            (0..*quantity).map(move |_| (listing, *price))
+        });
+        let mut back = 0;
+        for (number, (listing, price)) in (1u128..).zip(units) {
+            let left: Vec<_> = order.details.as_ref().unwrap().not_returned().collect();
+            let (kept, left) = (kept(&order), worth(&left));
+            let amount = goes_back(&mut order, number, &[(listing, 1)]);
+            prop_assert!(amount * left <= price * kept, "{} of {} for {}", amount, kept, price);
+            back += amount;
+        }
+        back += goes_back(&mut order, 100, &[]);
+        prop_assert_eq!((back, kept(&order)), (at_first, 0));
+        prop_assert_eq!(order.details.map(|it| it.status), Some(OrderStatus::Returned));
     }
 }
