@@ -4,8 +4,10 @@
 //! anywhere (a hundred), and one address at any account (a hundred; not of this machine itself, where
 //! a proxy may stand for everybody). So whoever guesses at somebody's password from elsewhere does not
 //! keep the owner out before it is a hundred, and a password that was reset by mail begins anew.
-//! Counts go down evenly as time passes. A count is dropped when nothing is left of it; when there are
-//! too many, so is every count of a single failure, and else all of them.
+//! An attempt counts from its beginning, and is given back when the password was right or was not looked
+//! at: many at once get no further than one after the other. Counts go down evenly as time passes. A
+//! count is dropped when nothing is left of it; when there are too many, so is every count of a single
+//! failure, and else all of them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -60,7 +62,7 @@ impl Counted {
     }
 }
 
-/// The failures of late: of each count the time at which nothing is left of it.
+/// The failures of late and the attempts under way: of each count the time at which nothing is left of it.
 #[derive(Debug, Default)]
 pub(super) struct Attempts(Mutex<HashMap<Counted, Timestamp>>);
 
@@ -69,46 +71,31 @@ impl Attempts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses who has failed too often of late.
+    /// Counts an attempt, or refuses whoever has failed too often of late.
     pub(super) fn may_try(
         &self,
         account: EmailClaimId,
         peer: Peer,
         now: Timestamp,
-    ) -> Result<(), ApiError> {
-        let all = self.lock();
-        let wait = Counted::of(account, peer).filter_map(|counted| {
-            let left = all.get(&counted)?.since(now);
-            // A clock that was set back locks nobody out for longer than the window.
-            (left.min(WINDOW) + counted.each()).checked_sub(WINDOW).filter(|wait| !wait.is_zero())
-        });
-        match wait.max() {
-            None => Ok(()),
-            Some(wait) => Err(too_many(wait)),
-        }
-    }
-
-    /// Counts a wrong password.
-    pub(super) fn failed(&self, account: EmailClaimId, peer: Peer, now: Timestamp) {
+    ) -> Result<Attempt<'_>, ApiError> {
         let mut all = self.lock();
-        if all.len() >= REMEMBERED_MAX {
-            all.retain(|_, over| *over > now);
+        let mut longest = Duration::ZERO;
+        for counted in Counted::of(account, peer) {
+            let Some(over) = all.get_mut(&counted) else { continue };
+            // A clock that was set back locks nobody out for longer than the window.
+            *over = (*over).min(now.plus(WINDOW));
+            let wait = (over.since(now) + counted.each()).saturating_sub(WINDOW);
+            longest = longest.max(wait);
         }
-        if all.len() >= REMEMBERED_MAX {
-            all.retain(|counted, over| over.since(now) > counted.each());
+        if !longest.is_zero() {
+            return Err(too_many(longest));
         }
-        if all.len() >= REMEMBERED_MAX {
-            all.clear();
-        }
+        make_room(&mut all, now);
         for counted in Counted::of(account, peer) {
             let over = all.get(&counted).copied().unwrap_or(now).max(now);
-            all.insert(counted, over.plus(counted.each()).min(now.plus(WINDOW)));
+            all.insert(counted, over.plus(counted.each()));
         }
-    }
-
-    /// The right password after all: earlier failures from here do not count.
-    pub(super) fn succeeded(&self, account: EmailClaimId, peer: Peer) {
-        self.lock().remove(&Counted::Here(account.uuid(), peer.network()));
+        Ok(Attempt { attempts: self, account, peer, begun: now })
     }
 
     /// Forgets the failures of an account, whose password is another one now.
@@ -118,6 +105,51 @@ impl Attempts {
             Counted::Here(of, _) | Counted::Account(of) => *of != account,
             Counted::Address(_) => true,
         });
+    }
+}
+
+/// Drops counts when there are too many.
+fn make_room(all: &mut HashMap<Counted, Timestamp>, now: Timestamp) {
+    if all.len() >= REMEMBERED_MAX {
+        all.retain(|_, over| *over > now);
+    }
+    if all.len() >= REMEMBERED_MAX {
+        all.retain(|counted, over| over.since(now) > counted.each());
+    }
+    if all.len() >= REMEMBERED_MAX {
+        all.clear();
+    }
+}
+
+/// An attempt under way. It counts as a failure unless it is said that it is none.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Attempt<'a> {
+    attempts: &'a Attempts,
+    account: EmailClaimId,
+    peer: Peer,
+    begun: Timestamp,
+}
+
+impl Attempt<'_> {
+    /// It was no failure: the password was right, or nobody looked at it. To be said once.
+    pub(super) fn give_back(&self) {
+        let mut all = self.attempts.lock();
+        for counted in Counted::of(self.account, self.peer) {
+            let Some(over) = all.get_mut(&counted) else { continue };
+            let left = over.since(self.begun).saturating_sub(counted.each());
+            *over = self.begun.plus(left);
+            if left.is_zero() {
+                all.remove(&counted);
+            }
+        }
+    }
+
+    /// The right password after all: earlier failures from here do not count either.
+    pub(super) fn succeeded(self) {
+        self.give_back();
+        let here = Counted::Here(self.account.uuid(), self.peer.network());
+        self.attempts.lock().remove(&here);
     }
 }
 
@@ -147,8 +179,44 @@ mod tests {
     fn fail(attempts: &Attempts, account: EmailClaimId, peer: Peer, times: u32) {
         for _ in 0..times {
             assert!(attempts.may_try(account, peer, NOW).is_ok());
-            attempts.failed(account, peer, NOW);
         }
+    }
+
+    /// Whether an attempt would be let through, without one.
+    fn lets(attempts: &Attempts, account: EmailClaimId, peer: Peer, now: Timestamp) -> bool {
+        attempts.may_try(account, peer, now).map(|attempt| attempt.give_back()).is_ok()
+    }
+
+    #[test]
+    fn attempts_under_way_count_until_they_are_given_back() {
+        let attempts = Attempts::default();
+        let mut under_way: Vec<_> =
+            (0..10).map(|_| attempts.may_try(account(1), peer(1), NOW).unwrap()).collect();
+        assert!(!lets(&attempts, account(1), peer(1), NOW), "the eleventh at once");
+        // Nobody looked at the password of one.
+        under_way.swap_remove(0).give_back();
+        fail(&attempts, account(1), peer(1), 1);
+        assert!(!lets(&attempts, account(1), peer(1), NOW));
+        under_way.swap_remove(0).succeeded();
+        fail(&attempts, account(1), peer(1), 10);
+        assert!(!lets(&attempts, account(1), peer(1), NOW));
+    }
+
+    #[test]
+    fn what_is_given_back_leaves_nothing() {
+        let attempts = Attempts::default();
+        for n in 0..200 {
+            assert!(lets(&attempts, account(1), peer(1), NOW), "{n}");
+            attempts.may_try(account(1), peer(2), NOW).unwrap().succeeded();
+        }
+        assert!(attempts.lock().is_empty());
+        // A failure before and one after, of which the time goes on.
+        fail(&attempts, account(1), peer(1), 1);
+        let under_way = attempts.may_try(account(1), peer(1), NOW).unwrap();
+        fail(&attempts, account(1), peer(1), 1);
+        under_way.give_back();
+        fail(&attempts, account(1), peer(1), 8);
+        assert!(!lets(&attempts, account(1), peer(1), NOW));
     }
 
     #[test]
@@ -158,23 +226,22 @@ mod tests {
         let refused = attempts.may_try(account(1), peer(1), NOW).unwrap_err();
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         let soon = NOW.plus(Duration::from_secs(89));
-        assert!(attempts.may_try(account(1), peer(1), soon).is_err());
+        assert!(!lets(&attempts, account(1), peer(1), soon));
         let later = NOW.plus(Duration::from_secs(90));
         assert!(attempts.may_try(account(1), peer(1), later).is_ok());
-        attempts.failed(account(1), peer(1), later);
-        assert!(attempts.may_try(account(1), peer(1), later).is_err());
+        assert!(!lets(&attempts, account(1), peer(1), later));
     }
 
     #[test]
     fn others_failures_keep_an_owner_out_late_and_a_reset_lets_them_in() {
         let attempts = Attempts::default();
         for stranger in 1..=10 {
-            assert!(attempts.may_try(account(1), peer(99), NOW).is_ok(), "{stranger}");
+            assert!(lets(&attempts, account(1), peer(99), NOW), "{stranger}");
             fail(&attempts, account(1), peer(stranger), 10);
         }
-        assert!(attempts.may_try(account(1), peer(99), NOW).is_err(), "a hundred are too many");
+        assert!(!lets(&attempts, account(1), peer(99), NOW), "a hundred are too many");
         attempts.forget(account(1));
-        assert!(attempts.may_try(account(1), peer(99), NOW).is_ok());
+        assert!(lets(&attempts, account(1), peer(99), NOW));
     }
 
     #[test]
@@ -185,35 +252,35 @@ mod tests {
             fail(&attempts, account(n), peer(1), 1);
             fail(&attempts, account(n), here, 1);
         }
-        assert!(attempts.may_try(account(500), peer(1), NOW).is_err());
-        assert!(attempts.may_try(account(500), here, NOW).is_ok());
-        assert!(attempts.may_try(account(500), peer(2), NOW).is_ok());
+        assert!(!lets(&attempts, account(500), peer(1), NOW));
+        assert!(lets(&attempts, account(500), here, NOW));
+        assert!(lets(&attempts, account(500), peer(2), NOW));
     }
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_and_a_success_forgets() {
         let of = |text: &str| Peer(Some(text.parse().unwrap()));
         let attempts = Attempts::default();
+        fail(&attempts, account(1), of("2001:db8:1:2::1"), 9);
+        let last = attempts.may_try(account(1), of("2001:db8:1:2::1"), NOW).unwrap();
+        assert!(!lets(&attempts, account(1), of("2001:db8:1:2:ffff::9"), NOW));
+        assert!(lets(&attempts, account(1), of("2001:db8:1:3::1"), NOW));
+        last.succeeded();
         fail(&attempts, account(1), of("2001:db8:1:2::1"), 10);
-        assert!(attempts.may_try(account(1), of("2001:db8:1:2:ffff::9"), NOW).is_err());
-        assert!(attempts.may_try(account(1), of("2001:db8:1:3::1"), NOW).is_ok());
-        attempts.succeeded(account(1), of("2001:db8:1:2::1"));
-        assert!(attempts.may_try(account(1), of("2001:db8:1:2::1"), NOW).is_ok());
     }
 
     #[test]
     fn memory_is_bounded_and_a_clock_that_is_set_back_locks_nobody_out_for_good() {
         let attempts = Attempts::default();
         for n in 0..REMEMBERED_MAX as u128 {
-            attempts.failed(account(n), Peer(None), NOW);
+            assert!(attempts.may_try(account(n), Peer(None), NOW).is_ok());
         }
         assert!(attempts.lock().len() <= REMEMBERED_MAX + 1);
         let ahead = NOW.plus(Duration::from_secs(1_000_000));
         for _ in 0..10 {
-            attempts.failed(account(1), peer(1), ahead);
+            assert!(attempts.may_try(account(1), peer(1), ahead).is_ok());
         }
-        attempts.failed(account(1), peer(1), NOW);
-        let later = NOW.plus(WINDOW).plus(Duration::from_secs(90));
-        assert!(attempts.may_try(account(1), peer(1), later).is_ok());
+        assert!(!lets(&attempts, account(1), peer(1), NOW));
+        assert!(lets(&attempts, account(1), peer(1), NOW.plus(Duration::from_secs(90))));
     }
 }

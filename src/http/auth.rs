@@ -135,6 +135,33 @@ fn wrong_credentials() -> ApiError {
     ApiError::unauthorized("invalid_credentials", "the address or the password is wrong")
 }
 
+/// Who has an address and this password, with how they stand.
+async fn holder(
+    app: &App,
+    claim: EmailClaimId,
+    password: String,
+) -> Result<Option<(UserId, Option<Standing>)>, ApiError> {
+    let claims = app.runtime().aggregate::<EmailClaim>();
+    let holder = claims.read(claim.uuid(), |claim| claim.holder.as_ref().map(|of| of.user_id));
+    let holder = holder.await?.value;
+    // Whoever is not there is looked up all the same.
+    let row = holder.map_or(Uuid::nil(), UserId::uuid);
+    let standing = standing(app, row).await?;
+    let fits = is_password_of(app, row, password).await?;
+    Ok(holder.filter(|_| fits).map(|user| (user, standing)))
+}
+
+/// Whether a password is a user's; where there is no such user it is not, just as slowly.
+pub(super) async fn is_password_of(
+    app: &App,
+    user: Uuid,
+    password: String,
+) -> Result<bool, ApiError> {
+    let phc = app.runtime().control().get(password::SPACE, user.as_bytes()).await?;
+    let phc = phc.and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(app.passwords().matches(password, phc).await?)
+}
+
 /// Log in
 ///
 /// After ten wrong passwords for an address from one place there is a pause: 429 with `Retry-After`.
@@ -148,21 +175,10 @@ async fn login(
 ) -> Result<Answer<TokensBody>, ApiError> {
     let Login { email, password } = valid.body;
     let claim = email_claim_id(&app, &email);
-    app.attempts().may_try(claim, peer, app.now())?;
-    let claims = app.runtime().aggregate::<EmailClaim>();
-    let holder = claims.read(claim.uuid(), |claim| claim.holder.as_ref().map(|of| of.user_id));
-    let holder = holder.await?.value;
-    // Whoever is not there is looked up all the same.
-    let row = holder.map_or(Uuid::nil(), UserId::uuid);
-    let standing = standing(&app, row).await?;
-    let phc = app.runtime().control().get(password::SPACE, row.as_bytes()).await?;
-    let phc = phc.and_then(|bytes| String::from_utf8(bytes).ok());
-    let fits = app.passwords().matches(password, phc).await?;
-    let Some(user) = holder.filter(|_| fits) else {
-        app.attempts().failed(claim, peer, app.now());
-        return Err(wrong_credentials());
-    };
-    app.attempts().succeeded(claim, peer);
+    let attempt = app.attempts().may_try(claim, peer, app.now())?;
+    let found = holder(&app, claim, password).await.inspect_err(|_| attempt.give_back())?;
+    let (user, standing) = found.ok_or_else(wrong_credentials)?;
+    attempt.succeeded();
     let standing = admitted(standing)?;
 
     let now = app.now();
@@ -247,7 +263,7 @@ async fn refresh_session(
     };
     let done = sessions.send(shown.session, rotate, context, is_open).await?;
     if !done.value {
-        app.access().login_changed(app.runtime(), session).await?;
+        app.login_changed(session).await;
         return Err(ApiError::unauthorized(
             "session_revoked",
             "this refresh token was used before, so its session has ended",
@@ -276,7 +292,7 @@ async fn logout(
         let sessions = app.runtime().aggregate::<Session>();
         let context = call.plain_context(&app);
         let done = sessions.send(session.uuid(), revoke, context, |_| ()).await?;
-        app.access().login_changed(app.runtime(), session).await?;
+        app.login_changed(session).await;
         return Ok(nothing_after(&done));
     }
     Ok(StatusCode::NO_CONTENT.into_response())

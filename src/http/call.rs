@@ -27,6 +27,7 @@ use crate::domain::service_token::{
     Area, KeyScope, Owner, Quota, ServiceToken, ServiceTokenCommand, ServiceTokenDetails,
 };
 use crate::domain::user::UserStatus;
+use crate::identity::access::Person;
 use crate::identity::service_token;
 use crate::identity::token::{Claims, TokenError};
 
@@ -149,14 +150,7 @@ async fn key(
     token: &ServiceTokenDetails,
     owner: &Owner,
 ) -> Result<Identity, ApiError> {
-    let person = app.access().person(app.runtime(), owner.user_id).await?;
-    let person = person.ok_or_else(service_over)?;
-    match person.status {
-        UserStatus::Suspended => return Err(suspended()),
-        UserStatus::Erased => return Err(service_over()),
-        _ if !person.lets_key(owner.epoch) => return Err(service_over()),
-        UserStatus::Pending | UserStatus::Active => {}
-    }
+    let person = owner_let_in(app, owner).await?;
     let scope = needed_for(parts).filter(|scope| token.allows(*scope));
     let Some(KeyScope { writes, .. }) = scope else {
         return Ok(Identity::Service(Arc::new(token.clone())));
@@ -170,6 +164,18 @@ async fn key(
     let claims = Claims::of_key(owner.user_id, roles, until, key.uuid());
     let credential = Credential { key, reads_personal: token.reads_personal() };
     Ok(Identity::Key(Arc::new(claims), credential))
+}
+
+/// How the owner of a key stands, if whoever has the key may still come in.
+async fn owner_let_in(app: &App, owner: &Owner) -> Result<Person, ApiError> {
+    let person = app.access().person(app.runtime(), owner.user_id).await?;
+    let person = person.ok_or_else(service_over)?;
+    match person.status {
+        UserStatus::Suspended => Err(suspended()),
+        UserStatus::Erased => Err(service_over()),
+        _ if !person.lets_key(owner.epoch) => Err(service_over()),
+        UserStatus::Pending | UserStatus::Active => Ok(person),
+    }
 }
 
 /// What a person's key needs for this request.
@@ -388,6 +394,11 @@ fn session_over() -> ApiError {
 async fn service(app: &App, token: &str) -> Result<ServiceTokenDetails, ApiError> {
     let key = app.settings().keys.token.bytes();
     let id = service_token::read(key, token).ok_or_else(service_over)?;
+    good_token(app, id).await
+}
+
+/// What is known of a token, if it is still good.
+async fn good_token(app: &App, id: ServiceTokenId) -> Result<ServiceTokenDetails, ApiError> {
     let tokens = app.runtime().aggregate::<ServiceToken>();
     let details = tokens.read(id.uuid(), |token| token.details.clone()).await?.value;
     details.filter(|details| details.is_good(app.now())).ok_or_else(service_over)
@@ -451,6 +462,24 @@ impl Call {
     pub fn expires_at(&self) -> Timestamp {
         let service = self.service.as_ref().map(|service| service.expires_at);
         service.or(self.claims.as_deref().map(Claims::expires_at)).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Refuses, while a long answer goes on, what would be refused if it were asked for now: a token
+    /// that is over or was taken back, a login that has ended, somebody who was suspended.
+    pub async fn is_still_let_in(&self, app: &App) -> Result<(), ApiError> {
+        if app.now() >= self.expires_at() {
+            return Err(invalid(&TokenError::Expired.to_string()));
+        }
+        let of_service = self.service.as_ref().map(|service| service.token_id);
+        if let Some(id) = of_service.or(self.credential.map(|of| of.key)) {
+            let token = good_token(app, id).await?;
+            if let Some(owner) = &token.owner {
+                owner_let_in(app, owner).await?;
+            }
+        } else if let Some(claims) = &self.claims {
+            let_in(app, claims.clone()).await?;
+        }
+        Ok(())
     }
 
     /// Whether an administrator asks.

@@ -108,6 +108,7 @@ fn missing() -> ApiError {
     responses((status = 200, description = "All categories", body = Page<CategoryBody>)))]
 async fn list_categories(
     State(app): State<App>,
+    _: Call,
     params: Params,
 ) -> Result<Answer<Page<CategoryBody>>, ApiError> {
     app.includes(VIEW, &params).await?;
@@ -127,6 +128,7 @@ async fn list_categories(
     responses((status = 200, description = "The category", body = CategoryBody)))]
 async fn get_category(
     State(app): State<App>,
+    _: Call,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {

@@ -23,7 +23,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use hyper::body::Frame;
 use souk_actors::event::StoredEvent;
-use souk_actors::world::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -51,6 +50,8 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 const RETRY_MS: u32 = 3_000;
 /// How long nothing is said at most, so that nobody in between takes the connection for dead.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often it is asked again whether the reader may still come in.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How many events are read from the journal at once.
 const PAGE: usize = 64;
 /// What has grown to so many bytes is handed over before more is written.
@@ -66,7 +67,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// of JSON. Begins with what happens next, or behind `Last-Event-ID` (sooner than `after`, which
 /// takes an `id` or positions: `0:0` is the beginning). `eventType` takes names, `order.*`, `order.#`
 /// with commas between, or `~` and a regular expression. In order per partition. A reader that does
-/// not keep up is disconnected and can go on where it was; so is everybody when the token is over.
+/// not keep up is disconnected and can go on where it was. When the token is over or taken back, the
+/// login ends or the account is suspended, the stream ends within about a second.
 #[utoipa::path(get, path = "/events/stream", tag = "events",
     params(("eventType" = Option<String>, Query), ("aggregateId" = Option<String>, Query),
         ("aggregateType" = Option<String>, Query), ("correlationId" = Option<String>, Query),
@@ -142,7 +144,8 @@ pub(super) async fn open_stream<W: Wanted>(
     let is_broken = Arc::new(AtomicBool::new(false));
     let pump = Pump {
         patience: app.settings().http.write_timeout,
-        token_until: call.expires_at(),
+        call,
+        look_again: Instant::now() + LOOK_AGAIN,
         until: seconds.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds))),
         beat: Instant::now() + HEARTBEAT,
         told: BTreeMap::new(),
@@ -284,9 +287,9 @@ async fn is_within_reach(app: &App, at: &BTreeMap<u16, u64>) -> Result<(), ApiEr
 
 /// Why a stream ends.
 enum End {
-    /// It was to end now, or there is nobody any more.
+    /// It was to end now, or there is nobody any more who may read it.
     Orderly,
-    /// The reader does not keep up, or the journal cannot be read.
+    /// The reader does not keep up, or something cannot be read.
     Broken,
 }
 
@@ -300,7 +303,10 @@ struct Pump<W> {
     told: BTreeMap<u16, u64>,
     send: mpsc::Sender<Bytes>,
     patience: Duration,
-    token_until: Timestamp,
+    /// The call that the stream answers.
+    call: Call,
+    /// When to ask again whether who called may still come in.
+    look_again: Instant,
     until: Option<Instant>,
     beat: Instant,
 }
@@ -345,9 +351,35 @@ impl<W: Wanted> Pump<W> {
             if self.until.is_some_and(|until| until <= now) {
                 return Err(End::Orderly);
             }
-            let next = self.until.map_or(self.beat, |until| until.min(self.beat));
-            let journal = self.app.runtime().journal();
-            journal.wait_past_any(&self.at, next.saturating_duration_since(now)).await;
+            self.wait(self.until.map_or(self.beat, |until| until.min(self.beat))).await?;
+        }
+    }
+
+    /// Waits until there is more to read, or until `next`.
+    async fn wait(&mut self, next: Instant) -> Result<(), End> {
+        loop {
+            let left = next.min(self.look_again).saturating_duration_since(Instant::now());
+            let has_more = self.app.runtime().journal().wait_past_any(&self.at, left).await;
+            if has_more || Instant::now() < self.look_again {
+                return Ok(());
+            }
+            self.may_still_read().await?;
+        }
+    }
+
+    /// Ends the stream of whoever would not be let in any more.
+    async fn may_still_read(&mut self) -> Result<(), End> {
+        if self.app.now() >= self.call.expires_at() {
+            return Err(End::Orderly);
+        }
+        if Instant::now() < self.look_again {
+            return Ok(());
+        }
+        self.look_again = Instant::now() + LOOK_AGAIN;
+        match self.call.is_still_let_in(&self.app).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.status().is_client_error() => Err(End::Orderly),
+            Err(error) => Err(broken(&error)),
         }
     }
 
@@ -382,9 +414,7 @@ impl<W: Wanted> Pump<W> {
 
     /// Hands a chunk over, if the reader takes it in time and may still have it.
     async fn send(&mut self, chunk: String) -> Result<(), End> {
-        if self.app.now() >= self.token_until {
-            return Err(End::Orderly);
-        }
+        self.may_still_read().await?;
         self.beat = Instant::now() + HEARTBEAT;
         match tokio::time::timeout(self.patience, self.send.send(chunk.into())).await {
             Ok(Ok(())) => Ok(()),

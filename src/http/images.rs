@@ -217,7 +217,8 @@ async fn remove_image(
 
 /// An image
 ///
-/// It never changes: what is under this name may be kept for ever.
+/// It never changes: what is under this name may be kept for ever. It is for everybody, whatever token is
+/// sent, and does not count as a request.
 #[utoipa::path(get, path = "/images/{id}/{name}", tag = "listings",
     params(("id" = String, Path), ("name" = String, Path),
         ("size" = Option<String>, Query, description = "`320`: a small one; else at most 1600 pixels")),

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::answer::nothing_after;
-use super::auth::email_claim_id;
+use super::auth::{email_claim_id, is_password_of};
 use super::body::{Fields, FromFields, Valid};
 use super::call::{Call, SignedIn};
 use super::peer::Peer;
@@ -213,7 +213,7 @@ async fn reset_password(
     let command = UserCommand::ResetPassword { token_hash, now: app.now() };
     let done = users.send(user.uuid(), command, context, |_| ()).await?;
     app.attempts().forget(claim);
-    app.access().person_changed(app.runtime(), user).await?;
+    app.person_changed(user).await;
     Ok(nothing_after(&done))
 }
 
@@ -227,13 +227,12 @@ pub(super) async fn confirmed(
     let users = app.runtime().aggregate::<User>();
     let claim = users.read(user.uuid(), |user| user.details.as_ref().map(|of| of.email_claim_id));
     let claim = claim.await?.value.ok_or_else(missing)?;
-    app.attempts().may_try(claim, peer, app.now())?;
-    let phc = app.runtime().control().get(password::SPACE, user.uuid().as_bytes()).await?;
-    let phc = phc.and_then(|bytes| String::from_utf8(bytes).ok());
-    if app.passwords().matches(password, phc).await? {
+    let attempt = app.attempts().may_try(claim, peer, app.now())?;
+    let fits = is_password_of(app, user.uuid(), password).await;
+    if fits.inspect_err(|_| attempt.give_back())? {
+        attempt.give_back();
         return Ok(claim);
     }
-    app.attempts().failed(claim, peer, app.now());
     Err(ApiError::forbidden("wrong_password", "the password is wrong"))
 }
 
@@ -260,6 +259,6 @@ async fn change_password(
     let users = app.runtime().aggregate::<User>();
     let done = users.send(user.uuid(), command, context, |_| ()).await?;
     app.attempts().forget(claim);
-    app.access().person_changed(app.runtime(), user).await?;
+    app.person_changed(user).await;
     Ok(nothing_after(&done))
 }

@@ -6,8 +6,8 @@
 //! begins anew.
 //!
 //! Requests are counted by whose token they have, and without a good one by the address that they come
-//! from. Services are not: their tokens have quotas of events. Probes and what providers tell ask for
-//! no token, and are not counted either.
+//! from. Services are not: their tokens have quotas of events. Probes, images and what providers tell ask
+//! for no token, and are not counted either.
 
 use std::collections::HashMap;
 use std::hash::Hash;

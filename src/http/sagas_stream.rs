@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::events_stream::{StreamRequest, Wanted, open_stream};
-use super::params::{Params, wrong};
+use super::params::Params;
 use super::problem::ApiError;
 use crate::domain::ids::OrderId;
 use crate::domain::order_saga::OrderSaga;
@@ -50,10 +50,7 @@ impl WantedSagas {
     fn read(params: &Params) -> Result<Self, ApiError> {
         let order = params.parsed::<OrderId>("order_id")?;
         let of_order = order.map(|order| SagaInstance::<OrderSaga>::id_of(order.uuid()));
-        let state = params.text("state").map(str::to_owned);
-        if state.as_ref().is_some_and(|state| !STATES.contains(&state.as_str())) {
-            return Err(wrong("state", &format!("one of {}", STATES.join(", "))));
-        }
+        let state = params.one_of("state", &STATES)?.map(str::to_owned);
         Ok(Self {
             saga: params.text("saga").map(str::to_owned),
             ids: [params.parsed::<Uuid>("saga_id")?, of_order],

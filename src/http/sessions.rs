@@ -117,7 +117,7 @@ async fn end_session(
     let (caller, now) = (call.caller(), app.now());
     let revoke = SessionCommand::Revoke { caller, reason: "revoked".to_owned(), now };
     let done = sessions.send(id.uuid(), revoke, call.plain_context(&app), |_| ()).await?;
-    app.access().login_changed(app.runtime(), id).await?;
+    app.login_changed(id).await;
     Ok(nothing_after(&done))
 }
 
@@ -137,7 +137,7 @@ async fn logout_all(
     let command = UserCommand::EndSessions { caller: call.caller(), now: app.now() };
     let users = app.runtime().aggregate::<User>();
     let done = users.send(user.uuid(), command, context, |_| ()).await?;
-    app.access().person_changed(app.runtime(), user).await?;
+    app.person_changed(user).await;
     Ok(nothing_after(&done))
 }
 

@@ -10,7 +10,7 @@ use super::answer::{Answer, Page};
 use super::auth::email_claim_id;
 use super::body::{Nothing, Reason, Valid};
 use super::call::Staff;
-use super::params::{Params, path_id, wrong};
+use super::params::{Params, path_id};
 use super::problem::{ApiError, FieldProblem};
 use super::users::{UserBody, change_user, view, with_score};
 use crate::domain::caller::Role;
@@ -24,16 +24,6 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list_users))
         .routes(routes!(suspend_user))
         .routes(routes!(reinstate_user))
-}
-
-/// A parameter that is one of an enumeration's words.
-fn word<T: serde::de::DeserializeOwned>(
-    params: &Params,
-    name: &str,
-) -> Result<Option<T>, ApiError> {
-    let Some(text) = params.text(name) else { return Ok(None) };
-    let word = serde_json::Value::from(text.to_ascii_uppercase());
-    serde_json::from_value(word).map(Some).map_err(|_| wrong(name, "there is no such value"))
 }
 
 /// Whom a search names: the holder of an address, or the user of an id.
@@ -72,9 +62,9 @@ async fn list_users(
     params: Params,
 ) -> Result<Answer<Page<UserBody>>, ApiError> {
     let mut filter = UserFilter {
-        status: word::<UserStatus>(&params, "status")?,
-        role: word::<Role>(&params, "role")?,
-        seller_status: word::<VerificationStatus>(&params, "seller_status")?,
+        status: params.word::<UserStatus>("status")?,
+        role: params.word::<Role>("role")?,
+        seller_status: params.word::<VerificationStatus>("seller_status")?,
         user_id: None,
     };
     app.includes(USERS_VIEW, &params).await?;
@@ -122,7 +112,7 @@ async fn suspend_user(
     let command = UserCommand::Suspend { caller: call.caller(), reason, now: app.now() };
     let (body, done) =
         change_user(&app, &call, user, "users.suspend", &valid.canonical, command).await?;
-    app.access().person_changed(app.runtime(), user).await?;
+    app.person_changed(user).await;
     Ok(Answer::ok(body).after(&done))
 }
 
@@ -142,6 +132,6 @@ async fn reinstate_user(
     let command = UserCommand::Reinstate { caller: call.caller(), now: app.now() };
     let (body, done) =
         change_user(&app, &call, user, "users.reinstate", &valid.canonical, command).await?;
-    app.access().person_changed(app.runtime(), user).await?;
+    app.person_changed(user).await;
     Ok(Answer::ok(body).after(&done))
 }

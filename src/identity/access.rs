@@ -81,7 +81,7 @@ impl Person {
 /// The latest that is known of each.
 struct Remembered<T> {
     known: DashMap<Uuid, (u64, T)>,
-    /// How often everything was forgotten. Whoever began to read before must not remember what was
+    /// How often one or all were forgotten. Whoever began to read before must not remember what was
     /// read: what was newer may have been forgotten meanwhile.
     forgotten: AtomicU64,
     max: usize,
@@ -100,7 +100,14 @@ impl<T: Copy> Remembered<T> {
         self.forgotten.load(Ordering::Acquire)
     }
 
-    /// Notes what was read after everything had been forgotten `times` times.
+    /// Forgets one, so that it is asked for anew.
+    fn forget(&self, id: Uuid) {
+        // Before it goes: whoever began to read earlier must not bring it back.
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        self.known.remove(&id);
+    }
+
+    /// Notes what was read after something had been forgotten `times` times.
     fn note(&self, id: Uuid, version: u64, value: T, times: u64) {
         if self.known.len() >= self.max {
             self.forgotten.fetch_add(1, Ordering::AcqRel);
@@ -173,7 +180,8 @@ impl Access {
         Ok(read.value)
     }
 
-    /// Looks at somebody who has changed.
+    /// Looks at somebody who has changed. When that fails, nothing is remembered of them: whoever asks
+    /// next looks.
     pub async fn person_changed(
         &self,
         runtime: &Runtime,
@@ -181,14 +189,16 @@ impl Access {
     ) -> Result<Option<Person>, CommandError<UserRejection>> {
         let times = self.0.people.times_forgotten();
         let view = |user: &User| user.details.as_ref().map(Person::from);
-        let read = runtime.aggregate::<User>().read_inside(user.uuid(), view).await?;
+        let read = runtime.aggregate::<User>().read_inside(user.uuid(), view).await;
+        let read = read.inspect_err(|_| self.0.people.forget(user.uuid()))?;
         if let Some(person) = read.value {
             self.0.people.note(user.uuid(), read.version, person, times);
         }
         Ok(read.value)
     }
 
-    /// Looks at a login that has changed.
+    /// Looks at a login that has changed. When that fails, nothing is remembered of it: whoever asks next
+    /// looks.
     pub async fn login_changed(
         &self,
         runtime: &Runtime,
@@ -196,7 +206,8 @@ impl Access {
     ) -> Result<(), CommandError<SessionRejection>> {
         let times = self.0.logins.times_forgotten();
         let view = |session: &Session| session.details.as_ref().map(Login::from);
-        let read = runtime.aggregate::<Session>().read_inside(session.uuid(), view).await?;
+        let read = runtime.aggregate::<Session>().read_inside(session.uuid(), view).await;
+        let read = read.inspect_err(|_| self.0.logins.forget(session.uuid()))?;
         if let Some(login) = read.value {
             self.0.logins.note(session.uuid(), read.version, login, times);
         }
@@ -220,6 +231,19 @@ mod tests {
         assert_eq!(known.get(id(1)), Some('b'));
         known.note(id(1), 6, 'c', 0);
         assert_eq!(known.get(id(1)), Some('c'));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_brought_back_by_whoever_read_it_before() {
+        let known = Remembered::new(10);
+        let times = known.times_forgotten();
+        known.note(id(1), 1, 'a', times);
+        known.forget(id(1));
+        assert_eq!(known.get(id(1)), None);
+        known.note(id(1), 1, 'a', times);
+        assert_eq!(known.get(id(1)), None);
+        known.note(id(1), 2, 'b', known.times_forgotten());
+        assert_eq!(known.get(id(1)), Some('b'));
     }
 
     #[test]

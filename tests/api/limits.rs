@@ -468,6 +468,23 @@ async fn each_caller_has_a_quota_of_requests() {
     over(&ann.client).await;
     // Who has no good token is counted by the address, as the proxy says it.
     let from = |address: &str| server.visitor().with("x-forwarded-for", address);
+    let (reader, category) = (from("192.0.2.9"), server.category().await);
+    let mut left = 30;
+    for path in [
+        "/api/v1/search?q=a".to_owned(),
+        "/api/v1/categories".to_owned(),
+        format!("/api/v1/categories/{category}"),
+        "/api/v1/reviews".to_owned(),
+        format!("/api/v1/users/{}/reviews/summary", ann.user_id),
+        format!("/api/v1/users/{}/followers/count", ann.user_id),
+    ] {
+        left -= 1;
+        assert_eq!(quota(&reader.get(&path).await.expect(200)), left, "{path}");
+    }
+    // Images are for caches too.
+    let image = "/api/v1/images/00000000-0000-7000-8000-000000000000/none.png";
+    let answer = reader.with_token("nonsense").get(image).await.problem(404, "not_found");
+    assert_eq!(answer.header("ratelimit"), "");
     let (here, there) = (from("203.0.113.9, 192.0.2.7"), from("192.0.2.8"));
     for n in 0..30 {
         match n % 2 {

@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::support::{Answer, Person, Server, Start, eventually};
 
@@ -202,6 +203,31 @@ async fn wrong_passwords_make_a_pause_that_ends() {
         server.login("nobody@example.com", "x").await.problem(401, "invalid_credentials");
     }
     server.login("nobody@example.com", "x").await.problem(429, "too_many_attempts");
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_wrong_passwords_at_once_get_no_further_than_one_after_the_other() {
+    let server = Server::start().await;
+    let ann = server.newcomer("Ann").await;
+    let body = json!({ "email": ann.email, "password": "not hers" });
+    let mut logins = JoinSet::new();
+    for _ in 0..40 {
+        let (client, body) = (server.visitor(), body.clone());
+        logins.spawn(async move { client.post("/api/v1/auth/login", &body).await });
+    }
+    let mut wrong = 0;
+    for answer in logins.join_all().await {
+        match answer.status() {
+            401 => {
+                answer.problem(401, "invalid_credentials");
+                wrong += 1;
+            }
+            429 => drop(answer.problem(429, "too_many_attempts")),
+            _ => drop(answer.problem(503, "too_many_logins")),
+        }
+    }
+    assert!((1..=10).contains(&wrong), "{wrong} were looked at");
     server.finish().await;
 }
 

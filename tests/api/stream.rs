@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::support::{Server, Start, Told, eventually, http2, position};
+use crate::support::{Server, Start, Stream, Told, eventually, http2, position};
 
 fn data_of(told: &[Told]) -> Vec<Value> {
     told.iter().map(|of| of.data.clone()).collect()
@@ -205,6 +205,57 @@ async fn a_stream_ends_with_the_token() {
     assert_eq!(stream.next().await, None);
     let last = root.with("last-event-id", &stream.last_id);
     last.get("/api/v1/events/stream").await.problem(401, "invalid_token");
+    server.finish().await;
+}
+
+/// Asserts that a stream ends by itself: one that goes on says again and again that it is there.
+async fn ends(mut stream: Stream) {
+    while stream.block().await.is_some() {
+        assert!(stream.comments.len() < 3, "it goes on");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_is_taken_back() {
+    let server = Server::start().await;
+    let path = "/api/v1/admin/service-tokens";
+    let issue = async || {
+        let wish = json!({ "name": "the ledger", "scopes": ["events:read"] });
+        let made = server.admin().post(path, &wish).await.expect(201);
+        (made.text("token_id"), server.visitor().with_token(&made.text("token")))
+    };
+    let ((id, client), (_, other)) = (issue().await, issue().await);
+    let mut stream = client.listen("eventType=user.registered").await;
+    let mut others = other.listen("eventType=user.registered").await;
+    server.register("Ann").await.expect(201);
+    assert_eq!(stream.next().await.unwrap().event, "user.registered");
+    server.admin().delete(&format!("{path}/{id}")).await.expect(204);
+    ends(stream).await;
+    server.register("Bea").await.expect(201);
+    assert_eq!(others.take(2).await.len(), 2, "another token's stream goes on");
+    assert_eq!(server.metric_of("souk_streams_cut_total").await.unwrap_or_default(), 0.0);
+    drop(others);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn streams_end_with_the_login_and_the_account_that_they_rest_on() {
+    let mut server = Server::start().await;
+    let mut boss = server.administrator("ada").await;
+    let quiet = "eventType=user.suspended&aggregateId=00000000-0000-7000-8000-000000000000";
+    let program = boss.program(&["admin:read"]).await;
+    let of_login = boss.client.listen(quiet).await;
+    let of_key = program.listen(quiet).await;
+    boss.client.post("/api/v1/auth/logout", &json!({})).await.expect(204);
+    ends(of_login).await;
+    boss.log_in_again().await;
+    let again = boss.client.listen(quiet).await;
+    let sagas = boss.client.listen_at("/api/v1/admin/sagas/stream", "saga=none").await;
+    let path = format!("/api/v1/admin/users/{}/suspend", boss.user_id);
+    server.admin().post(&path, &json!({ "reason": "complaints" })).await.expect(200);
+    for stream in [of_key, again, sagas] {
+        ends(stream).await;
+    }
     server.finish().await;
 }
 
