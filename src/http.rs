@@ -110,6 +110,7 @@ use uuid::Uuid;
 use crate::app::App as Market;
 use crate::audit::watch::Watch;
 use crate::config::Config;
+use crate::domain::ids::{SessionId, UserId};
 use crate::domain::service_token::Quota;
 use crate::gateways::sandbox::SandboxCall;
 use crate::identity::access::Access;
@@ -353,6 +354,21 @@ impl App {
         self.0.parts.market.sandbox.calls()
     }
 
+    /// Looks at somebody who has changed, before the answer says so. The change is done: when they cannot
+    /// be looked at now, whoever asks next does it, and the answer is that of the change.
+    async fn person_changed(&self, user: UserId) {
+        if let Err(error) = self.access().person_changed(self.runtime(), user).await {
+            tracing::warn!(%error, "a user who has changed could not be looked at again");
+        }
+    }
+
+    /// The same of a login.
+    async fn login_changed(&self, session: SessionId) {
+        if let Err(error) = self.access().login_changed(self.runtime(), session).await {
+            tracing::warn!(%error, "a login that has changed could not be looked at again");
+        }
+    }
+
     /// Waits until a projection includes what a list is asked to include (`min_position`), for as
     /// long as the caller would (`Prefer: wait`).
     async fn includes(
@@ -360,23 +376,32 @@ impl App {
         projection: &str,
         params: &params::Params,
     ) -> Result<(), problem::ApiError> {
-        let Some(at) = params.min_position()? else { return Ok(()) };
-        self.projected(projection, at, params.wait().unwrap_or(PROJECTION_WAIT)).await
+        let least = params.min_position()?;
+        if least.is_empty() {
+            return Ok(());
+        }
+        let heads = self.runtime().journal().heads();
+        let is_there = |(partition, position): (&u16, &u64)| {
+            heads.iter().any(|head| head.partition == *partition && head.position >= *position)
+        };
+        if !least.iter().all(is_there) {
+            return Err(params::wrong("min_position", "the journal has not come to this position"));
+        }
+        let until = Instant::now() + params.wait().unwrap_or(PROJECTION_WAIT);
+        for (partition, position) in least {
+            let left = until.saturating_duration_since(Instant::now());
+            self.projected(projection, Position { partition, position }, left).await?;
+        }
+        Ok(())
     }
 
-    /// Waits until a projection has handled everything up to `at`, which must be a position that
-    /// there is.
+    /// Waits until a projection has handled everything up to `at`.
     async fn projected(
         &self,
         projection: &str,
         at: Position,
         wait: Duration,
     ) -> Result<(), problem::ApiError> {
-        let heads = self.runtime().journal().heads();
-        if !heads.iter().any(|head| head.partition == at.partition && head.position >= at.position)
-        {
-            return Err(params::wrong("min_position", "the journal has not come to this position"));
-        }
         if self.runtime().subscriptions().wait_for(projection, at, wait).await {
             return Ok(());
         }

@@ -59,13 +59,14 @@ const FLOWS: &[f64] = &[
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0];
 
 /// Why events from outside are refused.
-const REJECTIONS: [&str; 11] = [
+const REJECTIONS: [&str; 12] = [
     "schema",
     "unknown_type",
     "forbidden_type",
     "invalid",
     "too_large",
     "rate_limited",
+    "event_id_taken",
     "sequence_taken",
     "sequence_passed",
     "sequence_gap",

@@ -111,6 +111,21 @@ impl ReservationFailure {
     }
 }
 
+/// A price as its seller says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaidPrice {
+    /// In minor units.
+    pub amount: i64,
+    /// The currency; none: the listing's own.
+    pub currency: Option<Currency>,
+}
+
+impl From<Money> for SaidPrice {
+    fn from(Money { amount, currency }: Money) -> Self {
+        Self { amount, currency: Some(currency) }
+    }
+}
+
 /// What to do with a listing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ListingCommand {
@@ -125,7 +140,7 @@ pub enum ListingCommand {
         /// The new description.
         description: Option<String>,
         /// The new price, in the same currency.
-        price: Option<Money>,
+        price: Option<SaidPrice>,
         /// When.
         now: Timestamp,
     },
@@ -1082,7 +1097,7 @@ impl Listing {
         caller: &Caller,
         title: Option<&str>,
         description: Option<&str>,
-        price: Option<Money>,
+        price: Option<SaidPrice>,
         now: Timestamp,
     ) -> Decision {
         let details = self.for_seller(caller)?;
@@ -1098,7 +1113,9 @@ impl Listing {
             || details.description.clone(),
             |description| fields.lines("/description", description, text::DESCRIPTION_MAX),
         );
-        let price = price.unwrap_or(details.price);
+        let price = price.map_or(details.price, |said| {
+            Money::new(said.amount, said.currency.unwrap_or(details.price.currency))
+        });
         check_price(&mut fields, price);
         let same = price.currency == details.price.currency;
         fields.require(same, "/currency", "currency_fixed", "a listing keeps its currency");

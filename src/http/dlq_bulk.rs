@@ -256,7 +256,9 @@ async fn work(
     worked.sort_by_key(|(index, ..)| *index);
     let recorded: Vec<_> = worked.iter().filter_map(|(_, recorded, _)| *recorded).collect();
     let letters = worked.into_iter().map(|(.., body)| body).collect();
-    let left = count(&app, &query).await?;
+    // What was done is told in any case: what cannot be counted now is estimated.
+    let left = count(&app, &query).await;
+    let left = left.unwrap_or_else(|_| matched.saturating_sub(recorded.len()));
     let body = BulkBody { verb, dry_run: false, matched, letters, left };
     Ok(Answer::ok(body).after_all(recorded))
 }

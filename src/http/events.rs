@@ -110,15 +110,14 @@ pub(super) async fn one(
 
 /// The filter of a query. Parameters come in either case.
 pub(super) fn filter(params: &Params) -> Result<EventFilter, ApiError> {
-    let (event_types, majors) = match params.text("event_type") {
-        Some(named) => {
-            let all: Vec<_> = named.split(',').map(str::trim).map(catalogue::resolve).collect();
-            let major = all.iter().find_map(|(_, major)| *major);
-            (all.into_iter().flat_map(|(types, _)| types).collect(), major)
+    let mut filter = about(params)?;
+    for named in params.text("event_type").into_iter().flat_map(|named| named.split(',')) {
+        let (types, major) = catalogue::resolve(named.trim());
+        for event_type in types {
+            filter.include(event_type, major);
         }
-        None => (Vec::new(), None),
-    };
-    Ok(EventFilter { event_types, majors, ..about(params)? })
+    }
+    Ok(filter)
 }
 
 /// The filter of a query, within what its reader may read: to name anything else is 403, and to name
@@ -206,7 +205,8 @@ pub(super) fn positions(text: &str) -> Result<BTreeMap<u16, u64>, ApiError> {
 /// Events
 ///
 /// In the order of the log. `eventType` takes a canonical type, a name, an alias, or any of them
-/// with `.v<major>` behind it, and several with commas between. Times are half open: from, not to.
+/// with `.v<major>` behind it, and several with commas between, each with its own. Times are half open:
+/// from, not to.
 /// `Accept: application/cloudevents-batch+json` gives CloudEvents; `case=camel` gives `eventId`,
 /// `eventType`, `aggregateId`, `aggregateType`, `occurredAt`, `payload` and `version`. A service token
 /// reads the types of its scopes (`events:read:order.*`); another type is 403 `insufficient_scope`. To it

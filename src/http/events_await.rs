@@ -79,17 +79,19 @@ pub(super) async fn await_event(
 /// Behind which position of each partition to look.
 fn start(app: &App, params: &Params) -> Result<BTreeMap<u16, u64>, ApiError> {
     let behind = events_stream::behind(app, params)?;
-    let Some(least) = params.min_position()? else {
+    let mut least = params.min_position()?;
+    if least.is_empty() {
         return events_stream::everywhere(app, "after", &behind.unwrap_or_default());
-    };
+    }
     if behind.is_some() {
         return Err(wrong("min_position", "or after, not both"));
     }
-    // It must be there itself.
-    let mut after = BTreeMap::from([(least.partition, least.position)]);
-    events_stream::everywhere(app, "min_position", &after)?;
-    after.insert(least.partition, least.position.saturating_sub(1));
-    events_stream::everywhere(app, "min_position", &after)
+    // They must be there themselves.
+    events_stream::everywhere(app, "min_position", &least)?;
+    for position in least.values_mut() {
+        *position = position.saturating_sub(1);
+    }
+    events_stream::everywhere(app, "min_position", &least)
 }
 
 /// The index answers for the past up to where it has come; from there on the log itself is read.
@@ -144,8 +146,7 @@ async fn next_in(
 /// The index's filter, on an event in hand.
 pub(super) fn matches(filter: &EventFilter, event: &StoredEvent) -> bool {
     let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|of| of == is);
-    (filter.event_types.is_empty() || filter.event_types.iter().any(|of| **of == *event.event_type))
-        && filter.majors.is_none_or(|major| major == event.major)
+    filter.includes(&event.event_type, event.major)
         && filter.aggregate_id.is_none_or(|id| id == event.aggregate_id)
         && fits(&filter.aggregate_type, &event.aggregate_type)
         && fits(&filter.correlation_id, &event.correlation_id)
@@ -173,6 +174,12 @@ mod tests {
         };
         assert!(matches(&types(&["order.paid", "order.placed"]), &event));
         assert!(!matches(&types(&["order.paid"]), &event));
+        let mut majors = EventFilter::default();
+        majors.include("order.placed".to_owned(), Some(event.major + 1));
+        majors.include("order.paid".to_owned(), Some(event.major));
+        assert!(!matches(&majors, &event));
+        majors.include("order.placed".to_owned(), Some(event.major));
+        assert!(matches(&majors, &event));
         let other =
             EventFilter { correlation_id: Some("other".into()), ..types(&["order.placed"]) };
         assert!(!matches(&other, &event));

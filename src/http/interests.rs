@@ -154,6 +154,7 @@ async fn unfollow(
     responses((status = 200, description = "How many", body = FollowersBody)))]
 async fn count_followers(
     State(app): State<App>,
+    _: Call,
     Path(id): Path<String>,
     params: Params,
 ) -> Result<Answer<FollowersBody>, ApiError> {

@@ -24,6 +24,9 @@ use crate::domain::seller_account::{
 };
 use crate::projections::{LEDGER, PayoutRow};
 
+/// How payouts may stand.
+const STATUSES: [&str; 3] = ["REQUESTED", "COMPLETED", "FAILED"];
+
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(my_balance))
@@ -277,19 +280,20 @@ async fn list(
     params: &Params,
     seller: Option<UserId>,
 ) -> Result<Answer<Page<PayoutBody>>, ApiError> {
-    let status = params.text("status").map(str::to_ascii_uppercase);
+    let status = params.one_of("status", &STATUSES)?;
     app.includes(LEDGER, params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let seller = seller.map(UserId::uuid);
-    let rows = app.reads().payouts(seller, status.as_deref(), before, limit + 1).await?;
+    let rows = app.reads().payouts(seller, status, before, limit + 1).await?;
     let cursor = |row: &PayoutRow| (row.requested_at.millis(), row.payout_id);
     Ok(params.rows(app, rows, limit, cursor).projected(app, LEDGER))
 }
 
 /// My payouts
 #[utoipa::path(get, path = "/me/payouts", tag = "ledger",
-    params(("status" = Option<String>, Query), ("limit" = Option<u32>, Query),
-        ("cursor" = Option<String>, Query), ("min_position" = Option<String>, Query)),
+    params(("status" = Option<String>, Query, description = "`REQUESTED`, `COMPLETED` or `FAILED`"),
+        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
+        ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page, the newest first", body = Page<PayoutBody>)))]
 async fn my_payouts(
     State(app): State<App>,
@@ -318,8 +322,9 @@ async fn my_payout(
 
 /// The payouts of all sellers
 #[utoipa::path(get, path = "/admin/payouts", tag = "admin",
-    params(("status" = Option<String>, Query), ("limit" = Option<u32>, Query),
-        ("cursor" = Option<String>, Query), ("min_position" = Option<String>, Query)),
+    params(("status" = Option<String>, Query, description = "`REQUESTED`, `COMPLETED` or `FAILED`"),
+        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
+        ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page, the newest first", body = Page<PayoutBody>)))]
 async fn all_payouts(
     State(app): State<App>,

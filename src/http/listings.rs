@@ -14,7 +14,7 @@ use super::answer::{Answer, Page, composed, split};
 use super::body::{Fields, FromFields, Nothing, Unread, Valid};
 use super::call::{Call, SignedIn};
 use super::conditional::IfNoneMatch;
-use super::money::{CURRENCY_DEFAULT, MoneyBody, money, optional_money};
+use super::money::{CURRENCY_DEFAULT, MoneyBody, SeenPrice, money, seen_price};
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use super::users::missing as no_user;
@@ -22,7 +22,7 @@ use crate::domain::category::Category;
 use crate::domain::ids::{CategoryId, ListingId, UserId};
 use crate::domain::listing::{
     CategoryStanding, Listing, ListingCommand, ListingDetails, ListingRejection, ListingStatus,
-    NewListing as Creation,
+    NewListing as Creation, SaidPrice,
 };
 use crate::domain::money::{Currency, Money};
 use crate::domain::user::{User, VerificationStatus};
@@ -33,6 +33,8 @@ use crate::projections::{ListingFilter, ListingRow, SkuMatch};
 pub(super) const LISTINGS: &str = "listings-view";
 /// The units of a listing that names no quantity.
 const QUANTITY_DEFAULT: u32 = 1;
+/// How listings may stand that are asked for; `ALL`: however they do.
+const STATUSES: [&str; 6] = ["ALL", "DRAFT", "ACTIVE", "RESERVED", "SOLD", "ARCHIVED"];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -119,9 +121,9 @@ pub struct UpdateListing {
     pub title: Option<String>,
     /// What it is, at length.
     pub description: Option<String>,
-    /// The price of one, in the same currency.
+    /// The price of one, in the same currency: also when none is said.
     #[schema(value_type = Option<MoneyBody>)]
-    pub price: Option<Money>,
+    pub(super) price: Option<SeenPrice>,
 }
 
 impl FromFields for UpdateListing {
@@ -129,7 +131,7 @@ impl FromFields for UpdateListing {
         Some(Self {
             title: fields.optional_text(&["title"]),
             description: fields.optional_text(&["description"]),
-            price: optional_money(fields, "price"),
+            price: seen_price(fields, "price"),
         })
     }
 }
@@ -427,8 +429,8 @@ async fn update(
     call.if_match.required()?;
     let valid = unread.read::<UpdateListing>(app).await?;
     let UpdateListing { title, description, price } = valid.body;
-    let command =
-        ListingCommand::Update { caller: call.caller(), title, description, price, now: app.now() };
+    let (caller, price, now) = (call.caller(), price.map(SaidPrice::from), app.now());
+    let command = ListingCommand::Update { caller, title, description, price, now };
     change(app, call, id, "listings.update", &valid.canonical, command).await
 }
 
@@ -574,11 +576,18 @@ async fn list(
     Ok(params.rows(app, rows, limit, cursor).projected(app, LISTINGS))
 }
 
+/// The status that is asked for; none: any.
+fn status_of(params: &Params, unsaid: &str) -> Result<Option<String>, ApiError> {
+    let status = params.one_of("status", &STATUSES)?.unwrap_or(unsaid);
+    Ok((status != "ALL").then(|| status.to_owned()))
+}
+
 /// Browse listings
 #[utoipa::path(get, path = "/listings", tag = "listings",
     params(("seller_id" = Option<String>, Query), ("category_id" = Option<String>, Query),
         ("status" = Option<String>, Query,
-            description = "`ACTIVE` when absent; `ALL` for all. Drafts are shown to their sellers"),
+            description = "`ACTIVE` when absent, `RESERVED`, `SOLD`, `ARCHIVED`, or `DRAFT`, which is \
+                shown to its seller; `ALL` for all"),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page of listings", body = Page<ListingSummary>)))]
@@ -587,21 +596,21 @@ async fn browse(
     call: Call,
     params: Params,
 ) -> Result<Answer<Page<ListingSummary>>, ApiError> {
-    let status = params.text("status").unwrap_or("ACTIVE").to_ascii_uppercase();
     let seller_id = params.parsed::<UserId>("seller_id")?;
     let caller = call.caller();
     let filter = ListingFilter {
         seller_id: seller_id.map(UserId::uuid),
         drafts: caller.is_staff() || seller_id.is_some_and(|seller| caller.is(seller)),
         category_id: params.parsed::<CategoryId>("category_id")?.map(CategoryId::uuid),
-        status: (status != "ALL").then_some(status),
+        status: status_of(&params, "ACTIVE")?,
     };
     list(&app, &params, filter).await
 }
 
 /// My listings
 #[utoipa::path(get, path = "/me/listings", tag = "listings",
-    params(("status" = Option<String>, Query),
+    params(("status" = Option<String>, Query,
+            description = "`DRAFT`, `ACTIVE`, `RESERVED`, `SOLD` or `ARCHIVED`; `ALL`, as when absent"),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page of listings", body = Page<ListingSummary>)))]
@@ -614,7 +623,7 @@ async fn my_listings(
         seller_id: Some(call.someone()?.uuid()),
         category_id: None,
         drafts: true,
-        status: params.text("status").map(str::to_ascii_uppercase),
+        status: status_of(&params, "ALL")?,
     };
     list(&app, &params, filter).await
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::body::Fields;
+use crate::domain::listing::SaidPrice;
 use crate::domain::money::{Currency, Money};
 
 /// The currency of a bare number.
@@ -38,6 +39,12 @@ impl SeenPrice {
     pub fn is(self, price: Money) -> bool {
         let same_currency = self.currency.is_none_or(|currency| currency == price.currency);
         self.amount == price.amount && same_currency
+    }
+}
+
+impl From<SeenPrice> for SaidPrice {
+    fn from(SeenPrice { amount, currency }: SeenPrice) -> Self {
+        Self { amount, currency }
     }
 }
 

@@ -130,7 +130,8 @@ impl From<&NotificationDetails> for NotificationBody {
 ///
 /// One's own. Administrators see anybody's, and their own shared ones with `audience=admin`.
 #[utoipa::path(get, path = "/notifications", tag = "notifications",
-    params(("user_id" = Option<String>, Query), ("audience" = Option<String>, Query),
+    params(("user_id" = Option<String>, Query),
+        ("audience" = Option<String>, Query, description = "`user`, as when absent, or `admin`"),
         ("unread" = Option<bool>, Query, description = "Only those that nobody has read"),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
         ("min_position" = Option<String>, Query)),
@@ -142,7 +143,8 @@ async fn list_notifications(
 ) -> Result<Answer<Page<NotificationBody>>, ApiError> {
     let caller = call.someone()?;
     let asked = params.parsed::<UserId>("user_id")?;
-    let for_admins = params.text("audience") == Some("admin");
+    let (user, admin) = (Audience::User.as_str(), Audience::Admin.as_str());
+    let for_admins = params.one_of("audience", &[user, admin])? == Some(admin);
     if (for_admins || asked.is_some_and(|user| user != caller)) && !call.is_staff() {
         return Err(ApiError::forbidden("forbidden", "these are somebody else's notifications"));
     }
@@ -153,7 +155,12 @@ async fn list_notifications(
     };
     app.includes(VIEW, &params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
-    let (user, unread) = (user.map(UserId::uuid), params.flag("unread"));
+    // As a flag it needs no value.
+    let unread = match params.text("unread") {
+        Some(_) => params.truth("unread")?.unwrap_or_default(),
+        None => params.flag("unread"),
+    };
+    let user = user.map(UserId::uuid);
     let rows = app.reads().notifications(user, for_admins, unread, before, limit + 1).await?;
     let cursor = |row: &NotificationRow| (row.created_at.millis(), row.notification_id);
     Ok(params.rows(&app, rows, limit, cursor).projected(&app, VIEW))

@@ -24,7 +24,8 @@ true`), also after a crash. Another body with the same key is 422. Keys are reme
 **Concurrency.** `ETag` is the version. `If-Match` makes a change rest on a version (412 otherwise), \
 `If-None-Match` answers 304.\n\n\
 **Reading your own writes.** Resources are never stale. Lists are projections: send the command's \
-`Souk-Position` as `min_position`, and the answer waits until it is included.\n\n\
+`Souk-Position` as `min_position` (also one that names several partitions), and the answer waits until \
+all of it is included.\n\n\
 **Keys.** A program of one's own sends a key from `/users/me/api-keys` and acts as its owner within \
 the key's scopes; `x-key-scope` of an operation is the one that it needs there, and none means that \
 no key may do it as its owner.\n\n\
@@ -275,8 +276,9 @@ fn headers() -> Value {
     json!({
         "ETag": { "description": "The version", "schema": { "type": "string" } },
         "Souk-Position": {
-            "description": "Where the command's last event stands",
-            "schema": { "type": "string", "examples": ["0:812"] },
+            "description": "Where the command's last event stands; of several commands, in each \
+                partition, with commas between",
+            "schema": { "type": "string", "examples": ["0:812", "0:812,1:77"] },
         },
         "Souk-Projection-Position": {
             "description": "How far the view behind the answer had come in each partition",
@@ -340,6 +342,8 @@ fn parameters() -> Value {
 const KEY: &str = "^([!#-~]([ -~]{0,253}[!-~])?|\"([ !#-\\[\\]-~]|\\\\[\"\\\\]){1,255}\")$";
 /// An entity tag.
 const TAG: &str = "(W/)?\"[!#-~]*\"";
+/// A position of the log.
+const PLACE: &str = "[0-9]{1,3}:[0-9]{1,18}";
 /// A UUID, with or without its kind before it.
 const ID: &str = "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
 
@@ -420,7 +424,10 @@ fn schema_of(name: &str) -> Option<Value> {
         "format" => json!({ "type": "string", "enum": ["", "json", "mermaid"] }),
         "case" => json!({ "type": "string", "examples": ["camel"] }),
         "from" | "to" | "stuck_since" | "at" => json!({ "type": "string", "format": "date-time" }),
-        "min_position" => json!({ "type": "string", "pattern": "^([0-9]{1,3}:[0-9]{1,18})?$" }),
+        "min_position" => json!({
+            "type": "string",
+            "pattern": format!("^({PLACE}(,{PLACE}){{0,255}})?$"),
+        }),
         "reason" => json!({ "type": "string", "maxLength": 500, "pattern": "^[^\\u0000]*$" }),
         "trace_id" => json!({ "type": "string", "pattern": "^([0-9a-fA-F]{32})?$" }),
         "saga_id" => json!({ "type": "string", "pattern": format!("^({ID})?$") }),
@@ -456,7 +463,7 @@ fn is_conditional(path: &str) -> bool {
         "/problems/",
         "/schemas/",
     ];
-    path == "/api/v1/users/me"
+    ["/api/v1/users/me", "/api/v1/users/me/notification-preferences"].contains(&path)
         || (path.contains("/{")
             && !WITHOUT_TAG.iter().any(|end| path.ends_with(end))
             && !never.iter().any(|start| path.starts_with(start)))
@@ -503,9 +510,12 @@ fn refusals(path: &str, method: &str) -> Vec<&'static str> {
         statuses.extend(["401", "403"]);
     }
     if path.starts_with("/api/v1/") {
-        // A token that is none is refused where none is needed too.
-        // And so is whoever asks too much.
-        statuses.extend(["401", "429", "503"]);
+        statuses.push("503");
+    }
+    // A token that is none, or of somebody who is suspended, is refused where none is needed too, and so
+    // is whoever asks too much. Nobody looks at the token for an image: caches give those out as well.
+    if path.starts_with("/api/v1/") && !path.starts_with("/api/v1/images/") {
+        statuses.extend(["401", "403", "429"]);
     }
     if changes || path.contains("/{") || path.starts_with("/api/v1/users/me") {
         statuses.push("404");
@@ -692,6 +702,12 @@ mod tests {
         assert_eq!(place["security"], json!([{ "bearer": [] }]));
         let login = &document["paths"]["/api/v1/auth/login"]["post"];
         assert!(!login["parameters"].to_string().contains("IdempotencyKey"));
+        let image = &document["paths"]["/api/v1/images/{id}/{name}"]["get"]["responses"];
+        let search = &document["paths"]["/api/v1/search"]["get"]["responses"];
+        for status in ["401", "403", "429"] {
+            assert!(search[status].is_object(), "{status}");
+            assert!(image[status].is_null(), "nobody is asked who wants an image: {status}");
+        }
     }
 
     #[test]

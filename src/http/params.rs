@@ -9,7 +9,8 @@ use axum::extract::{FromRequestParts, OriginalUri, Query};
 use axum::http::Uri;
 use axum::http::request::Parts;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use souk_actors::event::Position;
 use souk_actors::world::Timestamp;
 
@@ -77,6 +78,32 @@ impl Params {
         self.values.get(name).map(read).transpose()
     }
 
+    /// One of an enumeration's words, in whatever case.
+    pub fn word<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let upper = text.to_ascii_uppercase();
+        let word: StrDeserializer<'_, NoWord> = upper.as_str().into_deserializer();
+        let read = <T as serde::Deserialize<'_>>::deserialize(word);
+        read.map(Some).map_err(|NoWord(problem)| wrong(name, &problem))
+    }
+
+    /// The same as read models have it.
+    pub fn word_as_text<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<String>, ApiError> {
+        self.word::<T>(name)?;
+        Ok(self.text(name).map(str::to_ascii_uppercase))
+    }
+
+    /// One of these words, in whatever case.
+    pub fn one_of<'a>(&self, name: &str, words: &[&'a str]) -> Result<Option<&'a str>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let known = words.iter().find(|word| word.eq_ignore_ascii_case(text));
+        let known = known.ok_or_else(|| wrong(name, &must_be_one_of(words)))?;
+        Ok(Some(*known))
+    }
+
     /// A time.
     pub fn time(&self, name: &str) -> Result<Option<Timestamp>, ApiError> {
         self.text(name)
@@ -84,9 +111,17 @@ impl Params {
             .transpose()
     }
 
-    /// `min_position`: what the answer must include.
-    pub fn min_position(&self) -> Result<Option<Position>, ApiError> {
-        self.parsed("min_position")
+    /// `min_position`: what the answer must include, as `Souk-Position` says it, with commas between;
+    /// the last position of each partition that is named.
+    pub fn min_position(&self) -> Result<BTreeMap<u16, u64>, ApiError> {
+        let mut least = BTreeMap::<u16, u64>::new();
+        for part in self.text("min_position").into_iter().flat_map(|text| text.split(',')) {
+            let read = part.trim().parse::<Position>();
+            let at = read.map_err(|error| wrong("min_position", error))?;
+            let of = least.entry(at.partition).or_default();
+            *of = at.position.max(*of);
+        }
+        Ok(least)
     }
 
     /// `Prefer: wait`: how long the caller would wait for `min_position`.
@@ -194,6 +229,32 @@ impl Params {
     }
 }
 
+/// Why a text is none of an enumeration's words.
+#[derive(Debug)]
+struct NoWord(String);
+
+impl Display for NoWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoWord {}
+
+impl serde::de::Error for NoWord {
+    fn custom<T: Display>(problem: T) -> Self {
+        Self(problem.to_string())
+    }
+
+    fn unknown_variant(_: &str, words: &'static [&'static str]) -> Self {
+        Self(must_be_one_of(words))
+    }
+}
+
+fn must_be_one_of(words: &[&str]) -> String {
+    format!("must be one of {}", words.join(", "))
+}
+
 /// 400: a parameter is wrong.
 pub fn wrong(name: &str, problem: &str) -> ApiError {
     ApiError::bad_request("invalid_parameter", format!("{name}: {problem}"))
@@ -229,6 +290,7 @@ mod tests {
     use axum::response::IntoResponse as _;
 
     use super::*;
+    use crate::domain::order::OrderStatus;
 
     fn params(uri: &str) -> Params {
         Params::read(&uri.parse().unwrap()).unwrap()
@@ -263,12 +325,41 @@ mod tests {
             let error = params(uri).limit().unwrap_err();
             assert_eq!(error.code(), "invalid_parameter", "{uri}");
         }
-        assert!(params("/x?min_position=7").min_position().is_err());
+        for uri in ["/x?min_position=7", "/x?min_position=0:1,", "/x?min_position=0:1;1:2"] {
+            let error = params(uri).min_position().unwrap_err();
+            assert_eq!(error.code(), "invalid_parameter", "{uri}");
+        }
         for uri in ["/x?all=", "/x?all", "/x?all=1"] {
             assert_eq!(params(uri).truth("all").unwrap_err().code(), "invalid_parameter", "{uri}");
         }
         assert_eq!(params("/x?all=true").truth("all").unwrap(), Some(true));
         assert_eq!(params("/x").limit().unwrap(), 50);
+    }
+
+    #[test]
+    fn words_are_known_ones_in_whatever_case() {
+        let read = |uri: &str| params(uri).word::<OrderStatus>("status");
+        assert_eq!(read("/x").unwrap(), None);
+        assert_eq!(read("/x?status=payment_failed").unwrap(), Some(OrderStatus::PaymentFailed));
+        let known = params("/x?status=Paid").word_as_text::<OrderStatus>("status");
+        assert_eq!(known.unwrap().as_deref(), Some("PAID"));
+        assert_eq!(params("/x?of=ONE").one_of("of", &["one", "two"]).unwrap(), Some("one"));
+        let unknown = read("/x?status=gone").unwrap_err();
+        let other = params("/x?of=three").one_of("of", &["one", "two"]).unwrap_err();
+        for (error, words) in [(unknown, "of PENDING, CONFIRMED, "), (other, "of one, two")] {
+            assert_eq!(error.code(), "invalid_parameter");
+            assert!(format!("{error:?}").contains(words), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn positions_of_several_partitions_can_be_asked_for() {
+        let least = |uri: &str| params(uri).min_position().unwrap();
+        assert!(least("/x").is_empty() && least("/x?min_position=").is_empty());
+        assert_eq!(least("/x?min_position=0:812"), BTreeMap::from([(0, 812)]));
+        let several = BTreeMap::from([(0, 7), (2, 9)]);
+        assert_eq!(least("/x?min_position=0:7,2:9"), several);
+        assert_eq!(least("/x?minPosition=2:9%2C%200:3%2C0:7"), several);
     }
 
     #[test]

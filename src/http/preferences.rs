@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -12,6 +13,7 @@ use super::App;
 use super::answer::{Answer, split};
 use super::body::{Fields, FromFields, Valid};
 use super::call::SignedIn;
+use super::conditional::IfNoneMatch;
 use super::problem::ApiError;
 use super::users::missing;
 use crate::domain::caller::Role;
@@ -146,10 +148,11 @@ pub(super) fn view(user: &User) -> Option<PreferencesBody> {
 async fn get_preferences(
     State(app): State<App>,
     SignedIn(call): SignedIn,
-) -> Result<Answer<PreferencesBody>, ApiError> {
+    theirs: IfNoneMatch,
+) -> Result<Response, ApiError> {
     let user = call.someone()?;
     let read = app.runtime().aggregate::<User>().read(user.uuid(), view).await?;
-    Ok(Answer::ok(read.value.ok_or_else(missing)?))
+    Ok(Answer::ok(read.value.ok_or_else(missing)?).at_version(read.version, &theirs))
 }
 
 /// Choose what I am told, and by which way

@@ -334,8 +334,11 @@ impl<R: Rejection> From<CommandError<R>> for ApiError {
     fn from(error: CommandError<R>) -> Self {
         match error {
             CommandError::Rejected { rejection, version: _, replayed } => {
-                let code = rejection.code();
-                let mut problem = Self::new(status_of(code), code, rejection.to_string());
+                let (code, detail) = (rejection.code(), rejection.to_string());
+                let mut problem = match status_of(code) {
+                    StatusCode::UNAUTHORIZED => Self::unauthorized(code, detail),
+                    status => Self::new(status, code, detail),
+                };
                 problem.0.errors = fields_of(&rejection);
                 if replayed {
                     problem = problem
@@ -455,6 +458,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("listing_unavailable", 409, "The listing is not active or has too few left."),
     ("self_purchase", 409, "Sellers cannot buy their own listings."),
     ("invalid_transition", 409, "The order's state does not allow this."),
+    ("too_early", 409, "The order has not come so far yet; wait for its status and repeat."),
     ("self_follow", 409, "Nobody can follow themselves."),
     ("already_reviewed", 409, "An order is reviewed once."),
     ("order_not_completed", 409, "The order has not been delivered (yet)."),
@@ -490,6 +494,7 @@ const CATALOGUE: &[(&str, u16, &str)] = &[
     ("event_type_reserved", 409, "The name begins with a word of the marketplace's own types."),
     ("incompatible_schema", 409, "Within a major version a schema may only grow."),
     ("version_order", 409, "Versions of an event type only rise, majors by one."),
+    ("event_id_taken", 409, "An event of another type has this source and id."),
     ("sequence_taken", 409, "Another event of this source and key has this number."),
     ("sequence_passed", 409, "This number has had its turn, with another event."),
     ("sequence_buffer_full", 409, "Too many events wait for an earlier one: send that first."),
@@ -586,6 +591,10 @@ mod tests {
         EmailTaken,
         #[error("wrong")]
         Invalid { errors: Vec<FieldProblem> },
+        #[error("over")]
+        SessionRevoked,
+        #[error("too late")]
+        SessionExpired,
     }
 
     impl Rejection for No {
@@ -593,6 +602,8 @@ mod tests {
             match self {
                 Self::EmailTaken => "email_taken",
                 Self::Invalid { .. } => "invalid",
+                Self::SessionRevoked => "session_revoked",
+                Self::SessionExpired => "session_expired",
             }
         }
     }
@@ -611,6 +622,16 @@ mod tests {
         assert_eq!(json["title"], "Email taken");
         assert_eq!(json["correlation_id"], "c");
         assert!(json.get("errors").is_none());
+    }
+
+    #[test]
+    fn a_rejection_that_is_unauthorized_says_how_to_come_in() {
+        for rejection in [No::SessionRevoked, No::SessionExpired] {
+            let response = rejected(rejection).into_response();
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+            let challenge = &response.headers()[header::WWW_AUTHENTICATE];
+            assert_eq!(challenge, "Bearer error=\"invalid_token\"");
+        }
     }
 
     #[test]

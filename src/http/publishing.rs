@@ -9,6 +9,7 @@
 //! in flight together and share the journal's commits.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -16,6 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use souk_actors::command::{CommandError, Done, Unavailable};
 use souk_actors::event::Position;
+use souk_actors::journal;
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -40,6 +42,8 @@ const KEYS_AT_ONCE: usize = 256;
 const TRIES_MAX: usize = 3;
 /// The aggregate type of what is published, as an event's reference begins with it.
 const AGGREGATE: &str = "publication";
+/// Why an event is refused whose source and id are those of an event of another type.
+const EVENT_ID_TAKEN: &str = "event_id_taken";
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(publish_event)).routes(routes!(publish_batch))
@@ -54,10 +58,11 @@ pub struct PublishedBody {
     #[schema(example = "evt_pub_831488")]
     pub event_ref: Option<String>,
     /// Its registered type.
-    #[schema(example = "partner.stock.counted")]
-    pub event_type: String,
+    #[schema(value_type = String, example = "partner.stock.counted")]
+    pub event_type: Arc<str>,
     /// `stored`; `duplicate` (it was stored before); `buffered` (it waits for those before it); in a
-    /// batch also `refused` (its number is another event's or ahead of its turn, or too many wait).
+    /// batch also `refused` (its number is another event's or ahead of its turn, too many wait, or an
+    /// event of another type has its source and id).
     #[schema(example = "stored")]
     pub state: &'static str,
     /// Where it stands, once it is stored.
@@ -104,6 +109,9 @@ impl Outcome {
 
     fn detail(self) -> String {
         let text = match self.refusal() {
+            Some(EVENT_ID_TAKEN) => {
+                "an event of another type has this source and id: give this one an id of its own"
+            }
             Some("sequence_taken") => "another event of this source and key has this number",
             Some("sequence_passed") => {
                 "this number has had its turn, with another event or without one"
@@ -126,10 +134,10 @@ impl Outcome {
 ///
 /// For service tokens with the scope `publisher`, and for administrators. In the native form, as a
 /// CloudEvent (`application/cloudevents+json`), or as a CloudEvent with `ce-` header fields. A second
-/// event of the same `source` and `id` is answered with 200 and the first one's place, for ever.
-/// With a `sequence` ahead of its turn it is kept (`buffered`) until those before it have come,
-/// unless its source is configured otherwise (`/admin/event-sources`). Whoever published it may read
-/// it at its `Location`.
+/// event of the same `source` and `id` is answered with 200 and the first one's place, for ever; with
+/// 409 `event_id_taken` if it is of another type. With a `sequence` ahead of its turn it is kept
+/// (`buffered`) until those before it have come, unless its source is configured otherwise
+/// (`/admin/event-sources`). Whoever published it may read it at its `Location`.
 #[utoipa::path(post, path = "/events", tag = "events", request_body = NewEvent,
     responses((status = 202, description = "It is stored, or kept until its turn", body = PublishedBody),
         (status = 200, description = "It was stored before", body = PublishedBody)))]
@@ -235,7 +243,7 @@ async fn checked(
     app: &App,
     publisher: &Publisher,
     events: Vec<Incoming>,
-) -> Result<Vec<Told>, ApiError> {
+) -> Result<Vec<Arc<Told>>, ApiError> {
     let mut types: HashMap<String, Option<Registered>> = HashMap::new();
     for event in &events {
         if !types.contains_key(&event.event_type) {
@@ -263,7 +271,7 @@ async fn checked(
             errors.extend(problems);
             continue;
         }
-        all.push(told(app, publisher, of, event)?);
+        all.push(Arc::new(told(app, publisher, of, event)?));
     }
     if errors.is_empty() { Ok(all) } else { Err(ApiError::invalid(errors)) }
 }
@@ -310,13 +318,13 @@ fn at_or_body(pointer: &str) -> &str {
 async fn publish(
     app: &App,
     publisher: &Publisher,
-    events: Vec<Told>,
-) -> Result<Vec<(Told, Outcome)>, ApiError> {
+    events: Vec<Arc<Told>>,
+) -> Result<Vec<(Arc<Told>, Outcome)>, ApiError> {
     let ids: Vec<Uuid> = events.iter().map(|told| told.event_id).collect();
     let places = app.runtime().journal().places(&ids).await?;
     let mut outcomes: HashMap<Uuid, Outcome> =
         places.into_iter().map(|(id, at)| (id, Outcome::Duplicate(at))).collect();
-    let mut groups: Vec<(PublicationId, Vec<Told>)> = Vec::new();
+    let mut groups: Vec<(PublicationId, Vec<Arc<Told>>)> = Vec::new();
     let mut index: HashMap<PublicationId, usize> = HashMap::new();
     let mut seen = HashSet::new();
     for told in &events {
@@ -345,17 +353,49 @@ async fn publish(
     while let Some(landed) = flying.join_next().await {
         outcomes.extend(landed_well(landed)?);
     }
-    let known = |told: Told| {
-        let outcome = outcomes.get(&told.event_id).copied();
-        (told, outcome.unwrap_or(Outcome::Refused("not_stored")))
+    let types = types(app, &events, &outcomes).await?;
+    let known = |told: Arc<Told>| {
+        let outcome = match outcomes.get(&told.event_id) {
+            Some(_) if types.get(&told.event_id) != Some(&told.event_type) => {
+                Outcome::Refused(EVENT_ID_TAKEN)
+            }
+            Some(outcome) => *outcome,
+            None => Outcome::Refused("not_stored"),
+        };
+        (told, outcome)
     };
     Ok(events.into_iter().map(known).collect())
+}
+
+/// The type of the event that each id stands for: the one that was stored before, or else the first
+/// that was told. Of one that cannot be read any more it is believed that it is the same.
+async fn types(
+    app: &App,
+    events: &[Arc<Told>],
+    outcomes: &HashMap<Uuid, Outcome>,
+) -> Result<HashMap<Uuid, Arc<str>>, ApiError> {
+    let mut types = HashMap::with_capacity(events.len());
+    for told in events {
+        if types.contains_key(&told.event_id) {
+            continue;
+        }
+        let mut event_type = told.event_type.clone();
+        if let Some(Outcome::Duplicate(at)) = outcomes.get(&told.event_id) {
+            match app.runtime().journal().event_at(*at).await {
+                Ok(Some(stored)) => event_type = stored.event_type.clone(),
+                Ok(None) | Err(journal::Error::Damaged(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        types.insert(told.event_id, event_type);
+    }
+    Ok(types)
 }
 
 /// How the sources of numbered events want them dealt with; of those that are not in it, as usual.
 async fn policies(
     app: &App,
-    events: impl Iterator<Item = &Told>,
+    events: impl Iterator<Item = &Arc<Told>>,
 ) -> Result<HashMap<String, SequencePolicy>, ApiError> {
     let numbered = events.filter(|told| told.sequence.is_some());
     let sources: HashSet<String> = numbered.map(|told| told.source.clone()).collect();
@@ -389,7 +429,7 @@ async fn send(
     publisher: Publisher,
     id: PublicationId,
     policy: SequencePolicy,
-    mut events: Vec<Told>,
+    mut events: Vec<Arc<Told>>,
 ) -> Result<Vec<(Uuid, Outcome)>, ApiError> {
     let publications = app.runtime().aggregate::<Publication>();
     let mut outcomes = Vec::with_capacity(events.len());

@@ -24,7 +24,7 @@ use super::App;
 use super::answer::{Answer, Page};
 use super::body::{Fields, FromFields, Reason, Valid};
 use super::call::Staff;
-use super::params::{Params, path_id, wrong};
+use super::params::{Params, path_id};
 use super::prefer::{self, Prefer};
 use super::problem::ApiError;
 
@@ -390,18 +390,21 @@ async fn start_replay(
         at: app.now(),
     };
     let done = replays.start(requested, context).await?;
-    let running = done.value.clone().map(|replay| replay.requested.replay_id);
-    if running != Some(replay_id) {
+    let begun = done.value.clone().filter(|replay| replay.requested.replay_id == replay_id);
+    let Some(begun) = begun else {
+        let running = done.value.map(|replay| replay.requested.replay_id);
         let id = running.map(|id| format!(": see /api/v1/admin/replays/{id}")).unwrap_or_default();
         let detail = format!("a replay of this subscription is running{id}");
         return Err(ApiError::conflict("replay_exists", detail));
-    }
-    let mut body = shown(&app, replay_id).await?;
+    };
+    let mut body = ReplayBody::from(replays.status(begun).await);
     if let Some(wait) = prefer.wait {
         let until = Instant::now() + wait;
         while body.state == "running" && Instant::now() < until {
             tokio::time::sleep(LOOK_EVERY).await;
-            body = shown(&app, replay_id).await?;
+            // It has begun: when it cannot be looked at, the answer is how it was.
+            let Ok(now) = shown(&app, replay_id).await else { break };
+            body = now;
         }
     }
     let answer = Answer::accepted(&location(replay_id), body).after(&done);
@@ -437,10 +440,7 @@ async fn list_replays(
     params: Params,
 ) -> Result<Answer<Page<ReplayBody>>, ApiError> {
     const STATES: [&str; 4] = ["running", "completed", "cancelled", "failed"];
-    let state = params.text("state");
-    if state.is_some_and(|state| !STATES.contains(&state)) {
-        return Err(wrong("state", &format!("must be one of {}", STATES.join(", "))));
-    }
+    let state = params.one_of("state", &STATES)?;
     let all = app.runtime().replays().list(params.text("subscription")).await?;
     let all = all.into_iter().map(ReplayBody::from);
     let data = all.filter(|body| state.is_none_or(|state| state == body.state)).collect();

@@ -260,6 +260,7 @@ async fn get_review(
     responses((status = 200, description = "A page, the newest first", body = Page<ReviewBody>)))]
 async fn list_reviews(
     State(app): State<App>,
+    _: Call,
     params: Params,
 ) -> Result<Answer<Page<ReviewBody>>, ApiError> {
     let filter = ReviewFilter {
@@ -370,6 +371,7 @@ async fn restore_review(
     responses((status = 200, description = "The rating", body = RatingBody)))]
 async fn get_summary(
     State(app): State<App>,
+    _: Call,
     Path(id): Path<String>,
     theirs: IfNoneMatch,
 ) -> Result<Response, ApiError> {

@@ -20,7 +20,7 @@ use super::conditional::IfNoneMatch;
 use super::params::{Params, path_id};
 use super::problem::ApiError;
 use crate::domain::ids::OrderId;
-use crate::projections::sagas::UNDER_WAY;
+use crate::projections::sagas::{STATES, UNDER_WAY};
 use crate::projections::{SagaFilter, SagaRow};
 
 /// The projection that lists rest on.
@@ -83,7 +83,9 @@ impl From<SagaRow> for SagaSummary {
 /// Sagas
 #[utoipa::path(get, path = "/admin/sagas", tag = "admin",
     params(("order_id" = Option<String>, Query), ("saga" = Option<String>, Query),
-        ("definition" = Option<String>, Query), ("state" = Option<String>, Query),
+        ("definition" = Option<String>, Query),
+        ("state" = Option<String>, Query, description = "`COLLECTING`, `RUNNING`, `COMPENSATING`, \
+            `COMPLETED` or `COMPENSATED`"),
         ("stuck_since" = Option<String>, Query,
             description = "Only those under way that have not changed since this time"),
         ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query),
@@ -99,7 +101,7 @@ async fn list_sagas(
         key: params.parsed::<OrderId>("order_id")?.map(OrderId::uuid),
         saga: params.text("saga").map(str::to_owned),
         definition: params.text("definition").map(str::to_owned),
-        state: params.text("state").map(str::to_owned),
+        state: params.one_of("state", &STATES)?.map(str::to_owned),
         unchanged_since: params.time("stuck_since")?,
     };
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);

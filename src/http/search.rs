@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::answer::{Answer, Page};
+use super::call::Call;
 use super::listings::{LISTINGS, ListingSummary};
 use super::money::CURRENCY_DEFAULT;
 use super::params::{Params, wrong};
@@ -233,7 +234,11 @@ fn order(params: &Params) -> Result<SearchOrder, ApiError> {
         ("sort" = Option<String>, Query), ("limit" = Option<u32>, Query),
         ("cursor" = Option<String>, Query), ("min_position" = Option<String>, Query)),
     responses((status = 200, description = "A page of what was found", body = SearchPage)))]
-async fn search(State(app): State<App>, params: Params) -> Result<Answer<SearchPage>, ApiError> {
+async fn search(
+    State(app): State<App>,
+    _: Call,
+    params: Params,
+) -> Result<Answer<SearchPage>, ApiError> {
     let text = params.text("q");
     if text.is_some_and(|text| text.chars().count() > QUERY_MAX) {
         return Err(wrong("q", &format!("must be at most {QUERY_MAX} characters")));

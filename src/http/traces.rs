@@ -264,10 +264,7 @@ async fn list_traces(
     params: Params,
 ) -> Result<Answer<Page<TraceSummary>>, ApiError> {
     let filter = events::filter(&params)?;
-    let wanted = params.text("status");
-    if !matches!(wanted, None | Some("error" | "ok")) {
-        return Err(wrong("status", "must be error or ok"));
-    }
+    let wanted = params.one_of("status", &["error", "ok"])?;
     app.includes(events::VIEW, &params).await?;
     let limit = usize::try_from(params.limit()?).unwrap_or(usize::MAX);
     let at = params.cursor::<Searched>(app.cursors())?.unwrap_or_default();

@@ -609,7 +609,7 @@ async fn upgrade_to_seller(
     };
     let operation = "users.upgrade_to_seller";
     let (body, done) = change_user(&app, &call, user, operation, &valid.canonical, command).await?;
-    app.access().person_changed(app.runtime(), user).await?;
+    app.person_changed(user).await;
     Ok(Answer::ok(body.seller_profile.ok_or_else(missing)?).after(&done))
 }
 

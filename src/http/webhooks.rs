@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use serde::Serialize;
-use souk_actors::command::{CommandContext, Done};
+use souk_actors::command::{CommandContext, CommandError, Done};
 use souk_actors::event::{Position, StoredEvent};
 use souk_actors::retry::Failure;
 use souk_actors::world::Timestamp;
@@ -16,13 +16,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::App;
 use super::answer::{Answer, Page, nothing_after, split};
 use super::body::{Fields, FromFields, Nothing, Valid};
 use super::call::{Call, Staff};
 use super::conditional::IfNoneMatch;
-use super::params::{Params, path_id, wrong};
+use super::params::{Params, path_id};
 use super::problem::ApiError;
+use super::{App, IDEMPOTENT_REPLAYED};
 use crate::domain::ids::WebhookEndpointId;
 use crate::domain::webhook_delivery::{Message, WebhookDelivery, WebhookDeliveryCommand, lane_of};
 use crate::domain::webhook_endpoint::{
@@ -222,12 +222,23 @@ async fn send(
 ) -> Result<(Option<EndpointDetails>, Done<()>), ApiError> {
     let endpoints = app.runtime().aggregate::<WebhookEndpoint>();
     let done = endpoints.send(id.uuid(), command, context, view).await?;
-    app.webhooks().directory().refresh(app.runtime(), id).await.map_err(failed)?;
+    // It is done, so the answer says so: the subscriber that hears of the change looks too.
+    if let Err(failure) = app.webhooks().directory().refresh(app.runtime(), id).await {
+        tracing::warn!(endpoint_id = %id, error = failure.message, "a webhook endpoint that was changed could not be looked at again");
+    }
     Ok(split(done))
 }
 
 /// The secret that a command brought; none when it is another's by now.
-async fn secret(app: &App, details: &EndpointDetails) -> Result<Option<String>, ApiError> {
+async fn secret(
+    app: &App,
+    details: &EndpointDetails,
+    (brought, done): (&Secrets, &Done<()>),
+) -> Result<Option<String>, ApiError> {
+    // The only answer that has it must not be lost for want of a look at what was just stored.
+    if done.events > 0 && !done.replayed {
+        return Ok(Some(brought.shown()));
+    }
     let directory = app.webhooks().directory();
     let stored = directory.stored(app.runtime(), details.endpoint_id).await.map_err(failed)?;
     let stored = stored.filter(|stored| stored.number == details.secret_number);
@@ -269,9 +280,10 @@ async fn create_webhook(
         return Err(ApiError::conflict("too_many_webhooks", detail));
     }
     let world = app.runtime().world();
-    let secrets = directory.secrets().row(&**world, endpoint_id, &Secrets::new(&**world));
+    let secrets = Secrets::new(&**world);
+    let sealed = directory.secrets().row(&**world, endpoint_id, &secrets);
     let mut context = call.context(&app, "webhooks.create", "", &valid.canonical);
-    context.attach = vec![webhooks::row(&ids), secrets];
+    context.attach = vec![webhooks::row(&ids), sealed];
     let heads = app.runtime().journal().heads();
     let create = WebhookEndpointCommand::Create {
         caller: call.caller(),
@@ -283,7 +295,8 @@ async fn create_webhook(
     };
     let (details, done) = send(&app, endpoint_id, create, context).await?;
     let details = details.ok_or_else(missing)?;
-    let body = WebhookBody { secret: secret(&app, &details).await?, ..body(&details) };
+    let secret = secret(&app, &details, (&secrets, &done)).await?;
+    let body = WebhookBody { secret, ..body(&details) };
     Ok(Answer::created(&format!("/api/v1/webhooks/{endpoint_id}"), body).after(&done))
 }
 
@@ -372,7 +385,8 @@ async fn rotate_secret(
     let rotate = WebhookEndpointCommand::RotateSecret { caller: call.caller(), now };
     let (details, done) = send(&app, id, rotate, context).await?;
     let details = details.ok_or_else(missing)?;
-    let body = WebhookBody { secret: secret(&app, &details).await?, ..body(&details) };
+    let secret = secret(&app, &details, (&secrets, &done)).await?;
+    let body = WebhookBody { secret, ..body(&details) };
     Ok(Answer::ok(body).after(&done))
 }
 
@@ -401,7 +415,12 @@ async fn ping_webhook(
     let ping = WebhookEndpointCommand::Ping { caller: call.caller(), now: app.now() };
     let (_, done) = send(&app, id, ping, context).await?;
     let behind = done.version.saturating_sub(1);
-    let pinged = app.runtime().journal().read_aggregate(id.uuid(), behind, 1).await?;
+    let pinged = app.runtime().journal().read_aggregate(id.uuid(), behind, 1).await;
+    // It is on its way all the same: a repeat with the same key finds it.
+    let pinged = pinged.map_err(|error| {
+        tracing::warn!(%error, "the event of a ping could not be read");
+        CommandError::<WebhookEndpointRejection>::OutcomeUnknown
+    })?;
     let pinged = pinged.first().ok_or_else(missing)?;
     let message = message(id, pinged);
     let body = OnItsWay { delivery_id: message.delivery_id, event_id: message.event_id };
@@ -484,10 +503,7 @@ async fn list_deliveries(
 ) -> Result<Answer<Page<WebhookDeliveryBody>>, ApiError> {
     let id: WebhookEndpointId = path_id(&id)?;
     details(&app, id).await?;
-    let status = params.text("status");
-    if status.is_some_and(|status| !STATUSES.contains(&status)) {
-        return Err(wrong("status", &format!("must be one of {}", STATUSES.join(", "))));
-    }
+    let status = params.one_of("status", &STATUSES)?;
     app.includes(VIEW, &params).await?;
     let (limit, before) = (params.limit()?, params.cursor::<(i64, Uuid)>(app.cursors())?);
     let rows = app.reads().webhook_deliveries(id.uuid(), status, before, limit + 1).await?;
@@ -617,6 +633,9 @@ pub struct RangeBody {
     /// The last position that was looked at in each partition.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub reached: BTreeMap<u16, u64>,
+    /// How many of the requests had been made with the same key before.
+    #[serde(skip)]
+    repeated: usize,
     /// Where the requests stand.
     #[serde(skip)]
     recorded: Vec<Position>,
@@ -625,7 +644,8 @@ pub struct RangeBody {
 /// Send a range of messages once more
 ///
 /// Those that the endpoint wants now, of those that happened since it was opened, each under its
-/// own `webhook-id`. At most 1,000 at a time.
+/// own `webhook-id`. At most 1,000 at a time. With an `Idempotency-Key` a repeat sends no message that it
+/// has sent already.
 #[utoipa::path(post, path = "/webhooks/{id}/redeliver", tag = "webhooks",
     params(("id" = String, Path)), request_body = Range,
     responses((status = 200, description = "How many", body = RangeBody)))]
@@ -638,7 +658,7 @@ async fn redeliver_range(
     let id: WebhookEndpointId = path_id(&id)?;
     enabled(&app, id).await?;
     let endpoint = app.webhooks().directory().get(id).ok_or_else(missing)?;
-    let range = valid.body;
+    let Valid { body: range, canonical } = valid;
     let mut body = RangeBody {
         dry_run: range.dry_run,
         scanned: 0,
@@ -647,49 +667,76 @@ async fn redeliver_range(
         refused: 0,
         complete: false,
         reached: BTreeMap::new(),
+        repeated: 0,
         recorded: Vec::new(),
     };
+    let sent = send_range(&app, (&call, &canonical), &endpoint, &range, &mut body).await;
+    // What was sent until then is told: whoever goes on behind `reached` sends nothing twice.
+    if let Err(error) = sent
+        && (body.requested == 0 || error.status().is_client_error())
+    {
+        return Err(error);
+    }
+    let recorded = std::mem::take(&mut body.recorded);
+    let is_repeat = body.requested > 0 && body.repeated == body.requested;
+    let answer = Answer::ok(body).after_all(recorded);
+    Ok(if is_repeat { answer.with(IDEMPOTENT_REPLAYED, "true") } else { answer })
+}
+
+/// Sends what the endpoint wants of a range, as far as one request goes.
+async fn send_range(
+    app: &App,
+    call: (&Call, &[u8]),
+    endpoint: &Endpoint,
+    range: &ReadRange,
+    body: &mut RangeBody,
+) -> Result<(), ApiError> {
     while !body.complete && body.scanned < SCANNED_MAX && body.matched < REDELIVERED_MAX {
-        let page = page(&app, &range, &body.reached).await?;
+        let page = page(app, range, &body.reached).await?;
         body.complete = page.is_empty();
         for event in page {
             if body.matched >= REDELIVERED_MAX {
                 break;
             }
-            take(&app, &call, &endpoint, &event, &mut body).await?;
+            take(app, call, endpoint, &event, body).await?;
+            body.scanned += 1;
+            body.reached.insert(event.partition, event.position);
         }
     }
-    let recorded = std::mem::take(&mut body.recorded);
-    Ok(Answer::ok(body).after_all(recorded))
+    Ok(())
 }
 
 async fn take(
     app: &App,
-    call: &Call,
+    (call, canonical): (&Call, &[u8]),
     endpoint: &Endpoint,
     event: &StoredEvent,
     body: &mut RangeBody,
 ) -> Result<(), ApiError> {
-    body.scanned += 1;
-    body.reached.insert(event.partition, event.position);
     // What is not fanned out yet will be sent anyway.
     let fanned_out = app.runtime().subscriptions().position(FANOUT, event.partition);
     if !endpoint.wants(event) || fanned_out.unwrap_or(0) < event.position {
         return Ok(());
     }
-    body.matched += 1;
     if body.dry_run {
+        body.matched += 1;
         return Ok(());
     }
-    let message = message(endpoint.details.endpoint_id, event);
-    match send_again(app, message, call.plain_context(app)).await {
+    let id = endpoint.details.endpoint_id;
+    let message = message(id, event);
+    // Each message has a command of its own: a repeat with the same key finds those that were sent.
+    let operation = format!("webhooks.redeliver_range {}", message.delivery_id);
+    let context = call.context(app, &operation, &id.to_string(), canonical);
+    match send_again(app, message, context).await {
         Ok(done) => {
             body.requested += 1;
+            body.repeated += usize::from(done.replayed);
             body.recorded.extend(done.position);
         }
         Err(error) if error.code() == "too_many_redeliveries" => body.refused += 1,
         Err(error) => return Err(error),
     }
+    body.matched += 1;
     Ok(())
 }
 

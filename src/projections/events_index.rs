@@ -57,8 +57,8 @@ const COLUMNS: &[&str] = &[
 pub struct EventFilter {
     /// Any of these canonical types; empty: any type.
     pub event_types: Vec<String>,
-    /// Of this major version.
-    pub majors: Option<u16>,
+    /// Of these major versions alone, where the type is named here.
+    pub majors: BTreeMap<String, BTreeSet<u16>>,
     /// Of this aggregate.
     pub aggregate_id: Option<Uuid>,
     /// Of this type of aggregate.
@@ -71,6 +71,33 @@ pub struct EventFilter {
     pub from: Option<Timestamp>,
     /// Before this time.
     pub to: Option<Timestamp>,
+}
+
+impl EventFilter {
+    /// Lets events of another type through: of this major version, or of any.
+    pub fn include(&mut self, event_type: String, major: Option<u16>) {
+        let is_named = self.event_types.contains(&event_type);
+        match major {
+            None => drop(self.majors.remove(&event_type)),
+            // Of one that is named without a version any will do already.
+            Some(major) if is_named => {
+                if let Some(majors) = self.majors.get_mut(&event_type) {
+                    majors.insert(major);
+                }
+            }
+            Some(major) => drop(self.majors.insert(event_type.clone(), BTreeSet::from([major]))),
+        }
+        if !is_named {
+            self.event_types.push(event_type);
+        }
+    }
+
+    /// Whether events of this type and major version are let through.
+    pub fn includes(&self, event_type: &str, major: u16) -> bool {
+        self.event_types.is_empty()
+            || self.event_types.iter().any(|named| named == event_type)
+                && self.majors.get(event_type).is_none_or(|majors| majors.contains(&major))
+    }
 }
 
 /// The table behind the filters of events.
@@ -435,7 +462,6 @@ fn queries(
         .when(" AND causation_id = ", filter.causation_id.as_ref())
         .when(" AND correlation_id = ", filter.correlation_id.as_ref())
         .when(" AND aggregate_type = ", filter.aggregate_type.as_ref())
-        .when(" AND major = ", filter.majors)
         .when(" AND timestamp_ms >= ", filter.from)
         .when(" AND timestamp_ms < ", filter.to);
     let finish = |query: Query| query.then(" ORDER BY position LIMIT ").value(limit);
@@ -443,8 +469,19 @@ fn queries(
         return vec![finish(query)];
     }
     let types: BTreeSet<_> = filter.event_types.iter().collect();
-    let of = |name| finish(query.clone().then(" AND event_type = ").value(name));
-    types.into_iter().map(of).collect()
+    let mut queries = Vec::new();
+    for name in types {
+        let of_type = query.clone().then(" AND event_type = ").value(name);
+        match filter.majors.get(name) {
+            None => queries.push(finish(of_type)),
+            Some(majors) => {
+                for major in majors {
+                    queries.push(finish(of_type.clone().then(" AND major = ").value(*major)));
+                }
+            }
+        }
+    }
+    queries
 }
 
 #[cfg(test)]
@@ -481,6 +518,14 @@ mod tests {
         found.into_iter().map(|found| found.at.position).collect()
     }
 
+    fn of_majors(named: &[(&str, Option<u16>)]) -> EventFilter {
+        let mut filter = EventFilter::default();
+        for (event_type, major) in named {
+            filter.include((*event_type).to_owned(), *major);
+        }
+        filter
+    }
+
     #[tokio::test]
     async fn every_filter_finds_its_events_in_order() {
         let (db, _index) = filled().await;
@@ -496,14 +541,24 @@ mod tests {
         let correlation = EventFilter {
             correlation_id: Some("even".into()),
             aggregate_type: Some("order".into()),
-            majors: Some(1),
             ..Default::default()
         };
         assert_eq!(positions(&db.db, correlation.clone(), 16, 9).await, [18, 20]);
         let none = EventFilter { aggregate_type: Some("user".into()), ..correlation };
         assert!(positions(&db.db, none, 0, 9).await.is_empty());
-        let other_major = EventFilter { majors: Some(2), ..even() };
+        let other_major = of_majors(&[("order.paid", Some(2))]);
         assert!(positions(&db.db, other_major, 0, 9).await.is_empty());
+        // A major is that of the type it stands behind.
+        let cases = [
+            ([("order.paid", Some(1)), ("order.placed", Some(2))], [2, 4, 6]),
+            ([("order.paid", Some(2)), ("order.placed", None)], [1, 3, 5]),
+            ([("order.paid", Some(2)), ("order.paid", Some(1))], [2, 4, 6]),
+            ([("order.paid", None), ("order.paid", Some(2))], [2, 4, 6]),
+            ([("order.paid", Some(2)), ("order.paid", None)], [2, 4, 6]),
+        ];
+        for (named, found) in cases {
+            assert_eq!(positions(&db.db, of_majors(&named), 0, 3).await, found, "{named:?}");
+        }
     }
 
     #[tokio::test]

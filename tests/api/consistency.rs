@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::documents::mixed_run;
 use crate::purchases::with_one_and_three_partitions;
-use crate::support::{Server, Start, parallel};
+use crate::support::{Server, Start, address, parallel};
 
 /// S0-122.
 #[tokio::test]
@@ -133,6 +133,45 @@ async fn a_list_that_does_not_get_there_says_so() {
     server.finish().await;
 }
 
+/// What several commands have left behind names several partitions, and is asked for as it was told.
+#[tokio::test]
+async fn a_list_includes_what_stands_in_several_partitions() {
+    let server = Start::default().partitions(3).start().await;
+    let (sam, sue) = (server.seller("Sam").await, server.seller("Sue").await);
+    let bea = server.buyer("Bea").await;
+    let (loom, lamp) = (server.listing(&sam, 50).await, server.listing(&sue, 50).await);
+    let body = json!({
+        "items": [
+            { "listing_id": loom, "quantity": 1 },
+            { "listing_id": lamp, "quantity": 1 },
+        ],
+        "delivery_address": address(),
+        "payment_method": "sandbox",
+    });
+    // Which partition an order is in is chance.
+    let mut number = 0;
+    let checkout = loop {
+        number += 1;
+        let keyed = bea.client.keyed(&format!("basket-{number}"));
+        let checkout = keyed.post("/api/v1/checkouts", &body).await.expect(201);
+        if checkout.header("souk-position").contains(',') {
+            break checkout;
+        }
+    };
+    let positions = checkout.header("souk-position");
+    let list = format!("/api/v1/me/orders?limit=200&min_position={positions}");
+    let read = bea.client.with("prefer", "wait=10").get(&list).await.expect(200);
+    let reached = read.header("souk-projection-position");
+    assert!(positions.split(',').all(|at| includes(reached, at)), "{positions}: {reached}");
+    for order in checkout["orders"].as_array().unwrap() {
+        let id = order["order_id"].as_str().unwrap();
+        assert!(read.items().iter().any(|row| row["order_id"] == id), "{id}: {read:?}");
+        server.awaited(&format!("aggregateId={id}&min_position={positions}")).await.expect(200);
+    }
+    server.at_rest().await;
+    server.finish().await;
+}
+
 /// Lists that rest on no read model: on the journal's own tables, on memory, or made for the caller.
 const NOT_PROJECTED: &[&str] = &[
     "/api/v1/admin/aggregates/{aggregate_type}/{id}/history",
@@ -161,6 +200,8 @@ async fn every_list_of_a_read_model_waits_when_asked_to() {
         let ask = |query: &str| format!("{}?min_position={query}", operation.target);
         let admin = server.admin();
         admin.get(&ask("0:999999999")).await.problem(400, "invalid_parameter");
+        admin.get(&ask("0:1,0:999999999")).await.problem(400, "invalid_parameter");
+        admin.with("prefer", "wait=7").get(&ask("0:1,0:2")).await.expect(200);
         let read = admin.with("prefer", "wait=7").get(&ask("0:1")).await.expect(200);
         assert_eq!(read.header("preference-applied"), "wait=7", "{}", operation.name());
         let place = read.header("souk-projection-position");

@@ -265,6 +265,46 @@ async fn names_are_taken_in_either_case() {
     server.finish().await;
 }
 
+/// A filter that there is no such value of is no empty list: whoever misspells it is told.
+#[tokio::test]
+async fn filters_take_known_values_alone() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    let hook = json!({ "url": "http://127.0.0.1:9/hooks", "events": ["order.*"] });
+    let hook = admin.post("/api/v1/webhooks", &hook).await.expect(201).text("id");
+    let deliveries = format!("/webhooks/{hook}/deliveries");
+    let filters: [(&str, &str, &[&str], &str); 16] = [
+        ("/me/orders", "status", &["PAID", "return_requested"], "RETURN_REQUESTED"),
+        ("/me/sales", "status", &["SHIPPED", "payment_failed"], "PAYMENT_FAILED"),
+        ("/listings", "status", &["ALL", "all", "draft", "SOLD"], "ALL, DRAFT, ACTIVE"),
+        ("/me/listings", "status", &["ALL", "archived", "ACTIVE"], "RESERVED"),
+        ("/me/payouts", "status", &["REQUESTED", "failed"], "REQUESTED, COMPLETED, FAILED"),
+        ("/admin/payouts", "status", &["COMPLETED", "requested"], "REQUESTED"),
+        ("/admin/disputes", "status", &["OPEN", "resolved"], "OPEN, RESOLVED"),
+        ("/admin/users", "status", &["ACTIVE", "suspended"], "SUSPENDED"),
+        ("/admin/users", "role", &["BUYER", "seller"], "SELLER"),
+        ("/admin/users", "seller_status", &["VERIFIED", "pending"], "REJECTED"),
+        ("/admin/sagas", "state", &["RUNNING", "compensated"], "COLLECTING"),
+        ("/admin/replays", "state", &["running", "FAILED"], "cancelled"),
+        ("/traces", "status", &["error", "ok"], "error, ok"),
+        ("/notifications", "audience", &["user", "admin"], "user, admin"),
+        ("/notifications", "unread", &["true", "false", ""], "true or false"),
+        (deliveries.as_str(), "status", &["dead", "delivered"], "retrying"),
+    ];
+    for (list, filter, known, told) in filters {
+        for value in known {
+            admin.get(&format!("/api/v1{list}?{filter}={value}")).await.expect(200);
+        }
+        let refused = admin.get(&format!("/api/v1{list}?{filter}=gone")).await;
+        let refused = refused.problem(400, "invalid_parameter");
+        let detail = refused.text("detail");
+        assert!(detail.starts_with(filter) && detail.contains(told), "{list}: {detail}");
+    }
+    let stream = admin.get("/api/v1/admin/sagas/stream?state=gone").await;
+    stream.problem(400, "invalid_parameter");
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn answers_are_not_cached_nor_sniffed() {
     let server = Server::start().await;

@@ -8,7 +8,7 @@ use souk_actors::testing::EVENT_COLUMNS;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 
-use crate::support::{Answer, Client, Fault, Server, Start, eventually, parallel};
+use crate::support::{Answer, Client, Fault, Server, Start, eventually, parallel, wish};
 
 /// More events than are verified at the start.
 const MANY: usize = 110;
@@ -229,6 +229,34 @@ async fn are_released_and_told_of(server: &Server, ids: &[String]) {
         assert_eq!(event["data"]["reason"], "mended");
         assert_ne!(event["metadata"]["actor_id"], "system", "{event}");
     }
+}
+
+/// Whoever waits for what an order leads to is not told that nothing happened when that cannot be looked
+/// at: they would buy a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_placed_also_when_its_payment_cannot_be_looked_at() {
+    let mut server = Start::on_files().partitions(1).start().await;
+    let (sam, bea) = (server.seller("Sam").await, server.buyer("Bea").await);
+    let wish = wish(&server.listing(&sam, 2).await, 1, "sandbox");
+    let placed = bea.client.keyed("once").post("/api/v1/orders", &wish).await.expect(201);
+    let order = placed.text("order_id");
+    server.order_eventually(&order, "SHIPPED").await;
+    server.at_rest().await;
+    let payment = placed["payment"]["payment_id"].as_str().unwrap();
+    let query = format!("eventType=payment.initiated&aggregateId={payment}");
+    let initiated = server.events(&query).await.swap_remove(0)["position"].as_i64().unwrap();
+    assert!(server.terminate().await.success());
+    server.start_again().await;
+
+    let pool = unguarded(&server.journal()).await;
+    Victim::at(&pool, initiated).await.flip(&pool, "data").await;
+    pool.close().await;
+    let payment = format!("/api/v1/orders/{order}/payment");
+    server.admin().get(&payment).await.problem(503, "quarantined");
+    let keyed = bea.client.keyed("once");
+    let repeated = keyed.waiting().post("/api/v1/orders", &wish).await.expect(201);
+    assert_eq!(repeated.header("idempotent-replayed"), "true");
+    assert_eq!(repeated["order_id"], placed["order_id"]);
 }
 
 /// A running server on a journal with damaged events that are not in memory.

@@ -83,6 +83,14 @@ async fn an_event_goes_by_all_its_names() {
     let two = of("/api/v1/events?eventType=order.placed,order.shipped").await;
     assert_eq!(types_of(&two), ["order.placed", "order.shipped"]);
     assert_eq!(of("/api/v1/events?eventType=order.placed.v9").await.len(), 0);
+    // A major is that of the type it stands behind, and of no other in the list.
+    let one = of("/api/v1/events?eventType=order.placed.v9,order.shipped").await;
+    assert_eq!(types_of(&one), ["order.shipped"]);
+    let one = of("/api/v1/events?eventType=order.placed.v1,order.shipped.v9").await;
+    assert_eq!(types_of(&one), ["order.placed"]);
+    let awaited = format!("eventType=order.placed.v9,order.shipped&aggregateId={}", order.id);
+    let awaited = server.awaited(&awaited).await.expect(200);
+    assert_eq!(awaited["event_type"], "order.shipped");
     assert_eq!(of("/api/v1/events?eventType=no.such").await.len(), 0);
 
     let history = ["order.placed", "order.confirmed", "order.paid", "order.shipped"];

@@ -126,6 +126,25 @@ async fn a_change_rests_on_a_version() {
     server.finish().await;
 }
 
+/// A price without a currency is in the listing's own.
+#[tokio::test]
+async fn a_bare_price_changes_no_currency() {
+    let server = Server::start().await;
+    let sam = server.seller("Sam").await;
+    let mut offer = server.offer(1).await;
+    offer["price"] = json!({ "amount": 2_500, "currency": "USD" });
+    let made = sam.client.post("/api/v1/listings", &offer).await.expect(201);
+    let path = format!("/api/v1/listings/{}", made.text("listing_id"));
+    let seller = sam.client.if_match("*");
+    for (price, amount) in [(json!(1_999), 1_999), (json!({ "amount": 1_899 }), 1_899)] {
+        let changed = seller.patch(&path, &json!({ "price": price })).await.expect(200);
+        assert_eq!(changed["price"], json!({ "amount": amount, "currency": "USD" }));
+    }
+    let other = json!({ "price": 1_999, "currency": "VND" });
+    assert_eq!(seller.patch(&path, &other).await.pointers(), ["/currency"]);
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn lists_come_in_pages() {
     let server = Server::start().await;

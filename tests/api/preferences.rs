@@ -65,6 +65,26 @@ async fn what_somebody_does_not_want_is_not_told() {
     server.finish().await;
 }
 
+/// Who changes them rests on the version that they were read at, and who has them gets no body.
+#[tokio::test]
+async fn preferences_are_read_at_a_version() {
+    let server = Server::start().await;
+    let bea = server.buyer("Bea").await;
+    server.at_rest().await;
+    let read = bea.client.get(PATH).await.expect(200);
+    let tag = read.header("etag").to_owned();
+    let same = bea.client.with("if-none-match", &tag).get(PATH).await.expect(304);
+    assert_eq!((same.raw(), same.header("etag")), ("", tag.as_str()));
+    let body = json!({ "email": { "news": false } }).to_string().into_bytes();
+    let on_it = bea.client.if_match(&tag);
+    let set = on_it.send(reqwest::Method::PUT, PATH, Some(body.clone())).await.expect(200);
+    let stale = on_it.send(reqwest::Method::PUT, PATH, Some(body)).await;
+    stale.problem(412, "version_mismatch");
+    let changed = bea.client.with("if-none-match", &tag).get(PATH).await.expect(200);
+    assert_eq!((changed.header("etag"), changed.json()), (set.header("etag"), set.json()));
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn what_is_about_the_account_cannot_be_switched_off() {
     let server = Server::start().await;

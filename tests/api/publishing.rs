@@ -322,6 +322,44 @@ async fn an_event_is_published_once_however_often_it_is_told() {
     server.finish().await;
 }
 
+/// Another publisher's event is not taken for one's own: its type is another one.
+#[tokio::test]
+async fn an_id_that_is_an_event_of_another_type_is_taken() {
+    let mut server = Server::start().await;
+    let publisher = server.publisher().await;
+    let thing = "other.thing_made";
+    server.register_type(thing, "1.0", json!({ "type": "object" })).await.expect(201);
+    let body = json!({ "name": "other", "scopes": ["publisher:other.#"] });
+    let token = server.service_token(body).await.expect(201).text("token");
+    let other = server.visitor().with_token(&token);
+    let of_thing = |id: &str| {
+        let mut event = event(id, "a");
+        event["event_type"] = json!(thing);
+        event
+    };
+    let taken = "reason=\"event_id_taken\"";
+    let before = server.metric("souk_events_rejected_total", taken).await;
+    other.post(EVENTS, &of_thing("1")).await.expect(202);
+    publisher.post(EVENTS, &event("1", "a")).await.problem(409, "event_id_taken");
+    publisher.post(EVENTS, &event("1", "b")).await.problem(409, "event_id_taken");
+    other.post(EVENTS, &of_thing("1")).await.expect(200);
+    // In a batch it is said of the one event; the others are stored.
+    let batch = json!([event("1", "a"), event("2", "a"), of_thing("2"), event("2", "a")]);
+    let answer = publisher.post(BATCH, &batch).await.expect(202);
+    let states: Vec<_> = answer.items().iter().map(|of| of["state"].clone()).collect();
+    assert_eq!(states, ["refused", "stored", "refused", "stored"]);
+    assert_eq!(answer.items()[0]["code"], "event_id_taken");
+    assert_eq!(answer.items()[2]["code"], "event_id_taken");
+    let after = server.metric("souk_events_rejected_total", taken).await;
+    assert_eq!(after - before, 4.0);
+    // It is known of what was stored long ago as well.
+    server.kill_9_and_start_again().await;
+    publisher.post(EVENTS, &event("1", "a")).await.problem(409, "event_id_taken");
+    other.post(EVENTS, &of_thing("2")).await.problem(409, "event_id_taken");
+    assert_eq!(server.told("a").await, ["2"]);
+    server.finish().await;
+}
+
 /// S1-21: 202 means durable.
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_kill() {

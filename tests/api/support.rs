@@ -46,7 +46,7 @@ pub use people::{Person, business, somebody};
 pub use raw::{RawAnswer, RawClient};
 pub use server::{Command, Ended, Server, Start, on_postgres};
 pub use strace::{Call, Fault, Trace};
-pub use stream::Told;
+pub use stream::{Stream, Told};
 
 /// How long a condition may take to come true. Far longer than it does, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

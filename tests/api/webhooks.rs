@@ -426,10 +426,19 @@ async fn messages_are_sent_once_more_by_hand_and_by_range_and_tests_are_sent() {
     let dry = json!({ "from": "2020-01-01T00:00:00Z", "dry_run": true });
     let dry = admin.post(&path, &dry).await.expect(200);
     assert_eq!((&dry["matched"], &dry["requested"]), (&json!(2), &json!(0)));
-    let range = json!({ "from": "2020-01-01T00:00:00Z" });
-    let range = admin.post(&path, &range).await.expect(200);
+    let wish = json!({ "from": "2020-01-01T00:00:00Z" });
+    let keyed = admin.keyed("again");
+    let range = keyed.post(&path, &wish).await.expect(200);
     assert_eq!((&range["requested"], &range["complete"]), (&json!(2), &json!(true)));
     receiver.has("both once more", |of| of.of(&category).len() == 5).await;
+    // With the same key they are not sent again.
+    let repeated = keyed.post(&path, &wish).await.expect(200);
+    assert_eq!(repeated.header("idempotent-replayed"), "true");
+    assert_eq!(repeated["requested"], range["requested"]);
+    let other = json!({ "from": "2020-01-02T00:00:00Z" });
+    keyed.post(&path, &other).await.problem(422, "idempotency_key_reused");
+    let requested = server.events("eventType=webhook.redelivery.requested").await;
+    assert_eq!(requested.len(), 3, "one by its id, and two by their range: {requested:?}");
     for bad in [json!({}), json!({ "from": "x" }), json!({ "to_position": "0:1" })] {
         admin.post(&path, &bad).await.problem(422, "invalid");
     }

@@ -83,7 +83,7 @@ fn pick(number: u128) -> ListingCommand {
 }
 
 fn update(caller: Caller, title: Option<&str>, price: Option<Money>) -> ListingCommand {
-    let title = title.map(str::to_owned);
+    let (title, price) = (title.map(str::to_owned), price.map(SaidPrice::from));
     ListingCommand::Update { caller, title, description: None, price, now: at(5) }
 }
 
@@ -170,6 +170,28 @@ fn a_seller_changes_the_offer() {
         })
         .then_types(&["listing.updated", "catalog.price.changed"]);
     Scenario::<Listing>::new().when(update(seller(), None, None)).then_rejected("not_found");
+}
+
+#[test]
+fn a_price_without_a_currency_is_in_the_listings_own() {
+    let dollars = |amount| Money::new(amount, Currency::Usd);
+    let bare = ListingCommand::Update {
+        caller: seller(),
+        title: None,
+        description: None,
+        price: Some(SaidPrice { amount: 1_999, currency: None }),
+        now: at(5),
+    };
+    Scenario::<Listing>::new()
+        .when(create_with(|new| new.price = dollars(PRICE)))
+        .then_types(&["listing.created"])
+        .when(bare)
+        .and_state(|listing| {
+            assert_eq!(listing.details.as_ref().unwrap().price, dollars(1_999));
+        })
+        .then_types(&["listing.updated", "catalog.price.changed"])
+        .when(update(seller(), None, Some(dong(1_999))))
+        .then_rejected("invalid");
 }
 
 #[test]

@@ -96,7 +96,6 @@ impl Told {
 
 /// What a stream of outside events holds: those events, and its own facts.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "facts are few; what there are many of is shared")]
 pub enum PublicationEvent {
     /// A publisher's event, which came to pass.
     Published(Arc<Told>),
