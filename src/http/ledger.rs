@@ -25,7 +25,7 @@ use crate::domain::seller_account::{
 use crate::projections::{LEDGER, PayoutRow};
 
 /// How payouts may stand.
-const STATUSES: [&str; 3] = ["REQUESTED", "COMPLETED", "FAILED"];
+pub(super) const STATUSES: [&str; 3] = ["REQUESTED", "COMPLETED", "FAILED"];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()

@@ -34,7 +34,7 @@ pub(super) const LISTINGS: &str = "listings-view";
 /// The units of a listing that names no quantity.
 const QUANTITY_DEFAULT: u32 = 1;
 /// How listings may stand that are asked for; `ALL`: however they do.
-const STATUSES: [&str; 6] = ["ALL", "DRAFT", "ACTIVE", "RESERVED", "SOLD", "ARCHIVED"];
+pub(super) const STATUSES: [&str; 6] = ["ALL", "DRAFT", "ACTIVE", "RESERVED", "SOLD", "ARCHIVED"];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()

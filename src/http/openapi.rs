@@ -347,32 +347,50 @@ const PLACE: &str = "[0-9]{1,3}:[0-9]{1,18}";
 /// A UUID, with or without its kind before it.
 const ID: &str = "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
 
+/// The words that a filter of a list knows.
+fn words_at(path: &str, name: &str) -> Option<&'static [&'static str]> {
+    Some(match (path, name) {
+        ("/api/v1/admin/sagas" | "/api/v1/admin/sagas/stream", "state") => {
+            &["COLLECTING", "RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED"]
+        }
+        ("/api/v1/admin/replays", "state") => &["running", "completed", "cancelled", "failed"],
+        ("/api/v1/admin/users", "status") => &["PENDING", "ACTIVE", "SUSPENDED", "ERASED"],
+        ("/api/v1/admin/users", "role") => &["BUYER", "SELLER", "ADMIN"],
+        ("/api/v1/admin/users", "seller_status") => &["PENDING", "VERIFIED", "REJECTED"],
+        ("/api/v1/admin/disputes", "status") => &["OPEN", "RESOLVED"],
+        ("/api/v1/admin/payouts" | "/api/v1/me/payouts", "status") => &super::ledger::STATUSES,
+        ("/api/v1/listings", "status") => &super::listings::STATUSES,
+        ("/api/v1/me/orders" | "/api/v1/me/sales", "status") => &[
+            "PENDING",
+            "CONFIRMED",
+            "PAID",
+            "SHIPPED",
+            "DELIVERED",
+            "COMPLETED",
+            "RETURN_REQUESTED",
+            "RETURNED",
+            "REFUNDED",
+            "REJECTED",
+            "PAYMENT_FAILED",
+            "CANCELLED",
+            "FAILED",
+        ],
+        ("/api/v1/notifications", "audience") => &["user", "admin"],
+        ("/api/v1/webhooks/{id}/deliveries", "status") => &super::webhooks::STATUSES,
+        ("/api/v1/traces", "status") => &["error", "ok"],
+        _ => return None,
+    })
+}
+
 /// As [`schema_of`], where the name says something else at one path.
 fn schema_at(path: &str, name: &str) -> Option<Value> {
+    if let Some(words) = words_at(path, name) {
+        let words: Vec<_> = std::iter::once("").chain(words.iter().copied()).collect();
+        return Some(json!({ "type": "string", "enum": words }));
+    }
     match (path, name) {
-        ("/api/v1/admin/sagas/stream", "state") => Some(json!({
-            "type": "string",
-            "enum": ["", "COLLECTING", "RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED"],
-        })),
-        ("/api/v1/admin/replays", "state") => Some(json!({
-            "type": "string",
-            "enum": ["", "running", "completed", "cancelled", "failed"],
-        })),
-        ("/api/v1/admin/users", "status") => Some(json!({
-            "type": "string",
-            "enum": ["", "PENDING", "ACTIVE", "SUSPENDED", "ERASED"],
-        })),
-        ("/api/v1/admin/users", "role") => {
-            Some(json!({ "type": "string", "enum": ["", "BUYER", "SELLER", "ADMIN"] }))
-        }
-        ("/api/v1/admin/users", "seller_status") => {
-            Some(json!({ "type": "string", "enum": ["", "PENDING", "VERIFIED", "REJECTED"] }))
-        }
         ("/api/v1/admin/users", "q") => {
             Some(json!({ "type": "string", "pattern": "^[^\\u0000]*$" }))
-        }
-        ("/api/v1/traces", "status") => {
-            Some(json!({ "type": "string", "enum": ["", "error", "ok"] }))
         }
         ("/api/v1/analytics/metrics", "name") => Some(
             json!({ "type": "string", "enum": Metric::all().map(|of| of.name).collect::<Vec<_>>() }),

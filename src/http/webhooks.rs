@@ -40,7 +40,7 @@ const REDELIVERED_MAX: usize = 1_000;
 /// How many are looked at in one go.
 const PAGE: u32 = 200;
 /// The states of a delivery.
-const STATUSES: [&str; 5] = ["pending", "retrying", "delivered", "dead", "skipped"];
+pub(super) const STATUSES: [&str; 5] = ["pending", "retrying", "delivered", "dead", "skipped"];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
