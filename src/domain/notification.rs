@@ -62,7 +62,7 @@ pub enum Audience {
 
 impl Audience {
     /// Its name, as it is stored.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
             Self::Admin => "admin",

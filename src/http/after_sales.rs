@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::App;
-use super::answer::{Answer, Page, composed, split};
+use super::answer::{Answer, Page, composed, shown, split};
 use super::body::{Fields, FromFields, Unread, Valid};
 use super::call::{Call, SignedIn, Staff};
 use super::conditional::IfNoneMatch;
@@ -29,6 +29,12 @@ use crate::domain::order::after_sales::{
 use crate::domain::order::{ITEMS_MAX, Order, OrderCommand, OrderDetails};
 use crate::domain::payment::{Payment, RefundDetails};
 use crate::projections::OrderFilter;
+
+/// How a dispute stands that is not decided.
+pub(super) const OPEN: &str = "OPEN";
+const RESOLVED: &str = "RESOLVED";
+/// How disputes may stand.
+pub(super) const DISPUTES: [&str; 2] = [OPEN, RESOLVED];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -168,8 +174,7 @@ impl RefundBody {
 }
 
 pub(super) fn shown_comment(comment: Option<&Personal<String>>) -> Option<String> {
-    let comment = comment?;
-    Some(comment.get().cloned().unwrap_or_else(|| "[erased]".to_owned()))
+    comment.map(|words| shown(words, true))
 }
 
 impl ReturnBody {
@@ -457,7 +462,7 @@ impl DisputeBody {
         });
         Self {
             order_id: order.order_id.uuid(),
-            status: if resolution.is_some() { "RESOLVED" } else { "OPEN" }.to_owned(),
+            status: if resolution.is_some() { RESOLVED } else { OPEN }.to_owned(),
             reason: dispute.reason,
             comment: shown_comment(dispute.comment.as_ref()),
             refund,
@@ -545,7 +550,7 @@ async fn list_disputes(
     Staff(_): Staff,
     params: Params,
 ) -> Result<Answer<Page<OrderSummary>>, ApiError> {
-    let status = params.one_of("status", &["OPEN", "RESOLVED"])?.unwrap_or("OPEN");
+    let status = params.one_of("status", &DISPUTES)?.unwrap_or(OPEN);
     let filter = OrderFilter { dispute: Some(status.to_owned()), ..OrderFilter::default() };
     orders::list(&app, &params, filter).await
 }

@@ -53,8 +53,6 @@ use crate::subscribers::erasures::forget;
 
 /// How many unfinished orders are named.
 const NAMED_MAX: usize = 50;
-/// How a dispute stands that is not decided.
-const OPEN_DISPUTE: &str = "OPEN";
 /// How orders stand that are not finished, and what their buyer and their seller can do about it.
 const UNFINISHED: [(&str, &str, &str); 6] = [
     ("PENDING", "cancel it", "wait until it is confirmed"),
@@ -100,7 +98,7 @@ async fn disputed(app: &App, user: UserId) -> Result<Vec<FieldProblem>, ApiError
     let mut open = Vec::new();
     let user = Some(user.uuid());
     for (buyer_id, seller_id) in [(user, None), (None, user)] {
-        let dispute = Some(OPEN_DISPUTE.to_owned());
+        let dispute = Some(after_sales::OPEN.to_owned());
         let filter = OrderFilter { buyer_id, seller_id, dispute, ..OrderFilter::default() };
         let rows = app.reads().orders(&filter, None, PAGE).await?;
         let how = "has a dispute: wait until an administrator has decided it";
@@ -121,7 +119,7 @@ async fn nothing_is_open(app: &App, user: UserId) -> Result<(), ApiError> {
         let user = Some(user.uuid());
         for (filter, to_do) in [(of(user, None), by_buyer), (of(None, user), by_seller)] {
             let rows = app.reads().orders(&filter, None, PAGE).await?;
-            let rows = rows.iter().filter(|row| row.dispute.as_deref() != Some(OPEN_DISPUTE));
+            let rows = rows.iter().filter(|row| row.dispute.as_deref() != Some(after_sales::OPEN));
             open.extend(rows.map(|row| unfinished(row, &format!("is {status}: {to_do}"))));
         }
     }

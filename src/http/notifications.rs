@@ -24,6 +24,8 @@ use crate::projections::NotificationRow;
 
 /// The projection that lists rest on.
 const VIEW: &str = "notifications-view";
+/// For whom notifications may be.
+pub(super) const AUDIENCES: [&str; 2] = [Audience::User.as_str(), Audience::Admin.as_str()];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -143,8 +145,7 @@ async fn list_notifications(
 ) -> Result<Answer<Page<NotificationBody>>, ApiError> {
     let caller = call.someone()?;
     let asked = params.parsed::<UserId>("user_id")?;
-    let (user, admin) = (Audience::User.as_str(), Audience::Admin.as_str());
-    let for_admins = params.one_of("audience", &[user, admin])? == Some(admin);
+    let for_admins = params.one_of("audience", &AUDIENCES)? == Some(Audience::Admin.as_str());
     if (for_admins || asked.is_some_and(|user| user != caller)) && !call.is_staff() {
         return Err(ApiError::forbidden("forbidden", "these are somebody else's notifications"));
     }

@@ -9,11 +9,15 @@ use axum::routing::get;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use super::App;
+use super::params::words_of;
 use super::problem::{FieldProblem, Problem};
-use super::scopes;
+use super::{App, after_sales, ledger, listings, notifications, replays, scopes, traces, webhooks};
+use crate::domain::caller::Role;
 use crate::domain::money::{AMOUNT_MAX, Currency};
+use crate::domain::order::OrderStatus;
+use crate::domain::user::{UserStatus, VerificationStatus};
 use crate::projections::analytics::Metric;
+use crate::projections::sagas;
 use crate::telemetry;
 
 const ABOUT: &str = "An actor-model marketplace. Every user, listing and order is one actor; what \
@@ -350,34 +354,18 @@ const ID: &str = "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
 /// The words that a filter of a list knows.
 fn words_at(path: &str, name: &str) -> Option<&'static [&'static str]> {
     Some(match (path, name) {
-        ("/api/v1/admin/sagas" | "/api/v1/admin/sagas/stream", "state") => {
-            &["COLLECTING", "RUNNING", "COMPENSATING", "COMPLETED", "COMPENSATED"]
-        }
-        ("/api/v1/admin/replays", "state") => &["running", "completed", "cancelled", "failed"],
-        ("/api/v1/admin/users", "status") => &["PENDING", "ACTIVE", "SUSPENDED", "ERASED"],
-        ("/api/v1/admin/users", "role") => &["BUYER", "SELLER", "ADMIN"],
-        ("/api/v1/admin/users", "seller_status") => &["PENDING", "VERIFIED", "REJECTED"],
-        ("/api/v1/admin/disputes", "status") => &["OPEN", "RESOLVED"],
-        ("/api/v1/admin/payouts" | "/api/v1/me/payouts", "status") => &super::ledger::STATUSES,
-        ("/api/v1/listings", "status") => &super::listings::STATUSES,
-        ("/api/v1/me/orders" | "/api/v1/me/sales", "status") => &[
-            "PENDING",
-            "CONFIRMED",
-            "PAID",
-            "SHIPPED",
-            "DELIVERED",
-            "COMPLETED",
-            "RETURN_REQUESTED",
-            "RETURNED",
-            "REFUNDED",
-            "REJECTED",
-            "PAYMENT_FAILED",
-            "CANCELLED",
-            "FAILED",
-        ],
-        ("/api/v1/notifications", "audience") => &["user", "admin"],
-        ("/api/v1/webhooks/{id}/deliveries", "status") => &super::webhooks::STATUSES,
-        ("/api/v1/traces", "status") => &["error", "ok"],
+        ("/api/v1/admin/sagas" | "/api/v1/admin/sagas/stream", "state") => &sagas::STATES,
+        ("/api/v1/admin/replays", "state") => &replays::STATES,
+        ("/api/v1/admin/users", "status") => words_of::<UserStatus>(),
+        ("/api/v1/admin/users", "role") => words_of::<Role>(),
+        ("/api/v1/admin/users", "seller_status") => words_of::<VerificationStatus>(),
+        ("/api/v1/admin/disputes", "status") => &after_sales::DISPUTES,
+        ("/api/v1/admin/payouts" | "/api/v1/me/payouts", "status") => &ledger::STATUSES,
+        ("/api/v1/listings" | "/api/v1/me/listings", "status") => &listings::STATUSES,
+        ("/api/v1/me/orders" | "/api/v1/me/sales", "status") => words_of::<OrderStatus>(),
+        ("/api/v1/notifications", "audience") => &notifications::AUDIENCES,
+        ("/api/v1/webhooks/{id}/deliveries", "status") => &webhooks::STATUSES,
+        ("/api/v1/traces", "status") => &traces::STATUSES,
         _ => return None,
     })
 }
@@ -720,6 +708,8 @@ mod tests {
         assert_eq!(place["security"], json!([{ "bearer": [] }]));
         let login = &document["paths"]["/api/v1/auth/login"]["post"];
         assert!(!login["parameters"].to_string().contains("IdempotencyKey"));
+        let mine = document["paths"]["/api/v1/me/listings"]["get"]["parameters"].to_string();
+        assert!(mine.contains("\"ARCHIVED\""), "{mine}");
         let image = &document["paths"]["/api/v1/images/{id}/{name}"]["get"]["responses"];
         let search = &document["paths"]["/api/v1/search"]["get"]["responses"];
         for status in ["401", "403", "429"] {

@@ -81,10 +81,8 @@ impl Params {
     /// One of an enumeration's words, in whatever case.
     pub fn word<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let upper = text.to_ascii_uppercase();
-        let word: StrDeserializer<'_, NoWord> = upper.as_str().into_deserializer();
-        let read = <T as serde::Deserialize<'_>>::deserialize(word);
-        read.map(Some).map_err(|NoWord(problem)| wrong(name, &problem))
+        let read = from_word(&text.to_ascii_uppercase());
+        read.map(Some).map_err(|no| wrong(name, &no.problem))
     }
 
     /// The same as read models have it.
@@ -229,13 +227,26 @@ impl Params {
     }
 }
 
-/// Why a text is none of an enumeration's words.
+fn from_word<T: DeserializeOwned>(word: &str) -> Result<T, NoWord> {
+    let word: StrDeserializer<'_, NoWord> = word.into_deserializer();
+    T::deserialize(word)
+}
+
+/// The words that [`Params::word`] knows.
+pub fn words_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    from_word::<T>("").map_or_else(|no| no.words, |_| &[])
+}
+
+/// Why a text is none of an enumeration's words, and which there are.
 #[derive(Debug)]
-struct NoWord(String);
+struct NoWord {
+    problem: String,
+    words: &'static [&'static str],
+}
 
 impl Display for NoWord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.problem)
     }
 }
 
@@ -243,11 +254,11 @@ impl std::error::Error for NoWord {}
 
 impl serde::de::Error for NoWord {
     fn custom<T: Display>(problem: T) -> Self {
-        Self(problem.to_string())
+        Self { problem: problem.to_string(), words: &[] }
     }
 
     fn unknown_variant(_: &str, words: &'static [&'static str]) -> Self {
-        Self(must_be_one_of(words))
+        Self { problem: must_be_one_of(words), words }
     }
 }
 
@@ -290,6 +301,7 @@ mod tests {
     use axum::response::IntoResponse as _;
 
     use super::*;
+    use crate::domain::caller::Role;
     use crate::domain::order::OrderStatus;
 
     fn params(uri: &str) -> Params {
@@ -343,6 +355,7 @@ mod tests {
         assert_eq!(read("/x?status=payment_failed").unwrap(), Some(OrderStatus::PaymentFailed));
         let known = params("/x?status=Paid").word_as_text::<OrderStatus>("status");
         assert_eq!(known.unwrap().as_deref(), Some("PAID"));
+        assert_eq!(words_of::<Role>(), ["BUYER", "SELLER", "ADMIN"]);
         assert_eq!(params("/x?of=ONE").one_of("of", &["one", "two"]).unwrap(), Some("one"));
         let unknown = read("/x?status=gone").unwrap_err();
         let other = params("/x?of=three").one_of("of", &["one", "two"]).unwrap_err();

@@ -35,6 +35,8 @@ const EVENTS_PER_SECOND_MAX: u32 = 10_000;
 const LOOK_WITHIN: Duration = Duration::from_secs(8);
 /// How often somebody who waits for the end of a replay looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How replays may stand.
+pub(super) const STATES: [&str; 4] = ["running", "completed", "cancelled", "failed"];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
@@ -439,7 +441,6 @@ async fn list_replays(
     _: Staff,
     params: Params,
 ) -> Result<Answer<Page<ReplayBody>>, ApiError> {
-    const STATES: [&str; 4] = ["running", "completed", "cancelled", "failed"];
     let state = params.one_of("state", &STATES)?;
     let all = app.runtime().replays().list(params.text("subscription")).await?;
     let all = all.into_iter().map(ReplayBody::from);

@@ -124,12 +124,10 @@ async fn get_shipment(
 async fn change(
     app: &App,
     call: &Call,
-    id: &str,
+    id: ShipmentId,
     operation: &str,
     command: ShipmentCommand,
 ) -> Result<Answer<ShipmentBody>, ApiError> {
-    let id: ShipmentId = path_id(id)?;
-    visible(app, call, id).await?.ok_or_else(missing)?;
     let context = call.change_context(app, operation, &id.to_string(), b"");
     let shipments = app.runtime().aggregate::<Shipment>();
     let (body, done) = split(shipments.send(id.uuid(), command, context, view).await?);
@@ -162,10 +160,11 @@ async fn dispatch_shipment(
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<ShipmentBody>, ApiError> {
-    let shipment = visible(&app, &call, path_id(&id)?).await?.ok_or_else(missing)?;
+    let id = path_id(&id)?;
+    let shipment = visible(&app, &call, id).await?.ok_or_else(missing)?;
     ready(&app, OrderId(shipment.order_id)).await?;
     let command = ShipmentCommand::Dispatch { caller: call.caller(), now: app.now() };
-    change(&app, &call, &id, "shipments.dispatch", command).await
+    change(&app, &call, id, "shipments.dispatch", command).await
 }
 
 /// Say that a shipment has arrived
@@ -178,6 +177,8 @@ async fn deliver_shipment(
     Path(id): Path<String>,
     _: Valid<Nothing>,
 ) -> Result<Answer<ShipmentBody>, ApiError> {
+    let id = path_id(&id)?;
+    visible(&app, &call, id).await?.ok_or_else(missing)?;
     let command = ShipmentCommand::Deliver { caller: call.caller(), now: app.now() };
-    change(&app, &call, &id, "shipments.deliver", command).await
+    change(&app, &call, id, "shipments.deliver", command).await
 }

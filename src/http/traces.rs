@@ -31,6 +31,8 @@ const PAGES_MAX: usize = 16;
 const LETTERS_MAX: usize = 2_000;
 /// How many correlation ids of one W3C trace a search looks at.
 const OF_TRACE_MAX: u32 = 2_000;
+/// What traces may be looked for by: whether something in them went wrong.
+pub(super) const STATUSES: [&str; 2] = ["error", "ok"];
 /// The media type of a Mermaid diagram.
 const MERMAID: &str = "text/vnd.mermaid; charset=utf-8";
 
@@ -264,7 +266,7 @@ async fn list_traces(
     params: Params,
 ) -> Result<Answer<Page<TraceSummary>>, ApiError> {
     let filter = events::filter(&params)?;
-    let wanted = params.one_of("status", &["error", "ok"])?;
+    let wanted = params.one_of("status", &STATUSES)?;
     app.includes(events::VIEW, &params).await?;
     let limit = usize::try_from(params.limit()?).unwrap_or(usize::MAX);
     let at = params.cursor::<Searched>(app.cursors())?.unwrap_or_default();
